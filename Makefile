@@ -1,0 +1,53 @@
+# make serve   set everything up and serve the default model on http://127.0.0.1:8000
+# make test    set everything up and pass the tests
+# make check   lint, types, import directions
+# make bench   engines side by side, and the index build against the encoder alone
+# make paper   the published error table, from the author's own weights (half an hour, 10 GB of memory)
+# make lock    compile the lock files anew
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: serve test check bench paper lock setup setup-test clean
+
+serve: setup
+	$(BIN)/secondlook serve
+
+test: setup-test
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: .venv/.serve
+setup-test: .venv/.test
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
+	@test -e .venv/.test || echo "installing what serving needs (about 300 MB) ..."
+	@test -e .venv/.test || $(PIP) install --require-hashes -r locks/serve.txt
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/.test: locks/test.txt pyproject.toml | .venv/bin/pip
+	@echo "installing what the tests need, PyTorch among it (about 7 GB, some minutes) ..."
+	$(PIP) install --require-hashes -r locks/test.txt
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@ .venv/.serve
+
+# uv comes from the index like any package; the lock files hold hashes and no address.
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+        --no-emit-index-url --no-emit-find-links --no-header
+
+lock:
+	$(LOCK) --extra cpu --group build --output-file locks/serve.txt
+	$(LOCK) --extra cpu --extra lab --group build --group test --output-file locks/test.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Offline: datasets, embedding, fitting, bundles, training."""

@@ -1,0 +1,160 @@
+"""Where an index's encoder comes from: an existing bundle (needs no torch), or a network file and a recipe."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from indexer.datasets import Dataset, load
+from indexer.embed import Unreadable, batches, read_all
+from indexer.progress import Progress
+from model import bundle as bundles
+from model.engines import Engine, OnnxEngine
+from model.errors import DatasetError, EngineError, RecipeError
+from model.manifest import Manifest, NetworkInfo
+from model.recipe import Recipe, named_recipe
+
+INPUT_SIZE = (32, 32)
+PROJECTION_IMAGES = 10_000
+"""Images that a key's projection is fitted on."""
+
+
+@dataclass(frozen=True)
+class PreparedEncoder:
+    """An encoder whose files lie in the draft of a bundle."""
+
+    engine: Engine
+    network: NetworkInfo
+    recipe: Recipe
+
+
+class EncoderSource(Protocol):
+    """Puts an encoder's files into a bundle's draft."""
+
+    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
+        """Write encoder.onnx (and network.safetensors) into folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class FromBundle:
+    """The encoder of an existing bundle, as it is."""
+
+    root: Path
+    generation: str | None = None
+
+    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
+        """Copy the files.
+
+        Raises:
+            BundleError: the bundle is refused.
+            DatasetError: the dataset's classes are not the network's.
+        """
+        old = bundles.open_bundle(self.root, self.generation)
+        check_classes(dataset, old.manifest)
+        for name in (bundles.ENCODER, bundles.NETWORK):
+            if name in old.manifest.files:
+                shutil.copyfile(old.path / name, folder / name)
+        return PreparedEncoder(old.engine, old.manifest.network, old.manifest.recipe)
+
+
+@dataclass(frozen=True)
+class FromNetwork:
+    """A network in a safetensors file with a recipe (a name, or written out); needs torch."""
+
+    network: Path
+    recipe: str | Recipe
+    data_root: Path | None = None
+
+    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
+        """Fit the recipe's projection on images outside the holdout, and export.
+
+        Raises:
+            NetworkError: the file does not fit.
+            RecipeError: the recipe asks for what the network or the dataset cannot give.
+            DatasetError: the dataset's classes are not the network's.
+            EngineError: torch is not installed, or the export disagrees with PyTorch.
+        """
+        try:
+            import torch
+
+            from model.encoder import Encoder, fit_projection
+            from model.engines import TorchEngine
+            from model.network_file import load_network, save_network
+        except ModuleNotFoundError as error:
+            raise EngineError(
+                f"a new network or recipe needs {error.name}: install secondlook with the lab extra (or gpu)"
+            ) from error
+        file = load_network(self.network)
+        network = file.network
+        recipe = named_recipe(self.recipe, network.depth) if isinstance(self.recipe, str) else self.recipe
+        names = file.class_names
+        if (names is not None and names != dataset.classes) or network.classes != len(dataset.classes):
+            raise DatasetError(_other_classes(dataset, names or (f"{network.classes} unnamed ones",)))
+        if not network.has_pixel_statistics:
+            network.set_pixel_statistics(_all_pixels(dataset, self.data_root))
+        projection = None
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if recipe.reduce is not None:
+            unreduced = Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool))
+            engine = TorchEngine(unreduced, INPUT_SIZE, device)
+            candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
+            sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
+            if recipe.reduce > min(len(sample), engine.dim):
+                raise RecipeError(
+                    f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {engine.dim:,} "
+                    f"and there are {len(sample):,} images to fit the reduction on"
+                )
+            features = np.empty((len(sample), engine.dim), np.float32)
+            done = 0
+            for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
+                features[done : done + len(indices)] = engine.encode(images).keys
+                done += len(indices)
+                progress("reduce", done, len(sample))
+            projection = fit_projection(torch.from_numpy(features[:done]), recipe.reduce)
+        encoder = Encoder(network.cpu(), recipe, projection)
+        progress("export", 0, 1)
+        encoder.export(folder / bundles.ENCODER, INPUT_SIZE)
+        progress("export", 1, 1)
+        save_network(
+            network,
+            folder / bundles.NETWORK,
+            classes=dataset.classes,
+            trained_on=file.trained_on,
+            projection=projection,
+        )
+        info = NetworkInfo(
+            arch=f"resnet{network.depth}",
+            variant=network.variant,
+            sha256=bundles.file_sha256(folder / bundles.NETWORK),
+            trained_on=file.trained_on,
+        )
+        onnx = OnnxEngine(folder / bundles.ENCODER)
+        return PreparedEncoder(TorchEngine(encoder, INPUT_SIZE, device) if device == "cuda" else onnx, info, recipe)
+
+
+def check_classes(dataset: Dataset, manifest: Manifest) -> None:
+    """Hold a dataset to a bundle's classes.
+
+    Raises:
+        DatasetError: they differ; names the first that does.
+    """
+    if dataset.classes != manifest.classes:
+        raise DatasetError(_other_classes(dataset, manifest.classes))
+
+
+def _other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
+    def few(names: tuple[str, ...]) -> str:
+        return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
+
+    return f"{dataset.name} has the classes {few(dataset.classes)} but the network knows {few(classes)}"
+
+
+def _all_pixels(dataset: Dataset, data_root: Path | None) -> np.ndarray:
+    """Training and test images: what the author of the imported weights took the pixel statistics of."""
+    parts = [read_all(load(dataset.name, split, data_root), INPUT_SIZE)[0] for split in ("train", "test")]
+    return np.concatenate(parts)

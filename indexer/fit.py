@@ -1,0 +1,160 @@
+"""Fitting of theta, lam and k on the holdout, and calibration there: one pass over the similarities for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.progress import Progress, silent
+from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
+from model.manifest import Calibration, FitReport, Novelty
+from model.metrics import ece_percent, error_percent, nll
+from model.stores import Store
+
+THETAS = tuple(float(theta) for theta in (5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200))
+LAMS = tuple(round(step * 0.05, 2) for step in range(21))
+KS: tuple[int | None, ...] = (10, 25, 50, 100, 200)
+QUERIES_AT_ONCE = 250
+
+NOVELTY_NEIGHBOR = 10
+FALSE_ALARM_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Labelled queries that neither the network nor the entries voting on them have seen."""
+
+    logits: Floats
+    keys: Floats
+    labels: Ints
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting chose, and everything it tried."""
+
+    theta: float
+    lam: float
+    k: int | None
+    report: FitReport
+    calibration: Calibration
+
+
+def fit(
+    holdout: Holdout,
+    store: Store,
+    held_entries: NDArray[np.bool_],
+    classes: int,
+    *,
+    ks: Sequence[int | None] = KS,
+    thetas: Sequence[float] = THETAS,
+    lams: Sequence[float] = LAMS,
+    progress: Progress = silent,
+) -> Fitted:
+    """Try every (k, theta, lam) on the holdout, its own entries (held_entries (N,) of the store) taking no part.
+
+    The choice is the cell with the fewest errors when each cell is averaged with its neighbours in theta and lam (a
+    single cell's error on a few thousand images is mostly luck); among equals, the lowest negative log-likelihood.
+    """
+    keys, values = _entries_less(store, held_entries)
+    count = len(values)
+    ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
+    network = softmax(holdout.logits)
+    wanted = max(NOVELTY_NEIGHBOR, *(k or 1 for k in ks))
+    similarities = np.empty((len(network), min(wanted, count)), np.float32)
+    neighbors = np.empty(similarities.shape, np.int64)
+    exact = np.empty((len(thetas), len(network), classes), np.float32) if None in ks else None
+    for start in range(0, len(network), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        similarities[rows], neighbors[rows] = _nearest(holdout.keys[rows], keys, values, similarities.shape[1])
+        if exact is not None:
+            exact[:, rows] = exact_vote(holdout.keys[rows], [(keys, values)], tuple(thetas), classes)[0]
+        progress("fit", min(start + QUERIES_AT_ONCE, len(network)), len(network))
+    errors = np.empty((len(ks), len(thetas), len(lams)))
+    losses = np.empty_like(errors)
+    for i, k in enumerate(ks):
+        for j, theta in enumerate(thetas):
+            if k is None:
+                assert exact is not None
+                cache = exact[j]
+            else:
+                cache = vote(similarities[:, :k], neighbors[:, :k], theta, classes)
+            for m, lam in enumerate(lams):
+                mixed = mix(network, cache, lam)
+                errors[i, j, m] = error_percent(mixed, holdout.labels)
+                losses[i, j, m] = nll(mixed, holdout.labels)
+    smooth = _averaged_with_neighbours(errors)
+    best = min(np.ndindex(*errors.shape), key=lambda cell: (round(float(smooth[cell]), 6), float(losses[cell])))
+    k, theta, lam = ks[best[0]], thetas[best[1]], lams[best[2]]
+    cache = (
+        exact[best[1]]
+        if k is None and exact is not None
+        else vote(similarities[:, :k], neighbors[:, :k], theta, classes)
+    )
+    mixed = mix(network, cache, lam)
+    return Fitted(
+        theta,
+        lam,
+        k,
+        FitReport(
+            images=len(network),
+            entries=count,
+            ks=tuple(ks),
+            thetas=tuple(thetas),
+            lams=tuple(lams),
+            error_percent=_rounded(errors),
+            nll=_rounded(losses),
+            network_error_percent=error_percent(network, holdout.labels),
+            chosen_error_percent=float(errors[best]),
+            chosen_nll=float(losses[best]),
+        ),
+        Calibration(
+            novelty=_novelty(similarities),
+            ece_percent_network=ece_percent(network, holdout.labels),
+            ece_percent_mixed=ece_percent(mixed, holdout.labels),
+        ),
+    )
+
+
+def _entries_less(store: Store, held: NDArray[np.bool_]) -> tuple[Floats, Ints]:
+    """Keys and values of the entries that are not held, without a second copy of all keys."""
+    keys = np.empty((int((~held).sum()), store.dim), np.float32)
+    values = store.values[~held]
+    read = written = 0
+    for chunk, _ in store.chunks():
+        kept = chunk[~held[read : read + len(chunk)]]
+        keys[written : written + len(kept)] = kept
+        read, written = read + len(chunk), written + len(kept)
+    return keys, values
+
+
+def _nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
+    """Similarities and values of the k nearest keys, descending."""
+    similarities = queries @ keys.T
+    ids = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]
+    found = np.take_along_axis(similarities, ids, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
+
+
+def _averaged_with_neighbours(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each cell's mean over the 3x3 cells around it in the last two axes (edges repeat)."""
+    padded = np.pad(grid, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    _, rows, columns = grid.shape
+    shifted = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    mean: NDArray[np.float64] = np.mean(shifted, axis=0)
+    return mean
+
+
+def _novelty(similarities: Floats) -> Novelty:
+    neighbor = min(NOVELTY_NEIGHBOR, similarities.shape[1])
+    scores = 1.0 - similarities[:, neighbor - 1].astype(np.float64)
+    threshold = float(np.quantile(scores, 1.0 - FALSE_ALARM_RATE, method="higher"))
+    return Novelty(neighbor=neighbor, threshold=threshold, false_alarm_rate=float((scores > threshold).mean()))
+
+
+def _rounded(grid: NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    return tuple(tuple(tuple(round(float(cell), 4) for cell in row) for row in plane) for plane in grid)

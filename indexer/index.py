@@ -1,0 +1,221 @@
+"""From a dataset to a verified bundle: decode, embed, fit, store, write."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from indexer.datasets import Dataset
+from indexer.embed import Unreadable, batches
+from indexer.encoders import EncoderSource, PreparedEncoder
+from indexer.fit import Fitted, Holdout, fit
+from indexer.progress import Progress, silent
+from model import bundle as bundles
+from model.cache import Floats, check_parameters
+from model.engines import Engine
+from model.entries import Entry, write_entries
+from model.errors import DatasetError
+from model.images import RESIZE
+from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
+from model.predictor import Parameters
+from model.stores import FaissStore
+
+BATCH = 64
+THUMBNAIL_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What decides an index."""
+
+    store: str = "Flat"
+    mirror: bool = False
+    """Cache each image's mirrored copy too, as the paper does."""
+    parameters: Parameters | None = None
+    """Use these; None = fit them on the holdout."""
+    thumbnails: bool = True
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    keys: Floats
+    values: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    """Position in the dataset of each entry's image."""
+    mirrored: NDArray[np.bool_]
+    logits: Floats
+    """Network logits of each entry."""
+    thumbnails: list[bytes | None]
+
+
+def index(
+    dataset: Dataset, root: Path, source: EncoderSource, options: IndexOptions, progress: Progress = silent
+) -> str:
+    """Embed a dataset into a new bundle below root; its generation. CURRENT is not touched.
+
+    Raises:
+        DatasetError: too many images are unreadable, or there is no holdout to fit on.
+        RecipeError, StoreError, EngineError, BundleError, ParameterError: as their names say; nothing is written.
+    """
+    if options.parameters:
+        check_parameters(*options.parameters)
+    with bundles.draft(root) as folder:
+        encoder = source.prepare(dataset, folder, progress)
+        unreadable = Unreadable.of(len(dataset.labels))
+        embedded = _embed(dataset, encoder, options, unreadable, progress)
+        progress("store", 0, 1)
+        store = FaissStore.build(embedded.keys, embedded.values, options.store)
+        progress("store", 1, 1)
+        fitted = None
+        if options.parameters is None:
+            fitted = _fit(dataset, store, embedded, progress)
+        chosen = options.parameters or Parameters(fitted.theta, fitted.lam, fitted.k)  # type: ignore[union-attr]
+        store.write(folder / bundles.KEYS)
+        np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
+        write_entries(
+            folder / bundles.ENTRIES,
+            (
+                Entry(i, dataset.source(int(position)), int(value), bool(mirrored), thumbnail)
+                for i, (position, value, mirrored, thumbnail) in enumerate(
+                    zip(embedded.positions, embedded.values, embedded.mirrored, embedded.thumbnails, strict=True)
+                )
+            ),
+        )
+        progress("verify", 0, 1)
+        manifest = Manifest(
+            generation=bundles.new_generation(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            secondlook_version=version("secondlook"),
+            dataset=DatasetInfo(
+                name=dataset.name,
+                split=dataset.split,
+                images=len(dataset.labels) - len(unreadable.sources),
+                mirrored=options.mirror,
+                unreadable=tuple(unreadable.sources),
+                sha256=dataset.content_hash(),
+            ),
+            classes=dataset.classes,
+            network=encoder.network,
+            recipe=encoder.recipe,
+            input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
+            store=StoreInfo(kind="faiss", factory=options.store, dim=store.dim, count=store.count),
+            theta=chosen.theta,
+            lam=chosen.lam,
+            k=chosen.k,
+            fit=fitted.report if fitted else None,
+            calibration=fitted.calibration if fitted else None,
+        )
+        bundles.commit(root, folder, manifest)
+        progress("verify", 1, 1)
+    return manifest.generation
+
+
+def refit(
+    dataset: Dataset, root: Path, generation: str, ks: tuple[int | None, ...], progress: Progress = silent
+) -> str:
+    """Fit theta, lam and k of an existing bundle anew on its dataset's holdout; the new bundle's generation.
+
+    Raises:
+        DatasetError: the dataset is not the one that the bundle caches.
+    """
+    old = bundles.open_bundle(root, generation)
+    if dataset.content_hash() != old.manifest.dataset.sha256:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
+    logits, keys, labels = embed_images(dataset, dataset.holdout(), old.engine, progress)
+    held_sources = {dataset.source(int(position)) for position in dataset.holdout()}
+    held = np.array([source in held_sources for source in old.entries.sources()])
+    fitted = fit(Holdout(logits, keys, labels), old.store, held, len(dataset.classes), ks=ks, progress=progress)
+    with bundles.draft(root) as folder:
+        for name in old.manifest.files:
+            shutil.copyfile(old.path / name, folder / name)
+        manifest = old.manifest.model_copy(
+            update={
+                "generation": bundles.new_generation(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "secondlook_version": version("secondlook"),
+                "theta": fitted.theta,
+                "lam": fitted.lam,
+                "k": fitted.k,
+                "fit": fitted.report,
+                "calibration": fitted.calibration,
+            }
+        )
+        bundles.commit(root, folder, manifest)
+    return manifest.generation
+
+
+def embed_images(
+    dataset: Dataset, positions: NDArray[np.int64], engine: Engine, progress: Progress = silent
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Logits (n,C), keys (n,D) and labels (n,) of some images of a dataset, as they are, in order.
+
+    Raises:
+        DatasetError: too many images are unreadable.
+    """
+    logits: list[Floats] = []
+    keys: list[Floats] = []
+    done: list[NDArray[np.int64]] = []
+    for indices, images in batches(dataset, positions, engine.size, BATCH, Unreadable.of(len(positions))):
+        encoding = engine.encode(images)
+        logits.append(encoding.logits)
+        keys.append(encoding.keys)
+        done.append(indices)
+        progress("embed", sum(map(len, done)), len(positions))
+    if not done:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+    return np.concatenate(logits), np.concatenate(keys), dataset.labels[np.concatenate(done)]
+
+
+def _embed(
+    dataset: Dataset, encoder: PreparedEncoder, options: IndexOptions, unreadable: Unreadable, progress: Progress
+) -> _Embedded:
+    engine = encoder.engine
+    count, copies = len(dataset.labels), 2 if options.mirror else 1
+    # One allocation: at 100,000 entries of 12,288 numbers a second copy of the keys would cost 4.9 GB.
+    keys = np.empty((count * copies, engine.dim), np.float32)
+    logits = np.empty((count * copies, engine.classes), np.float32)
+    positions = np.empty(count * copies, np.int64)
+    mirrored = np.zeros(count * copies, bool)
+    thumbnails: list[bytes | None] = []
+    done = 0
+    for indices, images in batches(dataset, np.arange(count), engine.size, BATCH, unreadable):
+        for mirror in (False, True)[:copies]:
+            seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
+            encoding = engine.encode(seen)
+            rows = slice(done, done + len(indices))
+            keys[rows], logits[rows], positions[rows], mirrored[rows] = encoding.keys, encoding.logits, indices, mirror
+            thumbnails += [_thumbnail(image) if options.thumbnails else None for image in seen]
+            done += len(indices)
+        progress("embed", done // copies, count)
+    if not done:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+    if not np.isfinite(keys[:done]).all():
+        raise DatasetError("the network gives keys that are not finite for some images")
+    return _Embedded(
+        keys[:done], dataset.labels[positions[:done]], positions[:done], mirrored[:done], logits[:done], thumbnails
+    )
+
+
+def _fit(dataset: Dataset, store: FaissStore, embedded: _Embedded, progress: Progress) -> Fitted:
+    held = np.isin(embedded.positions, dataset.holdout())
+    queries = held & ~embedded.mirrored
+    if not queries.any() or held.all():
+        raise DatasetError(
+            f"{dataset.name} has too few images to hold any out for fitting: give --theta, --lam and --k"
+        )
+    holdout = Holdout(embedded.logits[queries], embedded.keys[queries], embedded.values[queries])
+    return fit(holdout, store, held, len(dataset.classes), progress=progress)
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return buffer.getvalue()

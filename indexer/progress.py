@@ -1,0 +1,82 @@
+"""How long work says where it is: to a terminal, to a log, or to an admin job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called as work goes on; may raise to cancel it."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Stage 'embed', say, has done so many of the total."""
+        ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def on_terminal() -> Iterator[Progress]:
+    """A progress bar with rate and time left on a terminal; a plain line per stage and every 10 s elsewhere.
+
+    Both go to standard error, so that standard output holds results alone.
+    """
+    if not sys.stderr.isatty():
+        yield _PlainLines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, tuple[TaskID, float]] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, rate=""), time.monotonic()
+        task, started = tasks[stage]
+        rate = done / max(time.monotonic() - started, 1e-9)
+        bars.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s" if done else "")
+
+    with bars:
+        yield report
+
+
+class _PlainLines:
+    def __init__(self) -> None:
+        self._stage = ""
+        self._started = self._printed = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started, self._printed = stage, now, 0.0
+        if done < total and now - self._printed < 10.0:
+            return
+        self._printed = now
+        elapsed = now - self._started
+        rate = f", {done / elapsed:,.0f}/s, {(total - done) * elapsed / done:,.0f} s left" if done and elapsed else ""
+        print(f"{stage}: {done:,} of {total:,}{rate}", file=sys.stderr, flush=True)

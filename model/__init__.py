@@ -1,0 +1,1 @@
+"""What the classifier is: networks, encoder, cache maths, stores, bundles. Importing it needs no torch."""

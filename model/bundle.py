@@ -1,0 +1,298 @@
+"""Bundles: one immutable folder with everything a server needs, and the pointer to the active one.
+
+::
+
+    ROOT/CURRENT        the active generation's id; replaced by rename
+    ROOT/<generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from model.cache import Ints
+from model.engines import Engine, OnnxEngine
+from model.entries import Entries
+from model.errors import BundleError, EngineError, StoreError
+from model.manifest import SCHEMA_VERSION, FileInfo, Manifest
+from model.stores import FaissStore, Store
+
+ENCODER, NETWORK, KEYS, VALUES, ENTRIES = (
+    "encoder.onnx",
+    "network.safetensors",
+    "keys.faiss",
+    "values.npy",
+    "entries.sqlite",
+)
+MANIFEST = "manifest.json"
+REQUIRED = (ENCODER, KEYS, VALUES, ENTRIES)
+GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+UNIT_TOLERANCE = 0.05
+"""How far from 1 the canary's key lengths may be (reduced precision)."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was verified and can answer."""
+
+    path: Path
+    manifest: Manifest
+    engine: Engine
+    store: Store
+    entries: Entries
+
+
+def new_generation() -> str:
+    """A generation id; ids sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+@contextmanager
+def draft(root: Path) -> Iterator[Path]:
+    """A temporary folder beside the bundles to put a new one's files into; removed unless ``commit`` took it.
+
+    Raises:
+        BundleError: the root cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = root / f".{new_generation()}.draft"
+        folder.mkdir()
+    except OSError as error:
+        raise BundleError(f"no bundle can be written below {root}: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(root: Path, folder: Path, manifest: Manifest) -> Path:
+    """Complete a draft: write its manifest, make it durable, verify it, and give it its name.
+
+    Raises:
+        BundleError: the draft does not verify; nothing is left behind under a generation's name.
+    """
+    files = {path.name: _file_info(path) for path in sorted(folder.iterdir())}
+    complete = manifest.model_copy(update={"files": files})
+    (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n")
+    verify(folder, manifest.generation)
+    return _publish(root, folder, manifest.generation)
+
+
+def _publish(root: Path, folder: Path, generation: str) -> Path:
+    for path in (*folder.iterdir(), folder):
+        _fsync(path)
+    target = root / generation
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        # Two servers may seed one root at once: the one that comes second finds a whole bundle there.
+        if not (target / MANIFEST).exists():
+            raise BundleError(f"{target} cannot be written: {error.strerror}") from error
+    _fsync(root)
+    return target
+
+
+def activate(root: Path, generation: str) -> None:
+    """Name a generation in CURRENT, atomically.
+
+    Raises:
+        BundleError: there is no such generation.
+    """
+    if generation not in generations(root):
+        raise BundleError(f"there is no generation {generation} in {root}")
+    temporary = root / f".CURRENT.{secrets.token_hex(4)}"
+    try:
+        temporary.write_text(generation + "\n")
+        _fsync(temporary)
+        os.replace(temporary, root / "CURRENT")
+        _fsync(root)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(f"{root}/CURRENT cannot be replaced: {error.strerror}") from error
+
+
+def default_root() -> Path:
+    """Where the bundle that comes with secondlook lies."""
+    return Path(__file__).parent / "default"
+
+
+def seed(root: Path) -> None:
+    """Copy the default bundle into a root that has no active bundle, so that a new volume starts with an answer.
+
+    Raises:
+        BundleError: the root cannot be written.
+    """
+    if (root / "CURRENT").exists():
+        return
+    generation = active_generation(default_root())
+    if generation not in generations(root):
+        with draft(root) as folder:
+            shutil.copytree(default_root() / generation, folder, dirs_exist_ok=True)
+            _publish(root, folder, generation)
+    activate(root, generation)
+
+
+def active_generation(root: Path) -> str:
+    """The generation named in CURRENT.
+
+    Raises:
+        BundleError: CURRENT is missing or names none.
+    """
+    try:
+        generation = (root / "CURRENT").read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{root} has no active bundle: index a dataset into it first") from error
+    if not GENERATION.fullmatch(generation):
+        raise BundleError(f"{root}/CURRENT does not name a generation")
+    return generation
+
+
+def generations(root: Path) -> list[str]:
+    """Ids of all bundles below the root, oldest first."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if GENERATION.fullmatch(path.name) and path.is_dir())
+
+
+def read_manifest(root: Path, generation: str) -> Manifest:
+    """The manifest of one generation, files not checked.
+
+    Raises:
+        BundleError: it is missing, damaged or from another version.
+    """
+    return _manifest(root / generation, generation)
+
+
+def open_bundle(root: Path, generation: str | None = None, *, threads: int = 0) -> Bundle:
+    """Verify a bundle (the active one by default) and load it.
+
+    Raises:
+        BundleError: names the file that is amiss and what is wrong with it.
+    """
+    generation = generation or active_generation(root)
+    if not GENERATION.fullmatch(generation):
+        raise BundleError(f"{generation!r} is not a generation's id")
+    return verify(root / generation, generation, threads=threads)
+
+
+def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:
+    """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
+
+    Raises:
+        BundleError: names the file that is amiss and what is wrong with it.
+    """
+    manifest = _manifest(folder, generation)
+
+    def refuse(file: str, why: str) -> BundleError:
+        return BundleError(f"bundle {generation} is refused: {file} {why}")
+
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise refuse(MANIFEST, f"does not list {name}")
+    for name, info in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise refuse(name, "is missing")
+        found = _file_info(path)
+        if found.size != info.size:
+            raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
+        if found.sha256 != info.sha256:
+            raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
+    values = _values(folder / VALUES, len(manifest.classes), refuse)
+    try:
+        store = FaissStore.read(folder / KEYS, values, manifest.store.factory)
+    except StoreError as error:
+        raise refuse(KEYS, f"does not fit: {error}") from error
+    if (store.count, store.dim) != (manifest.store.count, manifest.store.dim):
+        raise refuse(
+            KEYS,
+            f"has {store.count:,} keys of {store.dim} numbers, "
+            f"the manifest says {manifest.store.count:,} of {manifest.store.dim}",
+        )
+    if not all(np.isfinite(keys).all() for keys, _ in store.chunks()):
+        raise refuse(KEYS, "has a key that is not finite")
+    entries = Entries(folder / ENTRIES)
+    if entries.count != store.count:
+        raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
+    try:
+        engine = OnnxEngine(folder / ENCODER, threads)
+    except EngineError as error:
+        raise refuse(ENCODER, f"cannot run: {error}") from error
+    if (engine.size, engine.classes, engine.dim) != (
+        (manifest.input.height, manifest.input.width),
+        len(manifest.classes),
+        store.dim,
+    ):
+        raise refuse(ENCODER, "has other inputs or outputs than the manifest says")
+    canary = np.random.default_rng(0).integers(0, 256, (2, *engine.size, 3), dtype=np.uint8)
+    logits, keys = engine.encode(canary)
+    if not (np.isfinite(logits).all() and np.abs(np.linalg.norm(keys, axis=1) - 1).max() < UNIT_TOLERANCE):
+        raise refuse(ENCODER, "gives no finite logits and unit keys for a test image")
+    return Bundle(folder, manifest, engine, store, entries)
+
+
+def _manifest(folder: Path, generation: str) -> Manifest:
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+        version = content["schema_version"]
+    except FileNotFoundError as error:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is not a manifest") from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"bundle {generation} is refused: {MANIFEST} has schema version {version}, "
+            f"this secondlook reads {SCHEMA_VERSION}"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong at {where or 'the top'}") from error
+    if manifest.generation != generation:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is of generation {manifest.generation}")
+    return manifest
+
+
+def _values(path: Path, classes: int, refuse: Callable[[str, str], BundleError]) -> Ints:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise refuse(VALUES, "is not an array") from error
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise refuse(VALUES, "is not a list of class numbers")
+    if len(values) == 0 or values.min() < 0 or values.max() >= classes:
+        raise refuse(VALUES, f"has a class outside 0 to {classes - 1}, or none")
+    return np.asarray(values, np.int64)
+
+
+def _file_info(path: Path) -> FileInfo:
+    return FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

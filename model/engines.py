@@ -1,0 +1,88 @@
+"""Engines: what runs an encoder. ONNX Runtime on a processor, PyTorch on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model.cache import Floats
+from model.errors import EngineError
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+
+
+class Encoding(NamedTuple):
+    """What an encoder says of B images."""
+
+    logits: Floats
+    """(B,C)."""
+    keys: Floats
+    """(B,D), unit length."""
+
+
+class Engine(Protocol):
+    """Runs an encoder; ``encode`` is called from one thread at a time."""
+
+    name: str
+    size: tuple[int, int]
+    """Height and width of the images it takes."""
+    classes: int
+    dim: int
+
+    def encode(self, images: NDArray[np.uint8]) -> Encoding:
+        """Images (B,height,width,3) uint8, B >= 1."""
+        ...
+
+
+class OnnxEngine:
+    """An exported encoder on ONNX Runtime.
+
+    Raises:
+        EngineError: the file is not an encoder's graph.
+    """
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads  # 0 = all cores
+        options.log_severity_level = 3
+        try:
+            # Read here: ONNX Runtime would follow a graph's references to other files.
+            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+            (images,) = self._session.get_inputs()
+            logits, keys = self._session.get_outputs()
+            _, height, width, _ = images.shape
+            self.size, self.classes, self.dim = (int(height), int(width)), int(logits.shape[1]), int(keys.shape[1])
+        except Exception as error:
+            raise EngineError(f"{path.name} is not an encoder that ONNX Runtime can run") from error
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+
+    def encode(self, images: NDArray[np.uint8]) -> Encoding:
+        """One run of the graph."""
+        logits, keys = self._session.run(["logits", "keys"], {"images": images})
+        return Encoding(logits, keys)
+
+
+class TorchEngine:
+    """An encoder in PyTorch, on a GPU (or on a processor, to compare)."""
+
+    def __init__(self, encoder: Encoder, size: tuple[int, int], device: str = "cuda") -> None:
+        import torch
+
+        self._torch, self._device = torch, torch.device(device)
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise EngineError("PyTorch finds no CUDA device here: use the CPU engine")
+        self._encoder = encoder.to(self._device).to(memory_format=torch.channels_last)
+        self.size, self.name = size, f"torch {torch.__version__} on {device}"
+        probe = self.encode(np.zeros((1, *size, 3), np.uint8))
+        self.classes, self.dim = probe.logits.shape[1], probe.keys.shape[1]
+
+    def encode(self, images: NDArray[np.uint8]) -> Encoding:
+        """One forward pass in float32."""
+        with self._torch.inference_mode():
+            logits, keys = self._encoder(self._torch.from_numpy(images).to(self._device))
+            return Encoding(logits.float().cpu().numpy(), keys.float().cpu().numpy())

@@ -1,0 +1,55 @@
+"""What can go wrong, as one family. Each message is the sentence that a user reads.
+
+::
+
+    SecondlookError
+    ├── NetworkError      a network's weights or architecture
+    ├── RecipeError       a key recipe that the network or the data cannot give
+    ├── EngineError       an encoder that cannot run here
+    ├── StoreError        a factory string, or a search that a store cannot do
+    ├── BundleError       a bundle that is missing, damaged or from another version
+    ├── DatasetError      a dataset that is missing or unreadable
+    ├── ParameterError    theta, lam, k or another number out of its range
+    └── ImageError        bytes that are not an image
+        └── ImageTooLargeError   more pixels than are accepted
+"""
+
+
+class SecondlookError(Exception):
+    """Base of every error that a user or a client can cause."""
+
+
+class NetworkError(SecondlookError):
+    """A network's weights or architecture do not fit."""
+
+
+class RecipeError(SecondlookError):
+    """A key recipe asks for what the network or the data cannot give."""
+
+
+class EngineError(SecondlookError):
+    """An encoder cannot run on this machine."""
+
+
+class StoreError(SecondlookError):
+    """A store cannot be built or searched as asked."""
+
+
+class BundleError(SecondlookError):
+    """A bundle is missing, damaged or made by another version."""
+
+
+class DatasetError(SecondlookError):
+    """A dataset is missing or unreadable."""
+
+
+class ParameterError(SecondlookError):
+    """A parameter is out of its range."""
+
+
+class ImageError(SecondlookError):
+    """Bytes that are not an image of an accepted format."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image with more pixels than are accepted."""

@@ -1,0 +1,82 @@
+"""Image bytes to the uint8 RGB array that an encoder takes; the indexer and the server share it, so both see alike."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from model.errors import ImageError, ImageTooLargeError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+RESIZE = "cover-bicubic"
+"""How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it
+covers the target, then its centre is cut out."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before anything is decoded."""
+
+    pixels: int = 64_000_000
+
+
+def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDArray[np.uint8]:
+    """Decode one JPEG, PNG, WebP, GIF (first frame) or BMP to RGB, shape (height, width, 3) for size (height, width).
+
+    EXIF orientation is applied, transparent pixels are laid on white, 16-bit samples are scaled to 8, and any other
+    colour space is converted. JPEGs much larger than the target are decoded at a fraction of their size.
+
+    Raises:
+        ImageError: empty, not one of the five formats, damaged, or cut short.
+        ImageTooLargeError: more pixels than the limit, by its header.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb check warns below its limit and raises above; ours, on the header, comes first.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > limits.pixels:
+                    raise ImageTooLargeError(
+                        f"the image has {width} x {height} pixels: at most {limits.pixels:,} in all are accepted"
+                    )
+                if image.format == "JPEG":
+                    # libjpeg can decode at 1/2, 1/4 or 1/8; four times the target keeps the resize's quality.
+                    image.draft(None, (4 * size[1], 4 * size[0]))
+                image.load()
+                return fit(_to_rgb(ImageOps.exif_transpose(image)), size)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"the file is not one of {', '.join(FORMATS)}") from error
+    except Exception as error:
+        # Decoders meet hostile bytes with errors of many kinds (struct, value, index, OS, syntax); all mean the same.
+        raise ImageError("the image is damaged or cut short") from error
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an RGB image until it covers (height, width), cut out the centre; shape (height, width, 3) uint8."""
+    height, width = size
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+    return np.array(image, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        samples = np.asarray(image, dtype=np.float64) / 257.0
+        image = Image.fromarray(np.clip(samples.round(), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

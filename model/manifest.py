@@ -1,0 +1,114 @@
+"""What a bundle says of itself: the contents of its manifest.json."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DatasetInfo(_Part):
+    """Which images are cached."""
+
+    name: str
+    split: str
+    images: int
+    """Images embedded; with mirrored copies there are twice as many entries."""
+    mirrored: bool
+    unreadable: tuple[str, ...] = ()
+    """Sources of the images that could not be decoded and are not cached."""
+    sha256: str
+
+
+class NetworkInfo(_Part):
+    """Which network is inside the encoder."""
+
+    arch: str
+    variant: str
+    sha256: str
+    trained_on: str = ""
+
+
+class InputInfo(_Part):
+    """How an image is brought to the encoder."""
+
+    height: int
+    width: int
+    resize: str
+
+
+class StoreInfo(_Part):
+    """How the keys are kept."""
+
+    kind: Literal["faiss"]
+    factory: str
+    dim: int
+    count: int
+
+
+class FitReport(_Part):
+    """What ``fit`` tried on the holdout, and what came of it: grids are indexed [k][theta][lam]."""
+
+    images: int
+    entries: int
+    ks: tuple[int | None, ...]
+    thetas: tuple[float, ...]
+    lams: tuple[float, ...]
+    error_percent: tuple[tuple[tuple[float, ...], ...], ...]
+    nll: tuple[tuple[tuple[float, ...], ...], ...]
+    network_error_percent: float
+    chosen_error_percent: float
+    chosen_nll: float
+
+
+class Novelty(_Part):
+    """When an image is unlike anything cached: 1 - similarity of the ``neighbor``-th entry is above the threshold."""
+
+    neighbor: int
+    threshold: float
+    false_alarm_rate: float
+    """Share of holdout images above the threshold."""
+
+
+class Calibration(_Part):
+    """What was calibrated on the holdout."""
+
+    novelty: Novelty
+    ece_percent_network: float
+    ece_percent_mixed: float
+
+
+class FileInfo(_Part):
+    """One file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(_Part):
+    """A bundle's manifest."""
+
+    schema_version: int = SCHEMA_VERSION
+    generation: str
+    created: str
+    secondlook_version: str
+    dataset: DatasetInfo
+    classes: tuple[str, ...] = Field(min_length=1)
+    network: NetworkInfo
+    recipe: Recipe
+    input: InputInfo
+    store: StoreInfo
+    theta: float = Field(gt=0)
+    lam: float = Field(ge=0, le=1)
+    k: int | None = Field(ge=1)
+    fit: FitReport | None = None
+    calibration: Calibration | None = None
+    files: dict[str, FileInfo] = Field(default_factory=dict)

@@ -1,0 +1,30 @@
+"""How good probabilities are: error, calibration, likelihood."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.cache import Floats, Ints
+
+ECE_BINS = 15
+
+
+def error_percent(probabilities: Floats, labels: Ints) -> float:
+    """Share of rows of (N,C) whose largest probability is not the label's, in percent."""
+    return 100.0 * float((probabilities.argmax(axis=1) != labels).mean())
+
+
+def nll(probabilities: Floats, labels: Ints) -> float:
+    """Mean negative log-likelihood of the labels in nats (probabilities below 1e-12 count as that)."""
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def ece_percent(probabilities: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
+    """Expected calibration error over bins of equal width, in percent (Guo et al., 2017, equation 3)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    # Bins are (low, high], as in the paper.
+    where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(where, weights=correct - confidence, minlength=bins)
+    return 100.0 * float(np.abs(gaps).sum() / len(labels))

@@ -1,0 +1,1 @@
+"""The ``secondlook`` command, above all rooms."""

@@ -1,0 +1,68 @@
+"""The ``secondlook`` command: one table of commands, each imported only when it is called.
+
+Importing lazily keeps ``secondlook --help`` fast, and lets a CPU server run where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from model.errors import SecondlookError
+
+COMMANDS = {
+    "serve": "secondlook.commands.serve:serve",
+    "classify": "secondlook.commands.classify:classify",
+    "index": "secondlook.commands.index:index",
+    "fit": "secondlook.commands.fit:fit",
+    "evaluate": "secondlook.commands.evaluate:evaluate",
+    "train": "secondlook.commands.train:train",
+    "import-keras": "secondlook.commands.import_keras:import_keras",
+    "bundles": "secondlook.commands.bundles:bundles",
+    "bench": "secondlook.commands.bench:bench",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="secondlook")
+def cli() -> None:
+    """A second opinion for image classifiers from a key-value cache, without training."""
+
+
+def main() -> None:
+    """Run the command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except SecondlookError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("model", "indexer", "evaluation", "service", "secondlook"):
+            raise
+        click.echo(f"Error: this command needs {error.name}: install secondlook with the lab extra", err=True)
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""``secondlook bundles``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from model import bundle as store
+from model.errors import BundleError
+from secondlook.options import bundles_option, json_option, print_json
+
+generation_argument = click.argument("generation", required=False)
+
+
+@click.group()
+def bundles() -> None:
+    """List, show, verify, activate and remove bundles."""
+
+
+@bundles.command("list")
+@bundles_option
+@json_option
+def list_(root: Path | None, as_json: bool) -> None:
+    """All generations, oldest first; the active one is starred."""
+    root = root or store.default_root()
+    active = store.active_generation(root) if (root / "CURRENT").exists() else None
+    for generation in store.generations(root):
+        try:
+            manifest = store.read_manifest(root, generation)
+            data, kept = manifest.dataset, manifest.store
+            what = f"{data.name} {data.split}, {kept.count:,} entries of {kept.dim}"
+        except BundleError as error:
+            what = str(error)
+        if as_json:
+            print_json(generation=generation, active=generation == active, what=what)
+        else:
+            click.echo(f"{'*' if generation == active else ' '} {generation}  {what}")
+
+
+@bundles.command()
+@generation_argument
+@bundles_option
+def show(generation: str | None, root: Path | None) -> None:
+    """A bundle's manifest (the active one's by default), as JSON; the grid of its fit left out."""
+    root = root or store.default_root()
+    manifest = store.read_manifest(root, generation or store.active_generation(root))
+    click.echo(manifest.model_dump_json(indent=1, exclude={"fit": {"error_percent", "nll"}}))
+
+
+@bundles.command()
+@generation_argument
+@bundles_option
+def verify(generation: str | None, root: Path | None) -> None:
+    """Check hashes, counts and keys of a bundle, and that its encoder answers."""
+    bundle = store.open_bundle(root or store.default_root(), generation)
+    click.echo(f"{bundle.manifest.generation} is whole: {bundle.store.count:,} entries of {bundle.store.dim}")
+
+
+@bundles.command()
+@click.argument("generation")
+@bundles_option
+def activate(generation: str, root: Path | None) -> None:
+    """Make a bundle the active one, after verifying it."""
+    if root is None:
+        raise click.UsageError("the default bundle stands alone: give --bundles")
+    store.open_bundle(root, generation)
+    store.activate(root, generation)
+    click.echo(generation)
+
+
+@bundles.command()
+@click.argument("generation")
+@bundles_option
+def remove(generation: str, root: Path | None) -> None:
+    """Delete a bundle that is not the active one."""
+    if root is None:
+        raise click.UsageError("the default bundle stands alone: give --bundles")
+    if generation not in store.generations(root):
+        raise BundleError(f"there is no generation {generation} in {root}")
+    if generation == store.active_generation(root):
+        raise BundleError(f"generation {generation} is active: activate another one first")
+    shutil.rmtree(root / generation)
+    click.echo(f"removed {generation}")

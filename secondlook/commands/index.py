@@ -1,0 +1,132 @@
+"""``secondlook index``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from indexer.datasets import CIFAR, load
+from indexer.encoders import EncoderSource, FromBundle, FromNetwork
+from indexer.index import IndexOptions
+from indexer.index import index as build
+from model import bundle as bundles
+from model.errors import DatasetError, RecipeError
+from model.predictor import Parameters
+from model.recipe import NAMED, Recipe
+from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
+
+
+@click.command()
+@click.argument("dataset")
+@new_bundles_option
+@data_root_option
+@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option(
+    "--network",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A safetensors file; without it, the network of the active bundle (or of the default one).",
+)
+@click.option(
+    "--recipe",
+    help=f"{', '.join(NAMED)}, or a JSON file; without it, the active bundle's recipe (compact with --network).",
+)
+@click.option("--store", default="Flat", show_default=True, metavar="FACTORY", help="A FAISS factory string.")
+@click.option("--mirror", is_flag=True, help="Cache each image's mirrored copy too.")
+@click.option(
+    "--fit", "fit_flag", is_flag=True, help="Fit theta, lam and k on the holdout (what happens without them)."
+)
+@click.option("--theta", type=float, help="Use this theta (with --lam and --k).")
+@click.option("--lam", type=float, help="Use this lam.")
+@click.option("--k", type=KType(), help="Use this k.")
+@click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
+@click.option("--no-thumbnails", is_flag=True, help="Keep no small copies of the images.")
+@click.option(
+    "--download", is_flag=True, help="Fetch cifar10 or cifar100 into the data root first (needs torchvision)."
+)
+@progress_option
+def index(
+    dataset: str,
+    root: Path,
+    data_root: Path | None,
+    split: str,
+    network: Path | None,
+    recipe: str | None,
+    store: str,
+    mirror: bool,
+    fit_flag: bool,
+    theta: float | None,
+    lam: float | None,
+    k: int | None,
+    no_activate: bool,
+    no_thumbnails: bool,
+    download: bool,
+    progress_format: str,
+) -> None:
+    """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
+
+    The new generation's id is printed last.
+    """
+    given = [value is not None for value in (theta, lam, k)]
+    if any(given) and (fit_flag or not all(given)):
+        raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
+    parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
+    with reporting(progress_format) as progress:
+        if download:
+            fetch(dataset, data_root)
+        images = load(dataset, split, data_root)
+        source = _encoder_source(root, network, recipe, data_root)
+        options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
+        generation = build(images, root, source, options, progress)
+        if not no_activate:
+            bundles.activate(root, generation)
+    skipped = bundles.read_manifest(root, generation).dataset.unreadable
+    if skipped:
+        click.echo(f"{len(skipped)} unreadable images were skipped: {', '.join(skipped[:20])}", err=True)
+    if progress_format == "json":
+        print_json(generation=generation)
+    else:
+        click.echo(generation)
+
+
+def fetch(dataset: str, data_root: Path | None) -> None:
+    """Download a CIFAR set with torchvision.
+
+    Raises:
+        DatasetError: another dataset, no folder to put it in, or the download fails.
+    """
+    if dataset not in CIFAR or data_root is None:
+        raise DatasetError("--download fetches cifar10 or cifar100 into --data-root: give both")
+    import torchvision
+
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[dataset]
+    try:
+        kind(root=data_root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"{dataset} could not be downloaded: {error}") from error
+
+
+def _encoder_source(root: Path, network: Path | None, recipe: str | None, data_root: Path | None) -> EncoderSource:
+    active = root if (root / "CURRENT").exists() else bundles.default_root()
+    if network is None and recipe is None:
+        return FromBundle(active)
+    if network is None:
+        network = active / bundles.active_generation(active) / bundles.NETWORK
+    return FromNetwork(network, _recipe(recipe or "compact"), data_root)
+
+
+def _recipe(text: str) -> str | Recipe:
+    if text in NAMED:
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {text!r}: choose {', '.join(NAMED)} or give a JSON file")
+    try:
+        return Recipe.model_validate(json.loads(path.read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"{path} is not a recipe: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{path} is not a JSON file") from error

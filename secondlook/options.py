@@ -1,0 +1,88 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer.progress import Progress, on_terminal
+from model.errors import SecondlookError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+data_root_option: Decorator = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SECONDLOOK_DATA",
+    help="Where unpacked datasets lie.  [env: SECONDLOOK_DATA]",
+)
+bundles_option: Decorator = click.option(
+    "--bundles",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SECONDLOOK_BUNDLES",
+    help="The bundle root; without it, the default bundle.  [env: SECONDLOOK_BUNDLES]",
+)
+new_bundles_option: Decorator = click.option(
+    "--bundles",
+    "root",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SECONDLOOK_BUNDLES",
+    required=True,
+    help="The bundle root to write to.  [env: SECONDLOOK_BUNDLES]",
+)
+generation_option: Decorator = click.option("--generation", help="A bundle's id; without it, the active one.")
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+progress_option: Decorator = click.option(
+    "--progress",
+    "progress_format",
+    type=click.Choice(["auto", "json"]),
+    default="auto",
+    help="json: one object a line on standard output, for programs.",
+)
+
+
+class KType(click.ParamType):  # type: ignore[type-arg]
+    """A number of neighbours, or ``all``; the value of ``all`` is 0, so that None can mean 'not given'."""
+
+    name = "k"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What help shows."""
+        return "K|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        if value == "all":
+            return 0
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a number above 0 nor 'all'", param, ctx)
+        return number
+
+
+@contextmanager
+def reporting(progress_format: str) -> Iterator[Progress]:
+    """Progress as asked for; with ``json``, an error becomes a last line ``{"error": ...}`` too."""
+    if progress_format == "auto":
+        with on_terminal() as progress:
+            yield progress
+        return
+    try:
+        yield lambda stage, done, total: print_json(stage=stage, done=done, total=total)
+    except SecondlookError as error:
+        print_json(error=str(error))
+        raise
+
+
+def print_json(**content: object) -> None:
+    """One JSON object on a line of its own, at once."""
+    print(json.dumps(content), flush=True)

@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests, and the marks that tests get from their folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.images_for_tests import make_folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in ("unit", "integration", "e2e"):
+            item.add_marker(getattr(pytest.mark, room))
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three classes of plain colours, 20 images each."""
+    return make_folder(tmp_path_factory.mktemp("datasets") / "colours")
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) -> Path:
+    """A small real network with random weights for those classes."""
+    import torch
+
+    from indexer.datasets import load
+    from indexer.embed import read_all
+    from model.network_file import save_network
+    from model.networks import ResNet
+
+    torch.manual_seed(1)
+    dataset = load(str(colour_folder))
+    network = ResNet(20, len(dataset.classes))
+    network.set_pixel_statistics(read_all(dataset, (32, 32))[0])
+    path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
+    save_network(network.eval(), path, classes=dataset.classes, trained_on="nothing: random weights")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, tiny_network: Path) -> Path:
+    """The root of a real bundle of those images. Tests that write copy it."""
+    from indexer.datasets import load
+    from indexer.encoders import FromNetwork
+    from indexer.index import IndexOptions, index
+    from model.bundle import activate
+    from model.recipe import Recipe
+
+    root = tmp_path_factory.mktemp("bundles")
+    recipe = Recipe(layers=("stage3.block1", "stage3.block2.inner"), pool=(4, 4), reduce=16, extra="pool")
+    generation = index(load(str(colour_folder)), root, FromNetwork(tiny_network, recipe), IndexOptions())
+    activate(root, generation)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Where the CIFAR sets are unpacked; tests that need them skip where they are not."""
+    root = os.environ.get("SECONDLOOK_DATA")
+    if not root or not (Path(root) / "cifar-10-batches-py").is_dir():
+        pytest.skip("SECONDLOOK_DATA does not point at an unpacked copy of CIFAR-10")
+    return Path(root)

@@ -1,0 +1,31 @@
+"""Small pictures to send and to index."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
+
+
+def picture(colour: str, size: tuple[int, int] = (32, 32), seed: int = 0) -> Image.Image:
+    """A noisy plain picture, size (width, height)."""
+    noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))
+
+
+def make_image(colour: str, size: tuple[int, int] = (32, 32), format: str = "PNG", seed: int = 0) -> bytes:
+    """The same as a file's bytes."""
+    buffer = io.BytesIO()
+    picture(colour, size, seed).save(buffer, format)
+    return buffer.getvalue()
+
+
+def make_folder(root: Path, per_class: int = 20) -> Path:
+    """A dataset of class folders."""
+    for c, colour in enumerate(COLOURS):
+        (root / colour).mkdir(parents=True)
+        for i in range(per_class):
+            picture(colour, (40, 36), seed=1000 * c + i).save(root / colour / f"{i:03d}.png")
+    return root
