@@ -28,7 +28,7 @@ INPUT_SIZE = (32, 32)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What decides a training run; a checkpoint is only continued under the same ones (epochs may change)."""
+    """What decides a training run; a checkpoint is continued under the same ones only (but epochs and small_share may change)."""
 
     depth: int = 32
     epochs: int = 60
@@ -171,7 +171,8 @@ class _Run:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         stored = TrainOptions(**json.loads(header["options"]))
-        if replace(stored, epochs=self.options.epochs, compile=self.options.compile) != self.options:
+        schedule = {name: getattr(self.options, name) for name in ("epochs", "small_share", "compile")}
+        if replace(stored, **schedule) != self.options:
             raise NetworkError(
                 f"{self.checkpoint_path} belongs to a run with other options ({header['options']}): "
                 "give those, or remove it"

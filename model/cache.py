@@ -11,7 +11,6 @@ always: 24 perfect matches at theta 85.6 overflow float32 otherwise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,15 +21,18 @@ from model.errors import ParameterError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+MAX_THETA = 1e6
+"""Beyond it only the very nearest entry votes, and from 1e38 on float32 overflows; the paper's values are below 100."""
+
 
 def check_parameters(theta: float, lam: float, k: int | None) -> None:
     """Refuse what the formulas have no meaning for.
 
     Raises:
-        ParameterError: theta is not a finite number above 0, lam is not in [0, 1], or k is below 1 (None = all).
+        ParameterError: theta is not in (0, 1e6], lam is not in [0, 1], or k is below 1 (None = all).
     """
-    if not (math.isfinite(theta) and theta > 0):
-        raise ParameterError(f"theta must be a finite number above 0, not {theta}")
+    if not 0 < theta <= MAX_THETA:
+        raise ParameterError(f"theta must be above 0 and at most {MAX_THETA:,.0f}, not {theta}")
     if not 0 <= lam <= 1:
         raise ParameterError(f"lam must be between 0 and 1, not {lam}")
     if k is not None and k < 1:

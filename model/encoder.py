@@ -31,6 +31,7 @@ class Encoder(nn.Module):
             raise NetworkError("the network's pixel statistics are not known yet: index a dataset with it first")
         if (recipe.reduce is None) != (projection is None):
             raise RecipeError("a recipe with reduce needs its fitted projection, and one without has none")
+        network.check_layers(recipe.all_layers)
         self.network, self.recipe = network, recipe
         self.projection: Tensor | None
         self.register_buffer("projection", projection)

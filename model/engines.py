@@ -50,6 +50,8 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0 = all cores
         options.log_severity_level = 3
+        # Threads that spin while they wait take the processor from decoding, searching and other programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             # Read here: ONNX Runtime would follow a graph's references to other files.
             self._session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model.errors import ImageError, ImageTooLargeError
 
+# Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
+Image.MAX_IMAGE_PIXELS = None
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 RESIZE = "cover-bicubic"
@@ -40,7 +43,7 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDA
         raise ImageError("the file is empty")
     try:
         with warnings.catch_warnings():
-            # Pillow's own bomb check warns below its limit and raises above; ours, on the header, comes first.
+            # Such as of damaged EXIF data.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size

@@ -143,6 +143,16 @@ class ResNet(nn.Module):
         blocks = [f"stage{s}.block{b}" for s in (1, 2, 3) for b in range(1, self.blocks_per_stage + 1)]
         return ["stem", *(name + part for name in blocks for part in (".inner", "")), "pool"]
 
+    def check_layers(self, layers: tuple[str, ...]) -> None:
+        """Refuse names that this network does not have.
+
+        Raises:
+            RecipeError: names the first, and those there are.
+        """
+        for name in layers:
+            if name not in self.layer_names():
+                raise RecipeError(f"the network has no layer {name!r}: it has {', '.join(self.layer_names())}")
+
     def activations(self, x: Tensor, layers: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B,C) and the activations of the named layers, for normalised images x (B,3,H,W) float.
 
@@ -151,9 +161,7 @@ class ResNet(nn.Module):
         Raises:
             RecipeError: a name that this network does not have.
         """
-        unknown = [name for name in layers if name not in self.layer_names()]
-        if unknown:
-            raise RecipeError(f"the network has no layer {unknown[0]!r}: it has {', '.join(self.layer_names())}")
+        self.check_layers(layers)
         seen: dict[str, Tensor] = {}
         x = seen["stem"] = self.stem(x)
         for s, stage in enumerate(self.stages, start=1):

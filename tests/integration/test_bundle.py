@@ -1,0 +1,147 @@
+"""Bundles: whole or refused, and switched atomically."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import bundle as bundles
+from model.bundle import activate, active_generation, generations, open_bundle
+from model.errors import BundleError
+from model.stores import FaissStore
+
+
+@pytest.fixture
+def root(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundles"))
+
+
+def folder(root: Path) -> Path:
+    return root / active_generation(root)
+
+
+def reseal(path: Path) -> None:
+    """Give a changed file its right hash, so that only what it holds is wrong."""
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    content = path.read_bytes()
+    manifest["files"][path.name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_manifest(root: Path, **changes: object) -> None:
+    path = folder(root) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def flip_a_byte(root: Path, name: str) -> None:
+    content = bytearray((folder(root) / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder(root) / name).write_bytes(content)
+
+
+def nan_key(root: Path) -> None:
+    bundle = open_bundle(root)
+    keys = np.concatenate([keys for keys, _ in bundle.store.chunks()])
+    keys[7, 3] = np.nan
+    FaissStore.build(keys, bundle.store.values).write(folder(root) / "keys.faiss")
+    reseal(folder(root) / "keys.faiss")
+
+
+def fewer_values(root: Path) -> None:
+    np.save(folder(root) / "values.npy", open_bundle(root).store.values[:-1])
+    reseal(folder(root) / "values.npy")
+
+
+def unknown_class(root: Path) -> None:
+    values = open_bundle(root).store.values.copy()
+    values[0] = 3
+    np.save(folder(root) / "values.npy", values)
+    reseal(folder(root) / "values.npy")
+
+
+def pickled_values(root: Path) -> None:
+    np.save(folder(root) / "values.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    reseal(folder(root) / "values.npy")
+
+
+def other_graph(root: Path) -> None:
+    (folder(root) / "encoder.onnx").write_bytes(b"no graph")
+    reseal(folder(root) / "encoder.onnx")
+
+
+def test_a_whole_bundle_opens_and_answers(root: Path) -> None:
+    bundle = open_bundle(root)
+    assert bundle.manifest.classes == ("blue", "green", "red")
+    assert bundle.store.count == bundle.manifest.store.count == 60
+    entry = bundle.entries.get(59)
+    assert entry is not None
+    assert entry.source == "red/019.png"
+    assert entry.thumbnail is not None
+    assert entry.thumbnail.startswith(b"\xff\xd8")
+
+
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda root: flip_a_byte(root, "keys.faiss"), r"keys.faiss is damaged"),
+    (lambda root: flip_a_byte(root, "encoder.onnx"), r"encoder.onnx is damaged"),
+    (lambda root: flip_a_byte(root, "values.npy"), r"values.npy is damaged"),
+    (lambda root: flip_a_byte(root, "entries.sqlite"), r"entries.sqlite is damaged"),
+    (lambda root: (folder(root) / "values.npy").unlink(), r"values.npy is missing"),
+    (lambda root: (folder(root) / "manifest.json").unlink(), r"manifest.json is missing"),
+    (lambda root: (folder(root) / "manifest.json").write_text("{"), r"manifest.json is not a manifest"),
+    (fewer_values, r"keys.faiss does not fit: the index has 60 keys but there are 59 values"),
+    (unknown_class, r"values.npy has a class outside 0 to 2"),
+    (pickled_values, r"values.npy is not an array"),
+    (nan_key, r"keys.faiss has a key that is not finite"),
+    (other_graph, r"encoder.onnx cannot run"),
+    (lambda root: change_manifest(root, schema_version=2), r"schema version 2, this secondlook reads 1"),
+    (lambda root: change_manifest(root, theta=-1), r"manifest.json is wrong at theta"),
+    (lambda root: change_manifest(root, classes=["a", "b", "c", "d"]), r"encoder.onnx has other inputs or outputs"),
+    (lambda root: change_manifest(root, generation="20200101T000000Z-0000"), r"is of generation 20200101"),
+    (lambda root: change_manifest(root, files={"../CURRENT": {"size": 1, "sha256": ""}}), r"does not list"),
+]
+
+
+@pytest.mark.parametrize(("damage", "why"), DAMAGE, ids=[why for _, why in DAMAGE])
+def test_whatever_is_amiss_is_refused_by_name(root: Path, damage: Callable[[Path], object], why: str) -> None:
+    damage(root)
+    with pytest.raises(BundleError, match=why):
+        open_bundle(root)
+
+
+@pytest.mark.parametrize("content", ["", "../../etc", "20261122T101500Z-3f9c/../..", "\xff"])
+def test_a_strange_pointer_names_nothing(root: Path, content: str) -> None:
+    (root / "CURRENT").write_bytes(content.encode("latin-1"))
+    with pytest.raises(BundleError, match=r"CURRENT|no active bundle"):
+        open_bundle(root)
+
+
+def test_a_generation_that_is_not_there_is_not_activated(root: Path) -> None:
+    before = active_generation(root)
+    with pytest.raises(BundleError, match="there is no generation"):
+        activate(root, "20200101T000000Z-0000")
+    assert active_generation(root) == before
+
+
+def test_an_interrupted_draft_leaves_nothing(root: Path) -> None:
+    before = sorted(root.iterdir())
+    with pytest.raises(ZeroDivisionError), bundles.draft(root) as draft:  # noqa: PT012 - the body is the interruption
+        (draft / "keys.faiss").write_bytes(b"half")
+        raise ZeroDivisionError
+    assert sorted(root.iterdir()) == before
+
+
+def test_a_draft_that_does_not_verify_gets_no_name(root: Path) -> None:
+    bundle = open_bundle(root)
+    before = generations(root)
+    with bundles.draft(root) as draft:
+        for name in bundle.manifest.files:
+            shutil.copy(bundle.path / name, draft)
+        (draft / "values.npy").unlink()
+        with pytest.raises(BundleError, match="values.npy"):
+            bundles.commit(root, draft, bundle.manifest.model_copy(update={"generation": bundles.new_generation()}))
+    assert generations(root) == before

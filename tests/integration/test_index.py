@@ -1,0 +1,157 @@
+"""From pictures to a bundle that answers rightly."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.datasets import load
+from indexer.encoders import FromBundle, FromNetwork
+from indexer.index import IndexOptions, index, refit
+from model.bundle import generations, open_bundle
+from model.encoder import Encoder
+from model.engines import OnnxEngine, TorchEngine
+from model.errors import DatasetError, RecipeError, StoreError
+from model.network_file import load_network
+from model.predictor import Answer, Parameters, Predictor
+from model.recipe import Recipe
+from tests.images_for_tests import make_folder
+
+FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
+
+
+def test_the_cache_alone_knows_plain_colours_through_a_random_network(tiny_bundle: Path, tmp_path: Path) -> None:
+    fresh = load(str(make_folder(tmp_path / "fresh", per_class=5)))
+    bundle = open_bundle(tiny_bundle)
+    images = np.stack([fresh.read(i, bundle.engine.size) for i in range(15)])
+    answers = Predictor(bundle).predict(images, [Parameters(50.0, 1.0, 5)] * 15, neighbors=3)
+    for answer, label in zip(answers, fresh.labels, strict=True):
+        assert isinstance(answer, Answer)
+        assert answer.mixed.argmax() == label
+        assert answer.values.tolist() == [label] * 3
+        assert (np.diff(answer.similarities) <= 0).all()
+
+
+def test_both_engines_give_the_same_answers(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    file = load_network(bundle.path / "network.safetensors")
+    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    ours, theirs = bundle.engine.encode(images), TorchEngine(encoder, (32, 32), "cpu").encode(images)
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-3)
+    np.testing.assert_allclose(ours.keys, theirs.keys, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(ours.keys, axis=1), 1.0, atol=1e-4)
+    assert ours.keys.shape == (9, 16 + 64)
+
+
+def test_one_image_is_encoded_as_in_a_batch(tiny_bundle: Path) -> None:
+    engine = open_bundle(tiny_bundle).engine
+    assert isinstance(engine, OnnxEngine)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    alone = np.concatenate([engine.encode(image[None]).keys for image in images])
+    np.testing.assert_allclose(engine.encode(images).keys, alone, atol=1e-4)
+
+
+def test_a_bundles_own_encoder_gives_the_same_keys_again(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path
+) -> None:
+    generation = index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), FIXED)
+    old, new = open_bundle(tiny_bundle), open_bundle(tmp_path, generation)
+    for (a, _), (b, _) in zip(old.store.chunks(), new.store.chunks(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert new.manifest.network == old.manifest.network
+    assert (new.manifest.theta, new.manifest.lam, new.manifest.k) == (20.0, 1.0, 5)
+
+
+def test_mirrored_copies_are_cached_beside_their_images(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    options = replace(FIXED, mirror=True)
+    bundle = open_bundle(tmp_path, index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), options))
+    assert bundle.store.count == 120
+    image = load(str(colour_folder)).read(3, (32, 32))
+    (answer,) = Predictor(bundle).predict(
+        np.ascontiguousarray(image[None, :, ::-1]), [Parameters(9, 1, 1)], neighbors=1
+    )
+    assert isinstance(answer, Answer)
+    entry = bundle.entries.get(int(answer.ids[0]))
+    assert entry is not None
+    assert (entry.source, entry.mirrored) == ("blue/003.png", True)
+    assert answer.similarities[0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_fitting_chooses_from_what_it_tried(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    report, calibration = manifest.fit, manifest.calibration
+    assert report is not None
+    assert calibration is not None
+    assert report.images == 6
+    assert report.entries == 54  # the holdout's own entries take no part
+    cell = (report.ks.index(manifest.k), report.thetas.index(manifest.theta), report.lams.index(manifest.lam))
+    assert report.error_percent[cell[0]][cell[1]][cell[2]] == report.chosen_error_percent == 0.0
+    assert report.network_error_percent > 0
+    assert report.error_percent[0][0][0] == pytest.approx(report.network_error_percent, abs=1e-3)  # lam = 0
+    assert 0 < calibration.novelty.threshold < 2
+
+
+def test_refitting_writes_a_new_bundle_of_the_same_keys(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    dataset = load(str(colour_folder))
+    first = index(dataset, tmp_path, FromBundle(tiny_bundle), FIXED)
+    second = refit(dataset, tmp_path, first, (3, None))
+    assert generations(tmp_path) == sorted([first, second])
+    old, new = open_bundle(tmp_path, first), open_bundle(tmp_path, second)
+    assert new.manifest.files["keys.faiss"] == old.manifest.files["keys.faiss"]
+    assert new.manifest.fit is not None
+    assert new.manifest.fit.ks == (3, None)
+
+
+def test_refitting_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = load(str(make_folder(tmp_path / "other", per_class=4)))
+    with pytest.raises(DatasetError, match="is not the dataset"):
+        refit(other, tiny_bundle, generations(tiny_bundle)[0], (3,))
+
+
+def test_unreadable_images_are_counted_named_and_skipped(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=6)
+    (folder / "green" / "002.png").write_bytes(b"no image")
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+    bundle = open_bundle(tmp_path / "bundles", generation)
+    assert bundle.manifest.dataset.unreadable == ("green/002.png",)
+    assert (bundle.manifest.dataset.images, bundle.store.count) == (17, 17)
+    assert np.bincount(bundle.store.values).tolist() == [6, 5, 6]
+
+
+def test_too_many_unreadable_images_are_too_many(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=6)
+    for path in (*(folder / "green").iterdir(), *(folder / "red").iterdir()):
+        path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"over 10 images are unreadable \(green/000.png"):
+        index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+    assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=1)
+    (folder / "red").rename(folder / "pink")
+    with pytest.raises(DatasetError, match="blue, green, pink but the network knows blue, green, red"):
+        index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (Recipe(layers=("stage9",)), "no layer 'stage9'"),
+        (Recipe(layers=("pool",), reduce=65), "65 numbers: the layers give 64 and there are 54 images"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(
+    tiny_network: Path, colour_folder: Path, tmp_path: Path, recipe: Recipe, why: str
+) -> None:
+    with pytest.raises(RecipeError, match=why):
+        index(load(str(colour_folder)), tmp_path, FromNetwork(tiny_network, recipe), FIXED)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Nonsense"):
+        index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="Nonsense"))
+    assert list(tmp_path.iterdir()) == []

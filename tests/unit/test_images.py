@@ -1,0 +1,101 @@
+"""What images become on their way to the encoder."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from model.errors import ImageError, ImageTooLargeError
+from model.images import FORMATS, Limits, decode
+
+SIZE = (32, 32)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def halves(width: int = 64, height: int = 64) -> Image.Image:
+    """Red on the left, blue on the right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_promised_format_is_read(format: str) -> None:
+    decoded = decode(encoded(halves(), format), SIZE)
+    assert decoded.shape == (32, 32, 3)
+    assert decoded.dtype == np.uint8
+    assert decoded[16, 4, 0] > 200 > 60 > decoded[16, 4, 2]
+    assert decoded[16, 27, 2] > 200 > 60 > decoded[16, 27, 0]
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(ImageError, match="not one of JPEG, PNG"):
+        decode(encoded(halves(), "TIFF"), SIZE)
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down: the camera was held the wrong way round
+    decoded = decode(encoded(halves(), "JPEG", exif=exif), SIZE)
+    assert decoded[16, 4, 2] > 200 > 60 > decoded[16, 4, 0]
+
+
+def test_the_centre_is_kept_of_a_wide_image() -> None:
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 255
+    assert decode(encoded(Image.fromarray(pixels), "PNG"), SIZE).mean() > 240
+
+
+def test_transparent_pixels_lie_on_white() -> None:
+    transparent = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    assert (decode(encoded(transparent, "PNG"), SIZE) == 255).all()
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    samples = np.full((32, 32), 32896, np.uint16)  # half of 65,535
+    decoded = decode(encoded(Image.fromarray(samples), "PNG"), SIZE)
+    assert np.abs(decoded.astype(int) - 128).max() <= 1
+
+
+def test_cmyk_is_converted() -> None:
+    decoded = decode(encoded(halves().convert("CMYK"), "JPEG"), SIZE)
+    assert decoded[16, 4, 0] > 200 > 60 > decoded[16, 4, 2]
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(animated, SIZE)[0, 0, 0] > 200
+
+
+def test_a_large_jpeg_is_not_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    load = ImageFile.ImageFile.load
+
+    def spy(self: ImageFile.ImageFile) -> object:
+        asked.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
+    decode(encoded(halves(4096, 4096), "JPEG"), SIZE)
+    assert max(width for width, _ in asked) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [(b"", "empty"), (b"hello", "not one of"), (encoded(halves(), "JPEG")[:300], "damaged or cut short")],
+)
+def test_what_is_no_image_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(ImageError, match=why):
+        decode(data, SIZE)
+
+
+def test_too_many_pixels_are_refused_by_the_header() -> None:
+    with pytest.raises(ImageTooLargeError, match="65 x 64"):
+        decode(encoded(halves(65, 64), "PNG"), SIZE, Limits(pixels=64 * 64))
