@@ -23,6 +23,13 @@ check: setup-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One index of 12,288 x 100,000 numbers at a time: each is removed when its errors are printed.
+paper: setup-test
+	$(BIN)/python -m evaluation.paper
+
+bench: setup-test
+	$(BIN)/secondlook bench
+
 setup: .venv/.serve
 setup-test: .venv/.test
 
@@ -47,6 +54,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
 
 lock:
 	$(LOCK) --extra cpu --group build --output-file locks/serve.txt
+	$(LOCK) --extra gpu --group build --output-file locks/gpu.txt
 	$(LOCK) --extra cpu --extra lab --group build --group test --output-file locks/test.txt
 
 clean:

@@ -14,7 +14,7 @@ from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
 from model.metrics import ece_percent, error_percent, nll
 
-QUERIES_AT_ONCE = 250
+QUERIES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)

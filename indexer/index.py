@@ -89,6 +89,9 @@ def index(
                 )
             ),
         )
+        store_info = StoreInfo(kind="faiss", factory=options.store, dim=store.dim, count=store.count)
+        # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
+        del store, embedded
         progress("verify", 0, 1)
         manifest = Manifest(
             generation=bundles.new_generation(),
@@ -106,7 +109,7 @@ def index(
             network=encoder.network,
             recipe=encoder.recipe,
             input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
-            store=StoreInfo(kind="faiss", factory=options.store, dim=store.dim, count=store.count),
+            store=store_info,
             theta=chosen.theta,
             lam=chosen.lam,
             k=chosen.k,

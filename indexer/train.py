@@ -28,7 +28,10 @@ INPUT_SIZE = (32, 32)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What decides a training run; a checkpoint is continued under the same ones only (but epochs and small_share may change)."""
+    """What decides a training run.
+
+    A checkpoint is continued under the same options only, but epochs and small_share may change.
+    """
 
     depth: int = 32
     epochs: int = 60

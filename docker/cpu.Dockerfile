@@ -1,0 +1,31 @@
+# The CPU server: no torch, no compiler, no root.
+FROM python:3.11-slim-bookworm AS build
+RUN python -m venv /opt/secondlook
+WORKDIR /src
+COPY locks/serve.txt locks/serve.txt
+RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/serve.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY indexer indexer
+COPY evaluation evaluation
+COPY service service
+COPY secondlook secondlook
+RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check --no-build-isolation --no-deps . \
+    && /opt/secondlook/bin/pip uninstall --yes hatchling editables pip \
+    && find /opt/secondlook -name __pycache__ -type d -prune -exec rm -rf {} +
+
+FROM python:3.11-slim-bookworm
+RUN useradd --uid 10001 --no-create-home secondlook && install -d -o secondlook /bundles && install -d /data
+COPY --from=build /opt/secondlook /opt/secondlook
+ENV PATH=/opt/secondlook/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SECONDLOOK_HOST=0.0.0.0 \
+    SECONDLOOK_PORT=8000 \
+    SECONDLOOK_BUNDLES=/bundles \
+    SECONDLOOK_DATA=/data
+USER 10001
+VOLUME /bundles
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+CMD ["secondlook", "serve"]

@@ -1,0 +1,144 @@
+"""Benchmarks that print ratios of one run: engines side by side, and the index build against the encoder alone."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.datasets import ArrayDataset, Dataset
+from indexer.encoders import FromBundle
+from indexer.index import BATCH, IndexOptions, index
+from indexer.progress import Progress, silent
+from model.bundle import ENCODER, NETWORK, Bundle
+from model.engines import Encoding, Engine, OnnxEngine
+from model.predictor import Parameters
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """One engine's speed and its agreement with eager PyTorch."""
+
+    name: str
+    milliseconds_one: float
+    """Median time of a single image."""
+    images_per_second_32: float
+    """At batch 32."""
+    max_logit_difference: float
+    same_top1_percent: float
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """Speed of a whole index build beside the encoder's own."""
+
+    images: int
+    encoder_images_per_second: float
+    index_images_per_second: float
+
+    @property
+    def ratio(self) -> float:
+        """Index over encoder."""
+        return self.index_images_per_second / self.encoder_images_per_second
+
+
+class OpenVinoEngine:
+    """The exported encoder on OpenVINO: not used for serving, measured beside what is."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino
+
+        core = openvino.Core()
+        self._model = core.compile_model(
+            core.read_model(path), "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        )
+        self.name = f"openvino {openvino.__version__.partition('-')[0]}"
+
+    def encode(self, images: NDArray[np.uint8]) -> Encoding:
+        """One run of the graph."""
+        result: Any = self._model(images)
+        return Encoding(result[0].copy(), result[1].copy())
+
+
+def engines(bundle: Bundle, images: NDArray[np.uint8], seconds: float = 3.0) -> list[EngineResult]:
+    """Eager PyTorch first, then ONNX Runtime, and OpenVINO where it is installed, on images (N,H,W,3).
+
+    The engines take turns within each round, so that a disturbance of the machine meets them all.
+    """
+    import torch
+
+    from model.encoder import Encoder
+    from model.engines import TorchEngine
+    from model.network_file import load_network
+
+    file = load_network(bundle.path / NETWORK)
+    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
+    torch.set_grad_enabled(False)
+    found: list[Any] = [TorchEngine(encoder, bundle.engine.size, "cpu"), OnnxEngine(bundle.path / ENCODER)]
+    with suppress(ModuleNotFoundError):
+        found.append(OpenVinoEngine(bundle.path / ENCODER))
+    answers = [_encode_all(engine, images) for engine in found]
+    one: list[list[float]] = [[] for _ in found]
+    many: list[list[float]] = [[] for _ in found]
+    batch = images[:32]
+    for _ in range(5):
+        for times, size in ((one, 1), (many, 32)):
+            for i, engine in enumerate(found):
+                engine.encode(batch[:size])
+                times[i] += _timed(lambda e=engine, s=size: e.encode(batch[:s]), seconds / 5)  # type: ignore[misc]
+    reference = answers[0]
+    return [
+        EngineResult(
+            engine.name,
+            1000 * float(np.median(one[i])),
+            32 / float(np.median(many[i])),
+            float(np.abs(answers[i].logits - reference.logits).max()),
+            100 * float((answers[i].logits.argmax(1) == reference.logits.argmax(1)).mean()),
+        )
+        for i, engine in enumerate(found)
+    ]
+
+
+def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
+    """Images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
+    images = np.stack([dataset.read(i, bundle.engine.size) for i in range(min(len(dataset.labels), 5000))])
+    rates = [len(images) / _seconds(lambda: _encode_all(bundle.engine, images)) for _ in range(2)]
+    options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
+    with tempfile.TemporaryDirectory() as folder:
+        source = FromBundle(root, bundle.manifest.generation)
+        seconds = _seconds(lambda: index(dataset, Path(folder), source, options, progress))
+    rates.append(len(images) / _seconds(lambda: _encode_all(bundle.engine, images)))
+    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / seconds)
+
+
+def first(dataset: ArrayDataset, count: int) -> ArrayDataset:
+    """The first images of a dataset."""
+    return ArrayDataset(
+        dataset.name, dataset.split, dataset.classes, dataset.labels[:count], dataset.images[:count], dataset.sources
+    )
+
+
+def _encode_all(engine: Engine, images: NDArray[np.uint8]) -> Encoding:
+    parts = [engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return Encoding(np.concatenate([p.logits for p in parts]), np.concatenate([p.keys for p in parts]))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _timed(work: Callable[[], object], seconds: float) -> list[float]:
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 3:
+        times.append(_seconds(work))
+    return times

@@ -1,0 +1,141 @@
+"""``/v1/admin``: rebuild, watch, switch."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.concurrency import run_in_threadpool
+
+from model.errors import BundleError, ParameterError
+from model.recipe import NAMED
+from service.auth import require_admin
+from service.jobs import Job
+from service.problems import Kind, ProblemError, documented
+from service.schemas import GenerationInfo, generation_info
+from service.settings import Settings
+from service.state import Running
+
+PUBLISHED = ("cifar10", "cifar100")
+"""Datasets that are known by name; any other is a folder below ``data``."""
+
+router = APIRouter(
+    prefix="/v1/admin",
+    tags=["admin"],
+    dependencies=[Depends(require_admin)],
+    responses=documented(Kind.KEY_MISSING, Kind.KEY_REFUSED, Kind.ADMIN_DISABLED, Kind.INVALID_PARAMETER),
+)
+
+
+class RebuildRequest(BaseModel):
+    """What to build; everything may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str | None = Field(
+        None, description="cifar10, cifar100 or a folder below SECONDLOOK_DATA; the active bundle's if left out."
+    )
+    recipe: str | None = Field(None, description=f"A key recipe: {', '.join(NAMED)}; the active bundle's if left out.")
+    store: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_,():x.]{0,63}$", description="A FAISS factory string; Flat if left out."
+    )
+    mirror: bool = Field(False, description="Whether mirrored copies are cached too.")
+
+    @field_validator("recipe")
+    @classmethod
+    def _only_named(cls, recipe: str | None) -> str | None:
+        # The command also takes a file's path, which is not for a client to name.
+        if recipe is not None and recipe not in NAMED:
+            raise ValueError(f"choose {', '.join(NAMED)}")
+        return recipe
+
+
+@router.post(
+    "/rebuild",
+    status_code=202,
+    summary="Build a new generation and switch to it",
+    responses=documented(Kind.REBUILD_RUNNING, Kind.BUNDLES_READ_ONLY, Kind.MALFORMED_REQUEST),
+)
+async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRequest | None, Body()] = None) -> Job:
+    """Runs in a process of its own; its progress is at the `Location`. One at a time."""
+    state.generations.require_writable()
+    asked = asked or RebuildRequest()
+    dataset = asked.dataset
+    if dataset is None:
+        dataset = state.batcher.predictor.bundle.manifest.dataset.name
+    job = state.rebuilds.start(
+        [
+            f"--bundles={state.generations.root}",
+            *(await run_in_threadpool(_dataset_arguments, asked, dataset, state.settings)),
+        ]
+    )
+    response.headers["Location"] = f"/v1/admin/jobs/{job.id}"
+    return job
+
+
+def _dataset_arguments(asked: RebuildRequest, dataset: str, settings: Settings) -> list[str]:
+    """The rest of the command line. A client's text is never an option: it follows ``=`` or ``--``."""
+    if settings.data is None:
+        raise ParameterError("dataset: this server has no datasets: set SECONDLOOK_DATA to their folder and restart it")
+    if dataset not in PUBLISHED and not _is_folder_below(settings.data, dataset):
+        raise ParameterError("dataset: give cifar10, cifar100 or the relative path of a folder below SECONDLOOK_DATA")
+    arguments = [f"--data-root={settings.data}"]
+    if asked.recipe is not None:
+        arguments.append(f"--recipe={asked.recipe}")
+    if asked.store is not None:
+        arguments.append(f"--store={asked.store}")
+    if asked.mirror:
+        arguments.append("--mirror")
+    return [*arguments, "--", dataset]
+
+
+def _is_folder_below(root: Path, name: str) -> bool:
+    path = PurePosixPath(name)
+    if not name.isprintable() or not path.parts or path.is_absolute() or ".." in path.parts or name.startswith("-"):
+        return False
+    try:
+        folder = (root / path).resolve(strict=True)
+        return folder.is_dir() and folder.is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+@router.get("/jobs", summary="All rebuilds since the server started")
+async def list_jobs(state: Running) -> list[Job]:
+    """Oldest first."""
+    return state.rebuilds.listing()
+
+
+@router.get("/jobs/{job_id}", summary="One rebuild's progress or outcome", responses=documented(Kind.NOT_FOUND))
+async def get_job(state: Running, job_id: str) -> Job:
+    """State, stage, and how far it is."""
+    return state.rebuilds.get(job_id)
+
+
+@router.delete("/jobs/{job_id}", summary="Cancel a rebuild", responses=documented(Kind.NOT_FOUND))
+async def cancel_job(state: Running, job_id: str) -> Job:
+    """Answers when it has stopped; a rebuild that is over stays as it is."""
+    return await state.rebuilds.cancel(job_id)
+
+
+@router.get("/generations", summary="The bundles that can be activated")
+async def list_generations(state: Running) -> list[GenerationInfo]:
+    """Oldest first."""
+    found = await run_in_threadpool(state.generations.listing)
+    return [generation_info(name, manifest, state.generations.active) for name, manifest in found.items()]
+
+
+@router.post(
+    "/generations/{generation}/activate",
+    summary="Switch to a generation, or roll back",
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.BUNDLE_REFUSED),
+)
+async def activate_generation(state: Running, generation: str) -> GenerationInfo:
+    """Verifies it, then switches at once: each answer comes from one generation alone, and names it."""
+    try:
+        await state.generations.switch(generation)
+    except BundleError as error:
+        raise ProblemError(Kind.BUNDLE_REFUSED, state.settings.hide_paths(str(error)) + ".") from error
+    return generation_info(generation, state.batcher.predictor.bundle.manifest, state.generations.active)

@@ -1,0 +1,83 @@
+"""The application: parts put together, nothing computed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from model.predictor import Predictor
+from service import admin, entries, pages, predict, problems
+from service.batcher import Batcher
+from service.generations import Generations, open_predictor
+from service.guard import Guard
+from service.jobs import Rebuilds
+from service.settings import Settings
+from service.state import State
+
+logger = logging.getLogger(__name__)
+
+DECODERS = 4
+"""Images decoded at once, at most: each may need 200 MB, and libjpeg keeps one core busy."""
+
+
+def create_app(settings: Settings, *, predictor: Predictor | None = None) -> FastAPI:
+    """The server's application; it answers with that predictor, or with the active bundle, opened at start.
+
+    Starting it raises BundleError where the active bundle is refused.
+    """
+    app = FastAPI(
+        title="secondlook",
+        summary="A second opinion on images: a trained network, mixed with a vote of the nearest known images.",
+        version=version("secondlook"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.initial = predictor
+    app.add_middleware(Guard, max_request_bytes=settings.max_request_bytes)
+    problems.install(app)
+    app.include_router(predict.router)
+    app.include_router(entries.router)
+    app.include_router(admin.router)
+    pages.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    batcher = Batcher(await _initial(app), max_batch=settings.max_batch, max_queue=settings.max_queue)
+    generations = Generations(settings, batcher)
+    rebuilds = Rebuilds(generations.switch, settings.hide_paths)
+    decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
+    app.state.running = State(settings, batcher, generations, rebuilds, decoders)
+    batcher.start()
+    following = asyncio.create_task(generations.follow(), name="follow") if settings.bundles is not None else None
+    logger.info("generation %s answers", generations.active)
+    try:
+        yield
+    finally:
+        if following is not None:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+        await rebuilds.close()
+        await batcher.close()
+        await asyncio.to_thread(decoders.shutdown, cancel_futures=True)
+
+
+async def _initial(app: FastAPI) -> Predictor:
+    """The predictor to start with. It is not kept here: once replaced, nothing may hold on to it."""
+    given: Predictor | None = app.state.initial
+    app.state.initial = None
+    if given is not None:
+        return given
+    return await asyncio.to_thread(open_predictor, app.state.settings)

@@ -1,0 +1,48 @@
+"""What can go wrong in serving, beside what the model's own family says. ``problems`` maps both to HTTP.
+
+::
+
+    SecondlookError
+    └── ServiceError
+        ├── QueueFullError           too many images are waiting
+        ├── UnavailableError         the batcher is down
+        ├── SizeChangedError         a switch of generations changed the encoder's input size
+        ├── ReadOnlyError            the default bundle's folder is never written
+        ├── UnknownGenerationError
+        ├── UnknownJobError
+        └── RebuildRunningError      one rebuild at a time
+"""
+
+from model.errors import SecondlookError
+
+
+class ServiceError(SecondlookError):
+    """Base of the errors of serving."""
+
+
+class QueueFullError(ServiceError):
+    """Too many images are waiting."""
+
+
+class UnavailableError(ServiceError):
+    """Nothing computes answers: the batcher was stopped, or died."""
+
+
+class SizeChangedError(ServiceError):
+    """Images were decoded for an encoder of another input size than the one that should answer."""
+
+
+class ReadOnlyError(ServiceError):
+    """The server uses the default bundle in the package, which is never written."""
+
+
+class UnknownGenerationError(ServiceError):
+    """There is no such generation."""
+
+
+class UnknownJobError(ServiceError):
+    """There is no such job."""
+
+
+class RebuildRunningError(ServiceError):
+    """A rebuild is running already."""

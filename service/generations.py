@@ -1,0 +1,112 @@
+"""Which generation answers: opened at start, switched by a call, by a rebuild, or by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from model.bundle import activate, active_generation, default_root, generations, open_bundle, read_manifest, seed
+from model.errors import BundleError
+from model.manifest import Manifest
+from model.predictor import Predictor
+from service.batcher import Batcher
+from service.errors import ReadOnlyError, UnknownGenerationError
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 2.0
+"""How often CURRENT is looked at for another process's switch."""
+
+
+def open_predictor(settings: Settings) -> Predictor:
+    """Open the active bundle, seeding an empty root with the default one.
+
+    Raises:
+        BundleError: names the file that is amiss and what is wrong with it.
+    """
+    if settings.bundles is not None:
+        seed(settings.bundles)
+    return Predictor(open_bundle(settings.bundles or default_root(), threads=settings.threads))
+
+
+class Generations:
+    """The generations below a root, and the switch between them. One switch at a time."""
+
+    def __init__(self, settings: Settings, batcher: Batcher) -> None:
+        self._batcher, self._threads = batcher, settings.threads
+        self._writable = settings.bundles is not None
+        self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
+        self._switching = asyncio.Lock()
+
+    @property
+    def active(self) -> str:
+        """The generation that answers."""
+        return self._batcher.predictor.bundle.manifest.generation
+
+    def require_writable(self) -> None:
+        """Refuse to change the default bundle's folder.
+
+        Raises:
+            ReadOnlyError: no folder for bundles was set.
+        """
+        if not self._writable:
+            raise ReadOnlyError("the default bundle cannot be changed: set SECONDLOOK_BUNDLES to a folder and restart")
+
+    def listing(self) -> dict[str, Manifest | None]:
+        """All generations, oldest first; None for one whose manifest cannot be read."""
+        found: dict[str, Manifest | None] = {}
+        for generation in generations(self.root):
+            try:
+                found[generation] = read_manifest(self.root, generation)
+            except BundleError as error:
+                logger.warning("%s", error)
+                found[generation] = None
+        return found
+
+    async def switch(self, generation: str) -> None:
+        """Verify and load a generation, name it in CURRENT, and let it answer from the next batch on.
+
+        Raises:
+            ReadOnlyError: no folder for bundles was set.
+            UnknownGenerationError: there is no such generation.
+            BundleError: it is refused; the one before keeps answering.
+        """
+        self.require_writable()
+        async with self._switching:
+            if generation not in await asyncio.to_thread(generations, self.root):
+                raise UnknownGenerationError("there is no such generation: /v1/admin/generations lists them")
+            opened = None if generation == self.active else await self._open(generation)
+            # Written first: this may fail, and then nothing has changed. Replacing the predictor cannot fail.
+            await asyncio.to_thread(activate, self.root, generation)
+            if opened is not None:
+                self._batcher.predictor = opened
+        logger.info("generation %s answers", generation)
+
+    async def follow(self) -> None:
+        """Switch whenever another process changes CURRENT; runs until cancelled."""
+        complaint, refused = "", ""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            named = ""
+            try:
+                async with self._switching:
+                    named = await asyncio.to_thread(active_generation, self.root)
+                    if named in (self.active, refused):
+                        continue
+                    self._batcher.predictor = await self._open(named)
+                logger.info("generation %s answers, activated by another process", named)
+                complaint = refused = ""
+            except BundleError as error:
+                # Verifying reads every byte: a bundle that was refused once is not tried again.
+                refused = named
+                if str(error) != complaint:
+                    complaint = str(error)
+                    logger.error("%s; generation %s keeps answering", complaint, self.active)
+            except Exception:
+                refused = named
+                logger.exception("CURRENT cannot be followed; generation %s keeps answering", self.active)
+
+    async def _open(self, generation: str) -> Predictor:
+        return Predictor(await asyncio.to_thread(open_bundle, self.root, generation, threads=self._threads))

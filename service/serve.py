@@ -1,0 +1,62 @@
+"""The server process."""
+
+from __future__ import annotations
+
+import copy
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from service.app import create_app
+from service.generations import open_predictor
+from service.settings import Settings
+
+GRACE_SECONDS = 30
+"""How long running requests may take to finish after a signal to stop."""
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal stops it.
+
+    Raises:
+        BundleError: the active bundle is refused.
+        SystemExit: the address cannot be listened on.
+    """
+    # Opened before the server starts, whose own answer to an error at start is a traceback.
+    app = create_app(settings, predictor=open_predictor(settings))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=_logging(),
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    with suppress(KeyboardInterrupt):  # raised anew by the server once it has stopped
+        server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Says where the page is once it can be reached."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+            print(f"secondlook is ready: http://{shown}:{port}/ (stop it with Ctrl-C)", file=sys.stderr, flush=True)
+
+
+def _logging() -> dict[str, Any]:
+    """Uvicorn's own logging, and the same for ours."""
+    config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
+    config["loggers"]["service"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    return config

@@ -1,0 +1,68 @@
+"""Settings of the server, from environment variables that start with ``SECONDLOOK_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SECONDLOOK_"
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
+
+
+class Settings(BaseSettings):
+    """What a server can be told; built by the command or a test, never at import."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        # Compose files pass unset variables on as empty ones; an empty admin key must mean none.
+        env_ignore_empty=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    bundles: Folder | None = Field(
+        None,
+        description="Folder of the bundles; an empty one is seeded with the default bundle. "
+        "Unset serves the default bundle, which cannot be rebuilt.",
+    )
+    admin_key: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="Key for the calls that change something, sent as `Authorization: Bearer …`. "
+        "Unset refuses all of them.",
+    )
+    data: Folder | None = Field(None, description="Folder of unpacked datasets; rebuilds read only below it.")
+    threads: int = Field(0, ge=0, description="Processor threads for the encoder; 0 = all cores.")
+    max_files: int = Field(64, ge=1, description="Images in one request.")
+    max_file_bytes: int = Field(16 << 20, ge=1, description="Bytes of one image.")
+    max_request_bytes: int = Field(64 << 20, ge=1, description="Bytes of one request.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Pixels of one image, by its header.")
+    max_batch: int = Field(64, ge=1, description="Images computed at once.")
+    max_queue: int = Field(512, ge=1, description="Images waiting; beyond it requests are answered 429.")
+    request_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds to decode, wait and compute, counted from the last byte received, before a 503.",
+    )
+
+    def hide_paths(self, sentence: str) -> str:
+        """A sentence for clients: the folders that this server was given are called by their variables."""
+        for folder, name in ((self.bundles, "BUNDLES"), (self.data, "DATA")):
+            if folder is not None:
+                sentence = sentence.replace(str(folder), f"{PREFIX}{name}")
+        return sentence
+
+
+def settings_table() -> str:
+    """A Markdown table of all settings, for the README."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,154 @@
+"""A request's images: received within bounds, from a raw body or multipart/form-data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.problems import Kind, ProblemError, clean
+from service.settings import Settings
+
+FIELD = "file"
+
+
+class Upload(NamedTuple):
+    """One image as it was sent."""
+
+    filename: str | None
+    """The client's name for it, cleaned; None where it gave none."""
+    content: bytes | ProblemError
+    """Its bytes, or why they were not kept."""
+
+
+async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
+    """All images of a request, one or more. At no time are more bytes held than the limits allow.
+
+    Raises:
+        ProblemError: nothing was sent as a file, too many files, not a type that is taken, or malformed multipart.
+        ClientDisconnect: the client left.
+    """
+    content_type = request.headers.get("content-type", "")
+    media_type, options = parse_options_header(content_type)
+    if media_type.startswith(b"image/"):
+        body = _Content(None, settings.max_file_bytes)
+        async for chunk in request.stream():
+            body.add(chunk)
+        return [body.upload()]
+    if media_type == b"multipart/form-data":
+        return await _read_multipart(request, options.get(b"boundary", b""), settings)
+    named = f"is {clean(content_type)}" if content_type else "is missing"
+    raise ProblemError(
+        Kind.UNSUPPORTED_MEDIA_TYPE,
+        f"The content type {named}: send multipart/form-data with the field {FIELD}, or a raw body of type image/*.",
+    )
+
+
+class _Content:
+    """One file's bytes, dropped once they are too many."""
+
+    def __init__(self, filename: str | None, limit: int) -> None:
+        self.filename, self.limit = filename, limit
+        self.kept, self.received = bytearray(), 0
+
+    def add(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.received <= self.limit:
+            self.kept += data
+        else:
+            self.kept.clear()
+
+    def upload(self) -> Upload:
+        if self.received <= self.limit:
+            return Upload(self.filename or None, bytes(self.kept))
+        detail = f"the image has more than {self.limit:,} bytes: send a smaller one."
+        return Upload(self.filename or None, ProblemError(Kind.TOO_MANY_BYTES, detail))
+
+
+class _Parts:
+    """What the multipart parser calls: keeps the parts of the field ``file``, skips all others."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.files: list[_Content] = []
+        self.ended = False
+        self._header = self._value = b""
+        self._disposition = b""
+        self._current: _Content | None = None
+
+    def on_part_begin(self) -> None:
+        self._disposition, self._current = b"", None
+
+    def on_header_begin(self) -> None:
+        self._header = self._value = b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if options.get(b"name") != FIELD.encode():
+            return
+        if len(self.files) == self.settings.max_files:
+            raise ProblemError(
+                Kind.TOO_MANY_FILES,
+                f"The request has more than {self.settings.max_files} files: send them in several requests.",
+            )
+        name = options.get(b"filename")
+        self._current = _Content(None if name is None else clean(_decoded(name)), self.settings.max_file_bytes)
+        self.files.append(self._current)
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current is not None:
+            self._current.add(data[start:end])
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _read_multipart(request: Request, boundary: bytes, settings: Settings) -> list[Upload]:
+    parts = _Parts(settings)
+    try:
+        if not boundary:
+            raise FormParserError("no boundary")
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": parts.on_part_begin,
+                "on_part_data": parts.on_part_data,
+                "on_header_begin": parts.on_header_begin,
+                "on_header_field": parts.on_header_field,
+                "on_header_value": parts.on_header_value,
+                "on_header_end": parts.on_header_end,
+                "on_headers_finished": parts.on_headers_finished,
+                "on_end": parts.on_end,
+            },
+        )
+        async for chunk in request.stream():
+            if chunk:
+                parser.write(chunk)
+    except FormParserError as error:
+        raise ProblemError(Kind.MALFORMED_REQUEST, "The body is not valid multipart/form-data.") from error
+    # A browser sends an empty part without a name for a file input in which nothing was chosen.
+    files = [file for file in parts.files if file.received or file.filename != ""]
+    if parts.ended and files:
+        return [file.upload() for file in files]
+    if not parts.ended and parts.files:
+        raise ProblemError(Kind.MALFORMED_REQUEST, "The body ends in the middle of multipart/form-data.")
+    raise ProblemError(Kind.MISSING_FILE, f"The request has no image: send one or more in the field {FIELD}.")
+
+
+def _decoded(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")

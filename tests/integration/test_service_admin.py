@@ -1,0 +1,275 @@
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.bundle import activate, active_generation, generations
+from service import generations as service_generations
+from service.app import create_app
+from tests.images_for_tests import make_image
+from tests.service_for_tests import (
+    ADMIN,
+    KEY,
+    Call,
+    add_generation,
+    copy_root,
+    files,
+    open_predictor,
+    problem,
+    serving,
+    settings,
+)
+
+NEW = "20990101T000000Z-abcd"
+ADMIN_CALLS = [
+    ("POST", "/v1/admin/rebuild"),
+    ("GET", "/v1/admin/jobs"),
+    ("GET", "/v1/admin/jobs/x"),
+    ("DELETE", "/v1/admin/jobs/x"),
+    ("GET", "/v1/admin/generations"),
+    ("POST", f"/v1/admin/generations/{NEW}/activate"),
+]
+
+
+@pytest.fixture
+def root(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return copy_root(tiny_bundle, tmp_path / "bundles")
+
+
+@pytest.fixture
+def call(root: Path, colour_folder: Path) -> Iterator[Call]:
+    given = settings(bundles=root, admin_key=KEY, data=colour_folder.parent)
+    with serving(create_app(given)) as call:
+        yield call
+
+
+def answering(call: Call) -> str:
+    generation: str = call("GET", "/v1/model").json()["generation"]
+    return generation
+
+
+def eventually(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN_CALLS)
+def test_every_admin_call_needs_the_key(call: Call, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer"}):
+        response = call(method, path, headers=headers)
+        problem(response, 401, "key-missing")
+        assert response.headers["www-authenticate"] == "Bearer"
+    for wrong in ("wrong", KEY[:-1], KEY + "x"):
+        problem(call(method, path, headers={"Authorization": f"Bearer {wrong}"}), 403, "key-refused")
+    problem(call(method, path, headers={"Authorization": "Bearer \xff".encode("latin-1")}), 403, "key-refused")
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN_CALLS)
+def test_without_a_configured_key_no_key_opens(tiny_bundle: Path, method: str, path: str) -> None:
+    with serving(create_app(settings(), predictor=open_predictor(tiny_bundle))) as call:
+        for headers in ({}, ADMIN, {"Authorization": "Bearer None"}):
+            problem(call(method, path, headers=headers), 403, "admin-disabled")
+
+
+def test_switch_and_roll_back(call: Call, root: Path) -> None:
+    first = active_generation(root)
+    add_generation(root, NEW, theta=7.0)
+    listed = call("GET", "/v1/admin/generations", headers=ADMIN).json()
+    assert [(item["id"], item["is_active"]) for item in listed] == [(first, True), (NEW, False)]
+    for generation, theta_is_new in ((NEW, True), (first, False)):
+        response = call("POST", f"/v1/admin/generations/{generation}/activate", headers=ADMIN)
+        assert response.status_code == 200
+        assert response.json()["is_active"] is True
+        assert active_generation(root) == generation
+        body = call("POST", "/v1/predict", files=files(("a.png", make_image("red")))).json()
+        assert body["generation"] == generation
+        assert (body["theta"] == 7.0) is theta_is_new
+
+
+def test_a_replaced_bundle_is_let_go(root: Path) -> None:
+    add_generation(root, NEW)
+    app = create_app(settings(bundles=root, admin_key=KEY), predictor=open_predictor(root))
+    with serving(app) as call:
+        call("POST", "/v1/predict", files=files(("a.png", make_image("red"))))
+        gone = weakref.ref(app.state.running.batcher.predictor)
+        assert call("POST", f"/v1/admin/generations/{NEW}/activate", headers=ADMIN).status_code == 200
+
+        def is_gone() -> bool:
+            gc.collect()
+            return gone() is None
+
+        eventually(is_gone)
+
+
+@pytest.mark.parametrize("generation", ["20000101T000000Z-0000", "CURRENT", "..", "%2e%2e%2f%2e%2e"])
+def test_an_unknown_generation_is_404(call: Call, root: Path, generation: str) -> None:
+    before = active_generation(root)
+    problem(call("POST", f"/v1/admin/generations/{generation}/activate", headers=ADMIN), 404, "not-found")
+    assert active_generation(root) == before
+
+
+def test_a_damaged_generation_is_refused_and_the_old_one_answers_on(call: Call, root: Path) -> None:
+    first = active_generation(root)
+    add_generation(root, NEW)
+    keys = root / NEW / "keys.faiss"
+    damaged = bytearray(keys.read_bytes())
+    damaged[-1] ^= 1
+    keys.write_bytes(damaged)
+    detail = problem(call("POST", f"/v1/admin/generations/{NEW}/activate", headers=ADMIN), 409, "bundle-refused")
+    assert "keys.faiss" in detail
+    assert str(root) not in detail
+    assert active_generation(root) == first
+    assert answering(call) == first
+
+
+def test_an_unreadable_generation_is_listed_as_such(call: Call, root: Path) -> None:
+    add_generation(root, NEW)
+    (root / NEW / "manifest.json").write_text("{}")
+    listed = call("GET", "/v1/admin/generations", headers=ADMIN).json()
+    assert [item["is_readable"] for item in listed] == [True, False]
+
+
+def test_another_processs_switch_is_followed_and_a_damaged_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_generations, "FOLLOW_SECONDS", 0.02)
+    damaged = add_generation(root, "20990102T000000Z-abcd")
+    (root / damaged / "values.npy").unlink()
+    add_generation(root, NEW)
+    with serving(create_app(settings(bundles=root))) as call:
+        first = answering(call)
+        activate(root, damaged)
+        eventually(lambda: "values.npy is missing" in caplog.text)
+        assert answering(call) == first
+        activate(root, NEW)
+        eventually(lambda: answering(call) == NEW)
+        assert caplog.text.count("values.npy is missing") == 1
+
+
+def test_the_default_bundle_is_never_changed(tiny_bundle: Path, colour_folder: Path) -> None:
+    given = settings(admin_key=KEY, data=colour_folder.parent)
+    with serving(create_app(given, predictor=open_predictor(tiny_bundle))) as call:
+        for path in ("rebuild", f"generations/{active_generation(tiny_bundle)}/activate"):
+            detail = problem(call("POST", f"/v1/admin/{path}", headers=ADMIN), 409, "bundles-read-only")
+            assert "SECONDLOOK_BUNDLES" in detail
+        assert len(call("GET", "/v1/admin/generations", headers=ADMIN).json()) == 1
+
+
+def test_answers_during_switches_each_come_from_one_generation(root: Path) -> None:
+    first = active_generation(root)
+    add_generation(root, NEW, theta=7.0)
+    app = create_app(settings(bundles=root, admin_key=KEY, max_batch=2))
+    thetas = {NEW: 7.0}
+
+    async def run() -> set[str]:
+        seen = set()
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+        ):
+            thetas[first] = app.state.running.batcher.predictor.defaults.theta
+
+            async def ask() -> None:
+                response = await client.post("/v1/predict", files=files(*[("a.png", make_image("red"))] * 5))
+                body = response.json()
+                assert response.status_code == 200, body
+                assert body["theta"] == thetas[body["generation"]]
+                seen.add(body["generation"])
+
+            async def asking(until: "asyncio.Task[Any]") -> None:
+                while not until.done():
+                    await ask()
+                await ask()
+
+            async def switching() -> None:
+                for generation in (NEW, first, NEW):
+                    await client.post(f"/v1/admin/generations/{generation}/activate", headers=ADMIN)
+
+            task = asyncio.create_task(switching())
+            await asyncio.gather(task, *(asking(task) for _ in range(3)))
+        return seen
+
+    assert asyncio.run(run()) == {first, NEW}
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    ["", ".", "..", "../colours", "/etc", "colours/../..", "-x", "--help", "nothing", "colours/blue/000.png", "a\x00b"],
+)
+def test_a_rebuild_reads_only_below_the_data_folder(call: Call, dataset: str) -> None:
+    response = call("POST", "/v1/admin/rebuild", headers=ADMIN, json={"dataset": dataset})
+    assert "dataset" in problem(response, 422, "invalid-parameter")
+    assert call("GET", "/v1/admin/jobs", headers=ADMIN).json() == []
+
+
+def test_a_link_out_of_the_data_folder_is_refused(root: Path, tmp_path: Path, colour_folder: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "way-out").symlink_to(colour_folder)
+    with serving(create_app(settings(bundles=root, admin_key=KEY, data=tmp_path / "data"))) as call:
+        problem(call("POST", "/v1/admin/rebuild", headers=ADMIN, json={"dataset": "way-out"}), 422, "invalid-parameter")
+
+
+def test_a_rebuild_without_a_data_folder_says_what_to_set(root: Path) -> None:
+    with serving(create_app(settings(bundles=root, admin_key=KEY))) as call:
+        detail = problem(call("POST", "/v1/admin/rebuild", headers=ADMIN), 422, "invalid-parameter")
+        assert "SECONDLOOK_DATA" in detail
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"data_set": "cifar10"}, "data_set"),
+        ({"recipe": "../x.json"}, "recipe"),
+        ({"store": "--network=/etc/passwd"}, "store"),
+        ({"mirror": "perhaps"}, "mirror"),
+        ([], "The body"),
+    ],
+)
+def test_a_bad_rebuild_request_names_the_field(call: Call, body: Any, name: str) -> None:
+    detail = problem(call("POST", "/v1/admin/rebuild", headers=ADMIN, json=body), 422, "invalid-parameter")
+    assert detail.startswith(f"{name}: ")
+
+
+def test_a_body_that_is_not_json(call: Call) -> None:
+    headers = ADMIN | {"Content-Type": "application/json"}
+    problem(call("POST", "/v1/admin/rebuild", headers=headers, content=b"{"), 400, "malformed-request")
+
+
+def test_a_rebuild_builds_and_switches(call: Call, root: Path) -> None:
+    before = answering(call)
+    started = call("POST", "/v1/admin/rebuild", headers=ADMIN, json={"dataset": "colours", "mirror": True})
+    assert started.status_code == 202
+    where = started.headers["location"]
+    assert where == f"/v1/admin/jobs/{started.json()['id']}"
+    problem(call("POST", "/v1/admin/rebuild", headers=ADMIN), 409, "rebuild-running")
+    assert call("POST", "/v1/predict", files=files(("a.png", make_image("red")))).json()["generation"] == before
+    eventually(lambda: call("GET", where, headers=ADMIN).json()["state"] != "running")
+    job = call("GET", where, headers=ADMIN).json()
+    assert job["state"] == "succeeded", job
+    assert job["generation"] in generations(root)
+    assert answering(call) == active_generation(root) == job["generation"] != before
+    assert call("GET", "/v1/model").json()["dataset"]["mirrored"] is True
+    body = call("POST", "/v1/predict?neighbors=1", files=files(("a.png", make_image("red")))).json()
+    assert body["generation"] == job["generation"]
+
+
+def test_a_rebuild_that_fails_says_why_and_changes_nothing(call: Call, root: Path) -> None:
+    before = answering(call)
+    started = call("POST", "/v1/admin/rebuild", headers=ADMIN, json={"dataset": "cifar10"})
+    where = started.headers["location"]
+    eventually(lambda: call("GET", where, headers=ADMIN).json()["state"] != "running")
+    job = call("GET", where, headers=ADMIN).json()
+    assert job["state"] == "failed"
+    assert "cifar10" in job["error"]
+    assert "SECONDLOOK_DATA" in job["error"]
+    assert str(root.parent) not in job["error"]
+    assert generations(root) == [before]
+    assert answering(call) == before

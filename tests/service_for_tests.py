@@ -1,0 +1,80 @@
+"""An application in a thread of its own, and calls to it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import anyio.from_thread
+import httpx
+from fastapi import FastAPI
+
+from model.bundle import active_generation, open_bundle
+from model.predictor import Predictor
+from service.settings import Settings
+
+Call = Callable[..., httpx.Response]
+KEY = "a key for tests"
+ADMIN = {"Authorization": f"Bearer {KEY}"}
+
+
+def settings(**given: Any) -> Settings:
+    """Settings that the environment of the tests does not touch."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
+    with mock.patch.dict(os.environ, clean, clear=True):
+        return Settings(**given)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[Call]:
+    """Start the app, and yield ``call(method, path, ...)``."""
+
+    async def request(method: str, path: str, **options: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return await client.request(method, path, **options)
+
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+    ):
+        yield lambda method, path, **options: portal.call(partial(request, method, path, **options))
+
+
+def open_predictor(root: Path) -> Predictor:
+    """The active bundle's."""
+    return Predictor(open_bundle(root, threads=1))
+
+
+def copy_root(root: Path, target: Path) -> Path:
+    """A root that a test may write to."""
+    return Path(shutil.copytree(root, target))
+
+
+def add_generation(root: Path, generation: str = "20990101T000000Z-abcd", **changed: Any) -> str:
+    """A copy of the active bundle under another id, its manifest changed."""
+    folder = Path(shutil.copytree(root / active_generation(root), root / generation))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"generation": generation} | changed))
+    return generation
+
+
+def files(*uploads: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Images as the multipart field that the server reads."""
+    return [("file", upload) for upload in uploads]
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> str:
+    """Check that an answer is that problem; its detail."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    assert body["type"] == f"urn:secondlook:problem:{slug}"
+    detail: str = body["detail"]
+    assert detail.endswith((".", "…"))
+    return detail

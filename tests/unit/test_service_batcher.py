@@ -1,0 +1,300 @@
+"""The batcher with a predictor whose every call is scripted."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.cache import check_parameters
+from model.errors import ParameterError
+from model.predictor import Answer, Parameters
+from service.batcher import Batcher, Overrides
+from service.errors import QueueFullError, SizeChangedError, UnavailableError
+
+BAD = 255
+PATIENCE = 10.0
+
+
+class DeadlyError(BaseException):
+    """What no code expects of a predictor."""
+
+
+class Scripted:
+    """Says of each image its first byte; one of 255 breaks the call that it is in. Waits while ``gate`` is shut."""
+
+    def __init__(self, name: str = "first", size: tuple[int, int] = (2, 2)) -> None:
+        self.name = name
+        self.bundle = SimpleNamespace(engine=SimpleNamespace(size=size))
+        self.calls: list[list[int]] = []
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+        self.dies = False
+
+    def parameters(self, theta: float | None = None, lam: float | None = None, k: Any = None) -> Parameters:
+        chosen = Parameters(theta or 1.0, 0.5 if lam is None else lam, k)
+        check_parameters(*chosen)
+        return chosen
+
+    def predict(self, images: NDArray[np.uint8], asked: Sequence[Parameters], neighbors: int = 0) -> list[Answer]:
+        assert len(images) == len(asked)
+        self.calls.append([int(image[0, 0, 0]) for image in images])
+        self.entered.set()
+        assert self.gate.wait(PATIENCE)
+        if self.dies:
+            raise DeadlyError
+        if (images == BAD).any():
+            raise RuntimeError("a bad image")
+        return [self._answer(image, parameters, neighbors) for image, parameters in zip(images, asked, strict=True)]
+
+    def _answer(self, image: NDArray[np.uint8], parameters: Parameters, neighbors: int) -> Answer:
+        said = np.array([image[0, 0, 0], parameters.lam], np.float32)
+        ids = np.arange(neighbors)
+        return Answer(said, said, said, 0.0, None, ids, ids, ids.astype(np.float32), ids.astype(np.float64))
+
+
+def image(*values: int, side: int = 2) -> NDArray[np.uint8]:
+    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+
+
+def said(answers: Sequence[Answer | Exception]) -> list[int | str]:
+    return [str(answer) if isinstance(answer, Exception) else int(answer.mixed[0]) for answer in answers]
+
+
+def scenario(
+    body: Callable[[Batcher, Scripted], Coroutine[Any, Any, None]], max_batch: int = 4, max_queue: int = 8
+) -> Scripted:
+    """Run a scenario with a batcher, which is closed after it."""
+    scripted = Scripted()
+
+    async def run() -> None:
+        batcher = Batcher(scripted, max_batch=max_batch, max_queue=max_queue)  # type: ignore[arg-type]
+        batcher.start()
+        try:
+            await asyncio.wait_for(body(batcher, scripted), PATIENCE)
+        finally:
+            scripted.gate.set()
+            await batcher.close()
+
+    asyncio.run(run())
+    return scripted
+
+
+async def busy(batcher: Batcher, scripted: Scripted) -> "asyncio.Task[Any]":
+    """Shut the gate and bring one request (of value 1) to it."""
+    scripted.gate.clear()
+    scripted.entered.clear()
+    task = asyncio.create_task(batcher.submit(image(1)))
+    assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
+    return task
+
+
+async def queued(batcher: Batcher, *requests: NDArray[np.uint8]) -> "list[asyncio.Task[Any]]":
+    tasks = [asyncio.create_task(batcher.submit(request)) for request in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_requests_gather_while_the_thread_is_busy() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        others = await queued(batcher, image(2), image(3, 4), image(5, 6))
+        scripted.gate.set()
+        replies = await asyncio.gather(first, *others)
+        assert [said(reply.answers) for reply in replies] == [[1], [2], [3, 4], [5, 6]]
+
+    # The fourth request would make the second batch five images: whole requests only.
+    assert scenario(body).calls == [[1], [2, 3, 4], [5, 6]]
+
+
+def test_a_request_larger_than_a_batch_is_computed_in_parts_alone() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        others = await queued(batcher, image(2, 3, 4, 5, 6, 7), image(8))
+        scripted.gate.set()
+        assert said((await others[0]).answers) == [2, 3, 4, 5, 6, 7]
+        await asyncio.gather(first, *others)
+
+    assert scenario(body).calls == [[1], [2, 3, 4, 5], [6, 7], [8]]
+
+
+def test_overrides_and_neighbours_are_each_requests_own() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        few = asyncio.create_task(batcher.submit(image(2), Overrides(lam=0.25), 1))
+        many = asyncio.create_task(batcher.submit(image(3), Overrides(lam=0.75), 3))
+        await asyncio.sleep(0)
+        scripted.gate.set()
+        await first
+        for task, lam, count in ((few, 0.25, 1), (many, 0.75, 3)):
+            reply = await task
+            assert reply.parameters.lam == lam
+            answer = reply.answers[0]
+            assert isinstance(answer, Answer)
+            assert answer.mixed[1] == lam
+            assert [len(part) for part in (answer.ids, answer.values, answer.similarities, answer.weights)] == [
+                count
+            ] * 4
+
+    assert scenario(body).calls == [[1], [2, 3]]
+
+
+def test_only_the_bad_image_of_a_failed_batch_fails() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        others = await queued(batcher, image(2), image(BAD, 3))
+        scripted.gate.set()
+        assert said((await others[0]).answers) == [2]
+        assert said((await others[1]).answers) == ["a bad image", 3]
+        await first
+        assert said((await batcher.submit(image(4))).answers) == [4]
+
+    # Once together, once each alone, and no more.
+    assert scenario(body).calls == [[1], [2, BAD, 3], [2], [BAD], [3], [4]]
+
+
+def test_a_bad_parameter_fails_its_request_alone() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        bad = asyncio.create_task(batcher.submit(image(2), Overrides(lam=2.0)))
+        good = asyncio.create_task(batcher.submit(image(3)))
+        await asyncio.sleep(0)
+        scripted.gate.set()
+        with pytest.raises(ParameterError, match="lam"):
+            await bad
+        assert said((await good).answers) == [3]
+        await first
+
+    assert scenario(body).calls == [[1], [3]]
+
+
+def test_a_request_whose_client_left_costs_nothing() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        left, stays = await queued(batcher, image(2), image(3))
+        left.cancel()
+        scripted.gate.set()
+        assert said((await stays).answers) == [3]
+        assert left.cancelled()
+        await first
+
+    assert scenario(body).calls == [[1], [3]]
+
+
+def test_a_client_that_leaves_while_its_batch_is_computed_harms_no_one() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        scripted.gate.set()
+        assert said((await batcher.submit(image(2))).answers) == [2]
+
+    scenario(body)
+
+
+def test_a_full_queue_refuses_and_places_of_those_who_left_are_free() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        waiting = await queued(batcher, image(2, 3, 4), image(5, 6, 7, 8))
+        with pytest.raises(QueueFullError, match="7 images"):
+            await batcher.submit(image(9, 9))
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        fits = (await queued(batcher, image(9, 9)))[0]
+        scripted.gate.set()
+        assert said((await fits).answers) == [9, 9]
+        await asyncio.gather(first, waiting[1])
+
+    scenario(body)
+
+
+def test_each_request_is_answered_by_one_generation() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        second = Scripted("second")
+        scripted.gate.clear()
+        long = asyncio.create_task(batcher.submit(image(1, 2, 3, 4, 5, 6)))
+        assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
+        batcher.predictor = second  # type: ignore[assignment]
+        later = (await queued(batcher, image(7)))[0]
+        scripted.gate.set()
+        assert (await long).predictor.name == "first"
+        assert (await later).predictor.name == "second"
+        assert second.calls == [[7]]
+
+    assert scenario(body).calls == [[1, 2, 3, 4], [5, 6]]
+
+
+def test_images_decoded_for_another_size_are_refused() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        others = await queued(batcher, image(2), image(3, side=5))
+        batcher.predictor = Scripted("second", (5, 5))  # type: ignore[assignment]
+        scripted.gate.set()
+        await first
+        with pytest.raises(SizeChangedError):
+            await others[0]
+        assert said((await others[1]).answers) == [3]
+
+    scenario(body)
+
+
+def test_a_replaced_predictor_is_let_go_after_its_last_batch() -> None:
+    async def run() -> None:
+        old = Scripted()
+        batcher = Batcher(old, max_batch=4, max_queue=8)  # type: ignore[arg-type]
+        batcher.start()
+        await batcher.submit(image(1))
+        gone = weakref.ref(old)
+        batcher.predictor = Scripted("second")  # type: ignore[assignment]
+        del old
+        for _ in range(100):
+            gc.collect()
+            if gone() is None:
+                break
+            await asyncio.sleep(0.01)
+        assert gone() is None
+        await batcher.close()
+
+    asyncio.run(run())
+
+
+def test_when_the_owner_dies_all_waiters_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        assert batcher.is_running
+        scripted.dies = True
+        first = await busy(batcher, scripted)
+        waiting = await queued(batcher, image(2))
+        scripted.gate.set()
+        for task in (first, *waiting):
+            with pytest.raises(UnavailableError):
+                await task
+        assert not batcher.is_running
+        with pytest.raises(UnavailableError):
+            await batcher.submit(image(3))
+
+    scenario(body)
+    assert "the batching task died" in caplog.text
+
+
+def test_closing_tells_those_who_wait() -> None:
+    async def run() -> None:
+        scripted = Scripted()
+        batcher = Batcher(scripted, max_batch=4, max_queue=8)  # type: ignore[arg-type]
+        batcher.start()
+        first = await busy(batcher, scripted)
+        waiting = (await queued(batcher, image(2)))[0]
+        closing = asyncio.create_task(batcher.close())
+        with pytest.raises(UnavailableError):
+            await first
+        with pytest.raises(UnavailableError):
+            await waiting
+        scripted.gate.set()
+        await closing
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))

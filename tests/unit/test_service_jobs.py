@@ -1,0 +1,177 @@
+"""Rebuilds with a small script in the indexer's place."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from model.errors import BundleError
+from service import jobs
+from service.errors import RebuildRunningError, UnknownJobError
+from service.jobs import Job, Rebuilds
+
+PATIENCE = 20.0
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+WAITS = 'import time; print(\'{"stage": "embed", "done": 1, "total": 4}\', flush=True); time.sleep(60)'
+
+
+async def ended(rebuilds: Rebuilds, job: Job) -> Job:
+    async with asyncio.timeout(PATIENCE):
+        while rebuilds.get(job.id).state == "running":
+            await asyncio.sleep(0.01)
+    return job
+
+
+async def reached(job: Job, stage: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while job.stage != stage:
+            await asyncio.sleep(0.01)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    body: Callable[[Rebuilds, list[str]], Coroutine[Any, Any, None]],
+    switch: Callable[[str], None] = lambda generation: None,
+) -> None:
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", script))
+    switched: list[str] = []
+
+    async def switching(generation: str) -> None:
+        switch(generation)
+        switched.append(generation)
+
+    async def running() -> None:
+        rebuilds = Rebuilds(switching, lambda sentence: sentence.replace("/srv", "ROOT"))
+        try:
+            await body(rebuilds, switched)
+        finally:
+            await rebuilds.close()
+
+    asyncio.run(running())
+
+
+def test_progress_then_a_switch_to_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+import json, os, sys, time
+print("not json"); print("[1]")
+assert sys.argv[1:] == ["--no-activate", "--progress=json", "--", "colours"], sys.argv
+deadline = time.monotonic() + 10
+while os.getpriority(os.PRIO_PROCESS, 0) < 10:
+    assert time.monotonic() < deadline, "it was not made nice"
+print(json.dumps({"stage": "embed", "done": 0, "total": 8}))
+print(json.dumps({"stage": "embed", "done": 6, "total": 8}), flush=True)
+sys.stdin.read(); time.sleep(0.2)
+print("warning " * 100_000, file=sys.stderr)
+print(json.dumps({"generation": "g"}))
+"""
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = rebuilds.start(["--", "colours"])
+        assert (job.state, rebuilds.listing()) == ("running", [job])
+        async with asyncio.timeout(PATIENCE):
+            while job.done != 6:
+                await asyncio.sleep(0.01)
+        assert (job.stage, job.total) == ("embed", 8)
+        assert job.eta_s is not None
+        assert job.eta_s >= 0
+        with pytest.raises(RebuildRunningError, match=job.id):
+            rebuilds.start([])
+        await ended(rebuilds, job)
+        assert (job.state, job.generation, job.error) == ("succeeded", "g", None)
+        assert job.finished is not None
+        assert job.finished >= job.created
+        assert switched == ["g"]
+        rebuilds.start([])
+
+    run(monkeypatch, script, body)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ('print(\'{"error": "/srv/data has no images"}\'); raise SystemExit(1)', "ROOT/data has no images"),
+        ("raise RuntimeError('/srv/secret')", "the indexer ended with status 1"),
+        ("pass", "the indexer ended with status 0"),
+        ("import os; os.kill(os.getpid(), 9)", "the indexer ended with status -9"),
+        ("print('x' * 1_000_000)", "the server failed"),
+    ],
+    ids=["error", "traceback", "silence", "killed", "endless line"],
+)
+def test_a_failure_has_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, script: str, error: str
+) -> None:
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = await ended(rebuilds, rebuilds.start([]))
+        assert job.state == "failed"
+        assert job.error is not None
+        assert job.error.startswith(error)
+        assert "secret" not in job.error
+        assert switched == []
+
+    run(monkeypatch, script, body)
+    assert "/srv/secret" in caplog.text or "secret" not in script
+
+
+def test_a_bundle_that_is_refused_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(generation: str) -> None:
+        raise BundleError("bundle g is refused: keys.faiss is missing")
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = await ended(rebuilds, rebuilds.start([]))
+        assert (job.state, job.error) == ("failed", "bundle g is refused: keys.faiss is missing")
+
+    run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
+
+
+@pytest.mark.parametrize("prelude", ["", STUBBORN], ids=["obeys", "stubborn"])
+def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: str) -> None:
+    monkeypatch.setattr(jobs, "TERM_SECONDS", 0.3)
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = rebuilds.start([])
+        await reached(job, "embed")
+        assert rebuilds._process is not None
+        pid = rebuilds._process.pid
+        async with asyncio.timeout(PATIENCE):
+            assert (await rebuilds.cancel(job.id)).state == "cancelled"
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        assert switched == []
+        assert (await rebuilds.cancel(job.id)).state == "cancelled"
+
+    run(monkeypatch, prelude + WAITS, body)
+
+
+def test_cancelling_before_the_process_exists_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            assert (await rebuilds.cancel(rebuilds.start([]).id)).state == "cancelled"
+
+    run(monkeypatch, WAITS, body)
+
+
+def test_closing_stops_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        await reached(rebuilds.start([]), "embed")
+        assert rebuilds._process is not None
+        pids.append(rebuilds._process.pid)
+
+    run(monkeypatch, WAITS, body)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_an_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        with pytest.raises(UnknownJobError):
+            rebuilds.get("x")
+        with pytest.raises(UnknownJobError):
+            await rebuilds.cancel("x")
+
+    run(monkeypatch, "", body)
