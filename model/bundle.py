@@ -16,9 +16,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -177,16 +178,33 @@ def read_manifest(root: Path, generation: str) -> Manifest:
     return _manifest(root / generation, generation)
 
 
-def open_bundle(root: Path, generation: str | None = None, *, threads: int = 0) -> Bundle:
-    """Verify a bundle (the active one by default) and load it.
+def open_bundle(
+    root: Path, generation: str | None = None, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu"
+) -> Bundle:
+    """Verify a bundle (the active one by default) and load it, its encoder on the device asked for.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
+        EngineError: there is no such device, or what it needs is not installed.
     """
     generation = generation or active_generation(root)
     if not GENERATION.fullmatch(generation):
         raise BundleError(f"{generation!r} is not a generation's id")
-    return verify(root / generation, generation, threads=threads)
+    bundle = verify(root / generation, generation, threads=threads)
+    return bundle if device == "cpu" else replace(bundle, engine=_torch_engine(bundle, device))
+
+
+def _torch_engine(bundle: Bundle, device: str) -> Engine:
+    if NETWORK not in bundle.manifest.files:
+        raise BundleError(f"bundle {bundle.manifest.generation} has no {NETWORK}: it runs on a processor only")
+    try:
+        from model.encoder import Encoder
+        from model.engines import TorchEngine
+        from model.network_file import load_network
+    except ModuleNotFoundError as error:
+        raise EngineError(f"running on {device} needs {error.name}: install secondlook with the gpu extra") from error
+    file = load_network(bundle.path / NETWORK)
+    return TorchEngine(Encoder(file.network, bundle.manifest.recipe, file.projection), bundle.engine.size, device)
 
 
 def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:

@@ -67,7 +67,7 @@ class Entries:
         with self._lock:
             return [source for (source,) in self._connection.execute("SELECT source FROM entries ORDER BY id")]
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
+    def __del__(self) -> None:
+        # A generation that was replaced goes with its last answer, wherever that is.
+        if hasattr(self, "_connection"):
             self._connection.close()

@@ -14,6 +14,9 @@ from model.errors import ImageError, ImageTooLargeError
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
 Image.MAX_IMAGE_PIXELS = None
+# Such as of damaged EXIF data: nothing that a server's log needs once for each upload. Set once, because
+# warnings.catch_warnings changes the filters of all threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
@@ -42,20 +45,17 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDA
     if not data:
         raise ImageError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            # Such as of damaged EXIF data.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > limits.pixels:
-                    raise ImageTooLargeError(
-                        f"the image has {width} x {height} pixels: at most {limits.pixels:,} in all are accepted"
-                    )
-                if image.format == "JPEG":
-                    # libjpeg can decode at 1/2, 1/4 or 1/8; four times the target keeps the resize's quality.
-                    image.draft(None, (4 * size[1], 4 * size[0]))
-                image.load()
-                return fit(_to_rgb(ImageOps.exif_transpose(image)), size)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > limits.pixels:
+                raise ImageTooLargeError(
+                    f"the image has {width} x {height} pixels: at most {limits.pixels:,} in all are accepted"
+                )
+            if image.format == "JPEG":
+                # libjpeg can decode at 1/2, 1/4 or 1/8; four times the target keeps the resize's quality.
+                image.draft(None, (4 * size[1], 4 * size[0]))
+            image.load()
+            return fit(_to_rgb(ImageOps.exif_transpose(image)), size)
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -46,9 +46,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = cli.main(standalone_mode=False)
+        if isinstance(status, int):  # what a command gave to Exit
+            sys.exit(status)
     except click.UsageError as error:
         error.show()
         sys.exit(2)

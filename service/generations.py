@@ -28,14 +28,15 @@ def open_predictor(settings: Settings) -> Predictor:
     """
     if settings.bundles is not None:
         seed(settings.bundles)
-    return Predictor(open_bundle(settings.bundles or default_root(), threads=settings.threads))
+    root = settings.bundles or default_root()
+    return Predictor(open_bundle(root, threads=settings.threads, device=settings.device))
 
 
 class Generations:
     """The generations below a root, and the switch between them. One switch at a time."""
 
     def __init__(self, settings: Settings, batcher: Batcher) -> None:
-        self._batcher, self._threads = batcher, settings.threads
+        self._batcher, self._settings = batcher, settings
         self._writable = settings.bundles is not None
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self._switching = asyncio.Lock()
@@ -109,4 +110,5 @@ class Generations:
                 logger.exception("CURRENT cannot be followed; generation %s keeps answering", self.active)
 
     async def _open(self, generation: str) -> Predictor:
-        return Predictor(await asyncio.to_thread(open_bundle, self.root, generation, threads=self._threads))
+        threads, device = self._settings.threads, self._settings.device
+        return Predictor(await asyncio.to_thread(open_bundle, self.root, generation, threads=threads, device=device))

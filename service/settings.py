@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         "Unset refuses all of them.",
     )
     data: Folder | None = Field(None, description="Folder of unpacked datasets; rebuilds read only below it.")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where the encoder runs: `cpu` (ONNX Runtime), or `cuda` (PyTorch; needs the gpu extra)."
+    )
     threads: int = Field(0, ge=0, description="Processor threads for the encoder; 0 = all cores.")
     max_files: int = Field(64, ge=1, description="Images in one request.")
     max_file_bytes: int = Field(16 << 20, ge=1, description="Bytes of one image.")

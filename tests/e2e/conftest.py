@@ -1,0 +1,76 @@
+"""A real server process, started and stopped as a user would."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+KEY = "a key for tests"
+
+
+@dataclass
+class Server:
+    """A running ``secondlook serve``."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def stop(self) -> int:
+        """Ask it to stop; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers with some settings; whatever still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(**settings: object) -> Server:
+        log = tmp_path / f"server{len(started)}.log"
+        own = {f"SECONDLOOK_{name.upper()}": str(value) for name, value in settings.items()}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "secondlook", "serve", "--port", "0"],
+                env=kept | own,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if ready := re.search(r"ready: (http://127\.0\.0\.1:\d+)/", log.read_text()):
+                return Server(process, ready.group(1), log)
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"the server did not start: {log.read_text()}")
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def generation(url: str) -> str:
+    """Which generation answers."""
+    return str(httpx.get(f"{url}/v1/model").json()["generation"])

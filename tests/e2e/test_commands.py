@@ -1,0 +1,123 @@
+"""The commands as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.bundle import open_bundle
+from tests.images_for_tests import make_folder, make_image
+
+
+def secondlook(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "secondlook", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
+    """The whole path on one's own images."""
+    make_folder(tmp_path / "colours" / "train", per_class=40)
+    make_folder(tmp_path / "colours" / "test", per_class=5)
+    network, root = tmp_path / "network.safetensors", tmp_path / "bundles"
+
+    trained = secondlook(
+        "train", tmp_path / "colours", "--out", network, "--depth", 20, "--epochs", 2, "--batch-size", 16, "--json"
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["epochs"] == 2
+    assert not network.with_name("network.safetensors.checkpoint").exists()
+
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"layers": ["stage3.block1"], "pool": [2], "reduce": 8, "extra": "pool"}))
+    arguments = ("--bundles", root, "--network", network, "--recipe", recipe, "--mirror", "--store", "SQ8")
+    indexed = secondlook("index", tmp_path / "colours", *arguments)
+    assert indexed.returncode == 0, indexed.stderr
+    generation = indexed.stdout.strip().splitlines()[-1]
+    assert (root / "CURRENT").read_text().strip() == generation
+    bundle = open_bundle(root)
+    assert (bundle.store.count, bundle.store.dim) == (240, 72)
+
+    fitted = secondlook("fit", tmp_path / "colours", "--bundles", root, "--k", 5, "--k", "all")
+    assert fitted.returncode == 0, fitted.stderr
+    newer = fitted.stdout.strip().splitlines()[-1]
+    assert newer > generation
+
+    evaluated = secondlook("evaluate", tmp_path / "colours", "--bundles", root, "--exact", "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    result = json.loads(evaluated.stdout)
+    assert result["count"] == 15
+    assert result["generation"] == newer
+    assert result["cache_only"]["error_percent"] == 0
+    assert set(result["network"]) == set(result["mixed"]) == {"error_percent", "ece_percent", "nll"}
+
+    (tmp_path / "sky.png").write_bytes(make_image("blue", seed=99))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    classified = secondlook("classify", tmp_path / "sky.png", tmp_path / "bad.png", "--bundles", root, "--lam", 1)
+    assert classified.returncode == 1
+    assert "blue" in classified.stdout
+    assert "bad.png: the file is not one of" in classified.stderr
+
+    listed = secondlook("bundles", "list", "--bundles", root)
+    assert [line[:1] for line in listed.stdout.splitlines()] == [" ", "*"]
+    assert secondlook("bundles", "remove", newer, "--bundles", root).returncode == 1
+    assert secondlook("bundles", "activate", generation, "--bundles", root).returncode == 0
+    assert secondlook("bundles", "remove", newer, "--bundles", root).returncode == 0
+    assert secondlook("bundles", "verify", "--bundles", root).returncode == 0
+
+
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    make_folder(tmp_path / "colours", per_class=40)
+    options = ("train", tmp_path / "colours", "--depth", 20, "--batch-size", 16, "--json")
+    import torch
+    from safetensors.torch import load_file
+
+    from indexer.datasets import load
+    from indexer.train import TrainOptions, train
+
+    class StoppedError(Exception):
+        pass
+
+    def stop_in_the_third_epoch(stage: str, done: int, total: int) -> None:
+        if stage == "epoch 3":
+            raise StoppedError
+
+    straight, broken = tmp_path / "straight.safetensors", tmp_path / "broken.safetensors"
+    dataset = load(str(tmp_path / "colours"))
+    plan = TrainOptions(depth=20, epochs=3, batch_size=16)
+    with pytest.raises(StoppedError):
+        train(dataset, broken, plan, device="cpu", progress=stop_in_the_third_epoch)
+    resumed = secondlook(*options, "--epochs", 3, "--out", broken, "--device", "cpu")
+    assert resumed.returncode == 0, resumed.stderr
+    train(dataset, straight, plan, device="cpu")
+    # The files' headers are not in a fixed order; their tensors are the same to the last bit.
+    one, other = load_file(straight), load_file(broken)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (("index", "nowhere", "--bundles", "b"), 1, "there is no dataset 'nowhere'"),
+        (("index", "cifar10", "--bundles", "b", "--theta", "5"), 2, "give --theta, --lam and --k together"),
+        (("index", ".", "--bundles", "b", "--recipe", "none"), 1, "there is no recipe 'none'"),
+        (("evaluate", "cifar10", "--bundles", "no-such-root"), 1, "has no active bundle"),
+        (("import-keras", "no.h5", "out.safetensors"), 1, "there is no file no.h5"),
+        (("fly",), 2, "No such command 'fly'"),
+        (("serve", "--port", "99999"), 2, "99999"),
+        (("classify",), 2, "IMAGES"),
+    ],
+)
+def test_mistakes_get_one_line_and_the_right_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SECONDLOOK_DATA", raising=False)
+    make_folder(tmp_path / "colours", per_class=1)
+    ended = secondlook(*arguments)
+    assert ended.returncode == status, ended.stderr
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
