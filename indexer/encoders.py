@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class FromBundle:
             BundleError: the bundle is refused.
             DatasetError: the dataset's classes are not the network's.
         """
-        old = bundles.open_bundle(self.root, self.generation)
+        old = bundles.open_bundle(self.root, self.generation, device=best_device())
         check_classes(dataset, old.manifest)
         for name in (bundles.ENCODER, bundles.NETWORK):
             if name in old.manifest.files:
@@ -98,7 +99,7 @@ class FromNetwork:
         if not network.has_pixel_statistics:
             network.set_pixel_statistics(_all_pixels(dataset, self.data_root))
         projection = None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = best_device()
         if recipe.reduce is not None:
             unreduced = Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool))
             engine = TorchEngine(unreduced, INPUT_SIZE, device)
@@ -135,6 +136,16 @@ class FromNetwork:
         )
         onnx = OnnxEngine(folder / bundles.ENCODER)
         return PreparedEncoder(TorchEngine(encoder, INPUT_SIZE, device) if device == "cuda" else onnx, info, recipe)
+
+
+def best_device() -> Literal["cpu", "cuda"]:
+    """A GPU where PyTorch is installed and finds one."""
+    # Importing PyTorch takes seconds, so the driver is looked for first (/dev/dxg is that of Windows' Linux).
+    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/dxg")) or find_spec("torch") is None:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_classes(dataset: Dataset, manifest: Manifest) -> None:
