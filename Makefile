@@ -37,8 +37,8 @@ setup-test: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
-	@test -e .venv/.test || echo "installing what serving needs (about 300 MB) ..."
-	@test -e .venv/.test || $(PIP) install --require-hashes -r locks/serve.txt
+	@echo "installing what serving needs (about 300 MB) ..."
+	@$(PIP) install --require-hashes -r locks/serve.txt
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -27,6 +27,6 @@ ENV PATH=/opt/secondlook/bin:$PATH \
 USER 10001
 VOLUME /bundles
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --start-interval=1s \
+HEALTHCHECK --interval=5s --timeout=3s --start-period=120s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 CMD ["secondlook", "serve"]

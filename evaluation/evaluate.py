@@ -12,6 +12,7 @@ from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
+from model.errors import DatasetError
 from model.metrics import ece_percent, error_percent, nll
 
 QUERIES_AT_ONCE = 1000
@@ -51,11 +52,16 @@ def evaluate(
     """Classify a whole dataset with a bundle, under its own parameters where no others are given.
 
     Raises:
-        DatasetError: the dataset's classes are not the bundle's, or too many images are unreadable.
+        DatasetError: the dataset's classes are not the bundle's, it is what the bundle caches, or too many images are
+            unreadable.
         ParameterError: a parameter is out of its range.
     """
     manifest = bundle.manifest
     check_classes(dataset, manifest)
+    if dataset.split == "test" and dataset.content_hash() == manifest.dataset.sha256:
+        raise DatasetError(
+            f"{dataset.name} is what the bundle caches, each image would find itself: evaluate other images"
+        )
     theta = manifest.theta if theta is None else theta
     lam = manifest.lam if lam is None else lam
     cache_theta = theta if cache_theta is None else cache_theta

@@ -56,7 +56,13 @@ def reproduce(row: Published, weights: Path, data_root: Path, progress: Progress
         import_keras(weights, network)
         options = IndexOptions(mirror=True, parameters=Parameters(row.theta, row.lam, None), thumbnails=False)
         dataset = load(row.dataset, "train", data_root)
-        generation = index(dataset, Path(folder), FromNetwork(network, "paper", data_root), options, progress)
+        generation = index(
+            dataset,
+            Path(folder),
+            FromNetwork(network, "paper", lambda: load(row.dataset, "test", data_root)),
+            options,
+            progress,
+        )
         bundle = open_bundle(Path(folder), generation)
         test = load(row.dataset, "test", data_root)
         return evaluate(bundle, test, cache_theta=row.cache_theta, exact=True, progress=progress)
@@ -87,6 +93,8 @@ def main() -> None:
             minutes = f"{(time.perf_counter() - started) / 60:.1f}"
             cells += [f"{result.cache_only.error_percent:.2f}", ece, minutes]
             table.add_row(row.prefix, f"{result.count:,}", *cells)
+    if not table.row_count:
+        sys.exit(f"{weights} has none of {', '.join(row.prefix + '*.h5' for row in ROWS)}")
     Console().print(table)
     sys.exit(1 if missed else 0)
 

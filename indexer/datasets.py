@@ -21,6 +21,7 @@ from model.errors import DatasetError, ImageError
 from model.images import EXTENSIONS, Limits, decode, fit
 
 HOLDOUT_SHARE = 0.1
+SPLITS = ("train", "test")
 
 
 class Dataset(Protocol):
@@ -126,15 +127,18 @@ class FolderDataset:
 
     def source(self, index: int) -> str:
         """The path below the root."""
-        return self.files[index]
+        return _printable(self.files[index])
 
     def content_hash(self) -> str:
         """SHA-256 over each file's path and bytes."""
         digest = hashlib.sha256()
         for name in self.files:
             digest.update(name.encode(errors="surrogateescape") + b"\0")
-            path = self.root / name
-            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
+            try:
+                content = (self.root / name).read_bytes()
+            except OSError:
+                content = b"unreadable"
+            digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
     def holdout(self) -> NDArray[np.int64]:
@@ -191,13 +195,13 @@ CIFAR = {
 def load(name: str, split: str = "train", data_root: Path | None = None) -> Dataset:
     """Open ``cifar10``, ``cifar100`` or a folder of class folders.
 
-    A folder with subfolders called ``train`` and ``test`` is taken as having those splits; any other folder has only
+    A folder with class folders in subfolders called ``train`` or ``test`` has those splits; any other folder has only
     its images, whatever the split. A relative folder is looked for below data_root first, then here.
 
     Raises:
         DatasetError: nothing is there, a CIFAR file is not as published, or there are no images.
     """
-    if split not in ("train", "test"):
+    if split not in SPLITS:
         raise DatasetError(f"there is no split {split!r}: choose train or test")
     if name in CIFAR:
         return _load_cifar(name, split, data_root)
@@ -209,15 +213,14 @@ def load(name: str, split: str = "train", data_root: Path | None = None) -> Data
 
 def _load_cifar(name: str, split: str, data_root: Path | None) -> Dataset:
     if data_root is None:
-        raise DatasetError(f"say where {name} lies: --data-root FOLDER or SECONDLOOK_DATA (or --download to fetch it)")
+        raise DatasetError(f"say where {name} lies: --data-root FOLDER or SECONDLOOK_DATA")
     published = CIFAR[name]
     folder = data_root / published.folder
     if not folder.is_dir():
         if (data_root / name).is_dir():
             return _load_folder(name, split, data_root / name)
-        raise DatasetError(
-            f"{name} is not in {data_root}: expected {published.folder}/ or {name}/ (--download fetches it)"
-        )
+        wanted = f"{published.folder}/ or {name}/"
+        raise DatasetError(f"{name} is not in {data_root}: expected {wanted} (secondlook index --download fetches it)")
     images, labels, sources = [], [], []
     for file, md5 in published.splits[split]:
         fields = _fields(_published_bytes(folder / file, md5))
@@ -264,14 +267,17 @@ def _fields(pickled: bytes) -> dict[str, Any]:
 
 
 def _load_folder(name: str, split: str, root: Path) -> FolderDataset:
-    has_splits = (root / "train").is_dir() and (root / "test").is_dir()
-    folder = root / split if has_splits else root
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
+    # A class may well be called "train"; a split holds folders, a class holds images.
+    splits = [part for part in SPLITS if any(path.is_dir() for path in _children(root / part))]
+    if splits and split not in splits:
+        raise DatasetError(f"{root} has {' and '.join(splits)} but no {split}/ with class folders")
+    folder = root / split if splits else root
+    titles = sorted(path.name for path in _children(folder) if path.is_dir() and not path.name.startswith("."))
+    if not titles:
         raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
     files: list[str] = []
     labels: list[int] = []
-    for label, title in enumerate(classes):
+    for label, title in enumerate(titles):
         found = sorted(
             str(path.relative_to(folder)) for path in (folder / title).rglob("*") if path.suffix.lower() in EXTENSIONS
         )
@@ -279,4 +285,16 @@ def _load_folder(name: str, split: str, root: Path) -> FolderDataset:
         labels += [label] * len(found)
     if not files:
         raise DatasetError(f"{folder} has no images ({', '.join(sorted(EXTENSIONS))}) in its class folders")
-    return FolderDataset(Path(name).name, split, tuple(classes), np.asarray(labels, np.int64), folder, tuple(files))
+    # Relative names are kept, to find the images again; an absolute one would tell clients of this machine's folders.
+    shown = root.resolve().name if Path(name).is_absolute() or Path(name) == Path() else Path(name).as_posix()
+    classes = tuple(map(_printable, titles))
+    return FolderDataset(_printable(shown), split, classes, np.asarray(labels, np.int64), folder, tuple(files))
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _printable(name: str) -> str:
+    """A file's name as text, also where its bytes are not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")

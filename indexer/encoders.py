@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from indexer.datasets import Dataset, load
+from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches, read_all
 from indexer.progress import Progress
 from model import bundle as bundles
@@ -55,7 +57,9 @@ class FromBundle:
             BundleError: the bundle is refused.
             DatasetError: the dataset's classes are not the network's.
         """
-        old = bundles.open_bundle(self.root, self.generation, device=best_device())
+        generation = self.generation or bundles.active_generation(self.root)
+        has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
+        old = bundles.open_bundle(self.root, generation, device=best_device() if has_network else "cpu")
         check_classes(dataset, old.manifest)
         for name in (bundles.ENCODER, bundles.NETWORK):
             if name in old.manifest.files:
@@ -69,7 +73,8 @@ class FromNetwork:
 
     network: Path
     recipe: str | Recipe
-    data_root: Path | None = None
+    test: Callable[[], Dataset] | None = None
+    """Opens the dataset's test images, whose pixels the statistics of imported Keras weights include."""
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Fit the recipe's projection on images outside the holdout, and export.
@@ -97,7 +102,7 @@ class FromNetwork:
         if (names is not None and names != dataset.classes) or network.classes != len(dataset.classes):
             raise DatasetError(_other_classes(dataset, names or (f"{network.classes} unnamed ones",)))
         if not network.has_pixel_statistics:
-            network.set_pixel_statistics(_all_pixels(dataset, self.data_root))
+            network.set_pixel_statistics(self._all_pixels(dataset))
         projection = None
         device = best_device()
         if recipe.reduce is not None:
@@ -137,6 +142,11 @@ class FromNetwork:
         onnx = OnnxEngine(folder / bundles.ENCODER)
         return PreparedEncoder(TorchEngine(encoder, INPUT_SIZE, device) if device == "cuda" else onnx, info, recipe)
 
+    def _all_pixels(self, dataset: Dataset) -> NDArray[np.uint8]:
+        """Training and test images: what the author of the imported weights took the pixel statistics of."""
+        datasets = [dataset, *([self.test()] if self.test else [])]
+        return np.concatenate([read_all(part, INPUT_SIZE)[0] for part in datasets])
+
 
 def best_device() -> Literal["cpu", "cuda"]:
     """A GPU where PyTorch is installed and finds one."""
@@ -163,9 +173,3 @@ def _other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
         return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 
     return f"{dataset.name} has the classes {few(dataset.classes)} but the network knows {few(classes)}"
-
-
-def _all_pixels(dataset: Dataset, data_root: Path | None) -> np.ndarray:
-    """Training and test images: what the author of the imported weights took the pixel statistics of."""
-    parts = [read_all(load(dataset.name, split, data_root), INPUT_SIZE)[0] for split in ("train", "test")]
-    return np.concatenate(parts)

@@ -26,7 +26,7 @@ from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
 from model.predictor import Parameters
-from model.stores import FaissStore
+from model.stores import FaissStore, empty_index
 
 BATCH = 64
 THUMBNAIL_QUALITY = 85
@@ -36,7 +36,8 @@ THUMBNAIL_QUALITY = 85
 class IndexOptions:
     """What decides an index."""
 
-    store: str = "Flat"
+    store: str = "auto"
+    """A FAISS factory string; auto = Flat."""
     mirror: bool = False
     """Cache each image's mirrored copy too, as the paper does."""
     parameters: Parameters | None = None
@@ -69,10 +70,12 @@ def index(
         check_parameters(*options.parameters)
     with bundles.draft(root) as folder:
         encoder = source.prepare(dataset, folder, progress)
+        factory = "Flat" if options.store == "auto" else options.store
+        empty_index(factory, encoder.engine.dim)  # refuse a store before the long work, not after it
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = _embed(dataset, encoder, options, unreadable, progress)
         progress("store", 0, 1)
-        store = FaissStore.build(embedded.keys, embedded.values, options.store)
+        store = FaissStore.build(embedded.keys, embedded.values, factory)
         progress("store", 1, 1)
         fitted = None
         if options.parameters is None:
@@ -89,7 +92,7 @@ def index(
                 )
             ),
         )
-        store_info = StoreInfo(kind="faiss", factory=options.store, dim=store.dim, count=store.count)
+        store_info = StoreInfo(kind="faiss", factory=factory, dim=store.dim, count=store.count)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded
         progress("verify", 0, 1)

@@ -35,7 +35,7 @@ def import_keras(source: Path, out: Path) -> ResNet:
         raise NetworkError(
             f"{source} has {len(convolutions)} convolutions: a ResNet v1 of depth {DEPTHS} has {tuple(depths)}"
         )
-    network = ResNet(depths[len(convolutions)], len(weights["dense"][0]["bias"]), "keras")
+    network = ResNet(depths[len(convolutions)], weights["dense"][0]["kernel"].shape[1], "keras")
     next_convolution, next_norm = iter(convolutions), iter(weights["batch_normalization"])
     _set(network.stem[0], next(next_convolution), source)
     _set(network.stem[1], next(next_norm), source)
@@ -80,6 +80,10 @@ TENSORS = {
 
 
 def _set(module: torch.nn.Module, arrays: dict[str, NDArray[np.float32]], source: Path) -> None:
+    norm = isinstance(module, torch.nn.BatchNorm2d)
+    expected = {"gamma", "beta", "moving_mean", "moving_variance"} if norm else {"kernel", "bias"}
+    for name in sorted(expected ^ arrays.keys()):
+        raise NetworkError(f"{source}: tensor {name} is {'missing' if name in expected else 'too many'} for {module}")
     for keras_name, array in arrays.items():
         # Keras keeps kernels as (height, width, in, out) and dense weights as (in, out).
         value = torch.from_numpy(np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T))

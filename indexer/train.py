@@ -19,7 +19,7 @@ from torch import Tensor
 from indexer.datasets import Dataset
 from indexer.embed import read_all
 from indexer.progress import Progress, silent
-from model.errors import NetworkError
+from model.errors import DatasetError, EngineError, NetworkError
 from model.network_file import save_network
 from model.networks import ResNet
 
@@ -71,18 +71,25 @@ def train(
     ``<out>.checkpoint`` until the run is complete; a run that finds one continues after its last epoch.
 
     Raises:
-        NetworkError: the checkpoint beside ``out`` belongs to other options.
-        DatasetError: too many images are unreadable.
+        NetworkError: the checkpoint beside ``out`` belongs to other options or images, or out cannot be written.
+        DatasetError: an image is unreadable, or there are too few.
+        EngineError: there is no such device.
     """
+    if not out.parent.is_dir():
+        raise NetworkError(f"there is no folder {out.parent} to write {out.name} to")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("PyTorch finds no CUDA device here: train with --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     images, labels = read_all(dataset, INPUT_SIZE, progress)
     held = np.zeros(len(dataset.labels), bool)
     held[dataset.holdout()] = True
+    if (~held).sum() < 2 or not held.any():
+        raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
     torch.manual_seed(options.seed)
     network = ResNet(options.depth, len(dataset.classes))
     network.set_pixel_statistics(images[~held])
     network.to(device).to(memory_format=torch.channels_last)
-    run = _Run(network, options, device, out)
+    run = _Run(network, options, device, out, dataset.content_hash())
     history = run.resume()
     train_images = torch.from_numpy(np.pad(images[~held], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect"))
     train_labels = torch.from_numpy(labels[~held])
@@ -103,7 +110,8 @@ def train(
 class _Run:
     """The state of one training run: network, optimiser, and the checkpoint that holds both."""
 
-    def __init__(self, network: ResNet, options: TrainOptions, device: str, out: Path) -> None:
+    def __init__(self, network: ResNet, options: TrainOptions, device: str, out: Path, images_sha256: str) -> None:
+        self.images_sha256 = images_sha256
         self.network, self.options, self.device = network, options, device
         decayed = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
@@ -124,11 +132,12 @@ class _Run:
         random = np.random.default_rng((options.seed, epoch))
         order = random.permutation(count)
         side = options.small_crop if epoch < options.small_share * options.epochs else INPUT_SIZE[0]
-        steps = count // options.batch_size
+        size = min(options.batch_size, count)
+        steps = count // size
         total = 0.0
         self.network.train()
         for step in range(steps):
-            chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
+            chosen = order[step * size : (step + 1) * size]
             x = _augment(images, chosen, side, random).to(self.device, memory_format=torch.channels_last)
             y = labels[chosen].to(self.device)
             for group in self.optimizer.param_groups:
@@ -139,8 +148,8 @@ class _Run:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total += float(loss.detach())
-            progress(f"epoch {epoch + 1}", (step + 1) * options.batch_size, steps * options.batch_size)
-        return total / max(steps, 1)
+            progress(f"epoch {epoch + 1}", (step + 1) * size, steps * size)
+        return total / steps
 
     @torch.inference_mode()
     def error_percent(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
@@ -161,7 +170,11 @@ class _Run:
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum.contiguous()
-        header = {"options": json.dumps(asdict(self.options)), "history": json.dumps([asdict(r) for r in history])}
+        header = {
+            "options": json.dumps(asdict(self.options)),
+            "history": json.dumps([asdict(r) for r in history]),
+            "images_sha256": self.images_sha256,
+        }
         temporary = self.checkpoint_path.with_name(self.checkpoint_path.name + ".new")
         save_file(tensors, temporary, header)
         os.replace(temporary, self.checkpoint_path)
@@ -173,6 +186,8 @@ class _Run:
         with safe_open(self.checkpoint_path, "pt") as file:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if header["images_sha256"] != self.images_sha256:
+            raise NetworkError(f"{self.checkpoint_path} belongs to a run on other images: remove it to start anew")
         stored = TrainOptions(**json.loads(header["options"]))
         schedule = {name: getattr(self.options, name) for name in ("epochs", "small_share", "compile")}
         if replace(stored, **schedule) != self.options:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -70,14 +71,38 @@ def draft(root: Path) -> Iterator[Path]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
         folder = root / f".{new_generation()}.draft"
         folder.mkdir()
+        lock = _lock(folder)
     except OSError as error:
         raise BundleError(f"no bundle can be written below {root}: {error.strerror}") from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep(root: Path) -> None:
+    """Remove drafts whose writer was killed: nobody holds their lock."""
+    for folder in root.glob(".*.draft"):
+        try:
+            lock = _lock(folder)
+        except OSError:
+            continue  # its writer is at work, or it is gone already
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def commit(root: Path, folder: Path, manifest: Manifest) -> Path:
@@ -225,7 +250,10 @@ def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise refuse(name, "is missing")
-        found = _file_info(path)
+        try:
+            found = _file_info(path)
+        except OSError as error:
+            raise refuse(name, f"cannot be read: {error.strerror}") from error
         if found.size != info.size:
             raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
         if found.sha256 != info.sha256:

@@ -23,7 +23,11 @@ class Entry(NamedTuple):
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a new file of entries."""
+    """Write a new file of entries.
+
+    Raises:
+        BundleError: the disk is full, or cannot be written.
+    """
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA journal_mode = OFF")
@@ -33,6 +37,8 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
         )
         connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", entries)
         connection.commit()
+    except sqlite3.Error as error:
+        raise BundleError(f"{path.name} could not be written: {error}") from error
     finally:
         connection.close()
 

@@ -52,6 +52,7 @@ def save_network(
         tensors[PROJECTION] = projection.detach().cpu().contiguous()
     temporary = path.with_name(path.name + ".new")
     save_file(tensors, temporary, header)
+    temporary.chmod(0o644)  # safetensors writes for its owner alone, but a bundle may be served by another user
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,9 @@ import numpy as np
 
 from model.cache import Floats, Ints
 from model.errors import StoreError
+
+EXHAUSTIVE = re.compile(r"(OPQ\d+(_\d+)?,)?(Flat|SQ(4|6|8|fp16|bf16)|PQ\d+(x\d+)?)")
+"""Factory strings of indexes that look at every entry: with them, what was fitted is what is served."""
 
 BLAS_FROM_QUERIES = 4
 """Flat search goes through BLAS from this many queries on: below it FAISS's own loop was faster (docs/decisions)."""
@@ -88,12 +92,7 @@ class FaissStore:
         Raises:
             StoreError: FAISS refuses the factory string, or there are too few keys to train it.
         """
-        try:
-            index = faiss.index_factory(keys.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            raise StoreError(
-                f"FAISS does not know the store {factory!r} for keys of {keys.shape[1]} numbers"
-            ) from error
+        index = empty_index(factory, keys.shape[1])
         try:
             if not index.is_trained:
                 index.train(keys)
@@ -117,8 +116,15 @@ class FaissStore:
         return cls(index, values, factory)
 
     def write(self, path: Path) -> None:
-        """Write the index file (not atomic: a bundle's writer sees to that)."""
-        faiss.write_index(self._index, str(path))
+        """Write the index file (not atomic: a bundle's writer sees to that).
+
+        Raises:
+            StoreError: the disk is full, or cannot be written.
+        """
+        try:
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise StoreError(f"{path.name} could not be written: is the disk full?") from error
 
     def search(self, queries: Floats, k: int) -> Neighbors:
         """Search; queries without k entries get id -1 for the rest."""
@@ -135,6 +141,22 @@ def _parts(count: int, dim: int) -> Iterator[slice]:
     rows = max(1, CHUNK_BYTES // (4 * dim))
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))
+
+
+def empty_index(factory: str, dim: int) -> Any:
+    """An untrained index for keys of dim numbers.
+
+    Raises:
+        StoreError: the factory string is not one of an index that looks at every entry, or FAISS refuses it.
+    """
+    if not EXHAUSTIVE.fullmatch(factory):
+        raise StoreError(
+            f"there is no store {factory!r}: give auto, Flat, SQ8, SQ6, SQ4, SQfp16, PQ<bytes> or OPQ<n>,PQ<n>"
+        )
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise StoreError(f"FAISS cannot make the store {factory!r} for keys of {dim} numbers") from error
 
 
 def _ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:

@@ -6,11 +6,13 @@ Importing lazily keeps ``secondlook --help`` fast, and lets a CPU server run whe
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
 
 from model.errors import SecondlookError
+from secondlook.options import describe
 
 COMMANDS = {
     "serve": "secondlook.commands.serve:serve",
@@ -45,6 +47,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
+    # A cancelled rebuild, say: leave through the "finally"s, which remove what is half written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = cli.main(standalone_mode=False)
         if isinstance(status, int):  # what a command gave to Exit
@@ -61,8 +65,11 @@ def main() -> None:
     except SecondlookError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"Error: {describe(error)}", err=True)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("model", "indexer", "evaluation", "service", "secondlook"):
             raise
-        click.echo(f"Error: this command needs {error.name}: install secondlook with the lab extra", err=True)
+        click.echo(f"Error: this command needs {error.name}: install secondlook with the extras cpu and lab", err=True)
         sys.exit(1)

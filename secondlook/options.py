@@ -81,6 +81,15 @@ def reporting(progress_format: str) -> Iterator[Progress]:
     except SecondlookError as error:
         print_json(error=str(error))
         raise
+    except OSError as error:
+        print_json(error=describe(error))
+        raise
+
+
+def describe(error: OSError) -> str:
+    """What went wrong with which file, as a sentence."""
+    named = f"{error.filename}: " if error.filename is not None else ""
+    return f"{named}{error.strerror or error}"
 
 
 def print_json(**content: object) -> None:

@@ -22,7 +22,8 @@ from service.errors import RebuildRunningError, UnknownJobError
 
 logger = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "secondlook", "index")
+# -P: a folder called like one of ours, where the server was started, must not be imported.
+COMMAND = (sys.executable, "-P", "-m", "secondlook", "index")
 NICENESS = 10
 """A rebuild gives way to answers."""
 TERM_SECONDS = 5.0

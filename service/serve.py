@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -38,6 +39,8 @@ def run(settings: Settings) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+    # Once it has stopped, the server raises the signal anew: a clean stop shall end with status 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):  # raised anew by the server once it has stopped
         server.run()
     if not server.started:

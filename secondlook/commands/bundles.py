@@ -79,7 +79,7 @@ def remove(generation: str, root: Path | None) -> None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
     if generation not in store.generations(root):
         raise BundleError(f"there is no generation {generation} in {root}")
-    if generation == store.active_generation(root):
+    if (root / "CURRENT").exists() and generation == store.active_generation(root):
         raise BundleError(f"generation {generation} is active: activate another one first")
     shutil.rmtree(root / generation)
     click.echo(f"removed {generation}")

@@ -17,6 +17,7 @@ from secondlook.options import (
     generation_option,
     json_option,
     new_bundles_option,
+    print_json,
     progress_option,
     reporting,
 )
@@ -54,8 +55,8 @@ def fit(
             bundles.activate(root, new)
     manifest = bundles.read_manifest(root, new)
     assert manifest.fit is not None
-    if as_json:
-        click.echo(manifest.fit.model_dump_json())
+    if as_json or progress_format == "json":
+        print_json(generation=new, **manifest.fit.model_dump())
         return
     _print_table(manifest, manifest.fit)
     click.echo(new)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from pydantic import ValidationError
 
-from indexer.datasets import CIFAR, load
+from indexer.datasets import CIFAR, Dataset, load
 from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.index import IndexOptions
 from indexer.index import index as build
@@ -33,7 +34,7 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
     "--recipe",
     help=f"{', '.join(NAMED)}, or a JSON file; without it, the active bundle's recipe (compact with --network).",
 )
-@click.option("--store", default="Flat", show_default=True, metavar="FACTORY", help="A FAISS factory string.")
+@click.option("--store", default="auto", show_default=True, metavar="FACTORY|auto", help="A FAISS factory string.")
 @click.option("--mirror", is_flag=True, help="Cache each image's mirrored copy too.")
 @click.option(
     "--fit", "fit_flag", is_flag=True, help="Fit theta, lam and k on the holdout (what happens without them)."
@@ -77,7 +78,7 @@ def index(
         if download:
             fetch(dataset, data_root)
         images = load(dataset, split, data_root)
-        source = _encoder_source(root, network, recipe, data_root)
+        source = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
         options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
         generation = build(images, root, source, options, progress)
         if not no_activate:
@@ -99,22 +100,26 @@ def fetch(dataset: str, data_root: Path | None) -> None:
     """
     if dataset not in CIFAR or data_root is None:
         raise DatasetError("--download fetches cifar10 or cifar100 into --data-root: give both")
-    import torchvision
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import download_and_extract_archive
 
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[dataset]
+    # Not CIFAR10(download=True), which would go on to unpickle what it fetched.
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]
+    if (data_root / kind.base_folder).is_dir():
+        return
     try:
-        kind(root=data_root, download=True)
+        download_and_extract_archive(kind.url, str(data_root), filename=kind.filename, md5=kind.tgz_md5)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{dataset} could not be downloaded: {error}") from error
 
 
-def _encoder_source(root: Path, network: Path | None, recipe: str | None, data_root: Path | None) -> EncoderSource:
+def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: Callable[[], Dataset]) -> EncoderSource:
     active = root if (root / "CURRENT").exists() else bundles.default_root()
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
         network = active / bundles.active_generation(active) / bundles.NETWORK
-    return FromNetwork(network, _recipe(recipe or "compact"), data_root)
+    return FromNetwork(network, _recipe(recipe or "compact"), test)
 
 
 def _recipe(text: str) -> str | Recipe:

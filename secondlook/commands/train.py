@@ -36,7 +36,7 @@ from secondlook.options import data_root_option, json_option, print_json, progre
     help="Share of the epochs trained on 24x24 crops, at 56 % of the cost: more epochs an hour where there is no GPU.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--compile", "compile_", is_flag=True, help="Compile the network first (a minute; needs a C++ compiler on a CPU)."
 )
@@ -78,7 +78,7 @@ def train(
     with reporting(progress_format) as progress:
         history = run(load(dataset, "train", data_root), out, options, device=device, progress=progress)
     best = min(history, key=lambda result: result.holdout_error_percent)
-    if as_json:
+    if as_json or progress_format == "json":
         print_json(
             out=str(out), epochs=len(history), best_epoch=best.epoch, holdout_error_percent=best.holdout_error_percent
         )

@@ -1,6 +1,8 @@
 """The commands as a user types them."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,23 @@ def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     assert secondlook("bundles", "verify", "--bundles", root).returncode == 0
 
 
+def test_a_terminated_index_leaves_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_bundle, tmp_path / "bundles"))
+    before = sorted(root.iterdir())
+    folder = make_folder(tmp_path / "colours", per_class=400)
+    command = [sys.executable, "-m", "secondlook", "index", str(folder), "--bundles", str(root), "--progress", "json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("stage") == "embed":
+            break
+    assert len(list(root.glob(".*.draft"))) == 1
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    process.stdout.close()
+    assert sorted(root.iterdir()) == before
+
+
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
     make_folder(tmp_path / "colours", per_class=40)
     options = ("train", tmp_path / "colours", "--depth", 20, "--batch-size", 16, "--json")
@@ -106,6 +125,9 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
         (("index", ".", "--bundles", "b", "--recipe", "none"), 1, "there is no recipe 'none'"),
         (("evaluate", "cifar10", "--bundles", "no-such-root"), 1, "has no active bundle"),
         (("import-keras", "no.h5", "out.safetensors"), 1, "there is no file no.h5"),
+        (("index", "colours", "--bundles", "b", "--store", "Fat"), 1, "knows airplane"),
+        (("evaluate", "colours", "--split", "val"), 1, "choose train or test"),
+        (("train", "colours", "--out", "missing/net.safetensors"), 1, "there is no folder missing"),
         (("fly",), 2, "No such command 'fly'"),
         (("serve", "--port", "99999"), 2, "99999"),
         (("classify",), 2, "IMAGES"),

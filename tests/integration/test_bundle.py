@@ -135,6 +135,22 @@ def test_an_interrupted_draft_leaves_nothing(root: Path) -> None:
     assert sorted(root.iterdir()) == before
 
 
+def test_the_draft_of_a_killed_writer_is_swept_and_a_living_ones_is_not(root: Path) -> None:
+    (root / ".20200101T000000Z-dead.draft").mkdir()
+    with bundles.draft(root) as living, bundles.draft(root):
+        assert living.is_dir()
+        assert not (root / ".20200101T000000Z-dead.draft").exists()
+
+
+def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(bundles, "_file_info", denied)
+    with pytest.raises(BundleError, match=r"encoder\.onnx cannot be read: Permission denied"):
+        open_bundle(root)
+
+
 def test_a_draft_that_does_not_verify_gets_no_name(root: Path) -> None:
     bundle = open_bundle(root)
     before = generations(root)

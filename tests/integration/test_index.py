@@ -152,6 +152,6 @@ def test_a_recipe_that_cannot_be_is_refused(
 
 
 def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="Nonsense"):
+    with pytest.raises(StoreError, match="there is no store 'Nonsense'"):
         index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="Nonsense"))
     assert list(tmp_path.iterdir()) == []

@@ -68,6 +68,14 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "net.safetensors").exists()
 
 
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    write_keras(ResNet(20, 7, "keras"), tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "a") as file:
+        del file["model_weights/conv2d_5/conv2d_5/bias:0"]
+    with pytest.raises(NetworkError, match="tensor bias is missing"):
+        import_keras(tmp_path / "net.h5", tmp_path / "net.safetensors")
+
+
 def test_what_is_no_keras_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.h5").write_bytes(b"no file")
     with pytest.raises(NetworkError, match="is not a Keras model file"):

@@ -57,7 +57,12 @@ def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("factory", "count", "why"), [("Fat", 500, "does not know the store 'Fat'"), ("PQ8", 50, "cannot be trained on 50")]
+    ("factory", "count", "why"),
+    [
+        ("Fat", 500, "there is no store 'Fat'"),
+        ("IVF4,Flat", 500, "there is no store"),
+        ("PQ8", 50, "cannot be trained on 50"),
+    ],
 )
 def test_a_store_that_cannot_be_is_refused(factory: str, count: int, why: str) -> None:
     with pytest.raises(StoreError, match=why):

@@ -1,6 +1,7 @@
 """Datasets: folders as they are found, and the published batches read without unpickling."""
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -90,6 +91,34 @@ def test_splits_and_data_root(tmp_path: Path) -> None:
     make_folder(tmp_path / "mine" / "test", per_class=1)
     assert len(load("mine", "train", tmp_path).labels) == 6
     assert len(load("mine", "test", tmp_path).labels) == 3
+
+
+def test_a_split_that_is_not_there_is_not_made_of_the_others_folders(tmp_path: Path) -> None:
+    make_folder(tmp_path / "mine" / "train", per_class=2)
+    make_folder(tmp_path / "mine" / "val", per_class=1)
+    assert load("mine", "train", tmp_path).classes == ("blue", "green", "red")
+    with pytest.raises(DatasetError, match="has train but no test/"):
+        load("mine", "test", tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "vehicles", per_class=2)
+    (folder / "red").rename(folder / "train")
+    assert load("vehicles", "test", tmp_path).classes == ("blue", "green", "train")
+
+
+@pytest.mark.parametrize(("given", "kept"), [("sets/mine", "sets/mine"), ("{root}/sets/mine", "mine")])
+def test_a_name_finds_the_images_again_and_tells_no_absolute_path(tmp_path: Path, given: str, kept: str) -> None:
+    make_folder(tmp_path / "sets" / "mine", per_class=1)
+    assert load(given.format(root=tmp_path), "train", tmp_path).name == kept
+
+
+def test_a_file_name_that_is_no_utf8_is_shown_as_text(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=1)
+    (folder / "red" / "000.png").rename(folder / "red" / os.fsdecode(b"gr\xfcn.png"))
+    dataset = load(str(folder))
+    dataset.source(2).encode()
+    assert dataset.read(2, (32, 32)).shape == (32, 32, 3)
 
 
 def test_the_hash_follows_the_content(tmp_path: Path) -> None:

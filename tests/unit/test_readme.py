@@ -16,7 +16,7 @@ def test_the_settings_table_is_the_settings() -> None:
 
 
 def test_commands_in_the_readme_exist() -> None:
-    used = re.findall(r"secondlook ([a-z][a-z-]+)", README)
+    used = re.findall(r"(?:`|\.venv/bin/)secondlook ([a-z][a-z-]+)", README)
     assert len(used) > 5
     assert set(used) <= COMMANDS.keys()
 
