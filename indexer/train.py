@@ -30,7 +30,7 @@ INPUT_SIZE = (32, 32)
 class TrainOptions:
     """What decides a training run.
 
-    A checkpoint is continued under the same options only, but epochs and small_share may change.
+    A checkpoint is continued under the same options only, but epochs may change.
     """
 
     depth: int = 32
@@ -38,9 +38,6 @@ class TrainOptions:
     batch_size: int = 128
     peak_lr: float = 0.3
     weight_decay: float = 5e-4
-    small_crop: int = 24
-    """Side of the random crops in the first ``small_share`` of the run: 44 % cheaper than whole images at 24."""
-    small_share: float = 0.0
     seed: int = 0
     compile: bool = False
 
@@ -131,14 +128,13 @@ class _Run:
         options, count = self.options, len(labels)
         random = np.random.default_rng((options.seed, epoch))
         order = random.permutation(count)
-        side = options.small_crop if epoch < options.small_share * options.epochs else INPUT_SIZE[0]
         size = min(options.batch_size, count)
         steps = count // size
         total = 0.0
         self.network.train()
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
-            x = _augment(images, chosen, side, random).to(self.device, memory_format=torch.channels_last)
+            x = _augment(images, chosen, random).to(self.device, memory_format=torch.channels_last)
             y = labels[chosen].to(self.device)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate((epoch + step / steps) / options.epochs, options.peak_lr)
@@ -189,8 +185,7 @@ class _Run:
         if header["images_sha256"] != self.images_sha256:
             raise NetworkError(f"{self.checkpoint_path} belongs to a run on other images: remove it to start anew")
         stored = TrainOptions(**json.loads(header["options"]))
-        schedule = {name: getattr(self.options, name) for name in ("epochs", "small_share", "compile")}
-        if replace(stored, **schedule) != self.options:
+        if replace(stored, epochs=self.options.epochs, compile=self.options.compile) != self.options:
             raise NetworkError(
                 f"{self.checkpoint_path} belongs to a run with other options ({header['options']}): "
                 "give those, or remove it"
@@ -204,13 +199,13 @@ class _Run:
         return [EpochResult(**result) for result in json.loads(header["history"])]
 
 
-def _augment(images: Tensor, chosen: NDArray[np.int64], side: int, random: np.random.Generator) -> Tensor:
-    """Random crops of the padded images (N,40,40,3), half of them mirrored: (B,3,side,side) uint8."""
+def _augment(images: Tensor, chosen: NDArray[np.int64], random: np.random.Generator) -> Tensor:
+    """Random crops of the padded images (N,40,40,3), half of them mirrored: (B,3,32,32) uint8."""
+    side = INPUT_SIZE[0]
     room = images.shape[1] - side + 1
     rows = random.integers(0, room, (len(chosen), 1, 1)) + np.arange(side)[None, :, None]
     columns = random.integers(0, room, (len(chosen), 1, 1)) + np.arange(side)[None, None, :]
     mirrored = random.random(len(chosen)) < 0.5
     columns = np.where(mirrored[:, None, None], columns[:, :, ::-1], columns)
-    return images[torch.from_numpy(chosen)[:, None, None], torch.from_numpy(rows), torch.from_numpy(columns)].permute(
-        0, 3, 1, 2
-    )
+    crops = images[torch.from_numpy(chosen)[:, None, None], torch.from_numpy(rows), torch.from_numpy(columns)]
+    return crops.permute(0, 3, 1, 2)
