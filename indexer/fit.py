@@ -56,8 +56,8 @@ def fit(
 ) -> Fitted:
     """Try every (k, theta, lam) on the holdout, its own entries (held_entries (N,) of the store) taking no part.
 
-    The choice is the cell with the fewest errors when each cell is averaged with its neighbours in theta and lam (a
-    single cell's error on a few thousand images is mostly luck); among equals, the lowest negative log-likelihood.
+    The choice is the lowest negative log-likelihood among the cells whose error is within one standard error of the
+    lowest: on a few thousand images the single cell with the fewest errors is mostly luck.
     """
     keys, values = _entries_less(store, held_entries)
     count = len(values)
@@ -86,8 +86,9 @@ def fit(
                 mixed = mix(network, cache, lam)
                 errors[i, j, m] = error_percent(mixed, holdout.labels)
                 losses[i, j, m] = nll(mixed, holdout.labels)
-    smooth = _averaged_with_neighbours(errors)
-    best = min(np.ndindex(*errors.shape), key=lambda cell: (round(float(smooth[cell]), 6), float(losses[cell])))
+    lowest = errors.min() / 100
+    allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
+    best = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
     k, theta, lam = ks[best[0]], thetas[best[1]], lams[best[2]]
     cache = (
         exact[best[1]]
@@ -108,8 +109,8 @@ def fit(
             error_percent=_rounded(errors),
             nll=_rounded(losses),
             network_error_percent=error_percent(network, holdout.labels),
-            chosen_error_percent=float(errors[best]),
-            chosen_nll=float(losses[best]),
+            chosen_error_percent=float(errors[tuple(best)]),
+            chosen_nll=float(losses[tuple(best)]),
         ),
         Calibration(
             novelty=_novelty(similarities),
@@ -138,15 +139,6 @@ def _nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Float
     found = np.take_along_axis(similarities, ids, axis=1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
-
-
-def _averaged_with_neighbours(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each cell's mean over the 3x3 cells around it in the last two axes (edges repeat)."""
-    padded = np.pad(grid, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    _, rows, columns = grid.shape
-    shifted = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    mean: NDArray[np.float64] = np.mean(shifted, axis=0)
-    return mean
 
 
 def _novelty(similarities: Floats) -> Novelty:

@@ -51,7 +51,8 @@ def named_recipe(name: str, depth: int) -> Recipe:
     ``compact``
         The same three layers reduced to 256 numbers, and the pooled last features at half weight: D = 320.
     ``small``
-        The same from layers pooled to 4x4, whose projection is four times smaller: for bundles that travel.
+        The same from layers pooled to 4x4 and reduced to 128 numbers, D = 192: its projection is eight times smaller,
+        for bundles that travel.
 
     Raises:
         RecipeError: no such name.
@@ -67,5 +68,5 @@ def named_recipe(name: str, depth: int) -> Recipe:
         case "compact":
             return Recipe(layers=layers, reduce=256, extra="pool", extra_weight=0.5)
         case "small":
-            return Recipe(layers=layers, pool=(4, 4, 4), reduce=256, extra="pool", extra_weight=0.5)
+            return Recipe(layers=layers, pool=(4, 4, 4), reduce=128, extra="pool", extra_weight=0.5)
     raise RecipeError(f"there is no recipe {name!r}: choose {', '.join(NAMED)} or give a JSON file")

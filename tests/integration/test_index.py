@@ -88,6 +88,15 @@ def test_fitting_chooses_from_what_it_tried(tiny_bundle: Path) -> None:
     assert report.entries == 54  # the holdout's own entries take no part
     cell = (report.ks.index(manifest.k), report.thetas.index(manifest.theta), report.lams.index(manifest.lam))
     assert report.error_percent[cell[0]][cell[1]][cell[2]] == report.chosen_error_percent == 0.0
+    assert report.nll[cell[0]][cell[1]][cell[2]] == pytest.approx(report.chosen_nll, abs=1e-4)
+    right = [
+        loss
+        for errors, losses in zip(report.error_percent, report.nll, strict=True)
+        for row, loss_row in zip(errors, losses, strict=True)
+        for error, loss in zip(row, loss_row, strict=True)
+        if error == 0.0
+    ]
+    assert min(right) == pytest.approx(report.chosen_nll, abs=1e-4)
     assert report.network_error_percent > 0
     assert report.error_percent[0][0][0] == pytest.approx(report.network_error_percent, abs=1e-3)  # lam = 0
     assert 0 < calibration.novelty.threshold < 2
