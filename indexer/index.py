@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -190,17 +191,21 @@ def _embed(
     logits = np.empty((count * copies, engine.classes), np.float32)
     positions = np.empty(count * copies, np.int64)
     mirrored = np.zeros(count * copies, bool)
-    thumbnails: list[bytes | None] = []
+    making: list[Future[list[bytes | None]]] = []
     done = 0
-    for indices, images in batches(dataset, np.arange(count), engine.size, BATCH, unreadable):
-        for mirror in (False, True)[:copies]:
-            seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
-            encoding = engine.encode(seen)
-            rows = slice(done, done + len(indices))
-            keys[rows], logits[rows], positions[rows], mirrored[rows] = encoding.keys, encoding.logits, indices, mirror
-            thumbnails += [_thumbnail(image) if options.thumbnails else None for image in seen]
-            done += len(indices)
-        progress("embed", done // copies, count)
+    # Thumbnails are made beside the encoder: between two batches they would leave it idle.
+    with ThreadPoolExecutor(1, thread_name_prefix="thumbnails") as pool:
+        for indices, images in batches(dataset, np.arange(count), engine.size, BATCH, unreadable):
+            for mirror in (False, True)[:copies]:
+                seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
+                making.append(pool.submit(_thumbnails, seen, wanted=options.thumbnails))
+                encoding = engine.encode(seen)
+                rows = slice(done, done + len(indices))
+                logits[rows], keys[rows] = encoding
+                positions[rows], mirrored[rows] = indices, mirror
+                done += len(indices)
+            progress("embed", done // copies, count)
+    thumbnails = [thumbnail for made in making for thumbnail in made.result()]
     if not done:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
     if not np.isfinite(keys[:done]).all():
@@ -221,7 +226,11 @@ def _fit(dataset: Dataset, store: FaissStore, embedded: _Embedded, progress: Pro
     return fit(holdout, store, held, len(dataset.classes), progress=progress)
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return buffer.getvalue()
+def _thumbnails(images: NDArray[np.uint8], *, wanted: bool) -> list[bytes | None]:
+    thumbnails: list[bytes | None] = [None] * len(images)
+    if wanted:
+        for i, image in enumerate(images):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+            thumbnails[i] = buffer.getvalue()
+    return thumbnails

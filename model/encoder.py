@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         """Write the ONNX graph (inputs ``images``, outputs ``logits`` and ``keys``) and check it against this module.
 
         Raises:
-            EngineError: the graph's answers differ by more than 1e-3.
+            EngineError: the graph's answers differ by more than 1e-3, or 1e-3 of the largest where that is above 1.
         """
         self.eval()
         # Two images: an export for one would take a batch of one as a constant.
@@ -84,7 +84,8 @@ class Encoder(nn.Module):
         encoding = OnnxEngine(path).encode(more.numpy())
         for name, ours, theirs in (("logits", encoding.logits, logits), ("keys", encoding.keys, keys)):
             difference = float(np.abs(ours - theirs.numpy()).max())
-            if not difference <= EXPORT_TOLERANCE:
+            # Logits of noise can reach tens of thousands, where float32 itself has steps of 0.004.
+            if not difference <= EXPORT_TOLERANCE * max(1.0, float(theirs.abs().max())):
                 raise EngineError(f"the exported encoder's {name} differ from PyTorch's by {difference:.2g}")
 
 
