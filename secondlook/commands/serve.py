@@ -18,8 +18,8 @@ from secondlook.options import bundles_option, data_root_option
 def serve(host: str | None, port: int | None, root: Path | None, data_root: Path | None) -> None:
     """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
     from pydantic import ValidationError
-    from service.serve import run
 
+    from service.serve import run
     from service.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "bundles": root, "data": data_root}
