@@ -25,7 +25,8 @@ def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     network, root = tmp_path / "network.safetensors", tmp_path / "bundles"
 
     trained = secondlook(
-        "train", tmp_path / "colours", "--out", network, "--depth", 20, "--epochs", 2, "--batch-size", 16, "--json"
+        *("train", tmp_path / "colours", "--out", network, "--depth", 20, "--epochs", 2, "--batch-size", 16),
+        *("--lr", 0.02, "--json"),
     )
     assert trained.returncode == 0, trained.stderr
     assert json.loads(trained.stdout)["epochs"] == 2
@@ -46,9 +47,16 @@ def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     newer = fitted.stdout.strip().splitlines()[-1]
     assert newer > generation
 
-    evaluated = secondlook("evaluate", tmp_path / "colours", "--bundles", root, "--exact", "--json")
+    evaluated = secondlook("evaluate", tmp_path / "colours", "--bundles", root, "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads(evaluated.stdout)
+    # Sharp enough, the sum over all entries is decided by the nearest ones.
+    sharp = ("--exact", "--theta", 100000)
+    exact = secondlook("evaluate", tmp_path / "colours", "--bundles", root, *sharp, "--json")
+    assert json.loads(exact.stdout)["cache_only"]["error_percent"] == 0
+    own = secondlook("evaluate", tmp_path / "colours" / "train", "--bundles", root)
+    assert own.returncode == 1
+    assert "is what the bundle caches" in own.stderr
     assert result["count"] == 15
     assert result["generation"] == newer
     assert result["cache_only"]["error_percent"] == 0
