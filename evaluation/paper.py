@@ -59,7 +59,7 @@ def reproduce(row: Published, weights: Path, data_root: Path, progress: Progress
         generation = index(
             dataset,
             Path(folder),
-            FromNetwork(network, "paper", lambda: load(row.dataset, "test", data_root)),
+            FromNetwork(network, "paper", lambda: load(row.dataset, "test", data_root), mirror_normalized=True),
             options,
             progress,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class PreparedEncoder:
     engine: Engine
     network: NetworkInfo
     recipe: Recipe
+    mirror_engine: Engine | None = None
+    """The engine for mirrored copies where it is another one."""
 
 
 class EncoderSource(Protocol):
@@ -75,6 +78,12 @@ class FromNetwork:
     recipe: str | Recipe
     test: Callable[[], Dataset] | None = None
     """Opens the dataset's test images, whose pixels the statistics of imported Keras weights include."""
+    mirror_normalized: bool = False
+    """Mirror images after their pixels are normalised, as the author of the imported weights did for his cache.
+
+    Where each pixel has statistics of its own this gives other copies than mirroring first, which is how a mirrored
+    image would reach the network in use.
+    """
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Fit the recipe's projection on images outside the holdout, and export.
@@ -139,8 +148,19 @@ class FromNetwork:
             sha256=bundles.file_sha256(folder / bundles.NETWORK),
             trained_on=file.trained_on,
         )
-        onnx = OnnxEngine(folder / bundles.ENCODER)
-        return PreparedEncoder(TorchEngine(encoder, INPUT_SIZE, device) if device == "cuda" else onnx, info, recipe)
+        run: Engine
+        if device == "cuda":
+            run = TorchEngine(encoder, INPUT_SIZE, device)
+        else:
+            run = OnnxEngine(folder / bundles.ENCODER)
+        mirror_engine = None
+        if self.mirror_normalized:
+            # A mirrored image under mirrored statistics is the normalised image, mirrored.
+            mirrored = copy.deepcopy(encoder)
+            mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
+            mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
+            mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device)
+        return PreparedEncoder(run, info, recipe, mirror_engine)
 
     def _all_pixels(self, dataset: Dataset) -> NDArray[np.uint8]:
         """Training and test images: what the author of the imported weights took the pixel statistics of."""

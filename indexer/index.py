@@ -199,7 +199,7 @@ def _embed(
             for mirror in (False, True)[:copies]:
                 seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
                 making.append(pool.submit(_thumbnails, seen, wanted=options.thumbnails))
-                encoding = engine.encode(seen)
+                encoding = (encoder.mirror_engine if mirror and encoder.mirror_engine else engine).encode(seen)
                 rows = slice(done, done + len(indices))
                 logits[rows], keys[rows] = encoding
                 positions[rows], mirrored[rows] = indices, mirror

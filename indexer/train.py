@@ -20,7 +20,7 @@ from indexer.datasets import Dataset
 from indexer.embed import read_all
 from indexer.progress import Progress, silent
 from model.errors import DatasetError, EngineError, NetworkError
-from model.network_file import save_network
+from model.network_file import load_network, save_network
 from model.networks import ResNet
 
 INPUT_SIZE = (32, 32)
@@ -39,6 +39,8 @@ class TrainOptions:
     peak_lr: float = 0.3
     weight_decay: float = 5e-4
     seed: int = 0
+    start: str = ""
+    """A network file to start from; depth and pixel statistics are then its own."""
     compile: bool = False
 
 
@@ -68,7 +70,8 @@ def train(
     ``<out>.checkpoint`` until the run is complete; a run that finds one continues after its last epoch.
 
     Raises:
-        NetworkError: the checkpoint beside ``out`` belongs to other options or images, or out cannot be written.
+        NetworkError: the checkpoint beside ``out`` belongs to other options or images, out cannot be written, or the
+            network to start from is not whole or not of options.depth.
         DatasetError: an image is unreadable, or there are too few.
         EngineError: there is no such device.
     """
@@ -83,8 +86,7 @@ def train(
     if (~held).sum() < 2 or not held.any():
         raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
     torch.manual_seed(options.seed)
-    network = ResNet(options.depth, len(dataset.classes))
-    network.set_pixel_statistics(images[~held])
+    network = _starting_network(options, dataset, images[~held])
     network.to(device).to(memory_format=torch.channels_last)
     run = _Run(network, options, device, out, dataset.content_hash())
     history = run.resume()
@@ -102,6 +104,25 @@ def train(
         run.checkpoint(history)
     run.checkpoint_path.unlink(missing_ok=True)
     return history
+
+
+def _starting_network(options: TrainOptions, dataset: Dataset, images: NDArray[np.uint8]) -> ResNet:
+    """A new network, or the one to start from; that one's last layer is new where its classes are others."""
+    network = ResNet(options.depth, len(dataset.classes))
+    network.set_pixel_statistics(images)
+    if not options.start:
+        return network
+    start = load_network(Path(options.start))
+    if start.network.depth != options.depth or start.network.variant != network.variant:
+        raise NetworkError(
+            f"{options.start} holds a resnet{start.network.depth} ({start.network.variant}), not a resnet{options.depth} "
+            f"({network.variant}): name its depth with --depth"
+        )
+    state = start.network.state_dict()
+    if start.class_names != dataset.classes:
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    network.load_state_dict(state, strict=False)
+    return network
 
 
 class _Run:

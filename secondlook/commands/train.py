@@ -16,6 +16,11 @@ from secondlook.options import data_root_option, json_option, print_json, progre
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The safetensors file to write."
 )
 @data_root_option
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A network file to start from; with other classes it gets a new last layer.",
+)
 @click.option("--depth", type=click.Choice(["20", "32", "44", "56"]), default="32", show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
 @click.option("--batch-size", type=click.IntRange(2), default=128, show_default=True)
@@ -39,6 +44,7 @@ def train(
     dataset: str,
     out: Path,
     data_root: Path | None,
+    start: Path | None,
     depth: str,
     epochs: int,
     batch_size: int,
@@ -64,6 +70,7 @@ def train(
         peak_lr=peak_lr,
         weight_decay=weight_decay,
         seed=seed,
+        start=str(start or ""),
         compile=compile_,
     )
     with reporting(progress_format) as progress:
