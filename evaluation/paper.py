@@ -54,7 +54,9 @@ def reproduce(row: Published, weights: Path, data_root: Path, progress: Progress
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "network.safetensors"
         import_keras(weights, network)
-        options = IndexOptions(mirror=True, parameters=Parameters(row.theta, row.lam, None), thumbnails=False)
+        options = IndexOptions(
+            store="Flat", mirror=True, parameters=Parameters(row.theta, row.lam, None), thumbnails=False
+        )
         dataset = load(row.dataset, "train", data_root)
         generation = index(
             dataset,

@@ -116,18 +116,18 @@ class FromNetwork:
         device = best_device()
         if recipe.reduce is not None:
             unreduced = Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool))
-            engine = TorchEngine(unreduced, INPUT_SIZE, device)
+            wide = TorchEngine(unreduced, INPUT_SIZE, device)
             candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
             sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
-            if recipe.reduce > min(len(sample), engine.dim):
+            if recipe.reduce > min(len(sample), wide.dim):
                 raise RecipeError(
-                    f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {engine.dim:,} "
+                    f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {wide.dim:,} "
                     f"and there are {len(sample):,} images to fit the reduction on"
                 )
-            features = np.empty((len(sample), engine.dim), np.float32)
+            features = np.empty((len(sample), wide.dim), np.float32)
             done = 0
             for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
-                features[done : done + len(indices)] = engine.encode(images).keys
+                features[done : done + len(indices)] = wide.encode(images).keys
                 done += len(indices)
                 progress("reduce", done, len(sample))
             projection = fit_projection(torch.from_numpy(features[:done]), recipe.reduce)
@@ -148,11 +148,9 @@ class FromNetwork:
             sha256=bundles.file_sha256(folder / bundles.NETWORK),
             trained_on=file.trained_on,
         )
-        run: Engine
+        engine: Engine = OnnxEngine(folder / bundles.ENCODER)
         if device == "cuda":
-            run = TorchEngine(encoder, INPUT_SIZE, device)
-        else:
-            run = OnnxEngine(folder / bundles.ENCODER)
+            engine = TorchEngine(encoder, INPUT_SIZE, device)
         mirror_engine = None
         if self.mirror_normalized:
             # A mirrored image under mirrored statistics is the normalised image, mirrored.
@@ -160,7 +158,7 @@ class FromNetwork:
             mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
             mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
             mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device)
-        return PreparedEncoder(run, info, recipe, mirror_engine)
+        return PreparedEncoder(engine, info, recipe, mirror_engine)
 
     def _all_pixels(self, dataset: Dataset) -> NDArray[np.uint8]:
         """Training and test images: what the author of the imported weights took the pixel statistics of."""

@@ -59,7 +59,7 @@ def fit(
     The choice is the lowest negative log-likelihood among the cells whose error is within one standard error of the
     lowest: on a few thousand images the single cell with the fewest errors is mostly luck.
     """
-    keys, values = _entries_less(store, held_entries)
+    keys, values = entries_less(store, held_entries)
     count = len(values)
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
     network = softmax(holdout.logits)
@@ -69,7 +69,7 @@ def fit(
     exact = np.empty((len(thetas), len(network), classes), np.float32) if None in ks else None
     for start in range(0, len(network), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        similarities[rows], neighbors[rows] = _nearest(holdout.keys[rows], keys, values, similarities.shape[1])
+        similarities[rows], neighbors[rows] = nearest(holdout.keys[rows], keys, values, similarities.shape[1])
         if exact is not None:
             exact[:, rows] = exact_vote(holdout.keys[rows], [(keys, values)], tuple(thetas), classes)[0]
         progress("fit", min(start + QUERIES_AT_ONCE, len(network)), len(network))
@@ -120,7 +120,7 @@ def fit(
     )
 
 
-def _entries_less(store: Store, held: NDArray[np.bool_]) -> tuple[Floats, Ints]:
+def entries_less(store: Store, held: NDArray[np.bool_]) -> tuple[Floats, Ints]:
     """Keys and values of the entries that are not held, without a second copy of all keys."""
     keys = np.empty((int((~held).sum()), store.dim), np.float32)
     values = store.values[~held]
@@ -132,7 +132,7 @@ def _entries_less(store: Store, held: NDArray[np.bool_]) -> tuple[Floats, Ints]:
     return keys, values
 
 
-def _nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
+def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
     """Similarities and values of the k nearest keys, descending."""
     similarities = queries @ keys.T
     ids = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +18,9 @@ from PIL import Image
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import EncoderSource, PreparedEncoder
-from indexer.fit import Fitted, Holdout, fit
+from indexer.fit import Holdout, fit
 from indexer.progress import Progress, silent
+from indexer.truncation import measure
 from model import bundle as bundles
 from model.cache import Floats, check_parameters
 from model.engines import Engine
@@ -27,7 +29,7 @@ from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
 from model.predictor import Parameters
-from model.stores import FaissStore, empty_index
+from model.stores import FaissStore, check_trainable, choose_store, empty_index, parts
 
 BATCH = 64
 THUMBNAIL_QUALITY = 85
@@ -38,7 +40,7 @@ class IndexOptions:
     """What decides an index."""
 
     store: str = "auto"
-    """A FAISS factory string; auto = Flat."""
+    """A FAISS factory string; auto = chosen by the number and size of the keys."""
     mirror: bool = False
     """Cache each image's mirrored copy too, as the paper does."""
     parameters: Parameters | None = None
@@ -71,17 +73,34 @@ def index(
         check_parameters(*options.parameters)
     with bundles.draft(root) as folder:
         encoder = source.prepare(dataset, folder, progress)
-        factory = "Flat" if options.store == "auto" else options.store
-        empty_index(factory, encoder.engine.dim)  # refuse a store before the long work, not after it
+        factory, why = options.store, ""
+        copies = 2 if options.mirror else 1
+        if options.store == "auto":
+            factory, why = choose_store(copies * len(dataset.labels), encoder.engine.dim)
+        # Refuse a store before the long work, not after it.
+        empty_index(factory, encoder.engine.dim)
+        check_trainable(factory, copies * len(dataset.labels))
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = _embed(dataset, encoder, options, unreadable, progress)
         progress("store", 0, 1)
         store = FaissStore.build(embedded.keys, embedded.values, factory)
         progress("store", 1, 1)
+        holdout, held = _holdout(dataset, embedded)
         fitted = None
         if options.parameters is None:
-            fitted = _fit(dataset, store, embedded, progress)
+            if not len(holdout.labels) or held.all():
+                raise DatasetError(
+                    f"{dataset.name} has too few images to hold any out for fitting: give --theta, --lam and --k"
+                )
+            fitted = fit(holdout, store, held, len(dataset.classes), progress=progress)
         chosen = options.parameters or Parameters(fitted.theta, fitted.lam, fitted.k)  # type: ignore[union-attr]
+        truncation = None
+        if chosen.k is None and factory == "Flat":
+            pass  # This is the exact sum.
+        elif len(holdout.labels) and not held.all():
+            store, truncation = measure(
+                store, _Less(embedded, held), holdout, held, chosen, len(dataset.classes), progress
+            )
         store.write(folder / bundles.KEYS)
         np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
         write_entries(
@@ -93,7 +112,9 @@ def index(
                 )
             ),
         )
-        store_info = StoreInfo(kind="faiss", factory=factory, dim=store.dim, count=store.count)
+        store_info = StoreInfo(
+            kind="faiss", factory=factory, dim=store.dim, count=store.count, search=store.search_info, why=why
+        )
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded
         progress("verify", 0, 1)
@@ -119,6 +140,7 @@ def index(
             k=chosen.k,
             fit=fitted.report if fitted else None,
             calibration=fitted.calibration if fitted else None,
+            truncation=truncation,
         )
         bundles.commit(root, folder, manifest)
         progress("verify", 1, 1)
@@ -134,12 +156,16 @@ def refit(
         DatasetError: the dataset is not the one that the bundle caches.
     """
     old = bundles.open_bundle(root, generation)
+    assert isinstance(old.store, FaissStore)
     if dataset.content_hash() != old.manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     logits, keys, labels = embed_images(dataset, dataset.holdout(), old.engine, progress)
     held_sources = {dataset.source(int(position)) for position in dataset.holdout()}
     held = np.array([source in held_sources for source in old.entries.sources()])
-    fitted = fit(Holdout(logits, keys, labels), old.store, held, len(dataset.classes), ks=ks, progress=progress)
+    holdout, classes = Holdout(logits, keys, labels), len(dataset.classes)
+    fitted = fit(holdout, old.store, held, classes, ks=ks, progress=progress)
+    chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
+    store, truncation = measure(old.store, None, holdout, held, chosen, classes, progress)
     with bundles.draft(root) as folder:
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)
@@ -153,6 +179,8 @@ def refit(
                 "k": fitted.k,
                 "fit": fitted.report,
                 "calibration": fitted.calibration,
+                "truncation": truncation,
+                "store": old.manifest.store.model_copy(update={"search": store.search_info}),
             }
         )
         bundles.commit(root, folder, manifest)
@@ -215,15 +243,25 @@ def _embed(
     )
 
 
-def _fit(dataset: Dataset, store: FaissStore, embedded: _Embedded, progress: Progress) -> Fitted:
+def _holdout(dataset: Dataset, embedded: _Embedded) -> tuple[Holdout, NDArray[np.bool_]]:
+    """The holdout's images as queries, and which entries (N,) come from them."""
     held = np.isin(embedded.positions, dataset.holdout())
     queries = held & ~embedded.mirrored
-    if not queries.any() or held.all():
-        raise DatasetError(
-            f"{dataset.name} has too few images to hold any out for fitting: give --theta, --lam and --k"
-        )
-    holdout = Holdout(embedded.logits[queries], embedded.keys[queries], embedded.values[queries])
-    return fit(holdout, store, held, len(dataset.classes), progress=progress)
+    return Holdout(embedded.logits[queries], embedded.keys[queries], embedded.values[queries]), held
+
+
+@dataclass(frozen=True)
+class _Less:
+    """Chunks of the keys as embedded, those held left out, without a second copy of all."""
+
+    embedded: _Embedded
+    held: NDArray[np.bool_]
+
+    def __iter__(self) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
+        for part in parts(*self.embedded.keys.shape):
+            kept = ~self.held[part]
+            if kept.any():
+                yield self.embedded.keys[part][kept], self.embedded.values[part][kept]
 
 
 def _thumbnails(images: NDArray[np.uint8], *, wanted: bool) -> list[bytes | None]:

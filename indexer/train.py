@@ -115,8 +115,8 @@ def _starting_network(options: TrainOptions, dataset: Dataset, images: NDArray[n
     start = load_network(Path(options.start))
     if start.network.depth != options.depth or start.network.variant != network.variant:
         raise NetworkError(
-            f"{options.start} holds a resnet{start.network.depth} ({start.network.variant}), not a resnet{options.depth} "
-            f"({network.variant}): name its depth with --depth"
+            f"{options.start} holds a resnet{start.network.depth} ({start.network.variant}), "
+            f"not a resnet{options.depth} ({network.variant}): name its depth with --depth"
         )
     state = start.network.state_dict()
     if start.class_names != dataset.classes:

@@ -260,7 +260,7 @@ def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:
             raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
     values = _values(folder / VALUES, len(manifest.classes), refuse)
     try:
-        store = FaissStore.read(folder / KEYS, values, manifest.store.factory)
+        store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search)
     except StoreError as error:
         raise refuse(KEYS, f"does not fit: {error}") from error
     if (store.count, store.dim) != (manifest.store.count, manifest.store.dim):

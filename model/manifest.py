@@ -45,6 +45,15 @@ class InputInfo(_Part):
     resize: str
 
 
+class SearchInfo(_Part):
+    """How much of an approximate store a search looks at; nothing to say for a store that looks at every entry."""
+
+    lists: int | None = Field(None, ge=1)
+    """Lists visited in an IVF (FAISS's nprobe)."""
+    candidates: int | None = Field(None, ge=1)
+    """Candidates kept on the way through an HNSW graph (FAISS's efSearch), and k at least."""
+
+
 class StoreInfo(_Part):
     """How the keys are kept."""
 
@@ -52,6 +61,25 @@ class StoreInfo(_Part):
     factory: str
     dim: int
     count: int
+    search: SearchInfo = SearchInfo()
+    why: str = ""
+    """Why this store, where it was chosen by count and size."""
+
+
+class Truncation(_Part):
+    """How far answers are from those of the exact sum over all entries' unquantised keys, on the holdout.
+
+    Total variation is half the sum of the absolute differences of the mixed probabilities: 0 = the same, 1 = disjoint.
+    """
+
+    images: int
+    keys: Literal["exact", "stored"]
+    """Which keys the exact sum ran over: as embedded, or (after ``fit`` on an existing bundle) as the store keeps them.
+    """
+    mean: float
+    p99: float
+    max: float
+    changed_top1_percent: float
 
 
 class FitReport(_Part):
@@ -111,4 +139,5 @@ class Manifest(_Part):
     k: int | None = Field(ge=1)
     fit: FitReport | None = None
     calibration: Calibration | None = None
+    truncation: Truncation | None = None
     files: dict[str, FileInfo] = Field(default_factory=dict)

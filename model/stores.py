@@ -9,15 +9,42 @@ from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from model.cache import Floats, Ints
 from model.errors import StoreError
+from model.manifest import SearchInfo
 
-EXHAUSTIVE = re.compile(r"(OPQ\d+(_\d+)?,)?(Flat|SQ(4|6|8|fp16|bf16)|PQ\d+(x\d+)?)")
-"""Factory strings of indexes that look at every entry: with them, what was fitted is what is served."""
+_faiss: Any = faiss  # Its type hints miss the constructors of search parameters.
+
+_CODE = r"(Flat|SQ(4|6|8|fp16|bf16))"
+FACTORY = re.compile(
+    rf"({_CODE}|(OPQ\d+(_\d+)?,)?PQ\d+(x\d+)?"
+    rf"|(OPQ\d+(_\d+)?,)?IVF(?P<lists>\d+)(_HNSW\d+)?,({_CODE}|PQ\d+(x\d+)?(fs)?)(,RFlat|,Refine\({_CODE}\))?"
+    rf"|HNSW\d+(,{_CODE})?)"
+)
+"""The FAISS factory strings of stores: those of which some or all entries can be searched, with parameters per call."""
+
+FEWEST_PER_CENTROID = 39
+"""Keys for each centroid below which FAISS calls its own training poor."""
+
+SAMPLE_PER_CENTROID = 64
+"""Keys for each centroid that training looks at; more did not search better (docs/decisions)."""
+
+SAMPLE = 65_536
+"""Keys that training looks at in any case, where there are as many."""
 
 BLAS_FROM_QUERIES = 4
 """Flat search goes through BLAS from this many queries on: below it FAISS's own loop was faster (docs/decisions)."""
+
+REFINED = 3
+"""Where keys are re-ranked, so many times k are."""
+
+FLAT_BYTES = 8 << 20
+"""Up to this size ``auto`` keeps keys as they are and looks at all of them."""
+
+LISTS_PER_ROOT = 2
+"""``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
 
 CHUNK_BYTES = 64 << 20
 """Keys are handed out in chunks of about this size."""
@@ -44,8 +71,8 @@ class Store(Protocol):
     count: int
     values: Ints
 
-    def search(self, queries: Floats, k: int) -> Neighbors:
-        """The k entries of largest inner product with each of queries (B,D) float32."""
+    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+        """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""
         ...
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -60,49 +87,53 @@ class ExactStore:
         self._keys, self.values = keys, values
         self.count, self.dim = keys.shape
 
-    def search(self, queries: Floats, k: int) -> Neighbors:
+    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search; ties in id order."""
         similarities = queries @ self._keys.T
         nearest = min(k, self.count)
+        if among is not None:
+            similarities[:, ~among] = -np.inf
+            nearest = min(nearest, int(among.sum()))
         ids = np.argpartition(-similarities, nearest - 1, axis=1)[:, :nearest].astype(np.int64)
         return _ordered(np.take_along_axis(similarities, ids, axis=1), ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """The keys as given."""
-        for part in _parts(self.count, self.dim):
+        for part in parts(self.count, self.dim):
             yield self._keys[part], self.values[part]
 
 
 class FaissStore:
     """A FAISS inner-product index whose ids are positions; never changed once built."""
 
-    def __init__(self, index: Any, values: Ints, factory: str) -> None:
+    def __init__(self, index: Any, values: Ints, factory: str, search: SearchInfo | None = None) -> None:
         if index.ntotal != len(values):
             raise StoreError(f"the index has {index.ntotal:,} keys but there are {len(values):,} values")
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise StoreError("the index is not an inner-product index")
         self._index, self.values, self.factory = index, values, factory
+        self.search_info = search or SearchInfo()
         self.count, self.dim = int(index.ntotal), int(index.d)
         faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * self.dim
 
     @classmethod
     def build(cls, keys: Floats, values: Ints, factory: str = "Flat") -> FaissStore:
-        """Train an index of that FAISS factory string on keys (N,D) and add them.
+        """Train an index of that FAISS factory string on a sample of keys (N,D) and add them all.
 
         Raises:
             StoreError: FAISS refuses the factory string, or there are too few keys to train it.
         """
         index = empty_index(factory, keys.shape[1])
-        try:
-            if not index.is_trained:
-                index.train(keys)
-            index.add(keys)
-        except RuntimeError as error:
-            raise StoreError(f"the store {factory!r} cannot be trained on {len(keys):,} keys") from error
+        needed = check_trainable(factory, len(keys))
+        if not index.is_trained:
+            wanted = max(SAMPLE, needed // FEWEST_PER_CENTROID * SAMPLE_PER_CENTROID)
+            sample = np.random.default_rng(0).permutation(len(keys))[:wanted]
+            index.train(keys[np.sort(sample)] if wanted < len(keys) else keys)
+        index.add(keys)
         return cls(index, values, factory)
 
     @classmethod
-    def read(cls, path: Path, values: Ints, factory: str) -> FaissStore:
+    def read(cls, path: Path, values: Ints, factory: str, search: SearchInfo | None = None) -> FaissStore:
         """Read an index file.
 
         Raises:
@@ -113,7 +144,26 @@ class FaissStore:
             index = faiss.read_index(str(path))
         except RuntimeError as error:
             raise StoreError(f"{path.name} is not an index that FAISS can read") from error
-        return cls(index, values, factory)
+        return cls(index, values, factory, search)
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search looks at every entry, so that only quantisation stands between it and the exact one."""
+        return not self.efforts()
+
+    def efforts(self) -> list[SearchInfo]:
+        """The search parameters worth trying, cheapest first; none for an exhaustive store."""
+        index = _innermost(self._index)
+        if isinstance(index, faiss.IndexIVF):
+            steps = [2**step for step in range(32) if 2**step < index.nlist]
+            return [SearchInfo(lists=lists) for lists in (*steps, index.nlist)]
+        if isinstance(index, faiss.IndexHNSW):
+            return [SearchInfo(candidates=2**step) for step in range(5, 13)]
+        return []
+
+    def with_search(self, search: SearchInfo) -> FaissStore:
+        """The same index, searched in another way."""
+        return FaissStore(self._index, self.values, self.factory, search)
 
     def write(self, path: Path) -> None:
         """Write the index file (not atomic: a bundle's writer sees to that).
@@ -126,18 +176,60 @@ class FaissStore:
         except RuntimeError as error:
             raise StoreError(f"{path.name} could not be written: is the disk full?") from error
 
-    def search(self, queries: Floats, k: int) -> Neighbors:
-        """Search; queries without k entries get id -1 for the rest."""
-        similarities, ids = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, self.count))
+    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+        """Search; queries without k entries get id -1 for the rest.
+
+        Raises:
+            StoreError: ``among`` is given and the store is a PQ without IVF, which FAISS cannot search in part.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        nearest = min(k, self.count)
+        try:
+            if among is None and self.is_exhaustive:
+                similarities, ids = self._index.search(queries, nearest)
+            else:
+                selector = None
+                if among is not None:
+                    selector = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+                parameters = _parameters(self._index, self.search_info, nearest, selector)
+                similarities, ids = self._index.search(queries, nearest, params=parameters)
+        except RuntimeError as error:
+            raise StoreError(f"the store {self.factory!r} cannot search among some of its entries") from error
         return _ordered(similarities, ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """Decoded copies of the keys."""
-        for part in _parts(self.count, self.dim):
+        for part in parts(self.count, self.dim):
             yield self._index.reconstruct_n(part.start, part.stop - part.start), self.values[part]
 
 
-def _parts(count: int, dim: int) -> Iterator[slice]:
+def _innermost(index: Any) -> Any:
+    """The index that decides which entries are looked at, inside a rotation or a re-ranking."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return _innermost(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        return _innermost(index.base_index)
+    return index
+
+
+def _parameters(index: Any, search: SearchInfo, k: int, selector: Any) -> Any:
+    """FAISS's parameters of one search, for an index and those inside it."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return _faiss.SearchParametersPreTransform(index_params=_parameters(index.index, search, k, selector))
+    if isinstance(index, faiss.IndexRefine):
+        inner = _parameters(index.base_index, search, REFINED * k, selector)
+        return _faiss.IndexRefineSearchParameters(k_factor=REFINED, base_index_params=inner)
+    if isinstance(index, faiss.IndexIVF):
+        return _faiss.SearchParametersIVF(nprobe=search.lists or 1, sel=selector)
+    if isinstance(index, faiss.IndexHNSW):
+        return _faiss.SearchParametersHNSW(efSearch=max(search.candidates or 0, k), sel=selector)
+    return _faiss.SearchParameters(sel=selector)
+
+
+def parts(count: int, dim: int) -> Iterator[slice]:
+    """Slices of count keys of dim numbers, of about CHUNK_BYTES each."""
     rows = max(1, CHUNK_BYTES // (4 * dim))
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))
@@ -147,16 +239,48 @@ def empty_index(factory: str, dim: int) -> Any:
     """An untrained index for keys of dim numbers.
 
     Raises:
-        StoreError: the factory string is not one of an index that looks at every entry, or FAISS refuses it.
+        StoreError: the factory string is not one of a store, or FAISS refuses it.
     """
-    if not EXHAUSTIVE.fullmatch(factory):
+    if not FACTORY.fullmatch(factory):
         raise StoreError(
-            f"there is no store {factory!r}: give auto, Flat, SQ8, SQ6, SQ4, SQfp16, PQ<bytes> or OPQ<n>,PQ<n>"
+            f"there is no store {factory!r}: give auto, Flat, SQ8, SQ6, SQ4, SQfp16, PQ<bytes>, IVF<lists>,<one of "
+            "those> or HNSW<links>"
         )
     try:
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise StoreError(f"FAISS cannot make the store {factory!r} for keys of {dim} numbers") from error
+
+
+def check_trainable(factory: str, count: int) -> int:
+    """The fewest keys that a store of that factory string is trained on.
+
+    Raises:
+        StoreError: count is below it.
+    """
+    centroids = [int(lists) for lists in re.findall(r"IVF(\d+)", factory)]
+    centroids += [2 ** int(bits or 8) for bits in re.findall(r"(?<!O)PQ\d+(?:x(\d+))?", factory)]
+    needed = FEWEST_PER_CENTROID * max(centroids, default=0)
+    if count < needed:
+        raise StoreError(
+            f"the store {factory!r} cannot be trained on {count:,} entries, it needs {needed:,}: "
+            "choose fewer lists or shorter codes, or Flat"
+        )
+    return needed
+
+
+def choose_store(count: int, dim: int) -> tuple[str, str]:
+    """A factory string for count keys of dim numbers, and the reason in a sentence (docs/decisions/006)."""
+    size = count * dim * 4
+    if size <= FLAT_BYTES:
+        return "Flat", f"{count:,} keys of {dim} numbers are {size / 1e6:,.1f} MB, soon looked through as they are"
+    lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
+    lists = max(1, min(lists, 2 ** int(np.log2(count / FEWEST_PER_CENTROID))))
+    return (
+        f"IVF{lists},SQ8",
+        f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "
+        f"a byte a number and {lists:,} lists, of which a few are looked at",
+    )
 
 
 def _ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo
+from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
 from model.predictor import Answer, Predictor
 from service.problems import Problem
 
@@ -85,6 +85,9 @@ class ModelInfo(BaseModel):
     store: StoreInfo
     engine: str
     calibration: Calibration | None
+    truncation: Truncation | None = Field(
+        description="How far answers are from the exact sum over all entries; null where that was not measured."
+    )
 
 
 class EntryInfo(BaseModel):
@@ -172,6 +175,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=manifest.calibration,
+        truncation=manifest.truncation,
     )
 
 

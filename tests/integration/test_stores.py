@@ -11,11 +11,18 @@ from model.stores import ExactStore, FaissStore, Store
 Make = Callable[[np.ndarray, np.ndarray], Store]
 
 
-@pytest.fixture(params=["exact", "Flat", "SQfp16", "SQ8"])
+@pytest.fixture(params=["exact", "Flat", "SQfp16", "SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16"])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "exact":
         return ExactStore
-    return lambda keys, values: FaissStore.build(keys, values, request.param)
+
+    def build(keys: np.ndarray, values: np.ndarray) -> Store:
+        if "IVF" in request.param and len(keys) < 39 * 8:
+            pytest.skip("too few keys to train lists on")
+        store = FaissStore.build(keys, values, request.param)
+        return store.with_search(store.efforts()[-1]) if store.efforts() else store
+
+    return build
 
 
 def unit(seed: int, count: int, dim: int = 24) -> np.ndarray:
@@ -56,12 +63,32 @@ def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(np.concatenate([values for _, values in chunks]), VALUES)
 
 
+def test_a_search_among_some_entries_is_one_of_those_alone(make: Make) -> None:
+    queries, among = unit(3, 20), np.arange(len(KEYS)) % 3 != 0
+    found = make(KEYS, VALUES).search(queries, 8, among)
+    expected = ExactStore(KEYS[among], VALUES[among]).search(queries, 8)
+    assert among[found.ids].all()
+    np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-2)
+
+
+def test_more_effort_finds_more() -> None:
+    store = FaissStore.build(KEYS, VALUES, "IVF8,Flat")
+    expected = ExactStore(KEYS, VALUES).search(unit(4, 50), 10).ids
+    found = [store.with_search(effort).search(unit(4, 50), 10).ids for effort in store.efforts()]
+    shared = [np.mean([len(set(a) & set(b)) for a, b in zip(ids, expected, strict=True)]) for ids in found]
+    assert shared == sorted(shared)
+    assert shared[0] < 6
+    assert shared[-1] == 10
+
+
 @pytest.mark.parametrize(
     ("factory", "count", "why"),
     [
         ("Fat", 500, "there is no store 'Fat'"),
-        ("IVF4,Flat", 500, "there is no store"),
+        ("IVF4,Flat,Fat", 500, "there is no store"),
+        ("IVF16,Flat", 500, "cannot be trained on 500 entries, it needs 624"),
         ("PQ8", 50, "cannot be trained on 50"),
+        ("OPQ7,PQ7x4", 500, "FAISS cannot make the store"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused(factory: str, count: int, why: str) -> None:
