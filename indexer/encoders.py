@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches, read_all
@@ -21,6 +20,11 @@ from model.engines import Engine, OnnxEngine
 from model.errors import DatasetError, EngineError, RecipeError
 from model.manifest import Manifest, NetworkInfo
 from model.recipe import Recipe, named_recipe
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+    from model.network_file import NetworkFile
+    from model.networks import ResNet
 
 INPUT_SIZE = (32, 32)
 PROJECTION_IMAGES = 10_000
@@ -94,44 +98,15 @@ class FromNetwork:
             DatasetError: the dataset's classes are not the network's.
             EngineError: torch is not installed, or the export disagrees with PyTorch.
         """
-        try:
-            import torch
-
-            from model.encoder import Encoder, fit_projection
-            from model.engines import TorchEngine
-            from model.network_file import load_network, save_network
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"a new network or recipe needs {error.name}: install secondlook with the lab extra (or gpu)"
-            ) from error
-        file = load_network(self.network)
+        file = open_network(self.network, dataset, self.test)
         network = file.network
+        from model.engines import TorchEngine
+        from model.network_file import save_network
+
         recipe = named_recipe(self.recipe, network.depth) if isinstance(self.recipe, str) else self.recipe
-        names = file.class_names
-        if (names is not None and names != dataset.classes) or network.classes != len(dataset.classes):
-            raise DatasetError(_other_classes(dataset, names or (f"{network.classes} unnamed ones",)))
-        if not network.has_pixel_statistics:
-            network.set_pixel_statistics(self._all_pixels(dataset))
-        projection = None
         device = best_device()
-        if recipe.reduce is not None:
-            unreduced = Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool))
-            wide = TorchEngine(unreduced, INPUT_SIZE, device)
-            candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
-            sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
-            if recipe.reduce > min(len(sample), wide.dim):
-                raise RecipeError(
-                    f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {wide.dim:,} "
-                    f"and there are {len(sample):,} images to fit the reduction on"
-                )
-            features = np.empty((len(sample), wide.dim), np.float32)
-            done = 0
-            for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
-                features[done : done + len(indices)] = wide.encode(images).keys
-                done += len(indices)
-                progress("reduce", done, len(sample))
-            projection = fit_projection(torch.from_numpy(features[:done]), recipe.reduce)
-        encoder = Encoder(network.cpu(), recipe, projection)
+        encoder = fitted_encoder(network, recipe, dataset, device, progress)
+        encoder.cpu()
         progress("export", 0, 1)
         encoder.export(folder / bundles.ENCODER, INPUT_SIZE)
         progress("export", 1, 1)
@@ -140,7 +115,7 @@ class FromNetwork:
             folder / bundles.NETWORK,
             classes=dataset.classes,
             trained_on=file.trained_on,
-            projection=projection,
+            projection=encoder.projection,
         )
         info = NetworkInfo(
             arch=f"resnet{network.depth}",
@@ -160,10 +135,60 @@ class FromNetwork:
             mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device)
         return PreparedEncoder(engine, info, recipe, mirror_engine)
 
-    def _all_pixels(self, dataset: Dataset) -> NDArray[np.uint8]:
-        """Training and test images: what the author of the imported weights took the pixel statistics of."""
-        datasets = [dataset, *([self.test()] if self.test else [])]
-        return np.concatenate([read_all(part, INPUT_SIZE)[0] for part in datasets])
+
+def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | None = None) -> NetworkFile:
+    """A network for a dataset's classes, its pixel statistics taken where the file has none; needs torch.
+
+    Raises:
+        NetworkError: the file does not fit.
+        DatasetError: the dataset's classes are not the network's.
+        EngineError: torch is not installed.
+    """
+    try:
+        from model.network_file import load_network
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"a new network or recipe needs {error.name}: install secondlook with the lab extra (or gpu)"
+        ) from error
+    file = load_network(path)
+    names = file.class_names
+    if (names is not None and names != dataset.classes) or file.network.classes != len(dataset.classes):
+        raise DatasetError(_other_classes(dataset, names or (f"{file.network.classes} unnamed ones",)))
+    if not file.network.has_pixel_statistics:
+        # Of training and test images: what the author of the imported weights took them of.
+        datasets = [dataset, *([test()] if test else [])]
+        file.network.set_pixel_statistics(np.concatenate([read_all(part, INPUT_SIZE)[0] for part in datasets]))
+    return file
+
+
+def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: str, progress: Progress) -> Encoder:
+    """The encoder of a recipe, its projection fitted on some of the dataset's images outside the holdout.
+
+    Raises:
+        RecipeError: the recipe asks for a layer, or for more numbers, than there are.
+    """
+    import torch
+
+    from model.encoder import Encoder, fit_projection
+    from model.engines import TorchEngine
+
+    if recipe.reduce is None:
+        return Encoder(network, recipe)
+    wide = TorchEngine(Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool)), INPUT_SIZE, device)
+    candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
+    sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
+    if recipe.reduce > min(len(sample), wide.dim):
+        raise RecipeError(
+            f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {wide.dim:,} "
+            f"and there are {len(sample):,} images to fit the reduction on"
+        )
+    features = np.empty((len(sample), wide.dim), np.float32)
+    done = 0
+    for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
+        features[done : done + len(indices)] = wide.encode(images).keys
+        done += len(indices)
+        progress("reduce", done, len(sample))
+    return Encoder(network, recipe, fit_projection(torch.from_numpy(features[:done]), recipe.reduce))
 
 
 def best_device() -> Literal["cpu", "cuda"]:

@@ -19,6 +19,7 @@ from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import EncoderSource, PreparedEncoder
 from indexer.fit import Holdout, fit
+from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
 from model import bundle as bundles
@@ -29,7 +30,15 @@ from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
 from model.predictor import Parameters
-from model.stores import FaissStore, check_trainable, choose_store, empty_index, parts
+from model.stores import (
+    FaissStore,
+    check_k,
+    check_trainable,
+    choose_store,
+    empty_index,
+    is_exhaustive,
+    parts,
+)
 
 BATCH = 64
 THUMBNAIL_QUALITY = 85
@@ -67,7 +76,8 @@ def index(
 
     Raises:
         DatasetError: too many images are unreadable, or there is no holdout to fit on.
-        RecipeError, StoreError, EngineError, BundleError, ParameterError: as their names say; nothing is written.
+        RecipeError, StoreError, EngineError, BundleError, ParameterError, MemoryLimitError: as their names say; then
+            nothing is written.
     """
     if options.parameters:
         check_parameters(*options.parameters)
@@ -77,9 +87,16 @@ def index(
         copies = 2 if options.mirror else 1
         if options.store == "auto":
             factory, why = choose_store(copies * len(dataset.labels), encoder.engine.dim)
-        # Refuse a store before the long work, not after it.
+        # Refuse what cannot be before the long work, not after it.
         empty_index(factory, encoder.engine.dim)
         check_trainable(factory, copies * len(dataset.labels))
+        if options.parameters:
+            check_k(options.parameters.k, is_exhaustive=is_exhaustive(factory))
+        check_memory(
+            memory_needed(copies * len(dataset.labels), encoder.engine.dim, fitted=options.parameters is None),
+            f"a cache of {copies * len(dataset.labels):,} entries of {encoder.engine.dim:,} numbers",
+            "take a recipe that reduces its keys, or fewer images",
+        )
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = _embed(dataset, encoder, options, unreadable, progress)
         progress("store", 0, 1)
@@ -145,6 +162,12 @@ def index(
         bundles.commit(root, folder, manifest)
         progress("verify", 1, 1)
     return manifest.generation
+
+
+def memory_needed(entries: int, dim: int, *, fitted: bool) -> int:
+    """Bytes of memory that an index needs at its widest, were its store to keep the keys as they are."""
+    # The keys as embedded, the store's own, and the copy without the holdout that fitting searches.
+    return 4 * entries * dim * (3 if fitted else 2)
 
 
 def refit(

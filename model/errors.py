@@ -10,6 +10,7 @@
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
     ├── ParameterError    theta, lam, k or another number out of its range
+    ├── MemoryLimitError  work that would not fit into memory
     └── ImageError        bytes that are not an image
         └── ImageTooLargeError   more pixels than are accepted
 """
@@ -45,6 +46,10 @@ class DatasetError(SecondlookError):
 
 class ParameterError(SecondlookError):
     """A parameter is out of its range."""
+
+
+class MemoryLimitError(SecondlookError):
+    """Work would need more memory than there is."""
 
 
 class ImageError(SecondlookError):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
 from model.errors import ImageError
+from model.stores import check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
 
@@ -72,6 +73,7 @@ class Predictor:
             None if k == "all" else self.defaults.k if k is None else k,
         )
         check_parameters(*chosen)
+        check_k(chosen.k, is_exhaustive=is_exhaustive(self.bundle.manifest.store.factory))
         return chosen
 
     def predict(

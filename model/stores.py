@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, Ints
-from model.errors import StoreError
+from model.errors import BundleError, ParameterError, StoreError
 from model.manifest import SearchInfo
 
 _faiss: Any = faiss  # Its type hints miss the constructors of search parameters.
@@ -45,6 +45,9 @@ FLAT_BYTES = 8 << 20
 
 LISTS_PER_ROOT = 2
 """``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
+
+MAX_APPROXIMATE_K = 2048
+"""Most neighbours asked of an IVF or HNSW store: beyond it, what they leave out is no longer the far entries."""
 
 CHUNK_BYTES = 64 << 20
 """Keys are handed out in chunks of about this size."""
@@ -149,7 +152,7 @@ class FaissStore:
     @property
     def is_exhaustive(self) -> bool:
         """Whether a search looks at every entry, so that only quantisation stands between it and the exact one."""
-        return not self.efforts()
+        return is_exhaustive(self.factory)
 
     def efforts(self) -> list[SearchInfo]:
         """The search parameters worth trying, cheapest first; none for an exhaustive store."""
@@ -161,6 +164,10 @@ class FaissStore:
             return [SearchInfo(candidates=2**step) for step in range(5, 13)]
         return []
 
+    def stored_bytes(self) -> int:
+        """Size of the index as it is written."""
+        return int(faiss.serialize_index(self._index).nbytes)
+
     def with_search(self, search: SearchInfo) -> FaissStore:
         """The same index, searched in another way."""
         return FaissStore(self._index, self.values, self.factory, search)
@@ -169,12 +176,12 @@ class FaissStore:
         """Write the index file (not atomic: a bundle's writer sees to that).
 
         Raises:
-            StoreError: the disk is full, or cannot be written.
+            BundleError: the disk is full, or cannot be written.
         """
         try:
             faiss.write_index(self._index, str(path))
         except RuntimeError as error:
-            raise StoreError(f"{path.name} could not be written: is the disk full?") from error
+            raise BundleError(f"{path.name} could not be written: is the disk full?") from error
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """Search; queries without k entries get id -1 for the rest.
@@ -252,6 +259,11 @@ def empty_index(factory: str, dim: int) -> Any:
         raise StoreError(f"FAISS cannot make the store {factory!r} for keys of {dim} numbers") from error
 
 
+def is_exhaustive(factory: str) -> bool:
+    """Whether a search in a store of that factory string looks at every entry."""
+    return "IVF" not in factory and "HNSW" not in factory
+
+
 def check_trainable(factory: str, count: int) -> int:
     """The fewest keys that a store of that factory string is trained on.
 
@@ -267,6 +279,18 @@ def check_trainable(factory: str, count: int) -> int:
             "choose fewer lists or shorter codes, or Flat"
         )
     return needed
+
+
+def check_k(k: int | None, *, is_exhaustive: bool) -> None:
+    """Refuse a k that an approximate store cannot serve.
+
+    Raises:
+        ParameterError: k is beyond MAX_APPROXIMATE_K, and not None (= the exact sum).
+    """
+    if not is_exhaustive and k is not None and k > MAX_APPROXIMATE_K:
+        raise ParameterError(
+            f"k must be at most {MAX_APPROXIMATE_K:,} (or all) with a store that is searched in part, not {k:,}"
+        )
 
 
 def choose_store(count: int, dim: int) -> tuple[str, str]:

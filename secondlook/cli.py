@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from model.errors import SecondlookError
+from model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
 from secondlook.options import describe
 
 COMMANDS = {
@@ -25,6 +25,9 @@ COMMANDS = {
     "bundles": "secondlook.commands.bundles:bundles",
     "bench": "secondlook.commands.bench:bench",
 }
+
+BAD_REQUESTS = (RecipeError, StoreError, ParameterError, MemoryLimitError)
+"""Errors in what was asked for, found before any work: exit 2, like a wrong option."""
 
 
 class _LazyGroup(click.Group):
@@ -64,7 +67,7 @@ def main() -> None:
         sys.exit(1)
     except SecondlookError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, BAD_REQUESTS) else 1)
     except OSError as error:
         click.echo(f"Error: {describe(error)}", err=True)
         sys.exit(1)

@@ -2,65 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from evaluation import bench as benchmarks
-from indexer.datasets import ArrayDataset, load
 from model import bundle as bundles
-from secondlook.options import bundles_option, data_root_option, generation_option, json_option, print_json, reporting
+from secondlook.options import (
+    bundles_option,
+    data_root_option,
+    generation_option,
+    json_option,
+    print_json,
+    progress_option,
+    reporting,
+)
+
+PARTS = ("engines", "index", "stages", "stores")
 
 
 @click.command()
 @bundles_option
 @generation_option
 @data_root_option
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this; may be repeated.")
+@click.option("--images", type=click.IntRange(64), default=20_000, show_default=True, help="Images indexed by 'index'.")
+@click.option(
+    "--entries",
+    type=click.IntRange(1000),
+    multiple=True,
+    default=(10_000, 50_000, 1_000_000),
+    show_default=True,
+    help="A size at which 'stores' are measured; may be repeated.",
+)
+@click.option(
+    "--store",
+    "factories",
+    multiple=True,
+    default=("auto", "Flat", "SQ8", "HNSW32,SQ8"),
+    show_default=True,
+    help="A store measured; may be repeated.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
-@click.option("--images", type=click.IntRange(64), default=20_000, show_default=True, help="Images indexed.")
-def bench(root: Path | None, generation: str | None, data_root: Path | None, as_json: bool, images: int) -> None:
-    """Engines side by side, and the index build against the encoder alone, on CIFAR-10.
+@progress_option
+def bench(
+    root: Path | None,
+    generation: str | None,
+    data_root: Path | None,
+    parts: tuple[str, ...],
+    images: int,
+    entries: tuple[int, ...],
+    factories: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """What things cost, on CIFAR images: engines, the index build, the stages of an answer, stores by size.
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """
+    from evaluation.benchmarks.run import Plan, run
+
     root = root or bundles.default_root()
     bundle = bundles.open_bundle(root, generation)
-    test, train = load("cifar10", "test", data_root), load("cifar10", "train", data_root)
-    assert isinstance(test, ArrayDataset)
-    assert isinstance(train, ArrayDataset)
-    results = benchmarks.engines(bundle, test.images)
-    with reporting("auto") as progress:
-        built = benchmarks.index_build(bundle, root, benchmarks.first(train, images), progress)
-    if as_json:
-        print_json(engines=[asdict(result) for result in results], index={**asdict(built), "ratio": built.ratio})
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"encoder of generation {bundle.manifest.generation}, agreement on {len(test.labels):,} images")
-    for column in (
-        "engine",
-        "one image, ms",
-        "batch 32, images/s",
-        "speed-up",
-        "largest logit difference",
-        "same top-1 %",
-    ):
-        table.add_column(column, justify="right")
-    for r in results:
-        table.add_row(
-            r.name,
-            f"{r.milliseconds_one:.2f}",
-            f"{r.images_per_second_32:,.0f}",
-            f"{results[0].milliseconds_one / r.milliseconds_one:.1f} / "
-            f"{r.images_per_second_32 / results[0].images_per_second_32:.1f}",
-            f"{r.max_logit_difference:.1e}",
-            f"{r.same_top1_percent:.2f}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"index build of {built.images:,} images: {built.index_images_per_second:,.0f} images/s, "
-        f"the encoder alone {built.encoder_images_per_second:,.0f}: ratio {built.ratio:.2f}"
-    )
+    with reporting(progress_format) as progress:
+        report = run(root, bundle, data_root, Plan(parts or PARTS, images, entries, factories), progress)
+    if as_json or progress_format == "json":
+        print_json(**report.as_dict())
+    else:
+        report.show()
+    if out is not None:
+        for path in report.write(out):
+            click.echo(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,12 +12,13 @@ from indexer.fit import KS
 from indexer.index import refit
 from model import bundle as bundles
 from model.manifest import FitReport, Manifest
+from secondlook.commands.index import read_recipe
 from secondlook.options import (
     KType,
+    bundles_option,
     data_root_option,
     generation_option,
     json_option,
-    new_bundles_option,
     print_json,
     progress_option,
     reporting,
@@ -25,27 +27,54 @@ from secondlook.options import (
 
 @click.command()
 @click.argument("dataset")
-@new_bundles_option
+@bundles_option
 @data_root_option
 @generation_option
 @click.option("--k", "ks", type=KType(), multiple=True, help="A k to try; may be repeated.")
+@click.option(
+    "--recipes",
+    help="Compare these key recipes instead, names or JSON files with commas between; writes no bundle, needs torch.",
+)
+@click.option(
+    "--network",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --recipes: a safetensors file; without it, the bundle's network.",
+)
+@click.option("--mirror", is_flag=True, help="With --recipes: cache each image's mirrored copy too.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --recipes: draw the comparison (PNG)."
+)
 @click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
 @json_option
 @progress_option
 def fit(
     dataset: str,
-    root: Path,
+    root: Path | None,
     data_root: Path | None,
     generation: str | None,
     ks: tuple[int, ...],
+    recipes: str | None,
+    network: Path | None,
+    mirror: bool,
+    plot: Path | None,
     no_activate: bool,
     as_json: bool,
     progress_format: str,
 ) -> None:
     """Fit theta, lam and k of a bundle anew on the holdout of DATASET, the images that it caches.
 
-    Writes a new bundle with the same keys, and everything that was tried; its id is printed last.
+    Writes a new bundle with the same keys, and everything that was tried; its id is printed last. With --recipes,
+    compares key recipes on the holdout and says which to index with.
     """
+    if recipes is None and (network or mirror or plot):
+        raise click.UsageError("--network, --mirror and --plot go with --recipes")
+    if recipes is not None:
+        _compare(
+            dataset, root, data_root, generation, recipes.split(","), network, plot, mirror, as_json, progress_format
+        )
+        return
+    if root is None:
+        raise click.UsageError("give --bundles, the bundle root to write to (or set SECONDLOOK_BUNDLES)")
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
         generation = generation or bundles.active_generation(root)
@@ -85,3 +114,76 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
         f"chosen: theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
         f"{report.chosen_error_percent:.2f} % error, negative log-likelihood {report.chosen_nll:.4f}"
     )
+
+
+def _compare(
+    dataset: str,
+    root: Path | None,
+    data_root: Path | None,
+    generation: str | None,
+    names: list[str],
+    network: Path | None,
+    plot: Path | None,
+    mirror: bool,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    from evaluation import recipes
+
+    if network is None:
+        root = root or bundles.default_root()
+        network = root / (generation or bundles.active_generation(root)) / bundles.NETWORK
+    asked = {Path(name).stem: read_recipe(name) for name in names}
+    with reporting(progress_format) as progress:
+        found = recipes.compare(
+            load(dataset, "train", data_root),
+            network,
+            asked,
+            mirror=mirror,
+            test=lambda: load(dataset, "test", data_root),
+            progress=progress,
+        )
+    if plot is not None:
+        recipes.plot(found, plot)
+    if as_json or progress_format == "json":
+        rows = [{**asdict(result), "recipe": result.recipe.model_dump()} for result in found.results]
+        print_json(
+            images=found.images,
+            entries=found.entries,
+            network_error_percent=found.network_error_percent,
+            recipes=rows,
+            chosen=found.chosen.name,
+            why=found.why,
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"holdout of {found.images:,} images, {found.entries:,} entries, "
+        f"network alone {found.network_error_percent:.2f} %"
+    )
+    columns = ("D", "store", "bytes/entry", "one ms", "of 32 ms", "theta", "lam", "k", "error %", "cache only %")
+    for column in ("recipe", *columns, "ECE %", "NLL", "changed by k and store %"):
+        table.add_column(column, justify="left" if column in ("recipe", "store") else "right", overflow="fold")
+    for r in found.results:
+        cells = (
+            r.name,
+            str(r.dim),
+            r.store,
+            f"{r.bytes_per_entry:,.0f}",
+            f"{r.one_ms:.2f}",
+            f"{r.many_ms:.3f}",
+            f"{r.theta:g}",
+            f"{r.lam:.2f}",
+            str(r.k or "all"),
+            f"{r.error_percent:.2f}",
+            f"{r.cache_only_error_percent:.2f}",
+            f"{r.ece_percent:.2f}",
+            f"{r.nll:.4f}",
+            f"{r.changed_top1_percent:.2f}",
+        )
+        table.add_row(*cells, style="bold green" if r is found.chosen else None)
+    console = Console()
+    console.print(table)
+    console.print(f"take {found.why}")

@@ -119,10 +119,15 @@ def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: 
         return FromBundle(active)
     if network is None:
         network = active / bundles.active_generation(active) / bundles.NETWORK
-    return FromNetwork(network, _recipe(recipe or "compact"), test)
+    return FromNetwork(network, read_recipe(recipe or "compact"), test)
 
 
-def _recipe(text: str) -> str | Recipe:
+def read_recipe(text: str) -> str | Recipe:
+    """A recipe's name as it is, or a recipe written out in a JSON file.
+
+    Raises:
+        RecipeError: neither.
+    """
     if text in NAMED:
         return text
     path = Path(text)

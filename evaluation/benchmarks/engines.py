@@ -1,10 +1,8 @@
-"""Benchmarks that print ratios of one run: engines side by side, and the index build against the encoder alone."""
+"""Engines side by side, and the index build against the encoder alone."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.benchmarks.timing import repeated, seconds
 from indexer.datasets import ArrayDataset, Dataset
 from indexer.encoders import FromBundle
 from indexer.index import BATCH, IndexOptions, index
@@ -67,7 +66,7 @@ class OpenVinoEngine:
         return Encoding(result[0].copy(), result[1].copy())
 
 
-def engines(bundle: Bundle, images: NDArray[np.uint8], seconds: float = 3.0) -> list[EngineResult]:
+def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 3.0) -> list[EngineResult]:
     """Eager PyTorch first, then ONNX Runtime, and OpenVINO where it is installed, on images (N,H,W,3).
 
     The engines take turns within each round, so that a disturbance of the machine meets them all.
@@ -92,7 +91,7 @@ def engines(bundle: Bundle, images: NDArray[np.uint8], seconds: float = 3.0) -> 
         for times, size in ((one, 1), (many, 32)):
             for i, engine in enumerate(found):
                 engine.encode(batch[:size])
-                times[i] += _timed(lambda e=engine, s=size: e.encode(batch[:s]), seconds / 5)  # type: ignore[misc]
+                times[i] += repeated(lambda e=engine, s=size: e.encode(batch[:s]), for_seconds / 5)  # type: ignore[misc]
     reference = answers[0]
     return [
         EngineResult(
@@ -109,13 +108,13 @@ def engines(bundle: Bundle, images: NDArray[np.uint8], seconds: float = 3.0) -> 
 def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
     """Images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
     images = np.stack([dataset.read(i, bundle.engine.size) for i in range(min(len(dataset.labels), 5000))])
-    rates = [len(images) / _seconds(lambda: _encode_all(bundle.engine, images)) for _ in range(2)]
+    rates = [len(images) / seconds(lambda: _encode_all(bundle.engine, images)) for _ in range(2)]
     options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
     with tempfile.TemporaryDirectory() as folder:
         source = FromBundle(root, bundle.manifest.generation)
-        seconds = _seconds(lambda: index(dataset, Path(folder), source, options, progress))
-    rates.append(len(images) / _seconds(lambda: _encode_all(bundle.engine, images)))
-    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / seconds)
+        took = seconds(lambda: index(dataset, Path(folder), source, options, progress))
+    rates.append(len(images) / seconds(lambda: _encode_all(bundle.engine, images)))
+    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / took)
 
 
 def first(dataset: ArrayDataset, count: int) -> ArrayDataset:
@@ -128,17 +127,3 @@ def first(dataset: ArrayDataset, count: int) -> ArrayDataset:
 def _encode_all(engine: Engine, images: NDArray[np.uint8]) -> Encoding:
     parts = [engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     return Encoding(np.concatenate([p.logits for p in parts]), np.concatenate([p.keys for p in parts]))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _timed(work: Callable[[], object], seconds: float) -> list[float]:
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < 3:
-        times.append(_seconds(work))
-    return times

@@ -1,0 +1,233 @@
+"""Results as tables, as one JSON file, and as plots."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.benchmarks.engines import EngineResult, IndexResult
+from evaluation.benchmarks.stages import StageResult
+from evaluation.benchmarks.stores import StoreResult
+from evaluation.benchmarks.timing import Machine
+from evaluation.plots import COLOURS, figure
+
+
+@dataclass
+class Report:
+    """Everything that one run measured; parts that were not asked for are empty."""
+
+    machine: Machine
+    generation: str
+    entries: int
+    dim: int
+    k: int | None
+    engines: list[EngineResult] = field(default_factory=list)
+    index: IndexResult | None = None
+    stages: list[StageResult] = field(default_factory=list)
+    stores: list[StoreResult] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON, derived ratios included."""
+        return {
+            "machine": self.machine.model_dump(),
+            "bundle": {"generation": self.generation, "entries": self.entries, "dim": self.dim, "k": self.k},
+            "engines": [asdict(result) for result in self.engines],
+            "index": {**asdict(self.index), "ratio": self.index.ratio} if self.index else None,
+            "stages": [{**asdict(result), "cache_over_encode": result.cache_over_encode} for result in self.stages],
+            "stores": [asdict(result) for result in self.stores],
+            "growth": growth(self.stores),
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """bench.json and the plots, into folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / "bench.json"]
+        written[0].write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+        if self.stages:
+            written.append(folder / "stages.png")
+            _plot_stages(self.stages, written[-1])
+        if len({result.entries for result in self.stores}) > 1:
+            written.append(folder / "stores.png")
+            encode = self.stores[0].one_ms / self.stores[0].one_over_encode
+            _plot_stores(self.stores, encode, written[-1])
+        return written
+
+    def show(self) -> None:
+        """Print tables."""
+        console = Console()
+        m = self.machine
+        console.print(
+            f"{m.processor}, {m.cores} cores ({', '.join(m.vector_extensions) or 'no AVX2'}), {m.memory_gb:g} GB, "
+            f"reads {m.read_gb_per_second:g} GB/s; "
+            f"generation {self.generation}: {self.entries:,} keys of {self.dim} numbers",
+            highlight=False,
+        )
+        for table in (self._engine_table(), self._stage_table(), self._store_table()):
+            if table.row_count:
+                console.print(table)
+        for factory, exponent in growth(self.stores).items():
+            console.print(f"{factory}: the time of one query grows with entries to the power of {exponent:.2f}")
+        if self.index:
+            console.print(
+                f"index build of {self.index.images:,} images: {self.index.index_images_per_second:,.0f} images/s, "
+                f"the encoder alone {self.index.encoder_images_per_second:,.0f}: ratio {self.index.ratio:.2f}"
+            )
+
+    def _engine_table(self) -> Table:
+        table = _table(
+            "engines",
+            "engine",
+            "one image, ms",
+            "batch 32, images/s",
+            "speed-up",
+            "largest logit difference",
+            "same top-1 %",
+        )
+        for r in self.engines:
+            first = self.engines[0]
+            table.add_row(
+                r.name,
+                f"{r.milliseconds_one:.2f}",
+                f"{r.images_per_second_32:,.0f}",
+                f"{first.milliseconds_one / r.milliseconds_one:.1f} / "
+                f"{r.images_per_second_32 / first.images_per_second_32:.1f}",
+                f"{r.max_logit_difference:.1e}",
+                f"{r.same_top1_percent:.2f}",
+            )
+        return table
+
+    def _stage_table(self) -> Table:
+        table = _table(
+            "stages, ms an image",
+            "batch",
+            "decode",
+            "encode",
+            "search",
+            "vote",
+            "(search + vote) / encode",
+            "whole",
+            "exact sum",
+            "exact sum / encode",
+        )
+        for r in self.stages:
+            table.add_row(
+                str(r.batch),
+                f"{r.decode_ms:.3f}",
+                f"{r.encode_ms:.3f}",
+                f"{r.search_ms:.3f}",
+                f"{r.vote_ms:.3f}",
+                f"{r.cache_over_encode:.3f}",
+                f"{r.predict_ms:.3f}",
+                f"{r.exact_sum_ms:.3f}",
+                f"{r.exact_sum_ms / r.encode_ms:.1f}",
+            )
+        return table
+
+    def _store_table(self) -> Table:
+        table = _table(
+            "stores, search and vote",
+            "entries",
+            "store",
+            "effort",
+            "build s",
+            "bytes/entry",
+            "MB",
+            "recall %",
+            "changed top-1 %",
+            "one ms",
+            "of encode",
+            "of 32 ms",
+            "of encode",
+            "over floor",
+        )
+        for r in self.stores:
+            table.add_row(
+                f"{r.entries:,}",
+                r.factory + (" (auto)" if r.is_auto else ""),
+                r.effort,
+                f"{r.build_seconds:.1f}",
+                f"{r.bytes_per_entry:.0f}",
+                f"{r.bytes_per_entry * r.entries / 1e6:,.0f}",
+                f"{r.recall_percent:.1f}",
+                f"{r.changed_top1_percent:.2f}",
+                f"{r.one_ms:.3f}",
+                f"{r.one_over_encode:.2f}",
+                f"{r.many_ms:.3f}",
+                f"{r.many_over_encode:.2f}",
+                f"{r.one_over_floor:.1f}",
+            )
+        return table
+
+
+def growth(results: list[StoreResult]) -> dict[str, float]:
+    """For each store measured at several sizes, the exponent by which one query's time grows with the entries.
+
+    ``auto`` is the store that ``--store auto`` takes at each size, whichever that is.
+    """
+    lines = _lines(results)
+    found = {}
+    for name, line in lines.items():
+        if len(line) > 1:
+            sizes, times = np.log([r.entries for r in line]), np.log([r.one_ms for r in line])
+            found[name] = float(np.polyfit(sizes, times, 1)[0])
+    return found
+
+
+def _lines(results: list[StoreResult]) -> dict[str, list[StoreResult]]:
+    lines: dict[str, list[StoreResult]] = {}
+    for result in sorted(results, key=lambda r: r.entries):
+        lines.setdefault(result.factory, []).append(result)
+        if result.is_auto:
+            lines.setdefault("auto", []).append(result)
+    return lines
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table
+
+
+def _plot_stages(results: list[StageResult], path: Path) -> None:
+    with figure(path, "What a second opinion costs beside the first, by batch size") as axes:
+        places = np.arange(len(results))
+        bottom = np.zeros(len(results))
+        for name, label in (("encode_ms", "network"), ("search_ms", "search"), ("vote_ms", "vote and mixture")):
+            heights = np.array([getattr(result, name) for result in results])
+            axes.bar(places, heights, 0.6, bottom=bottom, label=label)
+            bottom += heights
+        for place, result in zip(places, results, strict=True):
+            axes.annotate(
+                f"cache: {100 * result.cache_over_encode:.0f} % of network",
+                (place, bottom[place]),
+                ha="center",
+                va="bottom",
+                fontsize=9,
+            )
+        axes.set_xticks(places, [f"batch {result.batch}" for result in results])
+        axes.set_ylabel("ms for an image")
+        axes.legend()
+
+
+def _plot_stores(results: list[StoreResult], encode_ms: float, path: Path) -> None:
+    lines = {name: line for name, line in _lines(results).items() if len(line) > 1}
+    exponents = growth(results)
+    with figure(path, "One query alone: search and vote, by number of entries") as axes:
+        for (name, line), colour in zip(lines.items(), COLOURS * 3, strict=False):
+            axes.plot(
+                [r.entries for r in line],
+                [r.one_ms for r in line],
+                marker="o",
+                linewidth=3 if name == "auto" else 1.5,
+                color=colour,
+                label=f"{name}: entries^{exponents[name]:.2f}",
+            )
+        axes.axhline(encode_ms, color="#444444", linestyle="--", label="the network itself")
+        axes.set(xscale="log", yscale="log", xlabel="entries", ylabel="ms")
+        axes.legend(fontsize=9)

@@ -1,0 +1,70 @@
+"""One run of the benchmarks that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.benchmarks.engines import engines, first, index_build
+from evaluation.benchmarks.report import Report
+from evaluation.benchmarks.stages import stages
+from evaluation.benchmarks.stores import spread, stores
+from evaluation.benchmarks.timing import machine, median_ms
+from indexer.datasets import ArrayDataset, load
+from indexer.embed import read_all
+from indexer.index import embed_images
+from indexer.progress import Progress, silent
+from model.bundle import Bundle
+from model.engines import Encoding
+from model.errors import DatasetError
+from model.predictor import Parameters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    parts: tuple[str, ...]
+    images: int
+    """Images that the index build takes."""
+    entries: tuple[int, ...]
+    factories: tuple[str, ...]
+
+
+def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress: Progress = silent) -> Report:
+    """Measure on the dataset that the bundle caches.
+
+    Raises:
+        DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root.
+    """
+    manifest = bundle.manifest
+    train, test = (load(manifest.dataset.name, split, data_root) for split in ("train", "test"))
+    images = read_all(test, bundle.engine.size)[0]
+    report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
+    if "engines" in plan.parts:
+        report.engines = engines(bundle, images)
+    if "index" in plan.parts:
+        if not isinstance(train, ArrayDataset):
+            raise DatasetError("the index build is measured on cifar10: make a bundle of it, or leave 'index' out")
+        report.index = index_build(bundle, root, first(train, plan.images), progress)
+    if "stages" in plan.parts:
+        report.stages = stages(bundle, images)
+    if "stores" in plan.parts:
+        batch = images[:32]
+        one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
+        many = median_ms(lambda: bundle.engine.encode(batch), 2.0) / 32
+        _, keys, values = embed_images(train, np.arange(len(train.labels)), bundle.engine, progress)
+        logits, asked, _ = embed_images(test, np.arange(len(test.labels)), bundle.engine, progress)
+        for count in plan.entries:
+            report.stores += stores(
+                *spread(keys, values, count),
+                Encoding(logits, asked),
+                plan.factories,
+                Parameters(manifest.theta, manifest.lam, manifest.k),
+                (one, many),
+                report.machine.read_gb_per_second * 1e9,
+                progress,
+            )
+    return report

@@ -1,0 +1,208 @@
+"""Key recipes compared on a holdout: what each costs, how much it errs, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.benchmarks.timing import median_ms
+from evaluation.plots import COLOURS, figure
+from indexer.datasets import Dataset
+from indexer.embed import Unreadable, batches
+from indexer.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
+from indexer.fit import Holdout, fit
+from indexer.index import memory_needed
+from indexer.memory import check_memory
+from indexer.progress import Progress, silent
+from indexer.truncation import measure
+from model.cache import Floats, vote
+from model.predictor import Parameters
+from model.recipe import Recipe, named_recipe
+from model.stores import FaissStore, choose_store
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """One recipe on the holdout, under the theta, lam and k fitted for it."""
+
+    name: str
+    recipe: Recipe
+    dim: int
+    store: str
+    bytes_per_entry: float
+    one_ms: float
+    """Search and vote of one query alone."""
+    many_ms: float
+    """The same for each of 32."""
+    theta: float
+    lam: float
+    k: int | None
+    error_percent: float
+    cache_only_error_percent: float
+    """Lowest of the grid at lam = 1."""
+    ece_percent: float
+    nll: float
+    changed_top1_percent: float
+    """By store and k, against the exact sum."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All recipes, and which to take."""
+
+    images: int
+    entries: int
+    network_error_percent: float
+    results: list[RecipeResult]
+    allowed_percent: float
+    """Errors up to this are within one standard error of the lowest."""
+    chosen: RecipeResult
+
+    @property
+    def why(self) -> str:
+        """The choice in a sentence."""
+        return (
+            f"{self.chosen.name}: of the recipes whose error is within one standard error of the lowest "
+            f"(at most {self.allowed_percent:.2f} %), it needs the fewest bytes for an entry "
+            f"({self.chosen.bytes_per_entry:,.0f})"
+        )
+
+
+def compare(
+    dataset: Dataset,
+    network_path: Path,
+    recipes: dict[str, str | Recipe],
+    *,
+    mirror: bool = False,
+    test: Callable[[], Dataset] | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Embed a dataset once under all recipes, and fit and time each; needs torch.
+
+    ``recipes`` are by name, each the name of a known recipe or one written out. With ``mirror``, mirrored copies are
+    cached too.
+
+    Raises:
+        DatasetError, NetworkError, RecipeError, MemoryLimitError: as ``index`` would for one of them.
+    """
+    import torch
+
+    network = open_network(network_path, dataset, test).network
+    device = best_device()
+    written = {n: named_recipe(r, network.depth) if isinstance(r, str) else r for n, r in recipes.items()}
+    encoders = {
+        name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
+    }
+    layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
+    copies = (False, True) if mirror else (False,)
+    positions: list[int] = []
+    mirrored: list[bool] = []
+    logits: list[Floats] = []
+    keys: dict[str, list[Floats]] = {name: [] for name in encoders}
+    order = np.arange(len(dataset.labels))
+    blank = torch.zeros((1, *INPUT_SIZE, 3), dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
+    # All keys, and of one recipe at a time what an index needs.
+    check_memory(
+        4 * sum(dims) * len(order) * len(copies) + memory_needed(len(order) * len(copies), max(dims), fitted=True),
+        f"comparing recipes of {sum(dims):,} numbers in all",
+        "compare fewer at a time",
+    )
+    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH, Unreadable.of(len(order))):
+        for copy in copies:
+            seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
+            with torch.inference_mode():
+                given, activations = network.activations(network.normalize(torch.from_numpy(seen).to(device)), layers)
+                for name, encoder in encoders.items():
+                    keys[name].append(encoder.keys(activations).float().cpu().numpy())
+                logits.append(given.float().cpu().numpy())
+            positions += indices.tolist()
+            mirrored += [copy] * len(indices)
+        progress("embed", len(positions) // len(copies), len(order))
+    at = np.array(positions)
+    held = np.isin(at, dataset.holdout())
+    asked = held & ~np.array(mirrored)
+    values, outputs = dataset.labels[at], np.concatenate(logits)
+    results = []
+    report = None
+    for done, name in enumerate(encoders):
+        progress("recipes", done, len(encoders))
+        own = np.concatenate(keys.pop(name))
+        holdout = Holdout(outputs[asked], own[asked], values[asked])
+        factory = choose_store(len(own), own.shape[1])[0]
+        store = FaissStore.build(own, values, factory)
+        fitted = fit(holdout, store, held, len(dataset.classes))
+        report = fitted.report
+        chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
+        store, truncation = measure(store, [(own[~held], values[~held])], holdout, held, chosen, len(dataset.classes))
+        results.append(
+            RecipeResult(
+                name=name,
+                recipe=written[name],
+                dim=own.shape[1],
+                store=factory,
+                bytes_per_entry=store.stored_bytes() / len(own),
+                one_ms=_cost(store, holdout.keys, fitted.k, 1, len(dataset.classes)),
+                many_ms=_cost(store, holdout.keys, fitted.k, 32, len(dataset.classes)) / 32,
+                theta=fitted.theta,
+                lam=fitted.lam,
+                k=fitted.k,
+                error_percent=report.chosen_error_percent,
+                cache_only_error_percent=min(row[-1] for plane in report.error_percent for row in plane),
+                ece_percent=fitted.calibration.ece_percent_mixed,
+                nll=report.chosen_nll,
+                changed_top1_percent=truncation.changed_top1_percent,
+            )
+        )
+    progress("recipes", len(encoders), len(encoders))
+    assert report is not None
+    lowest = min(result.error_percent for result in results) / 100
+    allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / report.images))
+    able = [result for result in results if result.error_percent <= allowed]
+    best = min(able, key=lambda result: (result.bytes_per_entry, result.nll))
+    return Comparison(report.images, report.entries, report.network_error_percent, results, float(allowed), best)
+
+
+def plot(comparison: Comparison, path: Path) -> None:
+    """Error by bytes of an entry; the one to take is filled."""
+    with figure(path, "Error on the holdout by the size of a key") as axes:
+        axes.axhline(comparison.network_error_percent, color="#444444", linestyle="--", label="network alone")
+        axes.axhspan(
+            min(r.error_percent for r in comparison.results),
+            comparison.allowed_percent,
+            color="#EEEEEE",
+            label="within one standard error of the lowest",
+        )
+        for result in comparison.results:
+            taken = result is comparison.chosen
+            axes.scatter(
+                [result.bytes_per_entry],
+                [result.error_percent],
+                s=90,
+                color=COLOURS[2] if taken else COLOURS[0],
+                marker="D" if taken else "o",
+                zorder=3,
+            )
+            axes.annotate(
+                f"{result.name}{' (taken)' if taken else ''}",
+                (result.bytes_per_entry, result.error_percent),
+                textcoords="offset points",
+                xytext=(7, 6),
+            )
+        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
+        axes.margins(0.18)
+        axes.legend(fontsize=9)
+
+
+def _cost(store: FaissStore, queries: Floats, k: int | None, batch: int, classes: int) -> float:
+    def call() -> None:
+        found = store.search(queries[:batch], k or store.count)
+        vote(found.similarities, found.values, 50.0, classes)
+
+    return median_ms(call, 0.5)
