@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
@@ -25,7 +23,7 @@ from indexer.truncation import measure
 from model import bundle as bundles
 from model.cache import Floats, check_parameters
 from model.engines import Engine
-from model.entries import Entry, write_entries
+from model.entries import Entry, contact_sheet, write_entries
 from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
@@ -41,7 +39,6 @@ from model.stores import (
 )
 
 BATCH = 64
-THUMBNAIL_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,12 @@ class _Embedded:
     mirrored: NDArray[np.bool_]
     logits: Floats
     """Network logits of each entry."""
-    thumbnails: list[bytes | None]
+    sheets: list[bytes]
+    """Contact sheets, where thumbnails are wanted."""
+    sheet: NDArray[np.int64]
+    """The sheet that shows each entry; -1 = none."""
+    place: NDArray[np.int64]
+    """Which of the sheet's pictures each entry is."""
 
 
 def index(
@@ -121,13 +123,7 @@ def index(
         store.write(folder / bundles.KEYS)
         np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
         write_entries(
-            folder / bundles.ENTRIES,
-            (
-                Entry(i, dataset.source(int(position)), int(value), bool(mirrored), thumbnail)
-                for i, (position, value, mirrored, thumbnail) in enumerate(
-                    zip(embedded.positions, embedded.values, embedded.mirrored, embedded.thumbnails, strict=True)
-                )
-            ),
+            folder / bundles.ENTRIES, _entries(dataset, embedded), embedded.sheets, height=encoder.engine.size[0]
         )
         store_info = StoreInfo(
             kind="faiss", factory=factory, dim=store.dim, count=store.count, search=store.search_info, why=why
@@ -242,28 +238,44 @@ def _embed(
     logits = np.empty((count * copies, engine.classes), np.float32)
     positions = np.empty(count * copies, np.int64)
     mirrored = np.zeros(count * copies, bool)
-    making: list[Future[list[bytes | None]]] = []
+    making: list[Future[bytes]] = []
+    sheet = np.full(count * copies, -1, np.int64)
+    place = np.zeros(count * copies, np.int64)
     done = 0
-    # Thumbnails are made beside the encoder: between two batches they would leave it idle.
-    with ThreadPoolExecutor(1, thread_name_prefix="thumbnails") as pool:
+    # Contact sheets are made beside the encoder: between two batches they would leave it idle.
+    with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
         for indices, images in batches(dataset, np.arange(count), engine.size, BATCH, unreadable):
             for mirror in (False, True)[:copies]:
                 seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
-                making.append(pool.submit(_thumbnails, seen, wanted=options.thumbnails))
                 encoding = (encoder.mirror_engine if mirror and encoder.mirror_engine else engine).encode(seen)
                 rows = slice(done, done + len(indices))
                 logits[rows], keys[rows] = encoding
                 positions[rows], mirrored[rows] = indices, mirror
+                if options.thumbnails:
+                    sheet[rows], place[rows] = len(making), np.arange(len(indices))
+                    making.append(pool.submit(contact_sheet, seen))
                 done += len(indices)
             progress("embed", done // copies, count)
-    thumbnails = [thumbnail for made in making for thumbnail in made.result()]
     if not done:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
     if not np.isfinite(keys[:done]).all():
         raise DatasetError("the network gives keys that are not finite for some images")
     return _Embedded(
-        keys[:done], dataset.labels[positions[:done]], positions[:done], mirrored[:done], logits[:done], thumbnails
+        keys[:done],
+        dataset.labels[positions[:done]],
+        positions[:done],
+        mirrored[:done],
+        logits[:done],
+        [made.result() for made in making],
+        sheet[:done],
+        place[:done],
     )
+
+
+def _entries(dataset: Dataset, embedded: _Embedded) -> Iterator[Entry]:
+    columns = (embedded.positions, embedded.values, embedded.mirrored, embedded.sheet, embedded.place)
+    for i, (position, value, mirrored, sheet, place) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
 def _holdout(dataset: Dataset, embedded: _Embedded) -> tuple[Holdout, NDArray[np.bool_]]:
@@ -285,13 +297,3 @@ class _Less:
             kept = ~self.held[part]
             if kept.any():
                 yield self.embedded.keys[part][kept], self.embedded.values[part][kept]
-
-
-def _thumbnails(images: NDArray[np.uint8], *, wanted: bool) -> list[bytes | None]:
-    thumbnails: list[bytes | None] = [None] * len(images)
-    if wanted:
-        for i, image in enumerate(images):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-            thumbnails[i] = buffer.getvalue()
-    return thumbnails

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from model.errors import BundleError
 
@@ -18,12 +23,28 @@ class Entry(NamedTuple):
     source: str
     value: int
     mirrored: bool
-    thumbnail: bytes | None
-    """A small JPEG, where the bundle has them."""
+    sheet: int | None
+    """The contact sheet that shows it, where the bundle has them."""
+    place: int = 0
+    """Which of the sheet's pictures it is."""
 
 
-def write_entries(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a new file of entries.
+SHEET_QUALITY = 85
+
+
+def contact_sheet(images: NDArray[np.uint8]) -> bytes:
+    """Small pictures (B,h,w,3), one below the other, as one JPEG.
+
+    One file for many costs a quarter of the time and half the bytes of one for each.
+    """
+    count, height, width, _ = images.shape
+    buffer = io.BytesIO()
+    Image.fromarray(images.reshape(count * height, width, 3)).save(buffer, "JPEG", quality=SHEET_QUALITY)
+    return buffer.getvalue()
+
+
+def write_entries(path: Path, entries: Iterable[Entry], sheets: Sequence[bytes], height: int) -> None:
+    """Write a new file of entries, and their contact sheets of pictures of that height.
 
     Raises:
         BundleError: the disk is full, or cannot be written.
@@ -33,14 +54,23 @@ def write_entries(path: Path, entries: Iterable[Entry]) -> None:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute(
             "CREATE TABLE entries (id INTEGER PRIMARY KEY, source TEXT NOT NULL, value INTEGER NOT NULL, "
-            "mirrored INTEGER NOT NULL, thumbnail BLOB) STRICT"
+            "mirrored INTEGER NOT NULL, sheet INTEGER, place INTEGER NOT NULL) STRICT"
         )
-        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", entries)
+        connection.execute(
+            "CREATE TABLE sheets (id INTEGER PRIMARY KEY, height INTEGER NOT NULL, jpeg BLOB NOT NULL) STRICT"
+        )
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", entries)
+        connection.executemany(
+            "INSERT INTO sheets VALUES (?, ?, ?)", ((i, height, sheet) for i, sheet in enumerate(sheets))
+        )
         connection.commit()
     except sqlite3.Error as error:
         raise BundleError(f"{path.name} could not be written: {error}") from error
     finally:
         connection.close()
+
+
+_ENTRY = "SELECT id, source, value, mirrored, sheet, place FROM entries"
 
 
 class Entries:
@@ -57,16 +87,27 @@ class Entries:
             uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             (self.count,) = self._connection.execute("SELECT count(*) FROM entries").fetchone()
+            self._connection.execute(f"{_ENTRY} LIMIT 0")
         except sqlite3.Error as error:
             raise BundleError(f"{path.name} is not a table of entries") from error
 
     def get(self, entry_id: int) -> Entry | None:
         """One entry, or None."""
         with self._lock:
-            row = self._connection.execute(
-                "SELECT id, source, value, mirrored, thumbnail FROM entries WHERE id = ?", (entry_id,)
-            ).fetchone()
-        return Entry(row[0], row[1], row[2], bool(row[3]), row[4]) if row else None
+            row = self._connection.execute(f"{_ENTRY} WHERE id = ?", (entry_id,)).fetchone()
+        return Entry(row[0], row[1], row[2], bool(row[3]), *row[4:]) if row else None
+
+    def thumbnail(self, entry: Entry) -> bytes | None:
+        """A small PNG of an entry's image, where the bundle has them."""
+        with self._lock:
+            row = self._connection.execute("SELECT height, jpeg FROM sheets WHERE id = ?", (entry.sheet,)).fetchone()
+        if row is None:
+            return None
+        height, jpeg = row
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as sheet:
+            sheet.crop((0, entry.place * height, sheet.width, (entry.place + 1) * height)).save(buffer, "PNG")
+        return buffer.getvalue()
 
     def sources(self) -> list[str]:
         """Every entry's source, in id order."""

@@ -41,7 +41,7 @@ def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
         index=entry.value,
         source=entry.source,
         mirrored=entry.mirrored,
-        thumbnail=f"/v1/entries/{entry.id}/thumbnail" if entry.thumbnail else None,
+        thumbnail=f"/v1/entries/{entry.id}/thumbnail" if entry.sheet is not None else None,
     )
 
 
@@ -50,15 +50,16 @@ def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
     tags=["model"],
     summary="One cached entry's picture",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER)},
+    responses={200: {"content": {"image/png": {}}}, **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER)},
 )
 def get_thumbnail(state: Running, entry_id: EntryId) -> Response:
-    """A small JPEG."""
-    thumbnail = _entry(state.batcher.predictor, entry_id).thumbnail
+    """A small PNG."""
+    predictor = state.batcher.predictor
+    thumbnail = predictor.bundle.entries.thumbnail(_entry(predictor, entry_id))
     if thumbnail is None:
         raise ProblemError(Kind.NOT_FOUND, f"Entry {entry_id} has no thumbnail.")
     # The same id is another picture in another generation.
-    return Response(thumbnail, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})
+    return Response(thumbnail, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/livez", tags=["health"], summary="Whether the process lives")

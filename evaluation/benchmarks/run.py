@@ -10,7 +10,7 @@ import numpy as np
 from evaluation.benchmarks.engines import engines, first, index_build
 from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.stages import stages
-from evaluation.benchmarks.stores import spread, stores
+from evaluation.benchmarks.stores import QUERIES, spread, stores
 from evaluation.benchmarks.timing import machine, median_ms
 from indexer.datasets import ArrayDataset, load
 from indexer.embed import read_all
@@ -55,8 +55,9 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         batch = images[:32]
         one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
         many = median_ms(lambda: bundle.engine.encode(batch), 2.0) / 32
-        _, keys, values = embed_images(train, np.arange(len(train.labels)), bundle.engine, progress)
-        logits, asked, _ = embed_images(test, np.arange(len(test.labels)), bundle.engine, progress)
+        wanted = min(max(plan.entries), len(train.labels))
+        _, keys, values = embed_images(train, np.arange(wanted), bundle.engine, progress)
+        logits, asked, _ = embed_images(test, np.arange(min(QUERIES, len(test.labels))), bundle.engine, progress)
         for count in plan.entries:
             report.stores += stores(
                 *spread(keys, values, count),

@@ -125,12 +125,60 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], tensor, atol=0, rtol=0)
 
 
+def test_training_from_a_network_goes_on_from_what_it_knows(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=40)
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    short = ("--depth", 20, "--batch-size", 16, "--epochs", 1, "--device", "cpu", "--json")
+    assert secondlook("train", folder, "--out", first, *short).returncode == 0
+    # At so small a rate, one epoch leaves the weights all but where they were.
+    went_on = secondlook("train", folder, "--out", second, "--start", first, "--lr", 1e-9, *short)
+    assert went_on.returncode == 0, went_on.stderr
+    from model.network_file import load_network
+
+    a, b = load_network(first).network.state_dict(), load_network(second).network.state_dict()
+    weights = [name for name in a if name.endswith("weight")]
+    assert max(float((a[name] - b[name]).abs().max()) for name in weights) < 1e-4
+
+    (folder / "red").rename(folder / "scarlet")
+    renamed = secondlook("train", folder, "--out", second, "--start", first, "--lr", 1e-9, *short)
+    assert renamed.returncode == 0, renamed.stderr
+    c = load_network(second).network.state_dict()
+    assert float((a["stem.0.weight"] - c["stem.0.weight"]).abs().max()) < 1e-4
+    assert float((a["head.weight"] - c["head.weight"]).abs().max()) > 1e-2
+
+    deeper = secondlook("train", folder, "--out", second, "--start", first, "--depth", 32, *short[2:])
+    assert deeper.returncode == 1
+    assert "holds a resnet20 (standard), not a resnet32" in deeper.stderr
+
+
+def test_recipes_are_compared_and_one_is_named(tmp_path: Path, tiny_network: Path, colour_folder: Path) -> None:
+    flat, wide = tmp_path / "flat.json", tmp_path / "wide.json"
+    flat.write_text(json.dumps({"layers": ["pool"]}))
+    wide.write_text(json.dumps({"layers": ["stage3.block1"], "pool": [4]}))
+    picture = tmp_path / "recipes.png"
+    compared = secondlook(
+        *("fit", colour_folder, "--recipes", f"{wide},{flat}", "--network", tiny_network),
+        *("--mirror", "--plot", picture, "--json"),
+    )
+    assert compared.returncode == 0, compared.stderr
+    result = json.loads(compared.stdout)
+    assert [(r["name"], r["dim"]) for r in result["recipes"]] == [("wide", 1024), ("flat", 64)]
+    assert result["entries"] == 108  # 54 images outside the holdout, and their mirrored copies
+    # Both tell plain colours apart, so the smaller one is taken.
+    assert result["chosen"] == "flat"
+    assert result["why"].startswith("flat: of the recipes")
+    assert picture.stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
         (("index", "nowhere", "--bundles", "b"), 1, "there is no dataset 'nowhere'"),
         (("index", "cifar10", "--bundles", "b", "--theta", "5"), 2, "give --theta, --lam and --k together"),
-        (("index", ".", "--bundles", "b", "--recipe", "none"), 1, "there is no recipe 'none'"),
+        (("index", ".", "--bundles", "b", "--recipe", "none"), 2, "there is no recipe 'none'"),
+        (("index", "colours", "--bundles", "b", "--theta", "5", "--lam", "2", "--k", "5"), 2, "lam must be between"),
+        (("fit", "colours"), 2, "give --bundles"),
+        (("fit", "colours", "--bundles", "b", "--mirror"), 2, "go with --recipes"),
         (("evaluate", "cifar10", "--bundles", "no-such-root"), 1, "has no active bundle"),
         (("import-keras", "no.h5", "out.safetensors"), 1, "there is no file no.h5"),
         (("index", "colours", "--bundles", "b", "--store", "Fat"), 1, "knows airplane"),

@@ -1,6 +1,7 @@
 """Bundles: whole or refused, and switched atomically."""
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from model import bundle as bundles
 from model.bundle import activate, active_generation, generations, open_bundle
@@ -78,11 +80,15 @@ def test_a_whole_bundle_opens_and_answers(root: Path) -> None:
     bundle = open_bundle(root)
     assert bundle.manifest.classes == ("blue", "green", "red")
     assert bundle.store.count == bundle.manifest.store.count == 60
-    entry = bundle.entries.get(59)
-    assert entry is not None
-    assert entry.source == "red/019.png"
-    assert entry.thumbnail is not None
-    assert entry.thumbnail.startswith(b"\xff\xd8")
+    for entry_id, source, channel in ((3, "blue/003.png", 2), (27, "green/007.png", 1), (59, "red/019.png", 0)):
+        entry = bundle.entries.get(entry_id)
+        assert entry is not None
+        assert entry.source == source
+        picture = bundle.entries.thumbnail(entry)
+        assert picture is not None
+        means = np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 3).mean(axis=0)
+        assert means.argmax() == channel
+        assert means[channel] > 2 * np.delete(means, channel).max()
 
 
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from indexer.datasets import load
 from indexer.encoders import FromBundle, FromNetwork
@@ -12,7 +13,7 @@ from indexer.index import IndexOptions, index, refit
 from model.bundle import generations, open_bundle
 from model.encoder import Encoder
 from model.engines import OnnxEngine, TorchEngine
-from model.errors import DatasetError, RecipeError, StoreError
+from model.errors import DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
 from model.recipe import Recipe
@@ -164,3 +165,62 @@ def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder:
     with pytest.raises(StoreError, match="there is no store 'Nonsense'"):
         index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="Nonsense"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_not_fit_into_memory_is_not_begun(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.memory.available_bytes", lambda: 50_000)
+    with pytest.raises(MemoryLimitError, match="a cache of 120 entries of 80 numbers needs about"):
+        index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, mirror=True, parameters=None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_approximate_store_serves_so_many_neighbours_at_most(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path
+) -> None:
+    options = replace(FIXED, store="HNSW8", parameters=Parameters(20.0, 0.5, 5000))
+    with pytest.raises(ParameterError, match=r"k must be at most 2,048 \(or all\)"):
+        index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), options)
+    generation = index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="HNSW8"))
+    predictor = Predictor(open_bundle(tmp_path, generation))
+    with pytest.raises(ParameterError, match="k must be at most"):
+        predictor.parameters(k=2049)
+    assert predictor.parameters(k="all").k is None
+
+
+def test_a_bundle_says_how_far_it_is_from_the_exact_sum(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    chosen = open_bundle(tiny_bundle).manifest
+    assert chosen.truncation is not None
+    assert (chosen.truncation.images, chosen.truncation.keys) == (6, "exact")
+    assert chosen.store.factory == "Flat"
+    assert "60 keys of 80 numbers" in chosen.store.why
+    exact = replace(FIXED, store="Flat", parameters=Parameters(20.0, 0.5, None))
+    generation = index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), exact)
+    assert open_bundle(tmp_path, generation).manifest.truncation is None
+
+
+def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder: Path, tmp_path: Path) -> None:
+    from model.network_file import save_network
+    from model.networks import ResNet
+
+    dataset = load(str(colour_folder))
+    network = ResNet(20, 3, "keras")
+    # Statistics that are not their own mirror image.
+    ramp = np.linspace(0, 200, 32)[None, None, :, None]
+    network.set_pixel_statistics((ramp + np.random.default_rng(0).integers(0, 50, (9, 32, 32, 3))).astype(np.uint8))
+    save_network(network.eval(), tmp_path / "net.safetensors", classes=dataset.classes, trained_on="nothing")
+    options = replace(FIXED, mirror=True, store="Flat")
+    source = FromNetwork(tmp_path / "net.safetensors", Recipe(layers=("pool",)), mirror_normalized=True)
+    bundle = open_bundle(tmp_path / "after", index(dataset, tmp_path / "after", source, options))
+    image = dataset.read(7, (32, 32))
+    x = network.normalize(torch.from_numpy(image[None])).flip(-1)
+    with torch.inference_mode():
+        pooled = network.activations(x, ("pool",))[1]["pool"].flatten().numpy()
+    keys = np.concatenate([keys for keys, _ in bundle.store.chunks()])
+    rows = [i for i in range(120) if (e := bundle.entries.get(i)) and e.mirrored and e.source == dataset.source(7)]
+    np.testing.assert_allclose(keys[rows[0]], pooled / np.linalg.norm(pooled), atol=1e-4)
+    plain = replace(source, mirror_normalized=False)
+    before = open_bundle(tmp_path / "before", index(dataset, tmp_path / "before", plain, options))
+    other = np.concatenate([keys for keys, _ in before.store.chunks()])
+    assert np.abs(other[rows[0]] - keys[rows[0]]).max() > 1e-3

@@ -146,8 +146,8 @@ def test_an_answers_neighbour_can_be_looked_up(call: Call, reference: Predictor)
     assert kept is not None
     assert entry["source"] == kept.source
     picture = call("GET", entry["thumbnail"])
-    assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.content == kept.thumbnail
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.content == reference.bundle.entries.thumbnail(kept)
 
 
 @pytest.mark.parametrize("path", ["/v1/entries/999999", "/v1/entries/999999/thumbnail", "/nothing"])

@@ -1,0 +1,75 @@
+"""What a store leaves of the exact sum is measured, not assumed."""
+
+import numpy as np
+import pytest
+
+from indexer.fit import Holdout
+from indexer.truncation import CHANGED_PERCENT, MEAN_VARIATION, compare, measure
+from model.cache import mix, softmax, vote
+from model.predictor import Parameters
+from model.stores import ExactStore, FaissStore
+
+CLASSES = 5
+
+
+def clusters(seed: int, count: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Unit keys around one direction for each class, with room for confusion."""
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(CLASSES, dim))
+    values = random.integers(0, CLASSES, count)
+    keys = centres[values] + 1.5 * random.normal(size=(count, dim))
+    return (keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float32), values
+
+
+KEYS, VALUES = clusters(0, 2000)
+HELD = np.arange(2000) >= 1800
+LOGITS = np.random.default_rng(5).normal(size=(200, CLASSES)).astype(np.float32)
+HOLDOUT = Holdout(LOGITS, KEYS[HELD], VALUES[HELD])
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "SQ4", "IVF32,SQ8", "HNSW16"])
+def test_the_measured_distance_is_that_of_the_served_answers(factory: str) -> None:
+    theta, lam, k = parameters = Parameters(15.0, 0.7, 20)
+    store, found = measure(
+        FaissStore.build(KEYS, VALUES, factory), [(KEYS[~HELD], VALUES[~HELD])], HOLDOUT, HELD, parameters, CLASSES
+    )
+    # Once more, by other means: a store without the held entries, and the exact sum written out.
+    served = FaissStore.build(KEYS[~HELD], VALUES[~HELD], factory).with_search(store.search_info)
+    neighbors = served.search(HOLDOUT.keys, k)
+    answers = mix(softmax(LOGITS), vote(neighbors.similarities, neighbors.values, theta, CLASSES), lam)
+    weights = np.exp(theta * (HOLDOUT.keys @ KEYS[~HELD].T).astype(np.float64))
+    votes = weights @ np.eye(CLASSES)[VALUES[~HELD]]
+    exact = mix(softmax(LOGITS), (votes / votes.sum(axis=1, keepdims=True)).astype(np.float32), lam)
+    variation = np.abs(answers - exact).sum(axis=1) / 2
+    assert found.images == 200
+    assert found.keys == "exact"
+    assert found.mean == pytest.approx(variation.mean(), abs=2e-3)
+    assert found.max == pytest.approx(variation.max(), abs=2e-2)
+    assert found.mean < found.p99 <= found.max
+    assert found.changed_top1_percent == pytest.approx(
+        100 * (answers.argmax(axis=1) != exact.argmax(axis=1)).mean(), abs=1.0
+    )
+
+
+def test_no_more_of_a_store_is_searched_than_the_bounds_ask_for() -> None:
+    parameters = Parameters(40.0, 1.0, 20)
+    theta, k = 40.0, 20
+    built = FaissStore.build(KEYS, VALUES, "IVF32,Flat")
+    store, _ = measure(built, None, HOLDOUT, HELD, parameters, CLASSES)
+    whole = ExactStore(KEYS[~HELD], VALUES[~HELD]).search(HOLDOUT.keys, k)
+    expected = vote(whole.similarities, whole.values, theta, CLASSES)
+    efforts = built.efforts()
+    chosen = efforts.index(store.search_info)
+    assert chosen > 0
+    for effort, enough in ((efforts[chosen], True), (efforts[chosen - 1], False)):
+        found = built.with_search(effort).search(HOLDOUT.keys, k, ~HELD)
+        lost = compare(vote(found.similarities, found.values, theta, CLASSES), expected)
+        assert (lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= MEAN_VARIATION) == enough
+
+
+def test_the_exact_sum_itself_loses_nothing_but_quantisation() -> None:
+    parameters = Parameters(15.0, 1.0, None)
+    entries = [(KEYS[~HELD], VALUES[~HELD])]
+    _, flat = measure(FaissStore.build(KEYS, VALUES, "Flat"), entries, HOLDOUT, HELD, parameters, CLASSES)
+    _, coarse = measure(FaissStore.build(KEYS, VALUES, "SQ4"), entries, HOLDOUT, HELD, parameters, CLASSES)
+    assert flat.max < 1e-5 < coarse.mean
