@@ -50,8 +50,9 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # 0 = all cores
         options.log_severity_level = 3
-        # Threads that spin while they wait take the processor from decoding, searching and other programs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that spin within a run answer a lone image a fifth sooner; spinning on after it would take the
+        # processor from decoding, searching and other programs (docs/decisions/004).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             # Read here: ONNX Runtime would follow a graph's references to other files.
             self._session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
