@@ -18,7 +18,8 @@ from indexer.index import memory_needed
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
-from model.cache import Floats, vote
+from model.cache import Floats, exact_vote, softmax, vote
+from model.lookup import search_until_sure
 from model.predictor import Parameters
 from model.recipe import Recipe, named_recipe
 from model.stores import FaissStore, choose_store
@@ -148,8 +149,8 @@ def compare(
                 dim=own.shape[1],
                 store=factory,
                 bytes_per_entry=store.stored_bytes() / len(own),
-                one_ms=_cost(store, holdout.keys, fitted.k, 1, len(dataset.classes)),
-                many_ms=_cost(store, holdout.keys, fitted.k, 32, len(dataset.classes)) / 32,
+                one_ms=_cost(store, holdout, chosen, 1),
+                many_ms=_cost(store, holdout, chosen, min(32, len(holdout.labels))),
                 theta=fitted.theta,
                 lam=fitted.lam,
                 k=fitted.k,
@@ -200,9 +201,19 @@ def plot(comparison: Comparison, path: Path) -> None:
         axes.legend(fontsize=9)
 
 
-def _cost(store: FaissStore, queries: Floats, k: int | None, batch: int, classes: int) -> float:
-    def call() -> None:
-        found = store.search(queries[:batch], k or store.count)
-        vote(found.similarities, found.values, 50.0, classes)
+def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: int) -> float:
+    """Mean milliseconds of search and vote for a query."""
+    theta, lam, k = parameters
+    network = softmax(holdout.logits)
+    starts = range(0, min(len(network), 20 * batch if batch > 1 else 200) - batch + 1, batch)
 
-    return median_ms(call, 0.5)
+    def call() -> None:
+        for start in starts:
+            rows = slice(start, start + batch)
+            if k is None:
+                exact_vote(holdout.keys[rows], store.chunks(), (theta,), network.shape[1])
+            else:
+                found = search_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
+                vote(found.similarities, found.values, theta, network.shape[1])
+
+    return median_ms(call, 0.5) / max(1, len(starts) * batch)

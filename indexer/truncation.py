@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,26 @@ from numpy.typing import NDArray
 from indexer.fit import QUERIES_AT_ONCE, Holdout, entries_less, nearest
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
-from model.manifest import Truncation
+from model.lookup import lead, quick_effort, search_until_sure
+from model.manifest import QuickSearch, Truncation
 from model.predictor import Parameters
-from model.stores import FaissStore, Neighbors
+from model.stores import FaissStore
 
-CHANGED_PERCENT = 0.1
-"""Answers of the holdout that may change because a search does not look at every entry."""
+CHANGED_PERCENT = 0.05
+"""Answers that may change because a search does not look at every entry, and again because it looks quickly first."""
 
-MEAN_VARIATION = 0.001
+VARIATION = 0.002
 """How far, in total variation and on average, answers may be from those of a search that looks at every entry."""
+
+QUICK_VARIATION = 0.003
+"""The same for a quick search against the full one."""
+
+QUICK_LISTS = (1, 2, 4, 8, 16, 32)
+QUICK_K = 50
+MARGINS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+
+CALL_COST = 32
+"""What a search costs before it looks into a list or keeps a candidate, in lists or candidates (docs/decisions/006)."""
 
 
 def measure(
@@ -52,11 +63,9 @@ def measure(
         progress("truncation", min(start + QUERIES_AT_ONCE, len(network)), len(network))
     answers = mix(network, whole, lam)
     if k is not None and not store.is_exhaustive:
-
-        def answer(found: Neighbors) -> Floats:
-            return mix(network, vote(found.similarities, found.values, theta, classes), lam)
-
-        store, answers = least_effort(store, holdout.keys, k, answer, answers, among=~held_entries)
+        store = least_effort(store, holdout.keys, network, parameters, answers, among=~held_entries)
+        found = search_until_sure(store, holdout.keys, network, theta, lam, k, among=~held_entries)
+        answers = mix(network, vote(found.similarities, found.values, theta, classes), lam)
     kind = "stored" if exact_keys is None else "exact"
     return store, compare(answers, mix(network, exact, lam)).model_copy(update={"keys": kind})
 
@@ -64,23 +73,52 @@ def measure(
 def least_effort(
     store: FaissStore,
     queries: Floats,
-    k: int,
-    answer: Callable[[Neighbors], Floats],
+    network: Floats,
+    parameters: Parameters,
     whole: Floats,
     among: NDArray[np.bool_] | None = None,
-) -> tuple[FaissStore, Floats]:
-    """The store with the cheapest search whose answers keep to the bounds above, and those answers (n,C).
+) -> FaissStore:
+    """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
 
-    ``whole`` are the answers of a search that looks at every entry. A store that misses the bounds at its greatest
-    effort comes back at that effort.
+    ``whole`` are the answers (n,C) of a search that looks at every entry. A store that misses the bounds at its
+    greatest effort comes back at that effort.
     """
+    theta, lam, k = parameters
+    assert k is not None
+
+    def answer(effort: FaissStore, k: int) -> Floats:
+        found = effort.search(queries, k, among)
+        return mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
+
     for effort in store.efforts():
         store = store.with_search(effort)
-        answers = answer(store.search(queries, k, among))
-        lost = compare(answers, whole)
-        if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= MEAN_VARIATION:
+        full = answer(store, k)
+        lost = compare(full, whole)
+        if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= VARIATION:
             break
-    return store, answers
+    if network.shape[1] < 2:
+        return store
+    info = store.search_info
+    best, cheapest = None, float(CALL_COST + (info.lists or max(info.candidates or 0, k)))
+    for quick in _quick_searches(info.lists, k):
+        answers = answer(store.with_search(quick_effort(quick)), quick.k)
+        ahead = lead(answers)
+        for margin in MARGINS:
+            sure = ahead >= margin
+            lost = compare(np.where(sure[:, None], answers, full), full)
+            if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= QUICK_VARIATION:
+                again = float(1 - sure.mean()) * (CALL_COST + (info.lists or max(info.candidates or 0, k)))
+                cost = CALL_COST + (quick.lists or quick.k) + again
+                if cost < cheapest:
+                    best, cheapest = quick.model_copy(update={"margin": margin}), cost
+                break
+    return store.with_search(info.model_copy(update={"quick": best}))
+
+
+def _quick_searches(lists: int | None, k: int) -> list[QuickSearch]:
+    if lists is not None:
+        return [QuickSearch(lists=few, k=min(QUICK_K, k), margin=1) for few in QUICK_LISTS if few < lists]
+    return [QuickSearch(candidates=few, k=few, margin=1) for few in (QUICK_K // 2, QUICK_K) if few < k]
 
 
 def compare(answers: Floats, exact: Floats) -> Truncation:

@@ -45,6 +45,17 @@ class InputInfo(_Part):
     resize: str
 
 
+class QuickSearch(_Part):
+    """A first, cheaper search, after which an answer that is sure enough is given."""
+
+    lists: int | None = Field(None, ge=1)
+    candidates: int | None = Field(None, ge=1)
+    k: int = Field(ge=1)
+    """Neighbours that vote in it."""
+    margin: float = Field(ge=0, le=1)
+    """By how much the mixture's first class must lead its second for the answer to be sure."""
+
+
 class SearchInfo(_Part):
     """How much of an approximate store a search looks at; nothing to say for a store that looks at every entry."""
 
@@ -52,6 +63,8 @@ class SearchInfo(_Part):
     """Lists visited in an IVF (FAISS's nprobe)."""
     candidates: int | None = Field(None, ge=1)
     """Candidates kept on the way through an HNSW graph (FAISS's efSearch), and k at least."""
+    quick: QuickSearch | None = None
+    """A search to try first (``model.lookup``), fitted to the bundle's own theta, lam and k."""
 
 
 class StoreInfo(_Part):

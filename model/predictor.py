@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
 from model.errors import ImageError
+from model.lookup import search_until_sure
 from model.stores import check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
@@ -91,7 +92,12 @@ class Predictor:
         nth = self._novelty.neighbor if self._novelty else 1
         wanted = max(neighbors, nth, *(p.k or 1 for p in asked))
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
-        found = self.bundle.store.search(keys, min(wanted, self.bundle.store.count))
+        wanted = min(wanted, self.bundle.store.count)
+        theta, lam, k = self.defaults
+        if neighbors == 0 and k is not None and all(p == self.defaults for p in asked):
+            found = search_until_sure(self.bundle.store, keys, network, theta, lam, wanted, self._novelty)
+        else:
+            found = self.bundle.store.search(keys, wanted)
         groups: dict[Parameters, list[int]] = {}
         for row, parameters in enumerate(asked):
             groups.setdefault(parameters, []).append(row)

@@ -73,9 +73,14 @@ class Store(Protocol):
     dim: int
     count: int
     values: Ints
+    search_info: SearchInfo
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""
+        ...
+
+    def with_search(self, search: SearchInfo) -> Store:
+        """The same entries, searched in another way."""
         ...
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -89,6 +94,11 @@ class ExactStore:
     def __init__(self, keys: Floats, values: Ints) -> None:
         self._keys, self.values = keys, values
         self.count, self.dim = keys.shape
+        self.search_info = SearchInfo()
+
+    def with_search(self, search: SearchInfo) -> ExactStore:
+        """The store itself: it always looks at every entry."""
+        return self
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search; ties in id order."""
@@ -97,7 +107,7 @@ class ExactStore:
         if among is not None:
             similarities[:, ~among] = -np.inf
             nearest = min(nearest, int(among.sum()))
-        ids = np.argpartition(-similarities, nearest - 1, axis=1)[:, :nearest].astype(np.int64)
+        ids = np.argsort(-similarities, axis=1, kind="stable")[:, :nearest]
         return _ordered(np.take_along_axis(similarities, ids, axis=1), ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -170,6 +180,8 @@ class FaissStore:
 
     def with_search(self, search: SearchInfo) -> FaissStore:
         """The same index, searched in another way."""
+        if search == self.search_info:
+            return self
         return FaissStore(self._index, self.values, self.factory, search)
 
     def write(self, path: Path) -> None:
@@ -308,11 +320,14 @@ def choose_store(count: int, dim: int) -> tuple[str, str]:
 
 
 def _ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:
-    """Sort by (similarity descending, id ascending) and fill up to k places with -1."""
-    order = np.lexsort((ids, -similarities), axis=1)
-    similarities, ids = np.take_along_axis(similarities, order, 1), np.take_along_axis(ids, order, 1)
+    """Order ties by id, the rest being in order, and fill up to k places with -1."""
+    if (similarities[:, 1:] >= similarities[:, :-1]).any():
+        order = np.lexsort((ids, -similarities), axis=1)
+        similarities, ids = np.take_along_axis(similarities, order, 1), np.take_along_axis(ids, order, 1)
     # An id of -1 must not reach into the values: it would pick the last one.
-    found = np.where(ids >= 0, values[np.maximum(ids, 0)], -1)
+    found = values[ids] if ids.size and ids.min() >= 0 else np.where(ids >= 0, values[np.maximum(ids, 0)], -1)
+    if ids.shape[1] == k:
+        return Neighbors(similarities, ids, found)
     missing = ((0, 0), (0, k - ids.shape[1]))
     return Neighbors(
         np.pad(similarities, missing, constant_values=-np.inf),

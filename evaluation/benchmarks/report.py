@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class Report:
 
     def show(self) -> None:
         """Print tables."""
-        console = Console()
+        # Where nobody watches, tables need not fit a narrow screen.
+        console = Console() if sys.stdout.isatty() else Console(width=160)
         m = self.machine
         console.print(
             f"{m.processor}, {m.cores} cores ({', '.join(m.vector_extensions) or 'no AVX2'}), {m.memory_gb:g} GB, "
@@ -136,7 +138,8 @@ class Report:
             "stores, search and vote",
             "entries",
             "store",
-            "effort",
+            "searched",
+            "again %",
             "build s",
             "bytes/entry",
             "MB",
@@ -153,6 +156,7 @@ class Report:
                 f"{r.entries:,}",
                 r.factory + (" (auto)" if r.is_auto else ""),
                 r.effort,
+                f"{r.searched_again_percent:.0f}",
                 f"{r.build_seconds:.1f}",
                 f"{r.bytes_per_entry:.0f}",
                 f"{r.bytes_per_entry * r.entries / 1e6:,.0f}",

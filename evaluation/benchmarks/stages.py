@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation.benchmarks.timing import median_ms
 from model.bundle import Bundle
 from model.cache import exact_vote, mix, softmax, vote
 from model.images import decode
+from model.lookup import search_until_sure
 from model.predictor import Predictor
+from model.stores import Neighbors
 
 BATCHES = (1, 8, 32, 128)
 
@@ -41,44 +44,61 @@ class StageResult:
 
 
 def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[StageResult]:
-    """Time every stage on images (N,H,W,3), N >= 128, under the bundle's own parameters."""
+    """Time every stage on images (N,H,W,3), N >= 512, under the bundle's own parameters.
+
+    Each call has other images than the one before, because how far the store is searched depends on the image.
+    """
     predictor = Predictor(bundle)
+    engine, store = bundle.engine, bundle.store
     theta, lam, k = predictor.defaults
+    images = images[: len(images) // 128 * 128][:2048]
     files = [_png(image) for image in images[:32]]
+    encodings = [engine.encode(images[start : start + 128]) for start in range(0, len(images), 128)]
+    keys = np.concatenate([encoding.keys for encoding in encodings])
+    logits = np.concatenate([encoding.logits for encoding in encodings])
+    network = softmax(logits)
+    classes = network.shape[1]
+
+    def search(rows: slice) -> Neighbors:
+        if k is None:
+            return store.search(keys[rows], store.count)
+        return search_until_sure(store, keys[rows], network[rows], theta, lam, k)
+
+    def mixture(rows: slice, found: Neighbors) -> None:
+        mix(softmax(logits[rows]), vote(found.similarities, found.values, theta, classes), lam)
+
     results = []
     for batch in BATCHES:
-        part = images[:batch]
-        encoding = bundle.engine.encode(part)
-        network = softmax(encoding.logits)
-        nearest = k or bundle.store.count
-        found = bundle.store.search(encoding.keys, nearest)
-        classes = network.shape[1]
+        some = search(slice(0, batch))
 
-        def search(keys: NDArray[np.float32] = encoding.keys, nearest: int = nearest) -> object:
-            return bundle.store.search(keys, nearest)
-
-        def mixture(logits: NDArray[np.float32] = encoding.logits) -> object:
-            return mix(softmax(logits), vote(found.similarities, found.values, theta, classes), lam)  # noqa: B023
-
-        def exact(keys: NDArray[np.float32] = encoding.keys) -> object:
-            return exact_vote(keys, bundle.store.chunks(), (theta,), classes)  # noqa: B023
+        def mean_ms(work: Callable[[slice], object], batch: int = batch) -> float:
+            return _mean_ms(work, batch, len(images), for_seconds)
 
         results.append(
             StageResult(
                 batch,
-                median_ms(lambda: [decode(file, bundle.engine.size) for file in files], for_seconds / 2) / len(files),
-                median_ms(lambda p=part: bundle.engine.encode(p), for_seconds) / batch,  # type: ignore[misc]
-                median_ms(search, for_seconds) / batch,
-                median_ms(mixture, for_seconds / 2) / batch,
-                median_ms(
-                    lambda p=part: predictor.predict(p, [predictor.defaults] * len(p)),  # type: ignore[misc]
-                    for_seconds,
-                )
-                / batch,
-                median_ms(exact, for_seconds) / batch,
+                _mean_ms(lambda rows: [decode(file, engine.size) for file in files], 32, 32, for_seconds / 2),
+                mean_ms(lambda rows: engine.encode(images[rows])),
+                mean_ms(search),
+                mean_ms(lambda rows, found=some: mixture(rows, found)),  # type: ignore[misc]
+                mean_ms(lambda rows: predictor.predict(images[rows], [predictor.defaults] * (rows.stop - rows.start))),
+                mean_ms(lambda rows: exact_vote(keys[rows], store.chunks(), (theta,), classes)),
             )
         )
     return results
+
+
+def _mean_ms(work: Callable[[slice], object], batch: int, count: int, for_seconds: float) -> float:
+    """Milliseconds for an image, over batches from all of count images in turn."""
+    work(slice(0, batch))
+    done, started = 0, time.perf_counter()
+    while True:
+        start = done % (count - batch + 1) if batch < count else 0
+        work(slice(start, start + batch))
+        done += batch
+        took = time.perf_counter() - started
+        if took > for_seconds:
+            return 1000 * took / done
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -6,7 +6,6 @@ noise (``JITTER``), so those entries lie closer together than as many different 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +19,15 @@ from indexer.progress import Progress, silent
 from indexer.truncation import compare, least_effort
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from model.engines import Encoding
+from model.lookup import lead, quick_effort, search_until_sure
+from model.manifest import SearchInfo
 from model.predictor import Parameters
-from model.stores import FaissStore, Neighbors, choose_store
+from model.stores import FaissStore, choose_store
 
 JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""
 
-QUERIES = 1000
+QUERIES = 2000
 CHUNK = 50
 
 
@@ -40,6 +41,8 @@ class StoreResult:
     """Whether this is what ``--store auto`` takes at this size."""
     effort: str
     """How much of it is searched, chosen as ``index`` chooses it."""
+    searched_again_percent: float
+    """Queries that a quick search did not settle; 100 where there is none."""
     build_seconds: float
     bytes_per_entry: float
     recall_percent: float
@@ -48,7 +51,7 @@ class StoreResult:
     """Against the exact sum over all entries."""
     mean_variation: float
     one_ms: float
-    """Search and vote of one query alone."""
+    """Search, vote and mixture of one query alone, on average."""
     many_ms: float
     """The same for each query of 32."""
     one_over_encode: float
@@ -102,9 +105,6 @@ def stores(
         progress("exact sum", min(start + CHUNK, len(network)), len(network))
     exact, whole = mix(network, exact, lam), mix(network, whole, lam)
 
-    def answer(found: Neighbors) -> Floats:
-        return mix(network, vote(found.similarities, found.values, theta, classes), lam)
-
     auto = choose_store(len(keys), keys.shape[1])[0]
     wanted = list(dict.fromkeys(auto if factory == "auto" else factory for factory in factories))
     results = []
@@ -113,22 +113,22 @@ def stores(
         built: list[FaissStore] = []
         took = seconds(lambda f=factory, b=built: b.append(FaissStore.build(keys, values, f)))  # type: ignore[misc]
         store = built[0]
-        if store.is_exhaustive:
-            answers = answer(store.search(asked.keys, k))
-        else:
-            store, answers = least_effort(store, asked.keys, k, answer, whole)
-        lost = compare(answers, exact)
+        if not store.is_exhaustive:
+            store = least_effort(store, asked.keys, network, Parameters(theta, lam, k), whole)
+        found = search_until_sure(store, asked.keys, network, theta, lam, k)
+        lost = compare(mix(network, vote(found.similarities, found.values, theta, classes), lam), exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, true[:, -1])
-        one = median_ms(_rotating(store, asked.keys, k, 1, theta, classes), 2.0)
-        many = median_ms(_rotating(store, asked.keys, k, 32, theta, classes), 2.0) / 32
+        one = _cost(store, asked.keys, network, Parameters(theta, lam, k), 1)
+        many = _cost(store, asked.keys, network, Parameters(theta, lam, k), 32)
         size = store.stored_bytes() / len(keys)
         results.append(
             StoreResult(
                 factory=factory,
                 entries=len(keys),
                 is_auto=factory == auto,
-                effort=" ".join(f"{n}={v}" for n, v in store.search_info.model_dump(exclude_none=True).items()),
+                effort=_effort(store.search_info),
+                searched_again_percent=100.0 * _searched_again(store, asked.keys, network, theta, lam),
                 build_seconds=took,
                 bytes_per_entry=size,
                 recall_percent=recall,
@@ -145,19 +145,33 @@ def stores(
     return results
 
 
-def _rotating(
-    store: FaissStore, queries: Floats, k: int, batch: int, theta: float, classes: int
-) -> Callable[[], object]:
-    """Search and vote, each call for other queries, so that caches hold no more than in use."""
-    at = 0
+def _cost(store: FaissStore, queries: Floats, network: Floats, parameters: Parameters, batch: int) -> float:
+    """Mean milliseconds of search, vote and mixture for a query: over different ones, as some cost more than others."""
+    theta, lam, k = parameters
+    assert k is not None
+    starts = range(0, min(len(queries), 40 * batch if batch > 1 else 400) - batch + 1, batch)
 
     def call() -> None:
-        nonlocal at
-        at = (at + batch) % (len(queries) - batch + 1)
-        found = store.search(queries[at : at + batch], k)
-        vote(found.similarities, found.values, theta, classes)
+        for start in starts:
+            rows = slice(start, start + batch)
+            found = search_until_sure(store, queries[rows], network[rows], theta, lam, k)
+            mix(network[rows], vote(found.similarities, found.values, theta, network.shape[1]), lam)
 
-    return call
+    return median_ms(call, 1.0) / (len(starts) * batch)
+
+
+def _effort(info: SearchInfo) -> str:
+    quick = f"{info.quick.lists or info.quick.candidates} until {info.quick.margin:g}, " if info.quick else ""
+    return f"{quick}{info.lists or info.candidates or 'all'}"
+
+
+def _searched_again(store: FaissStore, queries: Floats, network: Floats, theta: float, lam: float) -> float:
+    quick = store.search_info.quick
+    if quick is None:
+        return 1.0
+    found = store.with_search(quick_effort(quick)).search(queries, quick.k)
+    mixed = mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
+    return float((lead(mixed) < quick.margin).mean())
 
 
 def _recall(queries: Floats, keys: Floats, ids: NDArray[np.int64], kth: Floats) -> float:

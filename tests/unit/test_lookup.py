@@ -1,0 +1,53 @@
+"""A quick search settles what it is sure of; the rest is searched for in full."""
+
+import numpy as np
+import pytest
+
+from model.lookup import lead, search_until_sure
+from model.manifest import Novelty, QuickSearch, SearchInfo
+from model.stores import FaissStore
+
+RANDOM = np.random.default_rng(0)
+KEYS = RANDOM.normal(size=(800, 16)).astype(np.float32)
+KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
+VALUES = RANDOM.integers(0, 3, 800)
+QUERIES = KEYS[::20] + 0.1 * RANDOM.normal(size=(40, 16)).astype(np.float32)
+NETWORK = RANDOM.dirichlet(np.ones(3), 40).astype(np.float32)
+STORE = FaissStore.build(KEYS, VALUES, "IVF16,Flat")
+FULL = STORE.with_search(SearchInfo(lists=16)).search(QUERIES, 30)
+
+
+def with_margin(margin: float) -> FaissStore:
+    return STORE.with_search(SearchInfo(lists=16, quick=QuickSearch(lists=1, k=5, margin=margin)))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.4, 1.0])
+def test_rows_that_lead_by_the_margin_keep_their_quick_neighbours(margin: float) -> None:
+    found = search_until_sure(with_margin(margin), QUERIES, NETWORK, 20.0, 0.5, 30)
+    quick = STORE.with_search(SearchInfo(lists=1)).search(QUERIES, 5)
+    again = found.ids[:, 5] >= 0
+    assert found.ids.shape == (40, 30)
+    np.testing.assert_array_equal(found.ids[again], FULL.ids[again])
+    np.testing.assert_allclose(found.similarities[again], FULL.similarities[again], atol=1e-5)
+    np.testing.assert_array_equal(found.ids[~again, :5], quick.ids[~again])
+    assert (found.values[~again, 5:] == -1).all()
+    if margin in (0.0, 1.0):
+        assert again.all() == again.any() == bool(margin)
+    else:
+        assert 0 < again.sum() < 40
+
+
+def test_what_looks_novel_is_searched_for_in_full() -> None:
+    novelty = Novelty(neighbor=3, threshold=-1.0, false_alarm_rate=0.01)
+    found = search_until_sure(with_margin(0.0), QUERIES, NETWORK, 20.0, 0.5, 30, novelty)
+    np.testing.assert_array_equal(found.ids, FULL.ids)
+
+
+def test_without_a_quick_search_all_is_searched_for_in_full() -> None:
+    found = search_until_sure(STORE.with_search(SearchInfo(lists=16)), QUERIES, NETWORK, 20.0, 0.5, 30)
+    np.testing.assert_array_equal(found.ids, FULL.ids)
+
+
+def test_the_lead_is_that_of_the_first_over_the_second() -> None:
+    found = lead(np.array([[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]], np.float32))
+    np.testing.assert_allclose(found, [0.5, 0.0], atol=1e-7)
