@@ -13,7 +13,7 @@ from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
 from model.errors import DatasetError
-from model.lookup import search_until_sure
+from model.lookup import vote_until_sure
 from model.metrics import ece_percent, error_percent, nll
 
 QUERIES_AT_ONCE = 1000
@@ -78,8 +78,7 @@ def evaluate(
         cache[:, rows] = _votes(bundle, keys[rows], (theta, cache_theta), k, network.shape[1])
         if as_served and k is not None:
             # What the server does; the cache alone is another model, which no quick search was fitted for.
-            found = search_until_sure(bundle.store, keys[rows], network[rows], theta, lam, k)
-            cache[0, rows] = vote(found.similarities, found.values, theta, network.shape[1])
+            _, cache[0, rows] = vote_until_sure(bundle.store, keys[rows], network[rows], theta, lam, k)
         progress("vote", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
     return Evaluation(
         count=len(labels),

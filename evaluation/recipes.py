@@ -18,8 +18,8 @@ from indexer.index import memory_needed
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
-from model.cache import Floats, exact_vote, softmax, vote
-from model.lookup import search_until_sure
+from model.cache import Floats, exact_vote, softmax
+from model.lookup import vote_until_sure
 from model.predictor import Parameters
 from model.recipe import Recipe, named_recipe
 from model.stores import FaissStore, choose_store
@@ -213,7 +213,6 @@ def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: in
             if k is None:
                 exact_vote(holdout.keys[rows], store.chunks(), (theta,), network.shape[1])
             else:
-                found = search_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
-                vote(found.similarities, found.values, theta, network.shape[1])
+                vote_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
 
     return median_ms(call, 0.5) / max(1, len(starts) * batch)

@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from indexer.fit import QUERIES_AT_ONCE, Holdout, entries_less, nearest
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
-from model.lookup import lead, quick_effort, search_until_sure
+from model.lookup import lead, vote_until_sure
 from model.manifest import QuickSearch, Truncation
 from model.predictor import Parameters
 from model.stores import FaissStore
 
-CHANGED_PERCENT = 0.05
-"""Answers that may change because a search does not look at every entry, and again because it looks quickly first."""
+CHANGED_PERCENT = 0.1
+"""Answers that may change because a search does not look at every entry."""
 
-VARIATION = 0.002
+VARIATION = 0.003
 """How far, in total variation and on average, answers may be from those of a search that looks at every entry."""
 
+QUICK_CHANGED_PERCENT = 0.05
 QUICK_VARIATION = 0.003
 """The same for a quick search against the full one."""
 
@@ -64,8 +65,8 @@ def measure(
     answers = mix(network, whole, lam)
     if k is not None and not store.is_exhaustive:
         store = least_effort(store, holdout.keys, network, parameters, answers, among=~held_entries)
-        found = search_until_sure(store, holdout.keys, network, theta, lam, k, among=~held_entries)
-        answers = mix(network, vote(found.similarities, found.values, theta, classes), lam)
+        _, cache = vote_until_sure(store, holdout.keys, network, theta, lam, k, among=~held_entries)
+        answers = mix(network, cache, lam)
     kind = "stored" if exact_keys is None else "exact"
     return store, compare(answers, mix(network, exact, lam)).model_copy(update={"keys": kind})
 
@@ -101,12 +102,14 @@ def least_effort(
     info = store.search_info
     best, cheapest = None, float(CALL_COST + (info.lists or max(info.candidates or 0, k)))
     for quick in _quick_searches(info.lists, k):
-        answers = answer(store.with_search(quick_effort(quick)), quick.k)
+        tried = store.with_search(info.model_copy(update={"quick": quick})).quick
+        assert tried is not None
+        answers = answer(tried, quick.k)
         ahead = lead(answers)
         for margin in MARGINS:
             sure = ahead >= margin
             lost = compare(np.where(sure[:, None], answers, full), full)
-            if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= QUICK_VARIATION:
+            if lost.changed_top1_percent <= QUICK_CHANGED_PERCENT and lost.mean <= QUICK_VARIATION:
                 again = float(1 - sure.mean()) * (CALL_COST + (info.lists or max(info.candidates or 0, k)))
                 cost = CALL_COST + (quick.lists or quick.k) + again
                 if cost < cheapest:

@@ -51,28 +51,32 @@ def weights(similarities: Floats, values: Ints, theta: float) -> NDArray[np.floa
 
     A value below 0 marks a place with no entry: it has weight 0. A row without any entry is all 0.
     """
-    present = values >= 0
-    masked = np.where(present, similarities.astype(np.float64), -np.inf)
-    top = masked.max(axis=1, keepdims=True, initial=-np.inf)
-    raw = np.exp(theta * (masked - np.where(np.isfinite(top), top, 0.0)))
-    total = raw.sum(axis=1, keepdims=True)
-    shares: NDArray[np.float64] = raw / np.where(total > 0, total, 1.0)
-    return shares
+    raw = similarities.astype(np.float64)
+    if values.size and values.min() < 0:
+        raw[values < 0] = -np.inf
+    # The bounds keep a row without entries, whose maximum is -inf, at 0.
+    raw -= np.maximum(raw.max(axis=1, keepdims=True, initial=-np.inf), -1e300)
+    raw *= theta
+    np.exp(raw, out=raw)
+    raw /= np.maximum(raw.sum(axis=1, keepdims=True), 1e-300)
+    return raw
 
 
 def vote(similarities: Floats, values: Ints, theta: float, classes: int) -> Floats:
     """p_cache of the k nearest entries: similarities and values (B,k) -> (B,classes) float32."""
     rows = len(values)
-    cells = np.arange(rows)[:, None] * classes + np.maximum(values, 0)
-    shares = weights(similarities, values, theta)
-    counts = np.bincount(cells.ravel(), weights=shares.ravel(), minlength=rows * classes)
+    cells = np.maximum(values, 0)
+    cells += np.arange(0, rows * classes, classes)[:, None]
+    counts = np.bincount(cells.ravel(), weights(similarities, values, theta).ravel(), minlength=rows * classes)
     return counts.reshape(rows, classes).astype(np.float32)
 
 
 def mix(network: Floats, cache: Floats, lam: float) -> Floats:
     """The mixture of p_net and p_cache, both (B,C). Where the cache had no entry to ask (a row of 0), p_net alone."""
-    share = np.where(cache.sum(axis=1, keepdims=True) > 0, lam, 0.0).astype(np.float32)
-    mixed: Floats = (np.float32(1) - share) * network + share * cache
+    asked = cache.any(axis=1)
+    share = np.float32(lam) if asked.all() else np.where(asked, np.float32(lam), np.float32(0))[:, None]
+    mixed: Floats = (np.float32(1) - share) * network
+    mixed += share * cache
     return mixed
 
 

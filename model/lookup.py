@@ -9,13 +9,14 @@ holdout, where the difference is known (``indexer.truncation``).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.cache import Floats, mix, vote
-from model.manifest import Novelty, QuickSearch, SearchInfo
+from model.manifest import Novelty
 from model.stores import Neighbors, Store
 
 
-def search_until_sure(
+def vote_until_sure(
     store: Store,
     keys: Floats,
     network: Floats,
@@ -23,32 +24,31 @@ def search_until_sure(
     lam: float,
     k: int,
     novelty: Novelty | None = None,
-    among: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None,
-) -> Neighbors:
-    """The k nearest entries of keys (B,D), fewer where those already settle the answer with network (B,C).
+    among: NDArray[np.bool_] | None = None,
+) -> tuple[Neighbors, Floats]:
+    """Search and vote for keys (B,D): some of the nearest entries, and p_cache (B,C).
 
-    The parameters must be those that the store's quick search was fitted for. With ``novelty``, an image that a quick
-    search calls novel is looked for in full: more entries can only make it less so.
+    The parameters must be those that the store's quick search was fitted for; network is p_net (B,C). With ``novelty``,
+    an image that a quick search calls novel is looked for in full: more entries can only make it less so. The
+    neighbours are as many as a quick search asks for, or k where there is none.
     """
+    classes = network.shape[1]
     quick = store.search_info.quick
-    if quick is None or network.shape[1] < 2:
-        return store.search(keys, k, among)
-    found = store.with_search(quick_effort(quick)).search(keys, min(quick.k, k), among)
-    unsure = lead(mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)) < quick.margin
+    if quick is None or store.quick is None or classes < 2:
+        found = store.search(keys, k, among)
+        return found, vote(found.similarities, found.values, theta, classes)
+    found = store.quick.search(keys, min(quick.k, k), among)
+    cache = vote(found.similarities, found.values, theta, classes)
+    unsure = lead(mix(network, cache, lam)) < quick.margin
     if novelty is not None:
         at = min(novelty.neighbor, found.similarities.shape[1]) - 1
         unsure |= 1.0 - found.similarities[:, at] > novelty.threshold
-    missing = ((0, 0), (0, k - found.ids.shape[1]))
-    similarities = np.pad(found.similarities, missing, constant_values=-np.inf)
-    ids, values = (np.pad(part, missing, constant_values=-1) for part in (found.ids, found.values))
     if unsure.any():
-        similarities[unsure], ids[unsure], values[unsure] = store.search(keys[unsure], k, among)
-    return Neighbors(similarities, ids, values)
-
-
-def quick_effort(quick: QuickSearch) -> SearchInfo:
-    """How a store is searched quickly."""
-    return SearchInfo(lists=quick.lists, candidates=quick.candidates)
+        full = store.search(keys[unsure], k, among)
+        cache[unsure] = vote(full.similarities, full.values, theta, classes)
+        found.similarities[unsure] = full.similarities[:, : quick.k]
+        found.ids[unsure], found.values[unsure] = full.ids[:, : quick.k], full.values[:, : quick.k]
+    return found, cache
 
 
 def lead(probabilities: Floats) -> Floats:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
 from model.errors import ImageError
-from model.lookup import search_until_sure
-from model.stores import check_k, is_exhaustive
+from model.lookup import vote_until_sure
+from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
 
@@ -59,6 +59,8 @@ class Predictor:
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         self._novelty = manifest.calibration.novelty if manifest.calibration else None
+        # The neighbour whose similarity the novelty score is made from.
+        self._nth = min(self._novelty.neighbor if self._novelty else 1, bundle.store.count)
 
     def parameters(
         self, theta: float | None = None, lam: float | None = None, k: int | Literal["all"] | None = None
@@ -89,50 +91,52 @@ class Predictor:
         logits = np.where(sound[:, None], logits, 0)
         keys = np.where(sound[:, None], keys, 0)
         network = softmax(logits)
-        nth = self._novelty.neighbor if self._novelty else 1
-        wanted = max(neighbors, nth, *(p.k or 1 for p in asked))
-        # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
-        wanted = min(wanted, self.bundle.store.count)
-        theta, lam, k = self.defaults
-        if neighbors == 0 and k is not None and all(p == self.defaults for p in asked):
-            found = search_until_sure(self.bundle.store, keys, network, theta, lam, wanted, self._novelty)
-        else:
-            found = self.bundle.store.search(keys, wanted)
         groups: dict[Parameters, list[int]] = {}
         for row, parameters in enumerate(asked):
             groups.setdefault(parameters, []).append(row)
         answers: list[Answer | ImageError] = [ImageError("the network gives no finite answer for this image")] * len(
             asked
         )
-        classes = network.shape[1]
         for parameters, rows in groups.items():
-            theta, lam, k = parameters
-            similarities, values = found.similarities[rows], found.values[rows]
-            if k is None:
-                votes, totals = exact_vote(keys[rows], self.bundle.store.chunks(), (theta,), classes)
-                cache = votes[0]
-                relative = np.exp(theta * (similarities - similarities[:, :1]).astype(np.float64))
-                shares = relative / totals[0][:, None]
-            else:
-                cache = vote(similarities[:, :k], values[:, :k], theta, classes)
-                shares = weights(similarities[:, :k], values[:, :k], theta)
-            mixed = mix(network[rows], cache, lam)
+            found, cache, shares = self._ask_cache(keys[rows], network[rows], parameters, neighbors)
+            mixed = mix(network[rows], cache, parameters.lam)
+            listed = shares.shape[1]
             for i, row in enumerate(rows):
                 if not sound[row]:
                     continue
-                score = 1.0 - float(similarities[i, min(nth, self.bundle.store.count) - 1])
-                listed = min(neighbors, self.bundle.store.count)
-                padded = np.zeros(listed)
-                padded[: shares.shape[1]] = shares[i, :listed]
+                score = 1.0 - float(found.similarities[i, self._nth - 1])
                 answers[row] = Answer(
                     network[row],
                     cache[i],
                     mixed[i],
                     score,
                     score > self._novelty.threshold if self._novelty else None,
-                    found.ids[row, :listed],
-                    values[i, :listed],
-                    similarities[i, :listed],
-                    padded,
+                    found.ids[i, :listed],
+                    found.values[i, :listed],
+                    found.similarities[i, :listed],
+                    shares[i],
                 )
         return answers
+
+    def _ask_cache(
+        self, keys: Floats, network: Floats, parameters: Parameters, neighbors: int
+    ) -> tuple[Neighbors, Floats, NDArray[np.float64]]:
+        """Neighbours, p_cache (n,C), and the shares of the vote (n,neighbors) of the nearest ones."""
+        store = self.bundle.store
+        theta, lam, k = parameters
+        listed = min(neighbors, store.count)
+        if parameters == self.defaults and k is not None and not listed and self._nth <= k:
+            found, cache = vote_until_sure(store, keys, network, theta, lam, min(k, store.count), self._novelty)
+            return found, cache, np.zeros((len(keys), 0))
+        # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
+        found = store.search(keys, min(max(listed, self._nth, k or 1), store.count))
+        shares = np.zeros((len(keys), listed))
+        if k is None:
+            votes, totals = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
+            near = found.similarities[:, :listed]
+            shares[:] = np.exp(theta * (near - found.similarities[:, :1]).astype(np.float64)) / totals[0][:, None]
+            return found, votes[0], shares
+        similarities, values = found.similarities[:, :k], found.values[:, :k]
+        own = weights(similarities, values, theta)[:, :listed]
+        shares[:, : own.shape[1]] = own
+        return found, vote(similarities, values, theta, network.shape[1]), shares

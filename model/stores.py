@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -79,8 +80,9 @@ class Store(Protocol):
         """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""
         ...
 
-    def with_search(self, search: SearchInfo) -> Store:
-        """The same entries, searched in another way."""
+    @property
+    def quick(self) -> Store | None:
+        """The same entries, searched quickly, where there is such a search."""
         ...
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -95,10 +97,7 @@ class ExactStore:
         self._keys, self.values = keys, values
         self.count, self.dim = keys.shape
         self.search_info = SearchInfo()
-
-    def with_search(self, search: SearchInfo) -> ExactStore:
-        """The store itself: it always looks at every entry."""
-        return self
+        self.quick = None
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search; ties in id order."""
@@ -127,6 +126,7 @@ class FaissStore:
         self._index, self.values, self.factory = index, values, factory
         self.search_info = search or SearchInfo()
         self.count, self.dim = int(index.ntotal), int(index.d)
+        self._prepared: dict[int, Any] = {}  # search parameters by k: making them anew takes longer than some searches
         faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * self.dim
 
     @classmethod
@@ -180,9 +180,13 @@ class FaissStore:
 
     def with_search(self, search: SearchInfo) -> FaissStore:
         """The same index, searched in another way."""
-        if search == self.search_info:
-            return self
         return FaissStore(self._index, self.values, self.factory, search)
+
+    @cached_property
+    def quick(self) -> FaissStore | None:
+        """The same index, searched quickly, where there is such a search."""
+        quick = self.search_info.quick
+        return self.with_search(SearchInfo(lists=quick.lists, candidates=quick.candidates)) if quick else None
 
     def write(self, path: Path) -> None:
         """Write the index file (not atomic: a bundle's writer sees to that).
@@ -207,10 +211,13 @@ class FaissStore:
             if among is None and self.is_exhaustive:
                 similarities, ids = self._index.search(queries, nearest)
             else:
-                selector = None
                 if among is not None:
                     selector = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
-                parameters = _parameters(self._index, self.search_info, nearest, selector)
+                    parameters = _parameters(self._index, self.search_info, nearest, selector)
+                elif nearest in self._prepared:
+                    parameters = self._prepared[nearest]
+                else:
+                    parameters = self._prepared[nearest] = _parameters(self._index, self.search_info, nearest, None)
                 similarities, ids = self._index.search(queries, nearest, params=parameters)
         except RuntimeError as error:
             raise StoreError(f"the store {self.factory!r} cannot search among some of its entries") from error

@@ -114,7 +114,8 @@ class Report:
             "encode",
             "search",
             "vote",
-            "(search + vote) / encode",
+            "cache as served",
+            "cache / encode",
             "whole",
             "exact sum",
             "exact sum / encode",
@@ -126,6 +127,7 @@ class Report:
                 f"{r.encode_ms:.3f}",
                 f"{r.search_ms:.3f}",
                 f"{r.vote_ms:.3f}",
+                f"{r.cache_ms:.3f}",
                 f"{r.cache_over_encode:.3f}",
                 f"{r.predict_ms:.3f}",
                 f"{r.exact_sum_ms:.3f}",
@@ -205,7 +207,7 @@ def _plot_stages(results: list[StageResult], path: Path) -> None:
     with figure(path, "What a second opinion costs beside the first, by batch size") as axes:
         places = np.arange(len(results))
         bottom = np.zeros(len(results))
-        for name, label in (("encode_ms", "network"), ("search_ms", "search"), ("vote_ms", "vote and mixture")):
+        for name, label in (("encode_ms", "network"), ("cache_ms", "cache: search, vote and mixture")):
             heights = np.array([getattr(result, name) for result in results])
             axes.bar(places, heights, 0.6, bottom=bottom, label=label)
             bottom += heights

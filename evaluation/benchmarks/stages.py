@@ -14,9 +14,8 @@ from PIL import Image
 from model.bundle import Bundle
 from model.cache import exact_vote, mix, softmax, vote
 from model.images import decode
-from model.lookup import search_until_sure
+from model.lookup import vote_until_sure
 from model.predictor import Predictor
-from model.stores import Neighbors
 
 BATCHES = (1, 8, 32, 128)
 
@@ -30,8 +29,11 @@ class StageResult:
     """Of a PNG of the encoder's size, in one thread."""
     encode_ms: float
     search_ms: float
+    """In full, as when neighbours are asked for."""
     vote_ms: float
-    """Vote and mixture."""
+    """Of all k."""
+    cache_ms: float
+    """Search, vote and mixture as served: only as far as needed."""
     predict_ms: float
     """Encode, search, vote, mix and everything around them."""
     exact_sum_ms: float
@@ -40,7 +42,7 @@ class StageResult:
     @property
     def cache_over_encode(self) -> float:
         """What the cache costs for each unit of the network's cost."""
-        return (self.search_ms + self.vote_ms) / self.encode_ms
+        return self.cache_ms / self.encode_ms
 
 
 def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[StageResult]:
@@ -59,17 +61,20 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
     network = softmax(logits)
     classes = network.shape[1]
 
-    def search(rows: slice) -> Neighbors:
-        if k is None:
-            return store.search(keys[rows], store.count)
-        return search_until_sure(store, keys[rows], network[rows], theta, lam, k)
+    nearest = k or store.count
 
-    def mixture(rows: slice, found: Neighbors) -> None:
-        mix(softmax(logits[rows]), vote(found.similarities, found.values, theta, classes), lam)
+    def served(rows: slice) -> None:
+        if k is None:
+            exact(rows)
+        else:
+            mix(network[rows], vote_until_sure(store, keys[rows], network[rows], theta, lam, k)[1], lam)
+
+    def exact(rows: slice) -> None:
+        mix(network[rows], exact_vote(keys[rows], store.chunks(), (theta,), classes)[0][0], lam)
 
     results = []
     for batch in BATCHES:
-        some = search(slice(0, batch))
+        some = store.search(keys[:batch], nearest)
 
         def mean_ms(work: Callable[[slice], object], batch: int = batch) -> float:
             return _mean_ms(work, batch, len(images), for_seconds)
@@ -79,10 +84,11 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
                 batch,
                 _mean_ms(lambda rows: [decode(file, engine.size) for file in files], 32, 32, for_seconds / 2),
                 mean_ms(lambda rows: engine.encode(images[rows])),
-                mean_ms(search),
-                mean_ms(lambda rows, found=some: mixture(rows, found)),  # type: ignore[misc]
+                mean_ms(lambda rows: store.search(keys[rows], nearest)),
+                mean_ms(lambda rows, s=some: vote(s.similarities, s.values, theta, classes)),  # type: ignore[misc]
+                mean_ms(served),
                 mean_ms(lambda rows: predictor.predict(images[rows], [predictor.defaults] * (rows.stop - rows.start))),
-                mean_ms(lambda rows: exact_vote(keys[rows], store.chunks(), (theta,), classes)),
+                mean_ms(exact),
             )
         )
     return results

@@ -19,7 +19,7 @@ from indexer.progress import Progress, silent
 from indexer.truncation import compare, least_effort
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from model.engines import Encoding
-from model.lookup import lead, quick_effort, search_until_sure
+from model.lookup import lead, vote_until_sure
 from model.manifest import SearchInfo
 from model.predictor import Parameters
 from model.stores import FaissStore, choose_store
@@ -115,8 +115,7 @@ def stores(
         store = built[0]
         if not store.is_exhaustive:
             store = least_effort(store, asked.keys, network, Parameters(theta, lam, k), whole)
-        found = search_until_sure(store, asked.keys, network, theta, lam, k)
-        lost = compare(mix(network, vote(found.similarities, found.values, theta, classes), lam), exact)
+        lost = compare(mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam), exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, true[:, -1])
         one = _cost(store, asked.keys, network, Parameters(theta, lam, k), 1)
@@ -154,8 +153,7 @@ def _cost(store: FaissStore, queries: Floats, network: Floats, parameters: Param
     def call() -> None:
         for start in starts:
             rows = slice(start, start + batch)
-            found = search_until_sure(store, queries[rows], network[rows], theta, lam, k)
-            mix(network[rows], vote(found.similarities, found.values, theta, network.shape[1]), lam)
+            mix(network[rows], vote_until_sure(store, queries[rows], network[rows], theta, lam, k)[1], lam)
 
     return median_ms(call, 1.0) / (len(starts) * batch)
 
@@ -167,9 +165,9 @@ def _effort(info: SearchInfo) -> str:
 
 def _searched_again(store: FaissStore, queries: Floats, network: Floats, theta: float, lam: float) -> float:
     quick = store.search_info.quick
-    if quick is None:
+    if quick is None or store.quick is None:
         return 1.0
-    found = store.with_search(quick_effort(quick)).search(queries, quick.k)
+    found = store.quick.search(queries, quick.k)
     mixed = mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
     return float((lead(mixed) < quick.margin).mean())
 

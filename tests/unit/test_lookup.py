@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from model.lookup import lead, search_until_sure
+from model.cache import mix, vote
+from model.lookup import lead, vote_until_sure
 from model.manifest import Novelty, QuickSearch, SearchInfo
 from model.stores import FaissStore
 
@@ -23,28 +24,28 @@ def with_margin(margin: float) -> FaissStore:
 
 @pytest.mark.parametrize("margin", [0.0, 0.4, 1.0])
 def test_rows_that_lead_by_the_margin_keep_their_quick_neighbours(margin: float) -> None:
-    found = search_until_sure(with_margin(margin), QUERIES, NETWORK, 20.0, 0.5, 30)
+    found, cache = vote_until_sure(with_margin(margin), QUERIES, NETWORK, 20.0, 0.5, 30)
     quick = STORE.with_search(SearchInfo(lists=1)).search(QUERIES, 5)
-    again = found.ids[:, 5] >= 0
-    assert found.ids.shape == (40, 30)
-    np.testing.assert_array_equal(found.ids[again], FULL.ids[again])
-    np.testing.assert_allclose(found.similarities[again], FULL.similarities[again], atol=1e-5)
-    np.testing.assert_array_equal(found.ids[~again, :5], quick.ids[~again])
-    assert (found.values[~again, 5:] == -1).all()
-    if margin in (0.0, 1.0):
-        assert again.all() == again.any() == bool(margin)
-    else:
+    quick_votes = vote(quick.similarities, quick.values, 20.0, 3)
+    full_votes = vote(FULL.similarities, FULL.values, 20.0, 3)
+    again = lead(mix(NETWORK, quick_votes, 0.5)) < margin
+    assert again.sum() == {0.0: 0, 1.0: 40}.get(margin, again.sum())
+    assert found.ids.shape == (40, 5)
+    np.testing.assert_array_equal(found.ids, np.where(again[:, None], FULL.ids[:, :5], quick.ids))
+    np.testing.assert_array_equal(found.values, np.where(found.ids >= 0, VALUES[found.ids], -1))
+    np.testing.assert_allclose(cache, np.where(again[:, None], full_votes, quick_votes), atol=1e-6)
+    if margin == 0.4:
         assert 0 < again.sum() < 40
 
 
 def test_what_looks_novel_is_searched_for_in_full() -> None:
     novelty = Novelty(neighbor=3, threshold=-1.0, false_alarm_rate=0.01)
-    found = search_until_sure(with_margin(0.0), QUERIES, NETWORK, 20.0, 0.5, 30, novelty)
-    np.testing.assert_array_equal(found.ids, FULL.ids)
+    found, _ = vote_until_sure(with_margin(0.0), QUERIES, NETWORK, 20.0, 0.5, 30, novelty)
+    np.testing.assert_array_equal(found.ids, FULL.ids[:, :5])
 
 
 def test_without_a_quick_search_all_is_searched_for_in_full() -> None:
-    found = search_until_sure(STORE.with_search(SearchInfo(lists=16)), QUERIES, NETWORK, 20.0, 0.5, 30)
+    found, _ = vote_until_sure(STORE.with_search(SearchInfo(lists=16)), QUERIES, NETWORK, 20.0, 0.5, 30)
     np.testing.assert_array_equal(found.ids, FULL.ids)
 
 
