@@ -100,7 +100,7 @@ class BareOnnxRuntime:
         return Encoding(outputs["logits"].numpy().copy(), outputs["keys"].numpy().copy())
 
 
-def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 3.0) -> list[EngineResult]:
+def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[EngineResult]:
     """Eager PyTorch, the engine in use, ONNX Runtime bare, and OpenVINO where it is installed, on images (N,H,W,3).
 
     The engines take turns within each round, so that a disturbance of the machine meets them all.

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from evaluation.benchmarks.engines import EngineResult, IndexResult
 from evaluation.benchmarks.stages import StageResult
-from evaluation.benchmarks.stores import StoreResult
+from evaluation.benchmarks.stores import FlatResult, StoreResult
 from evaluation.benchmarks.timing import Machine
 from evaluation.plots import COLOURS, figure
 
@@ -30,6 +30,7 @@ class Report:
     engines: list[EngineResult] = field(default_factory=list)
     index: IndexResult | None = None
     stages: list[StageResult] = field(default_factory=list)
+    flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
@@ -40,6 +41,7 @@ class Report:
             "engines": [asdict(result) for result in self.engines],
             "index": {**asdict(self.index), "ratio": self.index.ratio} if self.index else None,
             "stages": [{**asdict(result), "cache_over_encode": result.cache_over_encode} for result in self.stages],
+            "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
             "growth": growth(self.stores),
         }
@@ -69,7 +71,7 @@ class Report:
             f"generation {self.generation}: {self.entries:,} keys of {self.dim} numbers",
             highlight=False,
         )
-        for table in (self._engine_table(), self._stage_table(), self._store_table()):
+        for table in (self._engine_table(), self._stage_table(), self._flat_table(), self._store_table()):
             if table.row_count:
                 console.print(table)
         for factory, exponent in growth(self.stores).items():
@@ -133,6 +135,13 @@ class Report:
                 f"{r.exact_sum_ms:.3f}",
                 f"{r.exact_sum_ms / r.encode_ms:.1f}",
             )
+        return table
+
+    def _flat_table(self) -> Table:
+        sizes = f" of {self.flat[0].entries:,} x {self.flat[0].dim}" if self.flat else ""
+        table = _table(f"flat search{sizes}, ms a query", "batch", "loop", "BLAS")
+        for r in self.flat:
+            table.add_row(str(r.batch), f"{r.loop_ms:.3f}", f"{r.blas_ms:.3f}")
         return table
 
     def _store_table(self) -> Table:

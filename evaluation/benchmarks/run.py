@@ -10,7 +10,7 @@ import numpy as np
 from evaluation.benchmarks.engines import engines, first, index_build
 from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.stages import stages
-from evaluation.benchmarks.stores import QUERIES, spread, stores
+from evaluation.benchmarks.stores import QUERIES, flat_search, spread, stores
 from evaluation.benchmarks.timing import machine, median_ms
 from indexer.datasets import ArrayDataset, load
 from indexer.embed import read_all
@@ -31,6 +31,8 @@ class Plan:
     """Images that the index build takes."""
     entries: tuple[int, ...]
     factories: tuple[str, ...]
+    seconds: float = 2.0
+    """How long each time is taken."""
 
 
 def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress: Progress = silent) -> Report:
@@ -44,13 +46,13 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     images = read_all(test, bundle.engine.size)[0]
     report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
     if "engines" in plan.parts:
-        report.engines = engines(bundle, images)
+        report.engines = engines(bundle, images, plan.seconds)
     if "index" in plan.parts:
         if not isinstance(train, ArrayDataset):
             raise DatasetError("the index build is measured on cifar10: make a bundle of it, or leave 'index' out")
         report.index = index_build(bundle, root, first(train, plan.images), progress)
     if "stages" in plan.parts:
-        report.stages = stages(bundle, images)
+        report.stages = stages(bundle, images, plan.seconds)
     if "stores" in plan.parts:
         batch = images[:32]
         one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
@@ -58,6 +60,7 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         wanted = min(max(plan.entries), len(train.labels))
         _, keys, values = embed_images(train, np.arange(wanted), bundle.engine, progress)
         logits, asked, _ = embed_images(test, np.arange(min(QUERIES, len(test.labels))), bundle.engine, progress)
+        report.flat = flat_search(keys[: min(plan.entries)], asked, for_seconds=plan.seconds / 4)
         for count in plan.entries:
             report.stores += stores(
                 *spread(keys, values, count),
@@ -66,6 +69,7 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
                 Parameters(manifest.theta, manifest.lam, manifest.k),
                 (one, many),
                 report.machine.read_gb_per_second * 1e9,
+                plan.seconds,
                 progress,
             )
     return report

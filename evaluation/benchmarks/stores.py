@@ -60,6 +60,36 @@ class StoreResult:
     """Time of one query over that of reading the codes it looked at once from memory."""
 
 
+@dataclass(frozen=True)
+class FlatResult:
+    """Flat search in FAISS's own loop and through BLAS, milliseconds for a query."""
+
+    entries: int
+    dim: int
+    batch: int
+    loop_ms: float
+    blas_ms: float
+
+
+def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float = 0.5) -> list[FlatResult]:
+    """Both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
+    store = FaissStore.build(keys, np.zeros(len(keys), np.int64), "Flat")
+    settings: Any = faiss.cvar
+    before = settings.distance_compute_blas_threshold
+    results = []
+    try:
+        for batch in (1, 2, 4, 8, 16, 32):
+            times = []
+            # FAISS takes BLAS where batch x D reaches the threshold.
+            for threshold in (2**31 - 1, 1):
+                settings.distance_compute_blas_threshold = threshold
+                times.append(median_ms(lambda b=batch: store.search(queries[:b], k), for_seconds) / batch)  # type: ignore[misc]
+            results.append(FlatResult(len(keys), keys.shape[1], batch, *times))
+    finally:
+        settings.distance_compute_blas_threshold = before
+    return results
+
+
 def spread(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
     """Count keys and values: the first ones, or all of them over and over with noise."""
     if count <= len(keys):
@@ -84,6 +114,7 @@ def stores(
     parameters: Parameters,
     encode_ms: tuple[float, float],
     read_bytes_per_second: float,
+    for_seconds: float = 2.0,
     progress: Progress = silent,
 ) -> list[StoreResult]:
     """Measure each of the factory strings (``auto`` among them) over keys (N,D), with queries that are not among them.
@@ -118,8 +149,8 @@ def stores(
         lost = compare(mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam), exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, true[:, -1])
-        one = _cost(store, asked.keys, network, Parameters(theta, lam, k), 1)
-        many = _cost(store, asked.keys, network, Parameters(theta, lam, k), 32)
+        one = _cost(store, asked.keys, network, Parameters(theta, lam, k), 1, for_seconds)
+        many = _cost(store, asked.keys, network, Parameters(theta, lam, k), 32, for_seconds)
         size = store.stored_bytes() / len(keys)
         results.append(
             StoreResult(
@@ -144,7 +175,9 @@ def stores(
     return results
 
 
-def _cost(store: FaissStore, queries: Floats, network: Floats, parameters: Parameters, batch: int) -> float:
+def _cost(
+    store: FaissStore, queries: Floats, network: Floats, parameters: Parameters, batch: int, for_seconds: float
+) -> float:
     """Mean milliseconds of search, vote and mixture for a query: over different ones, as some cost more than others."""
     theta, lam, k = parameters
     assert k is not None
@@ -155,7 +188,7 @@ def _cost(store: FaissStore, queries: Floats, network: Floats, parameters: Param
             rows = slice(start, start + batch)
             mix(network[rows], vote_until_sure(store, queries[rows], network[rows], theta, lam, k)[1], lam)
 
-    return median_ms(call, 1.0) / (len(starts) * batch)
+    return median_ms(call, for_seconds) / (len(starts) * batch)
 
 
 def _effort(info: SearchInfo) -> str:

@@ -42,6 +42,13 @@ PARTS = ("engines", "index", "stages", "stores")
     show_default=True,
     help="A store measured; may be repeated.",
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Spent on each time taken.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
 @progress_option
@@ -53,6 +60,7 @@ def bench(
     images: int,
     entries: tuple[int, ...],
     factories: tuple[str, ...],
+    seconds: float,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -66,7 +74,7 @@ def bench(
     root = root or bundles.default_root()
     bundle = bundles.open_bundle(root, generation)
     with reporting(progress_format) as progress:
-        report = run(root, bundle, data_root, Plan(parts or PARTS, images, entries, factories), progress)
+        report = run(root, bundle, data_root, Plan(parts or PARTS, images, entries, factories, seconds), progress)
     if as_json or progress_format == "json":
         print_json(**report.as_dict())
     else:

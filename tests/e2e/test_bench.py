@@ -1,0 +1,31 @@
+"""``secondlook bench`` on the default bundle and real images."""
+
+import json
+from pathlib import Path
+
+from tests.e2e.test_commands import secondlook
+
+
+def test_bench_measures_stages_and_stores(data_root: Path, tmp_path: Path) -> None:
+    ended = secondlook(
+        *("bench", "--data-root", data_root, "--part", "stages", "--part", "stores", "--seconds", 0.02),
+        *("--entries", 2000, "--entries", 4000, "--store", "auto", "--store", "IVF32,SQ8", "--out", tmp_path),
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert [stage["batch"] for stage in result["stages"]] == [1, 8, 32, 128]
+    assert all(stage["exact_sum_ms"] > stage["vote_ms"] > 0 for stage in result["stages"])
+    assert [(s["factory"], s["entries"]) for s in result["stores"]] == [
+        ("Flat", 2000),
+        ("IVF32,SQ8", 2000),
+        ("Flat", 4000),
+        ("IVF32,SQ8", 4000),
+    ]
+    for store in result["stores"]:
+        # Keys of 192 numbers: four bytes each as they are, one each with 8 bytes of id in a list.
+        assert 4 * 192 <= store["bytes_per_entry"] <= 4 * 192 + 1 or 200 <= store["bytes_per_entry"] <= 230
+        assert store["changed_top1_percent"] <= 1
+        assert store["recall_percent"] > 80
+        assert store["one_over_floor"] > 1
+    assert set(result["growth"]) == {"Flat", "auto", "IVF32,SQ8"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "stages.png", "stores.png"}
