@@ -1,7 +1,7 @@
 # make serve   set everything up and serve the default model on http://127.0.0.1:8000
 # make test    set everything up and pass the tests
 # make check   lint, types, import directions
-# make bench   engines side by side, and the index build against the encoder alone
+# make bench   what things cost: engines, index build, stages of an answer, stores by size (a quarter of an hour)
 # make paper   the published error table, from the author's own weights (half an hour, 10 GB of memory)
 # make lock    compile the lock files anew
 

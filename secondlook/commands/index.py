@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from indexer.index import IndexOptions
 from indexer.index import index as build
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
+from model.manifest import Manifest
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
 from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
@@ -83,13 +84,32 @@ def index(
         generation = build(images, root, source, options, progress)
         if not no_activate:
             bundles.activate(root, generation)
-    skipped = bundles.read_manifest(root, generation).dataset.unreadable
+    manifest = bundles.read_manifest(root, generation)
+    skipped = manifest.dataset.unreadable
+    for line in _what_was_built(manifest):
+        click.echo(line, err=True)
     if skipped:
         click.echo(f"{len(skipped)} unreadable images were skipped: {', '.join(skipped[:20])}", err=True)
     if progress_format == "json":
         print_json(generation=generation)
     else:
         click.echo(generation)
+
+
+def _what_was_built(manifest: Manifest) -> Iterator[str]:
+    kept, lost = manifest.store, manifest.truncation
+    yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
+    if manifest.fit is not None:
+        yield (
+            f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
+            f"{manifest.fit.chosen_error_percent:.2f} % error on {manifest.fit.images:,} held-out images, "
+            f"the network alone {manifest.fit.network_error_percent:.2f} %"
+        )
+    if lost is not None:
+        yield (
+            f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
+            f"total variation {lost.mean:.4f} on average, {lost.p99:.4f} at the 99th percentile"
+        )
 
 
 def fetch(dataset: str, data_root: Path | None) -> None:

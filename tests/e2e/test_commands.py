@@ -37,6 +37,8 @@ def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     arguments = ("--bundles", root, "--network", network, "--recipe", recipe, "--mirror", "--store", "SQ8")
     indexed = secondlook("index", tmp_path / "colours", *arguments)
     assert indexed.returncode == 0, indexed.stderr
+    assert "store SQ8" in indexed.stderr
+    assert "of held-out answers change their first class" in indexed.stderr
     generation = indexed.stdout.strip().splitlines()[-1]
     assert (root / "CURRENT").read_text().strip() == generation
     bundle = open_bundle(root)
