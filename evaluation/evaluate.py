@@ -72,13 +72,14 @@ def evaluate(
     logits, keys, labels = embed_images(dataset, np.arange(len(dataset.labels)), bundle.engine, progress)
     network = softmax(logits)
     cache = np.empty((2, *network.shape), np.float32)
+    novelty = manifest.calibration.novelty if manifest.calibration else None
     as_served = k is not None and (theta, lam, k) == (manifest.theta, manifest.lam, manifest.k)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         cache[:, rows] = _votes(bundle, keys[rows], (theta, cache_theta), k, network.shape[1])
         if as_served and k is not None:
             # What the server does; the cache alone is another model, which no quick search was fitted for.
-            _, cache[0, rows] = vote_until_sure(bundle.store, keys[rows], network[rows], theta, lam, k)
+            _, cache[0, rows] = vote_until_sure(bundle.store, keys[rows], network[rows], theta, lam, k, novelty)
         progress("vote", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
     return Evaluation(
         count=len(labels),

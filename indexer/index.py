@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import EncoderSource, PreparedEncoder
-from indexer.fit import Holdout, fit
+from indexer.fit import QUERIES_AT_ONCE, Holdout, fit
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
@@ -88,17 +88,16 @@ def index(
         factory, why = options.store, ""
         copies = 2 if options.mirror else 1
         if options.store == "auto":
-            factory, why = choose_store(copies * len(dataset.labels), encoder.engine.dim)
+            # So that it can still be trained when as many images are unreadable as may be.
+            fewest = max(1, len(dataset.labels) - Unreadable.of(len(dataset.labels)).allowed)
+            factory, why = choose_store(copies * fewest, encoder.engine.dim)
         # Refuse what cannot be before the long work, not after it.
         empty_index(factory, encoder.engine.dim)
         check_trainable(factory, copies * len(dataset.labels))
         if options.parameters:
             check_k(options.parameters.k, is_exhaustive=is_exhaustive(factory))
-        check_memory(
-            memory_needed(copies * len(dataset.labels), encoder.engine.dim, fitted=options.parameters is None),
-            f"a cache of {copies * len(dataset.labels):,} entries of {encoder.engine.dim:,} numbers",
-            "take a recipe that reduces its keys, or fewer images",
-        )
+        exact = options.parameters is not None and options.parameters.k is None and factory == "Flat"
+        _check_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = _embed(dataset, encoder, options, unreadable, progress)
         progress("store", 0, 1)
@@ -114,12 +113,14 @@ def index(
             fitted = fit(holdout, store, held, len(dataset.classes), progress=progress)
         chosen = options.parameters or Parameters(fitted.theta, fitted.lam, fitted.k)  # type: ignore[union-attr]
         truncation = None
-        if chosen.k is None and factory == "Flat":
-            pass  # This is the exact sum.
+        if exact:
+            pass  # Nothing is left out.
         elif len(holdout.labels) and not held.all():
-            store, truncation = measure(
-                store, _Less(embedded, held), holdout, held, chosen, len(dataset.classes), progress
-            )
+            novelty = fitted.calibration.novelty if fitted else None
+            less, classes = _Less(embedded, held), len(dataset.classes)
+            store, truncation = measure(store, less, holdout, held, chosen, classes, novelty, progress)
+        elif not store.is_exhaustive:
+            store = store.with_search(store.efforts()[-1])
         store.write(folder / bundles.KEYS)
         np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
         write_entries(
@@ -160,10 +161,19 @@ def index(
     return manifest.generation
 
 
-def memory_needed(entries: int, dim: int, *, fitted: bool) -> int:
+def memory_needed(entries: int, dim: int, *, measured: bool = True) -> int:
     """Bytes of memory that an index needs at its widest, were its store to keep the keys as they are."""
-    # The keys as embedded, the store's own, and the copy without the holdout that fitting searches.
-    return 4 * entries * dim * (3 if fitted else 2)
+    # The keys as embedded and the store's own; where anything is measured on the holdout, the copy without it, and
+    # the similarities (float32) and order (int64) of all entries for some queries at a time.
+    return 4 * entries * dim * (3 if measured else 2) + (12 * QUERIES_AT_ONCE * entries if measured else 0)
+
+
+def _check_memory(entries: int, dim: int, *, measured: bool) -> None:
+    check_memory(
+        memory_needed(entries, dim, measured=measured),
+        f"a cache of {entries:,} entries of {dim:,} numbers",
+        "take a recipe that reduces its keys, or fewer images",
+    )
 
 
 def refit(
@@ -173,18 +183,23 @@ def refit(
 
     Raises:
         DatasetError: the dataset is not the one that the bundle caches.
+        ParameterError: a k is beyond what the store can serve.
+        MemoryLimitError: it would not fit into memory.
     """
     old = bundles.open_bundle(root, generation)
     assert isinstance(old.store, FaissStore)
     if dataset.content_hash() != old.manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
+    for k in ks:
+        check_k(k, is_exhaustive=old.store.is_exhaustive)
+    _check_memory(old.store.count, old.store.dim, measured=True)
     logits, keys, labels = embed_images(dataset, dataset.holdout(), old.engine, progress)
     held_sources = {dataset.source(int(position)) for position in dataset.holdout()}
     held = np.array([source in held_sources for source in old.entries.sources()])
     holdout, classes = Holdout(logits, keys, labels), len(dataset.classes)
     fitted = fit(holdout, old.store, held, classes, ks=ks, progress=progress)
     chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
-    store, truncation = measure(old.store, None, holdout, held, chosen, classes, progress)
+    store, truncation = measure(old.store, None, holdout, held, chosen, classes, fitted.calibration.novelty, progress)
     with bundles.draft(root) as folder:
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)

@@ -32,10 +32,9 @@ def available_bytes() -> int | None:
         limit = (CGROUP / "memory.max").read_text().strip()
         if limit != "max":
             used = int((CGROUP / "memory.current").read_text())
-            # The page cache counts as used but is given back.
-            for line in (CGROUP / "memory.stat").read_text().splitlines():
-                if line.startswith("file "):
-                    used -= int(line.split()[1])
+            # The page cache counts as used but is given back, all but what lies in memory-backed files.
+            for name, _, count in (line.partition(" ") for line in (CGROUP / "memory.stat").read_text().splitlines()):
+                used += {"file": -1, "shmem": 1}.get(name, 0) * int(count)
             found.append(int(limit) - used)
     except (OSError, ValueError):
         pass

@@ -40,7 +40,7 @@ class TrainOptions:
     weight_decay: float = 5e-4
     seed: int = 0
     start: str = ""
-    """A network file to start from; depth and pixel statistics are then its own."""
+    """A network file of that depth to start from; the pixel statistics are then its own."""
     compile: bool = False
 
 
@@ -113,10 +113,12 @@ def _starting_network(options: TrainOptions, dataset: Dataset, images: NDArray[n
     if not options.start:
         return network
     start = load_network(Path(options.start))
-    if start.network.depth != options.depth or start.network.variant != network.variant:
+    if start.network.variant != network.variant:
+        raise NetworkError(f"{options.start} was imported from Keras: such a network cannot be trained on")
+    if start.network.depth != options.depth:
         raise NetworkError(
-            f"{options.start} holds a resnet{start.network.depth} ({start.network.variant}), "
-            f"not a resnet{options.depth} ({network.variant}): name its depth with --depth"
+            f"{options.start} holds a resnet{start.network.depth}, not a resnet{options.depth}: give --depth "
+            f"{start.network.depth}"
         )
     state = start.network.state_dict()
     if start.class_names != dataset.classes:

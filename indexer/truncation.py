@@ -11,7 +11,7 @@ from indexer.fit import QUERIES_AT_ONCE, Holdout, entries_less, nearest
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from model.lookup import lead, vote_until_sure
-from model.manifest import QuickSearch, Truncation
+from model.manifest import Novelty, QuickSearch, Truncation
 from model.predictor import Parameters
 from model.stores import FaissStore
 
@@ -24,6 +24,9 @@ VARIATION = 0.003
 QUICK_CHANGED_PERCENT = 0.05
 QUICK_VARIATION = 0.003
 """The same for a quick search against the full one."""
+
+LISTED_K = 200
+"""Neighbours that an approximate store must find well where all entries vote and the search only lists some."""
 
 QUICK_LISTS = (1, 2, 4, 8, 16, 32)
 QUICK_K = 50
@@ -40,9 +43,12 @@ def measure(
     held_entries: NDArray[np.bool_],
     parameters: Parameters,
     classes: int,
+    novelty: Novelty | None = None,
     progress: Progress = silent,
 ) -> tuple[FaissStore, Truncation]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
+
+    The search is chosen on the same images that the distance is measured on.
 
     exact_keys are chunks of the keys as embedded, with values, those of held_entries (N,) left out; None = take them
     from the store. An approximate search that misses the bounds at its greatest effort is used at that effort.
@@ -52,21 +58,25 @@ def measure(
     keys, values = entries_less(store, held_entries)
     exact = np.empty_like(network)
     whole = np.empty_like(network)
+    all_stored = np.empty_like(network)
+    # Where all entries vote, an approximate store still finds the neighbours that are listed.
+    searched = min(k or LISTED_K, len(values))
     for start in range(0, len(network), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         queries = holdout.keys[rows]
         chunks = [(keys, values)] if exact_keys is None else exact_keys
         exact[rows] = exact_vote(queries, chunks, (theta,), classes)[0][0]
+        whole[rows] = vote(*nearest(queries, keys, values, searched), theta, classes)
         if k is None:
-            whole[rows] = exact_vote(queries, [(keys, values)], (theta,), classes)[0][0]
-        else:
-            whole[rows] = vote(*nearest(queries, keys, values, min(k, len(values))), theta, classes)
+            all_stored[rows] = exact_vote(queries, [(keys, values)], (theta,), classes)[0][0]
         progress("truncation", min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    answers = mix(network, whole, lam)
-    if k is not None and not store.is_exhaustive:
-        store = least_effort(store, holdout.keys, network, parameters, answers, among=~held_entries)
-        _, cache = vote_until_sure(store, holdout.keys, network, theta, lam, k, among=~held_entries)
-        answers = mix(network, cache, lam)
+    answers = mix(network, whole if k is not None else all_stored, lam)
+    if not store.is_exhaustive:
+        target, asked = mix(network, whole, lam), parameters._replace(k=searched)
+        store = least_effort(store, holdout.keys, network, asked, target, among=~held_entries)
+        if k is not None:
+            _, cache = vote_until_sure(store, holdout.keys, network, theta, lam, k, novelty, among=~held_entries)
+            answers = mix(network, cache, lam)
     kind = "stored" if exact_keys is None else "exact"
     return store, compare(answers, mix(network, exact, lam)).model_copy(update={"keys": kind})
 

@@ -82,12 +82,12 @@ def mix(network: Floats, cache: Floats, lam: float) -> Floats:
 
 def exact_vote(
     queries: Floats, entries: Iterable[tuple[Floats, Ints]], thetas: tuple[float, ...], classes: int
-) -> tuple[Floats, NDArray[np.float64]]:
+) -> tuple[Floats, NDArray[np.float64], Floats]:
     """p_cache of all entries, for several thetas in one pass over the keys.
 
-    Queries (B,D) and chunks of keys (n,D) with values (n,) -> (len(thetas),B,classes) float32, and the sums
-    (len(thetas),B) by which the weights relative to the nearest entry's were divided. The maximum is a running one, so
-    memory stays at B x n similarities whatever the number of entries is.
+    Queries (B,D) and chunks of keys (n,D) with values (n,) -> (len(thetas),B,classes) float32, the sums (len(thetas),B)
+    by which the weights relative to the nearest entry's were divided, and that entry's similarity (B,). The maximum is
+    a running one, so memory stays at B x n similarities whatever the number of entries is.
     """
     sums = np.zeros((len(thetas), len(queries), classes))
     top = np.full((len(queries), 1), -np.inf, np.float32)
@@ -104,4 +104,4 @@ def exact_vote(
             sums[i][:, present] += np.add.reduceat(np.exp(np.float32(theta) * similarities), first, axis=1)
         top = higher
     totals = sums.sum(axis=2)
-    return (sums / totals[:, :, None]).astype(np.float32), totals
+    return (sums / totals[:, :, None]).astype(np.float32), totals, top[:, 0]

@@ -34,7 +34,7 @@ def vote_until_sure(
     """
     classes = network.shape[1]
     quick = store.search_info.quick
-    if quick is None or store.quick is None or classes < 2:
+    if quick is None or store.quick is None or classes < 2 or (novelty is not None and novelty.neighbor > quick.k):
         found = store.search(keys, k, among)
         return found, vote(found.similarities, found.values, theta, classes)
     found = store.quick.search(keys, min(quick.k, k), among)

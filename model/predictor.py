@@ -104,7 +104,8 @@ class Predictor:
             for i, row in enumerate(rows):
                 if not sound[row]:
                     continue
-                score = 1.0 - float(found.similarities[i, self._nth - 1])
+                # At most 2, that of the opposite key, where fewer entries were found than it counts on.
+                score = min(2.0, 1.0 - float(found.similarities[i, self._nth - 1]))
                 answers[row] = Answer(
                     network[row],
                     cache[i],
@@ -125,18 +126,23 @@ class Predictor:
         store = self.bundle.store
         theta, lam, k = parameters
         listed = min(neighbors, store.count)
-        if parameters == self.defaults and k is not None and not listed and self._nth <= k:
+        cache = None
+        if parameters == self.defaults and k is not None and self._nth <= k:
             found, cache = vote_until_sure(store, keys, network, theta, lam, min(k, store.count), self._novelty)
-            return found, cache, np.zeros((len(keys), 0))
+            if not listed:
+                return found, cache, np.zeros((len(keys), 0))
+            # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
         found = store.search(keys, min(max(listed, self._nth, k or 1), store.count))
         shares = np.zeros((len(keys), listed))
         if k is None:
-            votes, totals = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
-            near = found.similarities[:, :listed]
-            shares[:] = np.exp(theta * (near - found.similarities[:, :1]).astype(np.float64)) / totals[0][:, None]
+            votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
+            near = found.similarities[:, :listed].astype(np.float64)
+            shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
             return found, votes[0], shares
         similarities, values = found.similarities[:, :k], found.values[:, :k]
         own = weights(similarities, values, theta)[:, :listed]
         shares[:, : own.shape[1]] = own
-        return found, vote(similarities, values, theta, network.shape[1]), shares
+        if cache is None:
+            cache = vote(similarities, values, theta, network.shape[1])
+        return found, cache, shares

@@ -18,13 +18,15 @@ from model.manifest import SearchInfo
 
 _faiss: Any = faiss  # Its type hints miss the constructors of search parameters.
 
-_CODE = r"(Flat|SQ(4|6|8|fp16|bf16))"
+# A zero, or a graph of one link, makes FAISS end the process instead of refusing.
+_N, _LINKS, _CODE = r"[1-9]\d{0,8}", r"([2-9]|[1-9]\d{1,3})", r"(Flat|SQ(4|6|8|fp16|bf16))"
+_PQ = rf"PQ{_N}(x[1-9]\d?)?"
 FACTORY = re.compile(
-    rf"({_CODE}|(OPQ\d+(_\d+)?,)?PQ\d+(x\d+)?"
-    rf"|(OPQ\d+(_\d+)?,)?IVF(?P<lists>\d+)(_HNSW\d+)?,({_CODE}|PQ\d+(x\d+)?(fs)?)(,RFlat|,Refine\({_CODE}\))?"
-    rf"|HNSW\d+(,{_CODE})?)"
+    rf"({_CODE}|(OPQ{_N}(_{_N})?,)?{_PQ}"
+    rf"|(OPQ{_N}(_{_N})?,)?IVF{_N}(_HNSW{_LINKS})?,({_CODE}|{_PQ}(fs)?)(,RFlat|,Refine\({_CODE}\))?"
+    rf"|HNSW{_LINKS}(,{_CODE})?)"
 )
-"""The FAISS factory strings of stores: those of which some or all entries can be searched, with parameters per call."""
+"""The FAISS factory strings that make a store here."""
 
 FEWEST_PER_CENTROID = 39
 """Keys for each centroid below which FAISS calls its own training poor."""
@@ -127,7 +129,6 @@ class FaissStore:
         self.search_info = search or SearchInfo()
         self.count, self.dim = int(index.ntotal), int(index.d)
         self._prepared: dict[int, Any] = {}  # search parameters by k: making them anew takes longer than some searches
-        faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * self.dim
 
     @classmethod
     def build(cls, keys: Floats, values: Ints, factory: str = "Flat") -> FaissStore:
@@ -138,11 +139,14 @@ class FaissStore:
         """
         index = empty_index(factory, keys.shape[1])
         needed = check_trainable(factory, len(keys))
-        if not index.is_trained:
-            wanted = max(SAMPLE, needed // FEWEST_PER_CENTROID * SAMPLE_PER_CENTROID)
-            sample = np.random.default_rng(0).permutation(len(keys))[:wanted]
-            index.train(keys[np.sort(sample)] if wanted < len(keys) else keys)
-        index.add(keys)
+        try:
+            if not index.is_trained:
+                wanted = max(SAMPLE, needed // FEWEST_PER_CENTROID * SAMPLE_PER_CENTROID)
+                sample = np.random.default_rng(0).permutation(len(keys))[:wanted]
+                index.train(keys[np.sort(sample)] if wanted < len(keys) else keys)
+            index.add(keys)
+        except RuntimeError as error:
+            raise StoreError(f"FAISS cannot make the store {factory!r} of keys of {keys.shape[1]} numbers") from error
         return cls(index, values, factory)
 
     @classmethod
@@ -207,20 +211,21 @@ class FaissStore:
         """
         queries = np.ascontiguousarray(queries, np.float32)
         nearest = min(k, self.count)
-        try:
-            if among is None and self.is_exhaustive:
-                similarities, ids = self._index.search(queries, nearest)
-            else:
-                if among is not None:
-                    selector = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
-                    parameters = _parameters(self._index, self.search_info, nearest, selector)
-                elif nearest in self._prepared:
-                    parameters = self._prepared[nearest]
-                else:
-                    parameters = self._prepared[nearest] = _parameters(self._index, self.search_info, nearest, None)
+        if among is not None:
+            selector = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+            parameters = _parameters(self._index, self.search_info, nearest, selector)
+            try:
                 similarities, ids = self._index.search(queries, nearest, params=parameters)
-        except RuntimeError as error:
-            raise StoreError(f"the store {self.factory!r} cannot search among some of its entries") from error
+            except RuntimeError as error:
+                raise StoreError(f"the store {self.factory!r} cannot search among some of its entries") from error
+        elif self.is_exhaustive:
+            # The setting is the process's, and another store may have keys of another size.
+            faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * self.dim
+            similarities, ids = self._index.search(queries, nearest)
+        else:
+            if nearest not in self._prepared:
+                self._prepared[nearest] = _parameters(self._index, self.search_info, nearest, None)
+            similarities, ids = self._index.search(queries, nearest, params=self._prepared[nearest])
         return _ordered(similarities, ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -331,8 +336,12 @@ def _ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors
     if (similarities[:, 1:] >= similarities[:, :-1]).any():
         order = np.lexsort((ids, -similarities), axis=1)
         similarities, ids = np.take_along_axis(similarities, order, 1), np.take_along_axis(ids, order, 1)
-    # An id of -1 must not reach into the values: it would pick the last one.
-    found = values[ids] if ids.size and ids.min() >= 0 else np.where(ids >= 0, values[np.maximum(ids, 0)], -1)
+    if ids.size and ids.min() >= 0:
+        found = values[ids]
+    else:
+        # An id of -1 must not reach into the values: it would pick the last one.
+        found = np.where(ids >= 0, values[np.maximum(ids, 0)], -1)
+        similarities = np.where(ids >= 0, similarities, np.float32(-np.inf))
     if ids.shape[1] == k:
         return Neighbors(similarities, ids, found)
     missing = ((0, 0), (0, k - ids.shape[1]))

@@ -39,7 +39,9 @@ class RebuildRequest(BaseModel):
     )
     recipe: str | None = Field(None, description=f"A key recipe: {', '.join(NAMED)}; the active bundle's if left out.")
     store: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_,():x.]{0,63}$", description="A FAISS factory string; Flat if left out."
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_,():x.]{0,63}$",
+        description="A FAISS factory string; chosen by the keys' number if left out.",
     )
     mirror: bool = Field(False, description="Whether mirrored copies are cached too.")
 

@@ -152,8 +152,7 @@ def prediction(predictor: Predictor, answer: Answer, filename: str | None, top: 
         top=listed,
         network=Opinion(label=classes[by_network], probability=float(answer.network[by_network])),
         cache=Opinion(label=classes[by_cache], probability=float(answer.cache[by_cache])),
-        # Infinite where the store found fewer entries than the calibration counts on; JSON has no infinity.
-        novelty=Novelty(score=min(answer.novelty, FARTHEST), is_novel=answer.is_novel),
+        novelty=Novelty(score=answer.novelty, is_novel=answer.is_novel),
         neighbors=nearest,
     )
 

@@ -148,12 +148,14 @@ def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0)
 def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
     """Images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
     images = np.stack([dataset.read(i, bundle.engine.size) for i in range(min(len(dataset.labels), 5000))])
-    rates = [len(images) / seconds(lambda: _encode_all(bundle.engine, images)) for _ in range(2)]
     options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
+    source = FromBundle(root, bundle.manifest.generation)
     with tempfile.TemporaryDirectory() as folder:
-        source = FromBundle(root, bundle.manifest.generation)
+        engine = source.prepare(dataset, Path(folder), progress).engine
+    rates = [len(images) / seconds(lambda: _encode_all(engine, images)) for _ in range(2)]
+    with tempfile.TemporaryDirectory() as folder:
         took = seconds(lambda: index(dataset, Path(folder), source, options, progress))
-    rates.append(len(images) / seconds(lambda: _encode_all(bundle.engine, images)))
+    rates.append(len(images) / seconds(lambda: _encode_all(engine, images)))
     return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / took)
 
 

@@ -10,16 +10,18 @@ import numpy as np
 from evaluation.benchmarks.engines import engines, first, index_build
 from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.stages import stages
-from evaluation.benchmarks.stores import QUERIES, flat_search, spread, stores
+from evaluation.benchmarks.stores import CHUNK, QUERIES, flat_search, spread, stores
 from evaluation.benchmarks.timing import machine, median_ms
 from indexer.datasets import ArrayDataset, load
 from indexer.embed import read_all
 from indexer.index import embed_images
+from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.engines import Encoding
 from model.errors import DatasetError
 from model.predictor import Parameters
+from model.stores import check_trainable, empty_index
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     manifest = bundle.manifest
     train, test = (load(manifest.dataset.name, split, data_root) for split in ("train", "test"))
     images = read_all(test, bundle.engine.size)[0]
+    if "stores" in plan.parts:
+        _check_stores(plan, manifest.store.dim, len(train.labels))
     report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
     if "engines" in plan.parts:
         report.engines = engines(bundle, images, plan.seconds)
@@ -73,3 +77,15 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
                 progress,
             )
     return report
+
+
+def _check_stores(plan: Plan, dim: int, real: int) -> None:
+    """Refuse a store or a size before anything is measured."""
+    for count in plan.entries:
+        for factory in plan.factories:
+            if factory != "auto":
+                empty_index(factory, dim)
+                check_trainable(factory, count)
+        # The real keys, those measured, a store's own copy, the decoded ones, and similarities of some queries.
+        needed = 4.0 * dim * (min(real, max(plan.entries)) + 3 * count) + 12.0 * CHUNK * count
+        check_memory(needed, f"measuring {count:,} entries of {dim} numbers", "leave out such a size with --entries")

@@ -62,12 +62,14 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
     classes = network.shape[1]
 
     nearest = k or store.count
+    calibration = bundle.manifest.calibration
+    novelty = calibration.novelty if calibration else None
 
     def served(rows: slice) -> None:
         if k is None:
             exact(rows)
         else:
-            mix(network[rows], vote_until_sure(store, keys[rows], network[rows], theta, lam, k)[1], lam)
+            mix(network[rows], vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty)[1], lam)
 
     def exact(rows: slice) -> None:
         mix(network[rows], exact_vote(keys[rows], store.chunks(), (theta,), classes)[0][0], lam)

@@ -28,6 +28,8 @@ JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""
 
 QUERIES = 2000
+"""Images asked for: the first half chooses how stores are searched, the second half is reported on."""
+
 CHUNK = 50
 
 
@@ -46,7 +48,7 @@ class StoreResult:
     build_seconds: float
     bytes_per_entry: float
     recall_percent: float
-    """Share of the k nearest entries found."""
+    """Share of the k nearest entries that a full search finds."""
     changed_top1_percent: float
     """Against the exact sum over all entries."""
     mean_variation: float
@@ -57,7 +59,7 @@ class StoreResult:
     one_over_encode: float
     many_over_encode: float
     one_over_floor: float
-    """Time of one query over that of reading the codes it looked at once from memory."""
+    """Time of one query over that of reading, once and from memory, the codes that it looked at."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class FlatResult:
 
 def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float = 0.5) -> list[FlatResult]:
     """Both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
-    store = FaissStore.build(keys, np.zeros(len(keys), np.int64), "Flat")
+    index = faiss.IndexFlatIP(keys.shape[1])
+    index.add(keys)
     settings: Any = faiss.cvar
     before = settings.distance_compute_blas_threshold
     results = []
@@ -83,7 +86,7 @@ def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float 
             # FAISS takes BLAS where batch x D reaches the threshold.
             for threshold in (2**31 - 1, 1):
                 settings.distance_compute_blas_threshold = threshold
-                times.append(median_ms(lambda b=batch: store.search(queries[:b], k), for_seconds) / batch)  # type: ignore[misc]
+                times.append(median_ms(lambda b=batch: index.search(queries[:b], k), for_seconds) / batch)  # type: ignore[misc]
             results.append(FlatResult(len(keys), keys.shape[1], batch, *times))
     finally:
         settings.distance_compute_blas_threshold = before
@@ -121,21 +124,22 @@ def stores(
 
     ``encode_ms`` is the network's own time for an image alone and in a batch of 32.
     """
+    parameters = parameters._replace(k=min(parameters.k or 200, len(keys)))
     theta, lam, k = parameters
-    k = min(k or 200, len(keys))
-    asked = Encoding(queries.logits[:QUERIES], queries.keys[:QUERIES])
+    assert k is not None
+    half = len(queries.keys) // 2
+    tune, asked = (Encoding(queries.logits[part], queries.keys[part]) for part in (slice(half), slice(half, None)))
     network = softmax(asked.logits)
     classes = network.shape[1]
-    exact, whole = np.empty_like(network), np.empty_like(network)
-    true = np.empty((len(network), k), np.float32)
+    exact = np.empty_like(network)
+    kth = np.empty(len(network), np.float32)
     for start in range(0, len(network), CHUNK):
         rows = slice(start, start + CHUNK)
+        similarities = asked.keys[rows] @ keys.T
+        kth[rows] = np.partition(similarities, len(keys) - k, axis=1)[:, len(keys) - k]
         exact[rows] = exact_vote(asked.keys[rows], [(keys, values)], (theta,), classes)[0][0]
-        true[rows], found_values = nearest(asked.keys[rows], keys, values, k)
-        whole[rows] = vote(true[rows], found_values, theta, classes)
         progress("exact sum", min(start + CHUNK, len(network)), len(network))
-    exact, whole = mix(network, exact, lam), mix(network, whole, lam)
-
+    exact = mix(network, exact, lam)
     auto = choose_store(len(keys), keys.shape[1])[0]
     wanted = list(dict.fromkeys(auto if factory == "auto" else factory for factory in factories))
     results = []
@@ -145,13 +149,14 @@ def stores(
         took = seconds(lambda f=factory, b=built: b.append(FaissStore.build(keys, values, f)))  # type: ignore[misc]
         store = built[0]
         if not store.is_exhaustive:
-            store = least_effort(store, asked.keys, network, Parameters(theta, lam, k), whole)
+            store = _tuned(store, tune, parameters)
         lost = compare(mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam), exact)
         ids = store.search(asked.keys, k).ids
-        recall = _recall(asked.keys, keys, ids, true[:, -1])
-        one = _cost(store, asked.keys, network, Parameters(theta, lam, k), 1, for_seconds)
-        many = _cost(store, asked.keys, network, Parameters(theta, lam, k), 32, for_seconds)
+        recall = _recall(asked.keys, keys, ids, kth)
+        one = _cost(store, asked.keys, network, parameters, 1, for_seconds)
+        many = _cost(store, asked.keys, network, parameters, 32, for_seconds)
         size = store.stored_bytes() / len(keys)
+        floor = 1000 * _looked_at(store, asked.keys, network, parameters) * size / read_bytes_per_second
         results.append(
             StoreResult(
                 factory=factory,
@@ -168,7 +173,7 @@ def stores(
                 many_ms=many,
                 one_over_encode=one / encode_ms[0],
                 many_over_encode=many / encode_ms[1],
-                one_over_floor=one / (1000 * _looked_at(store, asked.keys, k) * size / read_bytes_per_second),
+                one_over_floor=one / floor,
             )
         )
     progress(f"stores of {len(keys):,}", len(wanted), len(wanted))
@@ -212,12 +217,27 @@ def _recall(queries: Floats, keys: Floats, ids: NDArray[np.int64], kth: Floats) 
     return 100.0 * float((found >= kth[:200, None] - 1e-6).mean())
 
 
-def _looked_at(store: FaissStore, queries: Floats, k: int) -> float:
-    """Entries whose codes one search reads, on average."""
+def _looked_at(store: FaissStore, queries: Floats, network: Floats, parameters: Parameters) -> float:
+    """Entries whose codes an answer reads, on average."""
     if store.is_exhaustive:
         return float(store.count)
+    theta, lam, k = parameters
+    assert k is not None
     counters: Any = faiss.cvar
     statistics = counters.indexIVF_stats if store.search_info.lists else counters.hnsw_stats
     statistics.reset()
-    store.search(queries[:100], k)
-    return float(statistics.ndis) / 100
+    vote_until_sure(store, queries, network, theta, lam, k)
+    return float(statistics.ndis) / len(queries)
+
+
+def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> FaissStore:
+    """The store searched as ``index`` would have it searched, chosen on other queries than those reported on."""
+    theta, lam, k = parameters
+    assert k is not None
+    network = softmax(queries.logits)
+    decoded = np.concatenate([chunk for chunk, _ in store.chunks()])
+    whole = np.empty_like(network)
+    for start in range(0, len(network), CHUNK):
+        rows = slice(start, start + CHUNK)
+        whole[rows] = vote(*nearest(queries.keys[rows], decoded, store.values, k), theta, network.shape[1])
+    return least_effort(store, queries.keys, network, parameters, mix(network, whole, lam))

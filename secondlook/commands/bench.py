@@ -81,4 +81,4 @@ def bench(
         report.show()
     if out is not None:
         for path in report.write(out):
-            click.echo(path)
+            click.echo(path, err=True)

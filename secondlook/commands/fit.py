@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,9 @@ from secondlook.options import (
     progress_option,
     reporting,
 )
+
+if TYPE_CHECKING:
+    from evaluation.recipes import Comparison
 
 
 @click.command()
@@ -69,9 +73,10 @@ def fit(
     if recipes is None and (network or mirror or plot):
         raise click.UsageError("--network, --mirror and --plot go with --recipes")
     if recipes is not None:
-        _compare(
-            dataset, root, data_root, generation, recipes.split(","), network, plot, mirror, as_json, progress_format
-        )
+        if ks or no_activate:
+            raise click.UsageError("--k and --no-activate go without --recipes")
+        names = recipes.split(",")
+        _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format)
         return
     if root is None:
         raise click.UsageError("give --bundles, the bundle root to write to (or set SECONDLOOK_BUNDLES)")
@@ -130,11 +135,13 @@ def _compare(
 ) -> None:
     from evaluation import recipes
 
-    if network is None:
-        root = root or bundles.default_root()
-        network = root / (generation or bundles.active_generation(root)) / bundles.NETWORK
-    asked = {Path(name).stem: read_recipe(name) for name in names}
+    if len({Path(name).stem for name in names}) < len(names):
+        raise click.UsageError("--recipes: two of them have the same name")
     with reporting(progress_format) as progress:
+        if network is None:
+            root = root or bundles.default_root()
+            network = root / (generation or bundles.active_generation(root)) / bundles.NETWORK
+        asked = {Path(name).stem: read_recipe(name) for name in names}
         found = recipes.compare(
             load(dataset, "train", data_root),
             network,
@@ -143,8 +150,6 @@ def _compare(
             test=lambda: load(dataset, "test", data_root),
             progress=progress,
         )
-    if plot is not None:
-        recipes.plot(found, plot)
     if as_json or progress_format == "json":
         rows = [{**asdict(result), "recipe": result.recipe.model_dump()} for result in found.results]
         print_json(
@@ -155,7 +160,13 @@ def _compare(
             chosen=found.chosen.name,
             why=found.why,
         )
-        return
+    else:
+        _print_comparison(found)
+    if plot is not None:
+        recipes.plot(found, plot)
+
+
+def _print_comparison(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -150,7 +150,7 @@ def test_training_from_a_network_goes_on_from_what_it_knows(tmp_path: Path) -> N
 
     deeper = secondlook("train", folder, "--out", second, "--start", first, "--depth", 32, *short[2:])
     assert deeper.returncode == 1
-    assert "holds a resnet20 (standard), not a resnet32" in deeper.stderr
+    assert "holds a resnet20, not a resnet32: give --depth 20" in deeper.stderr
 
 
 def test_recipes_are_compared_and_one_is_named(tmp_path: Path, tiny_network: Path, colour_folder: Path) -> None:

@@ -114,6 +114,20 @@ def test_refitting_writes_a_new_bundle_of_the_same_keys(tiny_bundle: Path, colou
     assert new.manifest.fit.ks == (3, None)
 
 
+def test_refitting_an_approximate_store_measures_it_again(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path
+) -> None:
+    dataset = load(str(colour_folder))
+    first = index(dataset, tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="IVF1,SQ8"))
+    with pytest.raises(ParameterError, match="k must be at most 2,048"):
+        refit(dataset, tmp_path, first, (5000,))
+    manifest = open_bundle(tmp_path, refit(dataset, tmp_path, first, (3,))).manifest
+    assert manifest.k == 3
+    assert manifest.store.search.lists == 1
+    assert manifest.truncation is not None
+    assert (manifest.truncation.images, manifest.truncation.keys) == (6, "stored")
+
+
 def test_refitting_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     other = load(str(make_folder(tmp_path / "other", per_class=4)))
     with pytest.raises(DatasetError, match="is not the dataset"):

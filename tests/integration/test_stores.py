@@ -89,6 +89,13 @@ def test_more_effort_finds_more() -> None:
         ("IVF16,Flat", 500, "cannot be trained on 500 entries, it needs 624"),
         ("PQ8", 50, "cannot be trained on 50"),
         ("OPQ7,PQ7x4", 500, "FAISS cannot make the store"),
+        ("PQ7x4", 500, "FAISS cannot make the store"),
+        # FAISS ends the process for these.
+        ("HNSW0", 500, "there is no store"),
+        ("HNSW1", 500, "there is no store"),
+        ("PQ8x0", 500, "there is no store"),
+        ("IVF0,Flat", 500, "there is no store"),
+        ("OPQ0,PQ4x4", 500, "there is no store"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused(factory: str, count: int, why: str) -> None:

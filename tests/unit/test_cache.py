@@ -39,7 +39,7 @@ def by_the_formula(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, th
 @given(seeds, thetas)
 def test_exact_vote_is_the_formula(seed: int, theta: float) -> None:
     queries, keys, values = entries(seed)
-    votes, _ = exact_vote(queries, [(keys[:13], values[:13]), (keys[13:], values[13:])], (theta, 1.0), CLASSES)
+    votes, _, _ = exact_vote(queries, [(keys[:13], values[:13]), (keys[13:], values[13:])], (theta, 1.0), CLASSES)
     np.testing.assert_allclose(votes[0], by_the_formula(queries, keys, values, theta), atol=2e-4)
     np.testing.assert_allclose(votes[1], by_the_formula(queries, keys, values, 1.0), atol=2e-5)
 
@@ -48,8 +48,9 @@ def test_exact_vote_is_the_formula(seed: int, theta: float) -> None:
 def test_all_neighbours_vote_as_the_exact_sum(seed: int, theta: float) -> None:
     queries, keys, values = entries(seed)
     found = ExactStore(keys, values).search(queries, len(keys) + 3)
-    exact, totals = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
+    exact, totals, top = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
     np.testing.assert_allclose(vote(found.similarities, found.values, theta, CLASSES), exact[0], atol=2e-4)
+    np.testing.assert_allclose(top, found.similarities[:, 0], atol=1e-6)
     relative = np.exp(theta * (found.similarities[:, 0] - found.similarities[:, 0])) / totals[0]
     np.testing.assert_allclose(weights(found.similarities, found.values, theta)[:, 0], relative, rtol=1e-3)
 
@@ -72,16 +73,16 @@ def test_the_mixture_is_a_distribution_between_its_parts(seed: int, theta: float
 def test_the_order_of_entries_does_not_matter(seed: int, theta: float) -> None:
     queries, keys, values = entries(seed)
     order = np.random.default_rng(seed + 1).permutation(len(keys))
-    one, _ = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
-    other, _ = exact_vote(queries, [(keys[order], values[order])], (theta,), CLASSES)
+    one, *_ = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
+    other, *_ = exact_vote(queries, [(keys[order], values[order])], (theta,), CLASSES)
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 @given(seeds, thetas)
 def test_duplicating_every_entry_changes_nothing(seed: int, theta: float) -> None:
     queries, keys, values = entries(seed)
-    one, _ = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
-    two, _ = exact_vote(queries, [(keys, values), (keys, values)], (theta,), CLASSES)
+    one, *_ = exact_vote(queries, [(keys, values)], (theta,), CLASSES)
+    two, *_ = exact_vote(queries, [(keys, values), (keys, values)], (theta,), CLASSES)
     np.testing.assert_allclose(one, two, atol=1e-4)
 
 
