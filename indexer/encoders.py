@@ -174,7 +174,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
 
     if recipe.reduce is None:
         return Encoder(network, recipe)
-    wide = TorchEngine(Encoder(network, Recipe(layers=recipe.layers, pool=recipe.pool)), INPUT_SIZE, device)
+    wide = TorchEngine(Encoder(network, recipe.unreduced), INPUT_SIZE, device)
     candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
     sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
     if recipe.reduce > min(len(sample), wide.dim):

@@ -47,12 +47,15 @@ class Encoder(nn.Module):
         pools = self.recipe.pool or (None,) * len(self.recipe.layers)
         parts = [_flat(seen[name], side) for name, side in zip(self.recipe.layers, pools, strict=True)]
         key = F.normalize(torch.cat(parts, dim=1), dim=1)
-        if self.projection is not None:
-            key = F.normalize(key @ self.projection.to(key.dtype), dim=1)
-        if self.recipe.extra is not None:
-            extra = F.normalize(_flat(seen[self.recipe.extra], None), dim=1)
-            key = F.normalize(torch.cat((key, self.recipe.extra_weight * extra), dim=1), dim=1)
-        return key
+        if self.recipe.extra is None:
+            return self._reduced(key)
+        extra = self.recipe.extra_weight * F.normalize(_flat(seen[self.recipe.extra], None), dim=1)
+        if self.recipe.reduce_extra:
+            return self._reduced(F.normalize(torch.cat((key, extra), dim=1), dim=1))
+        return F.normalize(torch.cat((self._reduced(key), extra), dim=1), dim=1)
+
+    def _reduced(self, key: Tensor) -> Tensor:
+        return key if self.projection is None else F.normalize(key @ self.projection.to(key.dtype), dim=1)
 
     def export(self, path: Path, size: tuple[int, int]) -> None:
         """Write the ONNX graph (inputs ``images``, outputs ``logits`` and ``keys``) and check it against this module.

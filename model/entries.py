@@ -52,14 +52,26 @@ def write_entries(path: Path, entries: Iterable[Entry], sheets: Sequence[bytes],
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA journal_mode = OFF")
+        # A mirrored copy shares its image's row.
         connection.execute(
-            "CREATE TABLE entries (id INTEGER PRIMARY KEY, source TEXT NOT NULL, value INTEGER NOT NULL, "
-            "mirrored INTEGER NOT NULL, sheet INTEGER, place INTEGER NOT NULL) STRICT"
+            "CREATE TABLE images (id INTEGER PRIMARY KEY, source TEXT NOT NULL, value INTEGER NOT NULL) STRICT"
+        )
+        connection.execute(
+            "CREATE TABLE entries (id INTEGER PRIMARY KEY, image INTEGER NOT NULL, mirrored INTEGER NOT NULL, "
+            "sheet INTEGER, place INTEGER NOT NULL) STRICT"
         )
         connection.execute(
             "CREATE TABLE sheets (id INTEGER PRIMARY KEY, height INTEGER NOT NULL, jpeg BLOB NOT NULL) STRICT"
         )
-        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", entries)
+        images: dict[tuple[str, int], int] = {}
+        connection.executemany(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
+            (
+                (e.id, images.setdefault((e.source, e.value), len(images)), e.mirrored, e.sheet, e.place)
+                for e in entries
+            ),
+        )
+        connection.executemany("INSERT INTO images VALUES (?, ?, ?)", ((image, *of) for of, image in images.items()))
         connection.executemany(
             "INSERT INTO sheets VALUES (?, ?, ?)", ((i, height, sheet) for i, sheet in enumerate(sheets))
         )
@@ -70,7 +82,9 @@ def write_entries(path: Path, entries: Iterable[Entry], sheets: Sequence[bytes],
         connection.close()
 
 
-_ENTRY = "SELECT id, source, value, mirrored, sheet, place FROM entries"
+_ENTRY = (
+    "SELECT entries.id, source, value, mirrored, sheet, place FROM entries JOIN images ON images.id = entries.image"
+)
 
 
 class Entries:
@@ -94,7 +108,7 @@ class Entries:
     def get(self, entry_id: int) -> Entry | None:
         """One entry, or None."""
         with self._lock:
-            row = self._connection.execute(f"{_ENTRY} WHERE id = ?", (entry_id,)).fetchone()
+            row = self._connection.execute(f"{_ENTRY} WHERE entries.id = ?", (entry_id,)).fetchone()
         return Entry(row[0], row[1], row[2], bool(row[3]), *row[4:]) if row else None
 
     def thumbnail(self, entry: Entry) -> bytes | None:
@@ -112,7 +126,7 @@ class Entries:
     def sources(self) -> list[str]:
         """Every entry's source, in id order."""
         with self._lock:
-            return [source for (source,) in self._connection.execute("SELECT source FROM entries ORDER BY id")]
+            return [row[1] for row in self._connection.execute(f"{_ENTRY} ORDER BY entries.id")]
 
     def __del__(self) -> None:
         # A generation that was replaced goes with its last answer, wherever that is.
