@@ -20,9 +20,13 @@ def test_bench_measures_stages_and_stores(data_root: Path, tmp_path: Path) -> No
         ("Flat", 4000),
         ("IVF32,SQ8", 4000),
     ]
+    dim = result["bundle"]["dim"]
     for store in result["stores"]:
-        # Keys of 192 numbers: four bytes each as they are, one each with 8 bytes of id in a list.
-        assert 4 * 192 <= store["bytes_per_entry"] <= 4 * 192 + 1 or 200 <= store["bytes_per_entry"] <= 230
+        # Keys as they are take four bytes a number; in lists, one, 8 of id, and the lists' own centroids.
+        low, high = (
+            (4 * dim, 4 * dim + 1) if store["factory"] == "Flat" else (dim + 8, dim + 8 + 2 + 32 * 4 * dim / 2000)
+        )
+        assert low <= store["bytes_per_entry"] <= high
         assert store["changed_top1_percent"] <= 1
         assert store["recall_percent"] > 80
         assert store["one_over_floor"] > 0
