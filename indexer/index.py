@@ -88,9 +88,9 @@ def index(
         factory, why = options.store, ""
         copies = 2 if options.mirror else 1
         if options.store == "auto":
-            # So that it can still be trained when as many images are unreadable as may be.
-            fewest = max(1, len(dataset.labels) - Unreadable.of(len(dataset.labels)).allowed)
-            factory, why = choose_store(copies * fewest, encoder.engine.dim)
+            count = len(dataset.labels)
+            fewest = max(1, count - Unreadable.of(count).allowed)
+            factory, why = choose_store(copies * count, encoder.engine.dim, copies * fewest)
         # Refuse what cannot be before the long work, not after it.
         empty_index(factory, encoder.engine.dim)
         check_trainable(factory, copies * len(dataset.labels))

@@ -317,13 +317,16 @@ def check_k(k: int | None, *, is_exhaustive: bool) -> None:
         )
 
 
-def choose_store(count: int, dim: int) -> tuple[str, str]:
-    """A factory string for count keys of dim numbers, and the reason in a sentence (docs/decisions/006)."""
+def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, str]:
+    """A factory string for count keys of dim numbers, and the reason in a sentence (docs/decisions/006).
+
+    Where some may yet be missing, ``fewest`` is how many are there in any case, to train on.
+    """
     size = count * dim * 4
     if size <= FLAT_BYTES:
         return "Flat", f"{count:,} keys of {dim} numbers are {size / 1e6:,.1f} MB, soon looked through as they are"
     lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
-    lists = max(1, min(lists, 2 ** int(np.log2(count / FEWEST_PER_CENTROID))))
+    lists = max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID))))
     return (
         f"IVF{lists},SQ8",
         f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "

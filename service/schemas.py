@@ -8,9 +8,6 @@ from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, Networ
 from model.predictor import Answer, Predictor
 from service.problems import Problem
 
-FARTHEST = 2.0
-"""1 - similarity of opposite keys."""
-
 
 class ClassScore(BaseModel):
     """One class's probability: mixed, and what network and cache say."""

@@ -15,6 +15,7 @@ from PIL import Image
 from model.bundle import active_generation
 from model.images import decode
 from model.predictor import Answer, Predictor
+from model.stores import FaissStore, Neighbors
 from service.app import create_app
 from tests.images_for_tests import COLOURS, make_image
 from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
@@ -250,26 +251,26 @@ def test_a_client_that_leaves_while_it_waits_is_dropped(tiny_bundle: Path) -> No
     assert gated.images == 1
 
 
-class Incomplete(Predictor):
-    """Like one whose store finds a single entry."""
+class Incomplete(FaissStore):
+    """A store that finds a single entry."""
 
-    def predict(self, *given: Any) -> Any:
-        found = super().predict(*given)
-        ids, similarities = np.array([3, -1]), np.array([0.5, -np.inf])
-        return [
-            dataclasses.replace(
-                item, ids=ids, values=np.array([1, -1]), similarities=similarities, weights=ids * 0.0, novelty=np.inf
-            )
-            for item in found
-        ]
+    def search(self, *given: Any) -> Neighbors:
+        found = super().search(*given)
+        found.similarities[:, 1:] = -np.inf
+        found.ids[:, 1:] = found.values[:, 1:] = -1
+        return found
 
 
 def test_places_without_an_entry_are_not_listed(tiny_bundle: Path) -> None:
-    with serving(create_app(settings(), predictor=Incomplete(open_predictor(tiny_bundle).bundle))) as call:
+    bundle = open_predictor(tiny_bundle).bundle
+    ((keys, values),) = bundle.store.chunks()
+    short = dataclasses.replace(bundle, store=Incomplete.build(keys, values, "Flat"))
+    with serving(create_app(settings(), predictor=Predictor(short))) as call:
         body = call("POST", "/v1/predict?neighbors=2", files=files(("a.png", make_image("red")))).json()
     said = body["predictions"][0]
-    assert [item["id"] for item in said["neighbors"]] == [3]
-    assert said["novelty"]["score"] == 2.0
+    assert [item["weight"] for item in said["neighbors"]] == [pytest.approx(1)]
+    assert said["neighbors"][0]["label"] == said["cache"]["label"] == "red"
+    assert (said["novelty"]["score"], said["novelty"]["is_novel"]) == (2.0, True)
 
 
 def test_many_requests_at_once_each_get_their_own_answer(tiny_bundle: Path, reference: Predictor) -> None:
