@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class IndexResult:
     images: int
     encoder_images_per_second: float
     index_images_per_second: float
+    embed_images_per_second: float
+    """Of the build's embedding alone: decoding, encoding and thumbnails, without store, measuring and writing."""
 
     @property
     def ratio(self) -> float:
@@ -153,10 +156,19 @@ def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress
     with tempfile.TemporaryDirectory() as folder:
         engine = source.prepare(dataset, Path(folder), progress).engine
     rates = [len(images) / seconds(lambda: _encode_all(engine, images)) for _ in range(2)]
+    embedding: list[float] = []
+
+    def watched(stage: str, done: int, total: int) -> None:
+        if stage == "embed":
+            embedding.append(time.perf_counter())
+        progress(stage, done, total)
+
     with tempfile.TemporaryDirectory() as folder:
-        took = seconds(lambda: index(dataset, Path(folder), source, options, progress))
+        took = seconds(lambda: index(dataset, Path(folder), source, options, watched))
     rates.append(len(images) / seconds(lambda: _encode_all(engine, images)))
-    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / took)
+    # The first report comes after the first batch.
+    embedded = (len(dataset.labels) - BATCH) / (embedding[-1] - embedding[0])
+    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / took, embedded)
 
 
 def first(dataset: ArrayDataset, count: int) -> ArrayDataset:

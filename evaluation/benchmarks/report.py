@@ -79,7 +79,9 @@ class Report:
         if self.index:
             console.print(
                 f"index build of {self.index.images:,} images: {self.index.index_images_per_second:,.0f} images/s, "
-                f"the encoder alone {self.index.encoder_images_per_second:,.0f}: ratio {self.index.ratio:.2f}"
+                f"its embedding {self.index.embed_images_per_second:,.0f}, "
+                f"the encoder alone {self.index.encoder_images_per_second:,.0f}: ratios {self.index.ratio:.2f} and "
+                f"{self.index.embed_images_per_second / self.index.encoder_images_per_second:.2f}"
             )
 
     def _engine_table(self) -> Table:
