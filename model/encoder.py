@@ -79,6 +79,7 @@ class Encoder(nn.Module):
             )
         assert program is not None
         program.save(str(path))
+        _forget_where(path)
         from model.engines import OnnxEngine
 
         more = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (5, *size, 3), dtype=np.uint8))
@@ -90,6 +91,19 @@ class Encoder(nn.Module):
             # Logits of noise can reach tens of thousands, where float32 itself has steps of 0.004.
             if not difference <= EXPORT_TOLERANCE * max(1.0, float(theirs.abs().max())):
                 raise EngineError(f"the exported encoder's {name} differ from PyTorch's by {difference:.2g}")
+
+
+def _forget_where(path: Path) -> None:
+    """Take the exporter's notes out of a graph: they name files of the machine that it was exported on."""
+    import onnx
+
+    model = onnx.load(str(path))
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    onnx.save(model, str(path))
 
 
 def _flat(activation: Tensor, side: int | None) -> Tensor:

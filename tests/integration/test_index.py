@@ -46,6 +46,12 @@ def test_both_engines_give_the_same_answers(tiny_bundle: Path) -> None:
     assert ours.keys.shape == (9, 16 + 64)
 
 
+def test_an_exported_encoder_does_not_tell_where_it_was_made(tiny_bundle: Path) -> None:
+    graph = (open_bundle(tiny_bundle).path / "encoder.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in graph
+    assert b".py" not in graph
+
+
 def test_one_image_is_encoded_as_in_a_batch(tiny_bundle: Path) -> None:
     engine = open_bundle(tiny_bundle).engine
     assert isinstance(engine, OnnxEngine)
