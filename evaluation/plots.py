@@ -12,8 +12,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8
 
 
 @contextmanager
-def figure(path: Path, title: str, columns: int = 1, size: tuple[float, float] = (8.0, 4.6)) -> Iterator[Any]:
-    """Axes to draw on, one of them or a row; written to path (PNG) when the block ends."""
+def figure(path: Path, title: str) -> Iterator[Any]:
+    """Axes to draw on; written to path (PNG) when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,7 +31,7 @@ def figure(path: Path, title: str, columns: int = 1, size: tuple[float, float] =
         "legend.frameon": False,
     }
     with matplotlib.rc_context(style):
-        drawing, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained")
+        drawing, axes = pyplot.subplots(figsize=(8.0, 4.6), layout="constrained")
         drawing.suptitle(title, fontsize=13, x=0.02, ha="left")
         try:
             yield axes

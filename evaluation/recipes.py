@@ -156,8 +156,8 @@ def compare(
             fitted.calibration.novelty,
         )
         # Timed without the holdout's own entries: a query that finds itself is settled too soon.
-        fewest = choose_store(int((~held).sum()), own.shape[1])[0]
-        timed = FaissStore.build(own[~held], values[~held], fewest).with_search(store.search_info)
+        others = choose_store(int((~held).sum()), own.shape[1])[0]
+        timed = FaissStore.build(own[~held], values[~held], others).with_search(store.search_info)
         results.append(
             RecipeResult(
                 name=name,

@@ -36,7 +36,7 @@ QUICK_K = 50
 MARGINS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 CALL_COST = 32
-"""What a search costs before it looks into a list or keeps a candidate, in lists or candidates (docs/decisions/006)."""
+"""What a search costs before it looks into a list or keeps a candidate, in lists or candidates, roughly."""
 
 
 def measure(

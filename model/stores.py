@@ -32,7 +32,7 @@ FEWEST_PER_CENTROID = 39
 """Keys for each centroid below which FAISS calls its own training poor."""
 
 SAMPLE_PER_CENTROID = 64
-"""Keys for each centroid that training looks at; more only takes longer."""
+"""Keys for each centroid that training looks at, between that and the 256 beyond which FAISS leaves keys out."""
 
 SAMPLE = 65_536
 """Keys that training looks at in any case, where there are as many."""
@@ -50,7 +50,7 @@ LISTS_PER_ROOT = 2
 """``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
 
 MAX_APPROXIMATE_K = 2048
-"""Most neighbours asked of an IVF or HNSW store: beyond it, what they leave out is no longer the far entries."""
+"""Most neighbours asked of an IVF or HNSW store, whose lists or candidates hold only some; a GPU index's limit too."""
 
 CHUNK_BYTES = 64 << 20
 """Keys are handed out in chunks of about this size."""
