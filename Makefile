@@ -1,5 +1,6 @@
 # make serve   set everything up and serve the default model on http://127.0.0.1:8000
 # make test    set everything up and pass the tests
+# make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, stores by size (a quarter of an hour)
 # make paper   the published error table, from the author's own weights (half an hour, 10 GB of memory)
@@ -9,13 +10,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test check bench paper lock setup setup-test clean
+.PHONY: serve test soak check bench paper lock setup setup-test clean
 
 serve: setup
 	$(BIN)/secondlook serve
 
 test: setup-test
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# The last -m counts: this one overrides that of pyproject.toml.
+soak: setup-test
+	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .
