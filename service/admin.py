@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
@@ -44,6 +45,9 @@ class RebuildRequest(BaseModel):
         description="A FAISS factory string; chosen by the keys' number if left out.",
     )
     mirror: bool = Field(False, description="Whether mirrored copies are cached too.")
+    force: bool = Field(
+        False, description="Switch to the result even where it has more errors than the active generation."
+    )
 
     @field_validator("recipe")
     @classmethod
@@ -61,7 +65,11 @@ class RebuildRequest(BaseModel):
     responses=documented(Kind.REBUILD_RUNNING, Kind.BUNDLES_READ_ONLY, Kind.MALFORMED_REQUEST),
 )
 async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRequest | None, Body()] = None) -> Job:
-    """Runs in a process of its own; its progress is at the `Location`. One at a time."""
+    """Runs in a process of its own; its progress is at the `Location`. One at a time.
+
+    The result is switched to if it is whole, answers test images, and has no more errors on its held-out images than
+    the active generation by more than SECONDLOOK_GATE_MARGIN and by more than chance explains.
+    """
     state.generations.require_writable()
     asked = asked or RebuildRequest()
     dataset = asked.dataset
@@ -71,7 +79,8 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
         [
             f"--bundles={state.generations.root}",
             *(await run_in_threadpool(_dataset_arguments, asked, dataset, state.settings)),
-        ]
+        ],
+        force=asked.force,
     )
     response.headers["Location"] = f"/v1/admin/jobs/{job.id}"
     return job
@@ -114,6 +123,17 @@ async def list_jobs(state: Running) -> list[Job]:
 async def get_job(state: Running, job_id: str) -> Job:
     """State, stage, and how far it is."""
     return state.rebuilds.get(job_id)
+
+
+@router.get(
+    "/jobs/{job_id}/log",
+    summary="What one rebuild wrote",
+    response_class=PlainTextResponse,
+    responses=documented(Kind.NOT_FOUND),
+)
+async def get_log(state: Running, job_id: str) -> str:
+    """Stages, warnings and errors, the last 64 KiB of them; the server's folders are left out."""
+    return state.rebuilds.log(job_id)
 
 
 @router.delete("/jobs/{job_id}", summary="Cancel a rebuild", responses=documented(Kind.NOT_FOUND))

@@ -56,7 +56,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, max_queue=settings.max_queue)
     generations = Generations(settings, batcher)
-    rebuilds = Rebuilds(generations.switch, settings.hide_paths)
+    rebuilds = Rebuilds(generations.adopt, settings.hide_paths)
     decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
     app.state.running = State(settings, batcher, generations, rebuilds, decoders)
     batcher.start()

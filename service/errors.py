@@ -10,7 +10,9 @@
         ├── ReadOnlyError            the default bundle's folder is never written
         ├── UnknownGenerationError
         ├── UnknownJobError
-        └── RebuildRunningError      one rebuild at a time
+        ├── RebuildRunningError      one rebuild at a time
+        ├── GateError                a rebuild's result is worse than what answers
+        └── KeysError                the file of keys is wrong
 """
 
 from model.errors import SecondlookError
@@ -46,3 +48,11 @@ class UnknownJobError(ServiceError):
 
 class RebuildRunningError(ServiceError):
     """A rebuild is running already."""
+
+
+class GateError(ServiceError):
+    """A rebuild's generation is worse than the active one."""
+
+
+class KeysError(ServiceError):
+    """The file of keys cannot be read, or has a line that is none; at start, and never for a client."""

@@ -6,12 +6,23 @@ import asyncio
 import logging
 from pathlib import Path
 
-from model.bundle import activate, active_generation, default_root, generations, open_bundle, read_manifest, seed
+from model.bundle import (
+    activate,
+    active_generation,
+    default_root,
+    generations,
+    open_bundle,
+    previous_generation,
+    prune,
+    read_manifest,
+    seed,
+)
 from model.errors import BundleError
 from model.manifest import Manifest
 from model.predictor import Predictor
 from service.batcher import Batcher
 from service.errors import ReadOnlyError, UnknownGenerationError
+from service.gate import check_canary, compare
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,13 +34,33 @@ FOLLOW_SECONDS = 2.0
 def open_predictor(settings: Settings) -> Predictor:
     """Open the active bundle, seeding an empty root with the default one.
 
+    Where it is damaged, the one that was active before it answers, and the log says which file is amiss. No other:
+    a newer one may be there because it was found wanting.
+
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
     """
     if settings.bundles is not None:
         seed(settings.bundles)
     root = settings.bundles or default_root()
-    return Predictor(open_bundle(root, threads=settings.threads, device=settings.device))
+    try:
+        return _open(settings, root)
+    except BundleError as error:
+        previous = previous_generation(root)
+        try:
+            if previous is None:
+                raise
+            fallback = _open(settings, root, previous)
+        except BundleError:
+            raise error from None
+        logger.error("%s; generation %s, active before, answers instead", error, previous)
+        return fallback
+
+
+def _open(settings: Settings, root: Path, generation: str | None = None) -> Predictor:
+    predictor = Predictor(open_bundle(root, generation, threads=settings.threads, device=settings.device))
+    check_canary(predictor)
+    return predictor
 
 
 class Generations:
@@ -65,6 +96,26 @@ class Generations:
                 logger.warning("%s", error)
                 found[generation] = None
         return found
+
+    async def adopt(self, generation: str, force: bool) -> str:
+        """Switch to what a rebuild made and prune; what was compared before, as a sentence.
+
+        Raises:
+            GateError: it is worse than the active one, and force is not given.
+            ReadOnlyError, UnknownGenerationError, BundleError: as for ``switch``.
+        """
+        if force:
+            compared = "errors not compared: the rebuild was forced"
+        else:
+            new = await asyncio.to_thread(read_manifest, self.root, generation)
+            compared = compare(new, self._batcher.predictor.bundle.manifest, self._settings.gate_margin)
+        await self.switch(generation)
+        try:
+            for removed in await asyncio.to_thread(prune, self.root, self._settings.keep_generations):
+                logger.info("generation %s was removed: there are newer ones", removed)
+        except BundleError as error:
+            logger.warning("%s", error)
+        return compared
 
     async def switch(self, generation: str) -> None:
         """Verify and load a generation, name it in CURRENT, and let it answer from the next batch on.
@@ -110,5 +161,4 @@ class Generations:
                 logger.exception("CURRENT cannot be followed; generation %s keeps answering", self.active)
 
     async def _open(self, generation: str) -> Predictor:
-        threads, device = self._settings.threads, self._settings.device
-        return Predictor(await asyncio.to_thread(open_bundle, self.root, generation, threads=threads, device=device))
+        return await asyncio.to_thread(_open, self._settings, self.root, generation)

@@ -6,31 +6,41 @@ import asyncio
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from model.errors import BundleError
-from service.errors import RebuildRunningError, UnknownJobError
+from service.errors import GateError, RebuildRunningError, UnknownJobError
 
 logger = logging.getLogger(__name__)
 
 # -P: a folder called like one of ours, where the server was started, must not be imported.
 COMMAND = (sys.executable, "-P", "-m", "secondlook", "index")
-NICENESS = 10
+NICENESS = 19
 """A rebuild gives way to answers."""
+OOM_SCORE_ADJUSTMENT = 800
+"""Where memory ends, the rebuild is killed (at most 1000) and not the server."""
 TERM_SECONDS = 5.0
 """How long a cancelled rebuild may take to clean up before it is killed."""
-STDERR_BYTES = 64 << 10
+LOG_BYTES = 64 << 10
+"""Of each job's log, the end is kept."""
 REMEMBERED = 100
 """Jobs kept in memory; older ones are forgotten."""
+
+
+_FOLDERS = re.compile(r"(?<![\w.…/])/(?:[^\s/:'\"]+/)+")
+"""Leading folders of an absolute path, as in a traceback."""
 
 
 class Job(BaseModel):
@@ -45,6 +55,7 @@ class Job(BaseModel):
     created: datetime
     finished: datetime | None = None
     generation: str | None = Field(None, description="What it built.")
+    compared: str | None = Field(None, description="How its errors compare with those of the generation before.")
     error: str | None = None
 
 
@@ -56,14 +67,43 @@ class _CancelledError(Exception):
     """A rebuild was cancelled."""
 
 
+class _Log:
+    """The end of what a job wrote."""
+
+    def __init__(self) -> None:
+        self._kept, self._is_cut = b"", False
+
+    def write(self, written: bytes) -> None:
+        """Append."""
+        kept = self._kept + written
+        self._is_cut |= len(kept) > LOG_BYTES
+        self._kept = kept[-LOG_BYTES:]
+
+    def note(self, sentence: str) -> None:
+        """Append a line of the server's own, with the time."""
+        start = b"" if not self._kept or self._kept.endswith(b"\n") else b"\n"
+        self.write(start + f"{datetime.now(UTC):%H:%M:%S} {sentence}\n".encode())
+
+    def __str__(self) -> str:
+        # The rest of a line that was cut could show the end of a path without its start.
+        kept = self._kept.partition(b"\n")[2] if self._is_cut else self._kept
+        return kept.decode(errors="replace")
+
+
 class Rebuilds:
-    """All rebuilds of this server's life. ``switch`` is awaited with each new generation."""
+    """All rebuilds of this server's life.
+
+    ``adopt`` is awaited with each new generation and whether it is forced, and says what was compared.
+    """
 
     def __init__(
-        self, switch: Callable[[str], Awaitable[None]], hide: Callable[[str], str] = lambda sentence: sentence
+        self, adopt: Callable[[str, bool], Awaitable[str]], hide: Callable[[str], str] = lambda sentence: sentence
     ) -> None:
-        self._switch, self._hide = switch, hide
+        self._adopt, self._hide = adopt, hide
         self._jobs: dict[str, Job] = {}
+        self._logs: dict[str, _Log] = {}
+        self.ended: Counter[str] = Counter()
+        """How many ended in each state, those forgotten too."""
         self._running: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._cancelling = False
@@ -83,8 +123,17 @@ class Rebuilds:
         except KeyError:
             raise UnknownJobError("there is no such job: /v1/admin/jobs lists them") from None
 
-    def start(self, arguments: Sequence[str]) -> Job:
-        """Run ``secondlook index`` with those arguments.
+    def log(self, job_id: str) -> str:
+        """The end of what one job wrote, the folders of this machine left out.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        job = self.get(job_id)
+        return _FOLDERS.sub("…/", self._hide(str(self._logs[job.id])))
+
+    def start(self, arguments: Sequence[str], *, force: bool = False) -> Job:
+        """Run ``secondlook index`` with those arguments; ``force`` switches whatever its errors are.
 
         Raises:
             RebuildRunningError: names the job that runs already.
@@ -92,11 +141,13 @@ class Rebuilds:
         if self._running is not None and not self._running.done():
             raise RebuildRunningError(f"job {list(self._jobs)[-1]} is running: wait for it, or cancel it")
         job = Job(id=secrets.token_hex(8), created=datetime.now(UTC))
-        self._jobs[job.id] = job
+        self._jobs[job.id], self._logs[job.id] = job, _Log()
         while len(self._jobs) > REMEMBERED:
-            del self._jobs[next(iter(self._jobs))]
+            oldest = next(iter(self._jobs))
+            del self._jobs[oldest], self._logs[oldest]
         self._cancelling = False
-        self._running = asyncio.get_running_loop().create_task(self._run(job, arguments), name=f"rebuild {job.id}")
+        running = self._run(job, arguments, force)
+        self._running = asyncio.get_running_loop().create_task(running, name=f"rebuild {job.id}")
         return job
 
     async def cancel(self, job_id: str) -> Job:
@@ -126,15 +177,18 @@ class Rebuilds:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    async def _run(self, job: Job, arguments: Sequence[str]) -> None:
+    async def _run(self, job: Job, arguments: Sequence[str], force: bool) -> None:
+        log = self._logs[job.id]
         try:
-            job.generation = await self._index(job, arguments)
+            job.generation = await self._index(job, arguments, log)
             job.stage, job.done, job.total, job.eta_s = "activate", 0, 0, None
-            await self._switch(job.generation)
+            log.note(f"generation {job.generation} is built")
+            job.compared = await self._adopt(job.generation, force)
+            log.note(job.compared)
             job.state = "succeeded"
         except _CancelledError:
             job.state = "cancelled"
-        except (_FailedError, BundleError) as error:
+        except (_FailedError, BundleError, GateError) as error:
             job.state, job.error = "failed", self._hide(str(error))
         except Exception:
             logger.exception("rebuild %s failed", job.id)
@@ -142,9 +196,11 @@ class Rebuilds:
         finally:
             self._process = None
             job.finished, job.eta_s = datetime.now(UTC), None
+            self.ended[job.state] += 1
+            log.note(f"{job.state}{f': {job.error}' if job.error else ''}")
             logger.info("rebuild %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
 
-    async def _index(self, job: Job, arguments: Sequence[str]) -> str:
+    async def _index(self, job: Job, arguments: Sequence[str], log: _Log) -> str:
         """The indexer's new generation."""
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
@@ -158,31 +214,39 @@ class Rebuilds:
             start_new_session=True,
         )
         self._process = process
-        with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        _give_way(process.pid)
         if self._cancelling:
             self._signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stderr is not None
-        errors = asyncio.ensure_future(_tail(process.stderr))
+        errors = asyncio.ensure_future(_keep(process.stderr, log))
         try:
-            last = await _follow(process.stdout, job)
+            last = await _follow(process.stdout, job, log)
             status = await process.wait()
         finally:
             # Reached with the process alive only if its output could not be read.
             self._signal(signal.SIGKILL)
-            said = await errors
+            await errors
         if self._cancelling:
             raise _CancelledError
         if status == 0 and isinstance(last.get("generation"), str):
             return str(last["generation"])
-        logger.error("rebuild %s: the indexer ended with status %d; it wrote: %s", job.id, status, said)
+        logger.error("rebuild %s: the indexer ended with status %d; it wrote: %s", job.id, status, log)
         if isinstance(last.get("error"), str):
             raise _FailedError(last["error"])
-        raise _FailedError(f"the indexer ended with status {status} and no result; the server's log has what it wrote")
+        killed = ", killed as happens where memory ends" if status == -signal.SIGKILL else ""
+        raise _FailedError(f"the indexer ended with status {status}{killed} and no result: see the job's log")
 
 
-async def _follow(stdout: asyncio.StreamReader, job: Job) -> dict[str, Any]:
+def _give_way(pid: int) -> None:
+    """Answers first: for the processor, and where memory ends."""
+    with suppress(OSError):  # it may be over already
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJUSTMENT))
+
+
+async def _follow(stdout: asyncio.StreamReader, job: Job, log: _Log) -> dict[str, Any]:
     """Keep the job's progress up to date; the last line that is a JSON object and no progress."""
     last: dict[str, Any] = {}
     started = time.monotonic()
@@ -195,6 +259,7 @@ async def _follow(stdout: asyncio.StreamReader, job: Job) -> dict[str, Any]:
             case {"stage": str(stage), "done": int(done), "total": int(total)}:
                 if stage != job.stage:
                     started = time.monotonic()
+                    log.note(f"{stage}, {total:,} to do")
                 job.stage, job.done, job.total = stage, done, total
                 elapsed = time.monotonic() - started
                 job.eta_s = round(elapsed * max(total - done, 0) / done, 1) if done > 0 else None
@@ -203,8 +268,6 @@ async def _follow(stdout: asyncio.StreamReader, job: Job) -> dict[str, Any]:
     return last
 
 
-async def _tail(stderr: asyncio.StreamReader) -> str:
-    kept = b""
-    while chunk := await stderr.read(STDERR_BYTES):
-        kept = (kept + chunk)[-STDERR_BYTES:]
-    return kept.decode(errors="replace")
+async def _keep(stderr: asyncio.StreamReader, log: _Log) -> None:
+    while chunk := await stderr.read(LOG_BYTES):
+        log.write(chunk)

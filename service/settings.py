@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SECONDLOOK_"
 
-Folder = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
+Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
 
 
 class Settings(BaseSettings):
@@ -26,7 +26,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    bundles: Folder | None = Field(
+    bundles: Absolute | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
         "Unset serves the default bundle, which cannot be rebuilt.",
@@ -37,7 +37,13 @@ class Settings(BaseSettings):
         description="Key for the calls that change something, sent as `Authorization: Bearer …`. "
         "Unset refuses all of them.",
     )
-    data: Folder | None = Field(None, description="Folder of unpacked datasets; rebuilds read only below it.")
+    keys_file: Absolute | None = Field(
+        None,
+        description="File of more keys, hashed: a line `name role sha256` for each, as `secondlook key` makes them. "
+        "Read again when it changes.",
+    )
+    data: Absolute | None = Field(None, description="Folder of unpacked datasets; rebuilds read only below it.")
+    log: Literal["text", "json"] = Field("text", description="Form of the log: `text`, or `json`, an object a line.")
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where the encoder runs: `cpu` (ONNX Runtime), or `cuda` (PyTorch; needs the gpu extra)."
     )
@@ -48,6 +54,18 @@ class Settings(BaseSettings):
     max_pixels: int = Field(64_000_000, ge=1, description="Pixels of one image, by its header.")
     max_batch: int = Field(64, ge=1, description="Images computed at once.")
     max_queue: int = Field(512, ge=1, description="Images waiting; beyond it requests are answered 429.")
+    keep_generations: int = Field(
+        5,
+        ge=0,
+        description="Newest generations kept after a rebuild; the active one, the one before it and any that is open "
+        "are kept too. 0 = all.",
+    )
+    gate_margin: float = Field(
+        1.0,
+        ge=0,
+        description="Percentage points by which a rebuilt generation's error may exceed the active one's, each on its "
+        "own held-out images.",
+    )
     request_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -40,12 +40,13 @@ def run(
     monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", script))
     switched: list[str] = []
 
-    async def switching(generation: str) -> None:
+    async def adopting(generation: str, force: bool) -> str:
         switch(generation)
-        switched.append(generation)
+        switched.append(f"{generation}, forced" if force else generation)
+        return "no worse"
 
     async def running() -> None:
-        rebuilds = Rebuilds(switching, lambda sentence: sentence.replace("/srv", "ROOT"))
+        rebuilds = Rebuilds(adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
         try:
             await body(rebuilds, switched)
         finally:
