@@ -8,12 +8,40 @@ holdout, where the difference is known (``indexer.truncation``).
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, mix, vote
 from model.manifest import Novelty
 from model.stores import Neighbors, Store
+
+
+@dataclass
+class Spent:
+    """Seconds spent by stage while images are answered."""
+
+    encode: float = 0.0
+    search: float = 0.0
+    vote: float = 0.0
+
+    @contextmanager
+    def on(self, stage: Literal["encode", "search", "vote"]) -> Iterator[None]:
+        """Add what the block takes to a stage."""
+        started = time.perf_counter()
+        yield
+        setattr(self, stage, getattr(self, stage) + time.perf_counter() - started)
+
+    def add(self, other: Spent) -> None:
+        """Add what was spent elsewhere."""
+        self.encode += other.encode
+        self.search += other.search
+        self.vote += other.vote
 
 
 def vote_until_sure(
@@ -25,6 +53,7 @@ def vote_until_sure(
     k: int,
     novelty: Novelty | None = None,
     among: NDArray[np.bool_] | None = None,
+    spent: Spent | None = None,
 ) -> tuple[Neighbors, Floats]:
     """Search and vote for keys (B,D): some of the nearest entries, and p_cache (B,C).
 
@@ -32,20 +61,27 @@ def vote_until_sure(
     an image that a quick search calls novel is looked for in full: more entries can only make it less so. The
     neighbours are as many as a quick search asks for, or k where there is none.
     """
+    spent = spent or Spent()
     classes = network.shape[1]
     quick = store.search_info.quick
     if quick is None or store.quick is None or classes < 2 or (novelty is not None and novelty.neighbor > quick.k):
-        found = store.search(keys, k, among)
-        return found, vote(found.similarities, found.values, theta, classes)
-    found = store.quick.search(keys, min(quick.k, k), among)
-    cache = vote(found.similarities, found.values, theta, classes)
-    unsure = lead(mix(network, cache, lam)) < quick.margin
+        with spent.on("search"):
+            found = store.search(keys, k, among)
+        with spent.on("vote"):
+            return found, vote(found.similarities, found.values, theta, classes)
+    with spent.on("search"):
+        found = store.quick.search(keys, min(quick.k, k), among)
+    with spent.on("vote"):
+        cache = vote(found.similarities, found.values, theta, classes)
+        unsure = lead(mix(network, cache, lam)) < quick.margin
     if novelty is not None:
         at = min(novelty.neighbor, found.similarities.shape[1]) - 1
         unsure |= 1.0 - found.similarities[:, at] > novelty.threshold
     if unsure.any():
-        full = store.search(keys[unsure], k, among)
-        cache[unsure] = vote(full.similarities, full.values, theta, classes)
+        with spent.on("search"):
+            full = store.search(keys[unsure], k, among)
+        with spent.on("vote"):
+            cache[unsure] = vote(full.similarities, full.values, theta, classes)
         found.similarities[unsure] = full.similarities[:, : quick.k]
         found.ids[unsure], found.values[unsure] = full.ids[:, : quick.k], full.values[:, : quick.k]
     return found, cache

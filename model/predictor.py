@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
 from model.errors import ImageError
-from model.lookup import vote_until_sure
+from model.lookup import Spent, vote_until_sure
 from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
@@ -80,13 +80,19 @@ class Predictor:
         return chosen
 
     def predict(
-        self, images: NDArray[np.uint8], asked: Sequence[Parameters], neighbors: int = 0
+        self,
+        images: NDArray[np.uint8],
+        asked: Sequence[Parameters],
+        neighbors: int = 0,
+        spent: Spent | None = None,
     ) -> list[Answer | ImageError]:
         """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
 
-        ``neighbors`` is how many of the nearest entries each answer lists.
+        ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``spent``.
         """
-        logits, keys = self.bundle.engine.encode(images)
+        spent = spent or Spent()
+        with spent.on("encode"):
+            logits, keys = self.bundle.engine.encode(images)
         sound = np.asarray(np.isfinite(np.concatenate((logits, keys), axis=1)).all(axis=1))
         logits = np.where(sound[:, None], logits, 0)
         keys = np.where(sound[:, None], keys, 0)
@@ -98,7 +104,7 @@ class Predictor:
             asked
         )
         for parameters, rows in groups.items():
-            found, cache, shares = self._ask_cache(keys[rows], network[rows], parameters, neighbors)
+            found, cache, shares = self._ask_cache(keys[rows], network[rows], parameters, neighbors, spent)
             mixed = mix(network[rows], cache, parameters.lam)
             listed = shares.shape[1]
             for i, row in enumerate(rows):
@@ -120,7 +126,7 @@ class Predictor:
         return answers
 
     def _ask_cache(
-        self, keys: Floats, network: Floats, parameters: Parameters, neighbors: int
+        self, keys: Floats, network: Floats, parameters: Parameters, neighbors: int, spent: Spent
     ) -> tuple[Neighbors, Floats, NDArray[np.float64]]:
         """Neighbours, p_cache (n,C), and the shares of the vote (n,neighbors) of the nearest ones."""
         store = self.bundle.store
@@ -128,15 +134,19 @@ class Predictor:
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = vote_until_sure(store, keys, network, theta, lam, min(k, store.count), self._novelty)
+            found, cache = vote_until_sure(
+                store, keys, network, theta, lam, min(k, store.count), self._novelty, spent=spent
+            )
             if not listed:
                 return found, cache, np.zeros((len(keys), 0))
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
-        found = store.search(keys, min(max(listed, self._nth, k or 1), store.count))
+        with spent.on("search"):
+            found = store.search(keys, min(max(listed, self._nth, k or 1), store.count))
         shares = np.zeros((len(keys), listed))
         if k is None:
-            votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
+            with spent.on("vote"):
+                votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
             near = found.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
             return found, votes[0], shares
@@ -144,5 +154,6 @@ class Predictor:
         own = weights(similarities, values, theta)[:, :listed]
         shares[:, : own.shape[1]] = own
         if cache is None:
-            cache = vote(similarities, values, theta, network.shape[1])
+            with spent.on("vote"):
+                cache = vote(similarities, values, theta, network.shape[1])
         return found, cache, shares

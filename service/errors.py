@@ -4,7 +4,7 @@
 
     SecondlookError
     └── ServiceError
-        ├── QueueFullError           too many images are waiting
+        ├── QueueFullError           too much is being answered already
         ├── UnavailableError         the batcher is down
         ├── SizeChangedError         a switch of generations changed the encoder's input size
         ├── ReadOnlyError            the default bundle's folder is never written
@@ -23,7 +23,11 @@ class ServiceError(SecondlookError):
 
 
 class QueueFullError(ServiceError):
-    """Too many images are waiting."""
+    """Too many images or bytes are being answered already; ``retry_after_s`` says when there should be room."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ServiceError):

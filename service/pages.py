@@ -1,12 +1,14 @@
-"""The pages for people, from ``static/``: nothing in them comes from another address."""
+"""The pages for people, from ``static/``, in which nothing comes from another address; and the one for Prometheus."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
+
+from service.metrics import CONTENT_TYPE, Metrics
 
 STATIC = Path(__file__).parent / "static"
 
@@ -19,9 +21,23 @@ async def _docs() -> FileResponse:
     return FileResponse(STATIC / "docs.html")
 
 
+# Asynchronous, because it reads what the event loop changes.
+async def _metrics(request: Request) -> Response:
+    """What Prometheus collects; it needs no key, as docs/threat-model.md says."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.page(), media_type=CONTENT_TYPE)
+
+
 def install(app: FastAPI) -> None:
     """Serve the pages."""
     app.add_api_route("/", _home, include_in_schema=False)
     # FastAPI's own page loads its scripts from elsewhere.
     app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_api_route(
+        "/metrics",
+        _metrics,
+        tags=["health"],
+        summary="Figures for Prometheus",
+        response_class=PlainTextResponse,
+    )
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from model.errors import ImageError, ImageTooLargeError, ParameterError, SecondlookError
 from service import errors
+from service.logs import request_log
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 200
@@ -25,11 +26,12 @@ class Kind(Enum):
 
     UNDECODABLE_IMAGE = 400, "The image cannot be decoded"
     MALFORMED_REQUEST = 400, "The request is malformed"
-    KEY_MISSING = 401, "An admin key is required"
-    KEY_REFUSED = 403, "The admin key is refused"
+    KEY_MISSING = 401, "A key is required"
+    KEY_REFUSED = 403, "The key is refused"
     ADMIN_DISABLED = 403, "Admin calls are disabled"
     NOT_FOUND = 404, "Not found"
     METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
+    TOO_SLOWLY_SENT = 408, "The request came too slowly"
     REBUILD_RUNNING = 409, "A rebuild is already running"
     BUNDLES_READ_ONLY = 409, "The bundles cannot be changed"
     BUNDLE_REFUSED = 409, "The bundle is refused"
@@ -40,6 +42,7 @@ class Kind(Enum):
     INVALID_PARAMETER = 422, "A parameter is wrong"
     MISSING_FILE = 422, "No image was sent"
     QUEUE_FULL = 429, "Too many images are waiting"
+    HEADERS_TOO_LARGE = 431, "The headers are too large"
     INTERNAL = 500, "The server failed"
     NOT_READY = 503, "Not ready"
     TOO_SLOW = 503, "The answer took too long"
@@ -48,9 +51,14 @@ class Kind(Enum):
         self.status, self.title = status, title
 
     @property
+    def slug(self) -> str:
+        """Its name in the type's address, in metrics and in logs."""
+        return self.name.lower().replace("_", "-")
+
+    @property
     def urn(self) -> str:
         """The problem's type."""
-        return "urn:secondlook:problem:" + self.name.lower().replace("_", "-")
+        return "urn:secondlook:problem:" + self.slug
 
 
 class Problem(BaseModel):
@@ -87,7 +95,8 @@ class ProblemError(HTTPException):
         )
 
     def response(self) -> JSONResponse:
-        """The document as an answer."""
+        """The document as an answer, which the request's line in the log names."""
+        request_log().problem = self.kind
         content = self.problem.model_dump(exclude_none=True)
         return JSONResponse(content, self.kind.status, headers=self.headers, media_type=MEDIA_TYPE)
 
@@ -111,7 +120,7 @@ def to_problem(error: Exception) -> ProblemError:
         case ParameterError():
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():
-            return ProblemError(Kind.QUEUE_FULL, sentence, headers={"Retry-After": "1"})
+            return ProblemError(Kind.QUEUE_FULL, sentence, headers={"Retry-After": str(error.retry_after_s)})
         case errors.UnavailableError() | errors.SizeChangedError():
             return ProblemError(Kind.NOT_READY, sentence, headers={"Retry-After": "5"})
         case errors.ReadOnlyError():

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
+import logging
+import logging.config
 import signal
 import socket
 import sys
 from contextlib import suppress
-from typing import Any
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
+from service import logs
 from service.app import create_app
 from service.generations import open_predictor
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30
 """How long running requests may take to finish after a signal to stop."""
@@ -25,8 +27,11 @@ def run(settings: Settings) -> None:
 
     Raises:
         BundleError: the active bundle is refused.
+        KeysError: the file of keys is wrong.
         SystemExit: the address cannot be listened on.
     """
+    logging.config.dictConfig(logs.config(settings.log))
+    logging.captureWarnings(True)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
     app = create_app(settings, predictor=open_predictor(settings))
     server = _Server(
@@ -34,7 +39,8 @@ def run(settings: Settings) -> None:
             app,
             host=settings.host,
             port=settings.port,
-            log_config=_logging(),
+            log_config=None,
+            access_log=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
@@ -55,11 +61,4 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-            print(f"secondlook is ready: http://{shown}:{port}/ (stop it with Ctrl-C)", file=sys.stderr, flush=True)
-
-
-def _logging() -> dict[str, Any]:
-    """Uvicorn's own logging, and the same for ours."""
-    config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
-    config["loggers"]["service"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    return config
+            logger.info("secondlook is ready: http://%s:%d/ (stop it with Ctrl-C)", shown, port)

@@ -19,6 +19,7 @@ def serve(host: str | None, port: int | None, root: Path | None, data_root: Path
     """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
     from pydantic import ValidationError
 
+    from service.errors import KeysError
     from service.serve import run
     from service.settings import Settings
 
@@ -28,4 +29,7 @@ def serve(host: str | None, port: int | None, root: Path | None, data_root: Path
     except ValidationError as error:
         first = error.errors()[0]
         raise click.UsageError(f"SECONDLOOK_{'__'.join(map(str, first['loc'])).upper()}: {first['msg']}") from error
-    run(settings)
+    try:
+        run(settings)
+    except KeysError as error:
+        raise click.UsageError(str(error)) from error
