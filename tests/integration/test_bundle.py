@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,18 @@ import pytest
 from PIL import Image
 
 from model import bundle as bundles
-from model.bundle import activate, active_generation, generations, open_bundle
+from model.bundle import (
+    activate,
+    active_generation,
+    default_root,
+    generations,
+    open_bundle,
+    previous_generation,
+    prune,
+    seed,
+)
 from model.errors import BundleError
+from model.predictor import Predictor
 from model.stores import FaissStore
 
 
@@ -167,3 +179,92 @@ def test_a_draft_that_does_not_verify_gets_no_name(root: Path) -> None:
         with pytest.raises(BundleError, match=r"values\.npy"):
             bundles.commit(root, draft, bundle.manifest.model_copy(update={"generation": bundles.new_generation()}))
     assert generations(root) == before
+
+
+def another(root: Path, generation: str) -> str:
+    copied = Path(shutil.copytree(folder(root), root / generation))
+    path = copied / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"generation": generation}))
+    return generation
+
+
+def test_the_oldest_generations_are_pruned_and_the_active_and_the_previous_one_never(root: Path) -> None:
+    first = active_generation(root)
+    newer = [another(root, f"2099010{i}T000000Z-aaaa") for i in range(1, 6)]
+    activate(root, newer[0])
+    assert (active_generation(root), previous_generation(root)) == (newer[0], first)
+    activate(root, newer[0])
+    assert previous_generation(root) == first, "activating the active one forgets what was before it"
+    assert prune(root, keep=0) == []
+    assert prune(root, keep=2) == newer[1:3]
+    assert generations(root) == [first, newer[0], *newer[3:]]
+    assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
+    assert prune(root, keep=2) == []
+    activate(root, newer[4])
+    assert prune(root, keep=1) == [first, newer[3]]
+    assert open_bundle(root).manifest.generation == newer[4]
+
+
+def test_what_any_process_has_open_is_not_pruned(root: Path) -> None:
+    first, *_, last = [active_generation(root), *(another(root, f"2099010{i}T000000Z-aaaa") for i in (1, 2, 3))]
+    for generation in generations(root)[1:]:
+        activate(root, generation)
+    serving = (
+        "import sys; from pathlib import Path; from model.bundle import open_bundle; "
+        "bundle = open_bundle(Path(sys.argv[1]), sys.argv[2]); print('open', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", serving, str(root), first]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == b"open\n"
+        here = open_bundle(root, generations(root)[1])
+        assert prune(root, keep=1) == []
+        other.stdin.close()
+    assert prune(root, keep=1) == [first]
+    del here
+    assert generations(root)[0] in prune(root, keep=1)
+    assert generations(root)[-1] == last
+
+
+def test_an_open_bundle_outlives_its_files(root: Path) -> None:
+    bundle = open_bundle(root)
+    shutil.rmtree(bundle.path)
+    images = np.zeros((1, *bundle.engine.size, 3), np.uint8)
+    assert np.isfinite(Predictor(bundle).predict(images, [Predictor(bundle).defaults], 3)[0].mixed).all()  # type: ignore[union-attr]
+    for entry_id in range(bundle.store.count):
+        entry = bundle.entries.get(entry_id)
+        assert entry is not None
+        assert bundle.entries.thumbnail(entry)
+
+
+def test_an_interrupted_activation_and_pruning_are_swept(root: Path) -> None:
+    (root / ".CURRENT.12345678").write_text("half")
+    (root / f".{another(root, '20990101T000000Z-aaaa')}.draft").mkdir()
+    with bundles.draft(root):
+        assert not (root / ".CURRENT.12345678").exists()
+        assert len(list(root.glob(".*.draft"))) == 1
+
+
+def test_drafts_begun_at_once_do_not_take_each_other_for_dead(root: Path) -> None:
+    drafting = (
+        "import sys; from pathlib import Path; from model.bundle import draft\n"
+        "for _ in range(60):\n"
+        "    with draft(Path(sys.argv[1])) as folder: (folder / 'x').write_bytes(b'x')"
+    )
+    command = [sys.executable, "-c", drafting, str(root)]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 4
+
+
+def test_a_root_that_lost_its_pointer_is_not_seeded(root: Path, tmp_path: Path) -> None:
+    (root / "CURRENT").unlink()
+    with pytest.raises(BundleError, match="no CURRENT"):
+        seed(root)
+    shutil.copytree(default_root() / active_generation(default_root()), tmp_path / "killed" / default_generation())
+    seed(tmp_path / "killed")
+    assert active_generation(tmp_path / "killed") == default_generation()
+
+
+def default_generation() -> str:
+    return active_generation(default_root())

@@ -10,9 +10,11 @@ import httpx
 import pytest
 
 from model.bundle import activate, active_generation, generations
+from model.errors import BundleError
 from service import generations as service_generations
 from service.app import create_app
-from tests.images_for_tests import make_image
+from service.gate import check_canary
+from tests.images_for_tests import COLOURS, make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,
     KEY,
@@ -31,6 +33,7 @@ ADMIN_CALLS = [
     ("POST", "/v1/admin/rebuild"),
     ("GET", "/v1/admin/jobs"),
     ("GET", "/v1/admin/jobs/x"),
+    ("GET", "/v1/admin/jobs/x/log"),
     ("DELETE", "/v1/admin/jobs/x"),
     ("GET", "/v1/admin/generations"),
     ("POST", f"/v1/admin/generations/{NEW}/activate"),
@@ -273,3 +276,118 @@ def test_a_rebuild_that_fails_says_why_and_changes_nothing(call: Call, root: Pat
     assert str(root.parent) not in job["error"]
     assert generations(root) == [before]
     assert answering(call) == before
+
+
+def mislabelled(folder: Path) -> Path:
+    """The plain colours of the tests' dataset, each named at random: nothing to learn."""
+    for i in range(60):
+        name = list(COLOURS)[(7 * i * i + i // 3) % 3]
+        target = folder / name / f"{i:03d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(make_image(list(COLOURS)[i % 3], (40, 36), seed=i))
+    return folder
+
+
+def rebuilt(call: Call, **asked: object) -> dict[str, Any]:
+    where = call("POST", "/v1/admin/rebuild", headers=ADMIN, json=asked).headers["location"]
+    eventually(lambda: call("GET", where, headers=ADMIN).json()["state"] != "running")
+    job: dict[str, Any] = call("GET", where, headers=ADMIN).json()
+    return job
+
+
+def test_a_worse_generation_is_built_but_does_not_answer_unless_forced(root: Path, tmp_path: Path) -> None:
+    make_folder(tmp_path / "data" / "colours", per_class=60)
+    mislabelled(tmp_path / "data" / "chaos")
+    given = settings(bundles=root, admin_key=KEY, data=tmp_path / "data", keep_generations=2)
+    with serving(create_app(given)) as call:
+        good = rebuilt(call, dataset="colours")
+        assert good["state"] == "succeeded", good
+        assert "0.00 % error on its 18 held-out images" in good["compared"]
+        bad = rebuilt(call, dataset="chaos")
+        assert bad["state"] == "failed"
+        assert "worse than the active one" in bad["error"]
+        assert "the margin is 1 points" in bad["error"]
+        assert answering(call) == active_generation(root) == good["generation"]
+        assert bad["generation"] in generations(root)
+        forced = rebuilt(call, dataset="chaos", force=True)
+        assert (forced["state"], answering(call)) == ("succeeded", forced["generation"]), forced
+        assert "forced" in forced["compared"]
+        # Two are kept; the third newest is the one that was active before.
+        assert generations(root) == [good["generation"], bad["generation"], forced["generation"]]
+        back = call("POST", f"/v1/admin/generations/{bad['generation']}/activate", headers=ADMIN)
+        assert back.status_code == 200, "by hand, errors are not asked for"
+        again = rebuilt(call, dataset="colours")
+        assert again["state"] == "succeeded", again
+        assert generations(root) == [bad["generation"], forced["generation"], again["generation"]]
+
+
+def test_a_jobs_log_can_be_read_and_shows_no_folder(call: Call, colour_folder: Path) -> None:
+    job = rebuilt(call, dataset="colours")
+    log = call("GET", f"/v1/admin/jobs/{job['id']}/log", headers=ADMIN)
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+    for written in ("embed, 60 to do", "store Flat", "held-out", f"generation {job['generation']} is built"):
+        assert written in log.text
+    assert log.text.splitlines()[-1].endswith(" succeeded")
+    assert str(colour_folder.parent) not in log.text
+    problem(call("GET", "/v1/admin/jobs/x/log", headers=ADMIN), 404, "not-found")
+    failed = rebuilt(call, dataset="cifar10")
+    log = call("GET", f"/v1/admin/jobs/{failed['id']}/log", headers=ADMIN)
+    assert log.text.splitlines()[-1].endswith(f" failed: {failed['error']}")
+    assert str(colour_folder.parent) not in log.text
+
+
+def damage_current(root: Path) -> None:
+    (root / "CURRENT").write_bytes(b"\xff\x00")
+
+
+def lose_current(root: Path) -> None:
+    (root / "CURRENT").unlink()
+
+
+def damage_values(root: Path) -> None:
+    (root / active_generation(root) / "values.npy").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [(damage_current, "CURRENT"), (lose_current, "no active bundle"), (damage_values, "values.npy")],
+)
+def test_at_start_the_generation_before_a_damaged_one_answers(
+    root: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], named: str
+) -> None:
+    first = active_generation(root)
+    add_generation(root, NEW)
+    activate(root, NEW)
+    add_generation(root, "20990102T000000Z-abcd")  # newer, and never active
+    damage(root)
+    with serving(create_app(settings(bundles=root, admin_key=KEY))) as call:
+        assert answering(call) == first
+        assert named in caplog.text
+        assert f"generation {first}, active before, answers instead" in caplog.text
+        assert call("POST", f"/v1/admin/generations/{first}/activate", headers=ADMIN).status_code == 200
+    assert active_generation(root) == first
+
+
+def test_where_both_are_damaged_the_active_one_is_named(root: Path) -> None:
+    first = active_generation(root)
+    add_generation(root, NEW)
+    activate(root, NEW)
+    damage_values(root)
+    (root / first / "keys.faiss").unlink()
+    with pytest.raises(BundleError, match=rf"{NEW} is refused: values.npy"):
+        service_generations.open_predictor(settings(bundles=root))
+
+
+def test_a_bundle_that_gives_no_probabilities_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As would a network whose logits overflow on some images only: not finite for one canary."""
+    predictor = open_predictor(root)
+    encode = predictor.bundle.engine.encode
+
+    def overflowing(images: Any) -> Any:
+        logits, keys = encode(images)
+        logits[-1, 0] = float("inf")
+        return logits, keys
+
+    monkeypatch.setattr(predictor.bundle.engine, "encode", overflowing)
+    with pytest.raises(BundleError, match="no probabilities for a test image"):
+        check_canary(predictor)

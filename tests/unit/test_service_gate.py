@@ -1,0 +1,55 @@
+"""When a new generation is good enough."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.bundle import default_root
+from model.manifest import Manifest
+from service.errors import GateError
+from service.gate import compare
+
+
+def manifest(error: float | None, images: int = 5000, **changed: object) -> Manifest:
+    """The default bundle's, with another error on another number of held-out images; None = never fitted."""
+    path = next(Path(default_root()).glob("*/manifest.json"))
+    content = json.loads(path.read_text())
+    content["fit"] = None if error is None else content["fit"] | {"chosen_error_percent": error, "images": images}
+    return Manifest.model_validate(content | changed)
+
+
+@pytest.mark.parametrize(
+    ("new", "active", "margin", "passes"),
+    [
+        ((6.8, 5000), (6.8, 5000), 0.0, True),
+        ((5.0, 5000), (6.8, 5000), 0.0, True),
+        ((7.7, 5000), (6.8, 5000), 1.0, True),  # within the margin
+        ((8.5, 5000), (6.8, 5000), 1.0, False),
+        ((8.5, 5000), (6.8, 5000), 2.0, True),
+        ((7.2, 5000), (6.8, 5000), 0.0, True),  # beyond the margin, within two standard errors (1.0 points)
+        ((8.5, 500), (6.8, 500), 1.0, True),
+        ((8.5, 50_000), (6.8, 50_000), 1.0, False),
+        ((100 / 6, 6), (0.0, 6), 1.0, True),  # one image of six
+        ((100.0, 6), (0.0, 6), 1.0, False),
+    ],
+)
+def test_worse_is_beyond_the_margin_and_beyond_chance(
+    new: tuple[float, int], active: tuple[float, int], margin: float, passes: bool
+) -> None:
+    if passes:
+        assert f"{active[0]:.2f} %" in compare(manifest(*new), manifest(*active), margin)
+    else:
+        with pytest.raises(GateError, match=rf"{new[0]:.2f} % error on its {new[1]:,} held-out images"):
+            compare(manifest(*new), manifest(*active), margin)
+
+
+def test_what_cannot_be_compared_is_let_through_and_said() -> None:
+    good, bad, unfitted = manifest(5.0), manifest(90.0), manifest(None)
+    assert "was not fitted" in compare(bad, unfitted, 1.0)
+    assert "was not fitted" in compare(unfitted, good, 1.0)
+    other = manifest(5.0, classes=["a", *good.classes[1:]])
+    assert "other classes" in compare(bad, other, 1.0)
+    reordered = manifest(5.0, classes=list(good.classes[::-1]))
+    with pytest.raises(GateError):
+        compare(bad, reordered, 1.0)
