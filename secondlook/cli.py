@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",
     "bundles": "secondlook.commands.bundles:bundles",
+    "key": "secondlook.commands.key:key",
     "bench": "secondlook.commands.bench:bench",
 }
 

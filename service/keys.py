@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["admin", "predict"]
 """What a key opens: everything, or predictions."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+NAME_RULE = "a name is letters, digits and ._-, at most 64 of them, the first a letter or digit"
 FROM_ENVIRONMENT = "SECONDLOOK_ADMIN_KEY"
 """The name of the one key that has no line in the file."""
 LOOK_SECONDS = 2.0
@@ -40,6 +40,11 @@ class Key(NamedTuple):
     def line(self) -> str:
         """Its line in the file."""
         return f"{self.name} {self.role} {self.digest.hex()}"
+
+
+def is_name(name: str) -> bool:
+    """Whether a key may be called so. The environment's own key keeps its name to itself."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is not None and name != FROM_ENVIRONMENT
 
 
 def new_key(name: str, role: Role) -> tuple[str, Key]:
@@ -67,8 +72,8 @@ def read_keys(path: Path) -> list[Key]:
             continue
         match line.split():
             case [name, "admin" | "predict" as role, digest] if re.fullmatch("[0-9a-fA-F]{64}", digest):
-                if not NAME.fullmatch(name) or name == FROM_ENVIRONMENT:
-                    raise KeysError(f"{path}, line {number}: a name is letters, digits and ._-, at most 64 of them")
+                if not is_name(name):
+                    raise KeysError(f"{path}, line {number}: {NAME_RULE}")
                 if name in keys:
                     raise KeysError(f"{path}, line {number}: the name {name} is used twice")
                 keys[name] = Key(name, role, bytes.fromhex(digest))
