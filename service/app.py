@@ -15,11 +15,15 @@ from fastapi import FastAPI
 from model.predictor import Predictor
 from service import admin, entries, pages, predict, problems
 from service.batcher import Batcher
+from service.door import Door
 from service.generations import Generations, open_predictor
-from service.guard import Guard
+from service.guard import Drain, Guard
 from service.jobs import Rebuilds
+from service.keys import Keys
+from service.metrics import Metrics
 from service.settings import Settings
 from service.state import State
+from service.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,9 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     """The server's application; it answers with that predictor, or with the active bundle, opened at start.
 
     Starting it raises BundleError where the active bundle is refused.
+
+    Raises:
+        KeysError: the file of keys is wrong.
     """
     app = FastAPI(
         title="secondlook",
@@ -42,7 +49,16 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     )
     app.state.settings = settings
     app.state.initial = predictor
-    app.add_middleware(Guard, max_request_bytes=settings.max_request_bytes)
+    app.state.keys = Keys(settings)
+    app.state.metrics = Metrics()
+    app.state.drain = Drain()
+    app.add_middleware(
+        Guard,
+        max_request_bytes=settings.max_request_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        drain=app.state.drain,
+    )
+    app.add_middleware(Watch, metrics=app.state.metrics)
     problems.install(app)
     app.include_router(predict.router)
     app.include_router(entries.router)
@@ -54,11 +70,15 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    batcher = Batcher(await _initial(app), max_batch=settings.max_batch, max_queue=settings.max_queue)
+    metrics: Metrics = app.state.metrics
+    door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+    batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)
     rebuilds = Rebuilds(generations.adopt, settings.hide_paths)
     decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
-    app.state.running = State(settings, batcher, generations, rebuilds, decoders)
+    app.state.running = metrics.running = State(
+        settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
+    )
     batcher.start()
     following = asyncio.create_task(generations.follow(), name="follow") if settings.bundles is not None else None
     logger.info("generation %s answers", generations.active)

@@ -1,26 +1,38 @@
 """Requests to batches and back: one owner task, one compute thread.
 
 A request that finds the thread idle is computed at once; while the thread is busy, requests gather and go together as
-the next batch. So there is no waiting window to tune: batches grow with the load.
+the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is the door's to
+say (``service.door``).
+
+If the thread or the task dies, all who wait are told at once, and both are started anew a second later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.lookup import Spent
 from model.predictor import Answer, Parameters, Predictor
-from service.errors import QueueFullError, SizeChangedError, UnavailableError
+from service.compute import ComputeThread
+from service.errors import SizeChangedError, UnavailableError
+from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+RESTART_SECONDS = 1.0
+"""Between a death and the new start: not ready meanwhile, and a predictor that dies each time does not spin."""
+STOP_SECONDS = 10.0
+"""How long closing waits for the batch that is being computed."""
 
 
 class Overrides(NamedTuple):
@@ -32,6 +44,17 @@ class Overrides(NamedTuple):
 
 
 NO_OVERRIDES = Overrides()
+
+
+@dataclass
+class Timing:
+    """Seconds that a request spends in each stage; those of its batch are counted in full."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    batch: Spent = field(default_factory=Spent)
+    is_computed: bool = False
+    """Whether it cost a forward pass, or is about to."""
 
 
 class Reply(NamedTuple):
@@ -50,74 +73,129 @@ class _Request:
     images: NDArray[np.uint8]
     overrides: Overrides
     neighbors: int
+    deadline: float
+    timing: Timing
     reply: asyncio.Future[Reply]
+    arrived: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Answers requests with ``predictor``, which may be replaced at any time: each batch reads it once."""
 
-    def __init__(self, predictor: Predictor, *, max_batch: int, max_queue: int) -> None:
+    def __init__(self, predictor: Predictor, *, max_batch: int, metrics: Metrics | None = None) -> None:
         self.predictor = predictor
-        self._max_batch, self._max_queue = max_batch, max_queue
+        self.restarts = 0
+        """How often the task or the thread died."""
+        self._metrics = metrics or Metrics()
+        self._max_batch = max_batch
         self._waiting: deque[_Request] = deque()
         self._computing: list[_Request] = []
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._thread: ComputeThread | None = None
         self._owner: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether requests are being answered."""
         return self._owner is not None and not self._owner.done()
 
+    @property
+    def waiting(self) -> int:
+        """How many images wait."""
+        return sum(len(request.images) for request in self._waiting if not request.reply.done())
+
+    @property
+    def oldest_s(self) -> float:
+        """For how many seconds the first of them has been waiting."""
+        oldest = next((request.arrived for request in self._waiting if not request.reply.done()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
-        self._owner = asyncio.get_running_loop().create_task(self._run(), name="batcher")
-        self._owner.add_done_callback(self._ended)
+        self._begin()
+        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="supervisor")
 
     async def close(self) -> None:
         """Stop; whoever still waits gets an error."""
-        if self._owner is not None:
-            self._owner.cancel()
-            await asyncio.wait((self._owner,))
-        await asyncio.to_thread(self._thread.shutdown)
+        if self._supervisor is None or self._owner is None:
+            return
+        self._supervisor.cancel()
+        self._owner.cancel()
+        await asyncio.wait((self._supervisor, self._owner))
+        await self._ended(STOP_SECONDS)
 
-    async def submit(self, images: NDArray[np.uint8], overrides: Overrides = NO_OVERRIDES, neighbors: int = 0) -> Reply:
+    def _begin(self) -> None:
+        self._thread = ComputeThread()
+        self._thread.start()
+        self._owner = asyncio.get_running_loop().create_task(self._run(self._thread), name="batcher")
+        self._owner.add_done_callback(self._tell_all)
+
+    async def _supervise(self) -> None:
+        while True:
+            assert self._owner is not None
+            await asyncio.wait((self._owner,))
+            error = None if self._owner.cancelled() else self._owner.exception()
+            logger.critical("the batching task died; it starts anew in %g s", RESTART_SECONDS, exc_info=error)
+            self.restarts += 1
+            await asyncio.sleep(RESTART_SECONDS)
+            # Two threads would call the predictor at once. One that never returns leaves the server not ready.
+            await self._ended(None)
+            self._begin()
+            logger.warning("the batching task runs again")
+
+    async def _ended(self, timeout_s: float | None) -> None:
+        assert self._thread is not None
+        self._thread.stop()
+        await asyncio.to_thread(self._thread.join, timeout_s)
+
+    async def submit(
+        self,
+        images: NDArray[np.uint8],
+        overrides: Overrides = NO_OVERRIDES,
+        neighbors: int = 0,
+        *,
+        deadline: float = math.inf,
+        timing: Timing | None = None,
+    ) -> Reply:
         """Answer for one request's images (n,height,width,3), n >= 1, each with its nearest ``neighbors`` entries.
 
-        Cancelling the call drops the request, at no cost if it still waits.
+        Cancelling the call drops the request, at no cost if it still waits. One that still waits at its deadline
+        (of ``time.monotonic()``) is dropped too. What it spends is added to ``timing``.
 
         Raises:
-            QueueFullError: others wait, and with these there would be too many.
+            TimeoutError: the deadline passed before it was computed.
             SizeChangedError: the images do not have the input size of the encoder that is to answer.
             ParameterError: an override is out of its range.
             UnavailableError: the batcher does not run, or stops before the answer.
         """
         if not self.is_running:
             raise _unavailable()
-        waiting = sum(len(request.images) for request in self._waiting if not request.reply.done())
-        if waiting and waiting + len(images) > self._max_queue:
-            raise QueueFullError(f"{waiting} images are waiting already: try again in a moment")
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(images, overrides, neighbors, reply))
+        self._waiting.append(_Request(images, overrides, neighbors, deadline, timing or Timing(), reply))
         self._arrived.set()
         return await reply
 
-    async def _run(self) -> None:
+    async def _run(self, thread: ComputeThread) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
                 # In a call of its own: an idle batcher must hold neither images nor a predictor that was replaced.
-                await self._answer_next()
+                await self._answer_next(thread)
 
-    async def _answer_next(self) -> None:
+    async def _answer_next(self, thread: ComputeThread) -> None:
         self._computing = self._take()
         if not self._computing:
             return
-        outcomes = await asyncio.get_running_loop().run_in_executor(
-            self._thread, _answer, self.predictor, self._computing, self._max_batch
-        )
+        outcomes: list[Reply | Exception]
+        try:
+            outcomes = await thread.call(_answer, self.predictor, self._computing, self._max_batch, self._metrics)
+        except UnavailableError:  # the thread died
+            raise
+        except Exception as error:  # such as of memory, before the predictor was asked
+            logger.exception("a batch failed")
+            outcomes = [error] * len(self._computing)
         for request, outcome in zip(self._computing, outcomes, strict=True):
             if request.reply.done():
                 continue
@@ -131,20 +209,27 @@ class Batcher:
         """Waiting requests in order, of at most ``max_batch`` images; a larger request goes alone."""
         taken: list[_Request] = []
         images = 0
+        now = time.monotonic()
         while self._waiting:
             request = self._waiting[0]
             if request.reply.done():  # its client has left
                 self._waiting.popleft()
                 continue
+            if request.deadline <= now:
+                self._waiting.popleft()
+                request.reply.set_exception(TimeoutError())
+                continue
             if taken and images + len(request.images) > self._max_batch:
                 break
             taken.append(self._waiting.popleft())
+            request.timing.queue += now - request.arrived
+            request.timing.is_computed = True
+            self._metrics.observe_stage("queue", now - request.arrived)
             images += len(request.images)
         return taken
 
-    def _ended(self, owner: asyncio.Task[None]) -> None:
-        if not owner.cancelled():
-            logger.critical("the batching task died; no more answers", exc_info=owner.exception())
+    def _tell_all(self, owner: asyncio.Task[None]) -> None:
+        """Give all who wait an error: the owner has ended."""
         for request in (*self._computing, *self._waiting):
             if not request.reply.done():
                 request.reply.set_exception(_unavailable())
@@ -156,7 +241,9 @@ def _unavailable() -> UnavailableError:
     return UnavailableError("the server does not compute answers now: try again later")
 
 
-def _answer(predictor: Predictor, requests: Sequence[_Request], max_batch: int) -> list[Reply | Exception]:
+def _answer(
+    predictor: Predictor, requests: Sequence[_Request], max_batch: int, metrics: Metrics
+) -> list[Reply | Exception]:
     """Compute a batch, in the compute thread."""
     accepted: list[tuple[_Request, Parameters]] = []
     refused: dict[_Request, Exception] = {}
@@ -172,29 +259,41 @@ def _answer(predictor: Predictor, requests: Sequence[_Request], max_batch: int) 
         images = np.concatenate([request.images for request, _ in accepted])
         asked = [parameters for request, parameters in accepted for _ in request.images]
         neighbors = max(request.neighbors for request, _ in accepted)
+        spent = Spent()
         answers: list[Answer | Exception] = []
         for first in range(0, len(images), max_batch):
             part = slice(first, first + max_batch)
-            answers += _predict(predictor, images[part], asked[part], neighbors)
+            answers += _predict(predictor, images[part], asked[part], neighbors, metrics, spent)
         done = 0
         for request, parameters in accepted:
             own = answers[done : done + len(request.images)]
             replies[request] = Reply(predictor, parameters, [_with_neighbors(a, request.neighbors) for a in own])
             done += len(request.images)
+            request.timing.batch.add(spent)
     return [refused[request] if request in refused else replies[request] for request in requests]
 
 
 def _predict(
-    predictor: Predictor, images: NDArray[np.uint8], asked: Sequence[Parameters], neighbors: int
+    predictor: Predictor,
+    images: NDArray[np.uint8],
+    asked: Sequence[Parameters],
+    neighbors: int,
+    metrics: Metrics,
+    total: Spent,
 ) -> list[Answer | Exception]:
     """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
     try:
-        return [*predictor.predict(images, asked, neighbors)]
+        spent = Spent()
+        answers: list[Answer | Exception] = [*predictor.predict(images, asked, neighbors, spent)]
+        metrics.observe_batch(len(images), spent)
+        total.add(spent)
+        return answers
     except Exception as error:
         logger.warning("a batch of %d failed", len(images), exc_info=True)
         if len(images) == 1:
             return [error]
-    return [_predict(predictor, images[i : i + 1], asked[i : i + 1], neighbors)[0] for i in range(len(images))]
+    alone = (slice(i, i + 1) for i in range(len(images)))
+    return [_predict(predictor, images[one], asked[one], neighbors, metrics, total)[0] for one in alone]
 
 
 def _with_neighbors(answer: Answer | Exception, count: int) -> Answer | Exception:

@@ -71,8 +71,8 @@ async def livez(state: Running) -> Health:
 @router.get("/readyz", tags=["health"], summary="Whether images are answered", responses=documented(Kind.NOT_READY))
 async def readyz(state: Running) -> Health:
     """503 when requests should go elsewhere."""
-    if not state.batcher.is_running:
-        raise UnavailableError("the server does not compute answers: restart it")
+    if not state.is_ready:
+        raise UnavailableError("the server does not compute answers now: send requests elsewhere")
     return Health(status="ready", generation=state.generations.active)
 
 

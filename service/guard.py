@@ -1,8 +1,10 @@
-"""What holds for every call: a bound on the bytes received, security headers, and an answer to any error."""
+"""What holds for every call: bounds on its body, security headers, an answer to any error, and an end to all of it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -21,22 +23,44 @@ HEADERS = {
 }
 
 
-class Guard:
-    """The outermost ASGI layer that is ours."""
+ANSWERED_TO_THE_END = frozenset({"/livez", "/readyz", "/metrics"})
+"""Paths of calls that are let in while the server stops: whoever watches it shall see it stop."""
 
-    def __init__(self, app: ASGIApp, max_request_bytes: int) -> None:
-        self.app, self.max_request_bytes = app, max_request_bytes
+
+@dataclass
+class Drain:
+    """Whether the server is about to stop: what has begun is finished, and nothing else is begun."""
+
+    has_begun: bool = False
+
+
+class Guard:
+    """The outermost ASGI layer but for what counts and logs."""
+
+    def __init__(
+        self, app: ASGIApp, max_request_bytes: int, body_timeout_s: float = 60.0, drain: Drain | None = None
+    ) -> None:
+        self.app, self.max_request_bytes, self.body_timeout_s = app, max_request_bytes, body_timeout_s
+        self.drain = drain or Drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received, started = 0, False
+        received, is_complete, started = 0, False, False
+        deadline = asyncio.get_running_loop().time() + self.body_timeout_s
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+        async def bounded() -> Message:
+            nonlocal received, is_complete
+            if is_complete:  # what may still come is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise self._too_slow() from error
+            is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self.max_request_bytes:
                 raise self._too_many_bytes()
@@ -46,17 +70,27 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if self.drain.has_begun:
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
+            if self.drain.has_begun and scope["path"] not in ANSWERED_TO_THE_END:
+                raise _stopping("new requests")
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal() and int(declared) > self.max_request_bytes:
                 # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
                 raise self._too_many_bytes()
-            await self.app(scope, counted, with_headers)
+            await self.app(scope, bounded, with_headers)
         except ClientDisconnect:
             pass  # there is nobody to answer
+        except asyncio.CancelledError:
+            if started or not self.drain.has_begun:
+                raise
+            # Its time is over: the server cancels what is left when it stops.
+            await _stopping("this request").response()(scope, receive, with_headers)
         except Exception as error:
             if started:
                 raise
@@ -70,3 +104,18 @@ class Guard:
             Kind.TOO_MANY_BYTES,
             f"The request has more than {self.max_request_bytes:,} bytes: send fewer or smaller images.",
         )
+
+    def _too_slow(self) -> ProblemError:
+        return ProblemError(
+            Kind.TOO_SLOWLY_SENT,
+            f"The body did not arrive within {self.body_timeout_s:g} s: send less at once, or faster.",
+            headers={"Connection": "close"},
+        )
+
+
+def _stopping(what: str) -> ProblemError:
+    return ProblemError(
+        Kind.NOT_READY,
+        f"The server is stopping and does not answer {what}: send it again in a moment.",
+        headers={"Retry-After": "5"},
+    )

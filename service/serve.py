@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import logging.config
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.connection import connection
 from service.generations import open_predictor
+from service.guard import Drain
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 30
-"""How long running requests may take to finish after a signal to stop."""
+CLOSE_SECONDS = 1
+"""How long connections may take to close once the time for running requests is over."""
+LOOK_SECONDS = 0.05
+"""How often it is looked whether running requests are finished."""
 
 
 def run(settings: Settings) -> None:
@@ -42,8 +49,11 @@ def run(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+            http=connection(settings.header_timeout_s, settings.body_timeout_s),
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        ),
+        app.state.drain,
+        settings.drain_timeout_s,
     )
     # Once it has stopped, the server raises the signal anew: a clean stop shall end with status 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -54,7 +64,23 @@ def run(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says where the page is once it can be reached."""
+    """Says where the page is once it can be reached, and finishes what has begun before it stops."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, drain_timeout_s: float) -> None:
+        super().__init__(config)
+        self._drain, self._drain_timeout_s = drain, drain_timeout_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._drain.has_begun = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logger.info("stopping: running requests have %g s to finish", self._drain_timeout_s)
+        deadline = time.monotonic() + self._drain_timeout_s
+        # Still listening: who asks whether the server is ready shall hear 503, not a connection refused.
+        while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -53,7 +53,18 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(64 << 20, ge=1, description="Bytes of one request.")
     max_pixels: int = Field(64_000_000, ge=1, description="Pixels of one image, by its header.")
     max_batch: int = Field(64, ge=1, description="Images computed at once.")
-    max_queue: int = Field(512, ge=1, description="Images waiting; beyond it requests are answered 429.")
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Images received, waiting or computed at once; beyond it requests are answered 429. "
+        "One that comes alone is always taken.",
+    )
+    max_queue_bytes: int = Field(256 << 20, ge=1, description="The same, in bytes received.")
+    header_timeout_s: float = Field(10.0, gt=0, description="Seconds for a request's headers to arrive, before a 408.")
+    body_timeout_s: float = Field(60.0, gt=0, description="Seconds for its body to arrive after them, before a 408.")
+    drain_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds that running requests may take to finish after a signal to stop."
+    )
     keep_generations: int = Field(
         5,
         ge=0,

@@ -9,8 +9,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.batcher import Batcher
+from service.door import Door
 from service.generations import Generations
+from service.guard import Drain
 from service.jobs import Rebuilds
+from service.metrics import Metrics
 from service.settings import Settings
 
 
@@ -19,14 +22,23 @@ class State:
     """The parts of a running server."""
 
     settings: Settings
+    door: Door
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
     decoders: Executor
     """Threads that decode images: few, because one image may need 200 MB."""
+    metrics: Metrics
+    drain: Drain
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether images sent now would be answered."""
+        return self.batcher.is_running and not self.drain.has_begun
 
 
-def _state(request: Request) -> State:
+# Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.
+async def _state(request: Request) -> State:
     state: State = request.app.state.running
     return state
 

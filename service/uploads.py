@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from service.door import Ticket
 from service.problems import Kind, ProblemError, clean
 from service.settings import Settings
 
@@ -23,10 +25,19 @@ class Upload(NamedTuple):
     """Its bytes, or why they were not kept."""
 
 
-async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
+def announced_bytes(request: Request) -> int:
+    """How many bytes the body has, by its header; 0 where it does not say."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
+async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> list[Upload]:
     """All images of a request, one or more. At no time are more bytes held than the limits allow.
 
+    The ticket grows with each image after the first, and with bytes that were not announced.
+
     Raises:
+        QueueFullError: others are being answered, and there is no room for all of this request.
         ProblemError: nothing was sent as a file, too many files, not a type that is taken, or malformed multipart.
         ClientDisconnect: the client left.
     """
@@ -34,16 +45,24 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     media_type, options = parse_options_header(content_type)
     if media_type.startswith(b"image/"):
         body = _Content(None, settings.max_file_bytes)
-        async for chunk in request.stream():
+        async for chunk in _stream(request, ticket):
             body.add(chunk)
         return [body.upload()]
     if media_type == b"multipart/form-data":
-        return await _read_multipart(request, options.get(b"boundary", b""), settings)
+        return await _read_multipart(request, options.get(b"boundary", b""), settings, ticket)
     named = f"is {clean(content_type)}" if content_type else "is missing"
     raise ProblemError(
         Kind.UNSUPPORTED_MEDIA_TYPE,
         f"The content type {named}: send multipart/form-data with the field {FIELD}, or a raw body of type image/*.",
     )
+
+
+async def _stream(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
+    announced = announced_bytes(request)
+    async for chunk in request.stream():
+        if not announced:
+            ticket.add(size=len(chunk))
+        yield chunk
 
 
 class _Content:
@@ -70,8 +89,8 @@ class _Content:
 class _Parts:
     """What the multipart parser calls: keeps the parts of the field ``file``, skips all others."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, ticket: Ticket) -> None:
+        self.settings, self.ticket = settings, ticket
         self.files: list[_Content] = []
         self.ended = False
         self._header = self._value = b""
@@ -103,6 +122,8 @@ class _Parts:
                 Kind.TOO_MANY_FILES,
                 f"The request has more than {self.settings.max_files} files: send them in several requests.",
             )
+        if self.files:
+            self.ticket.add(images=1)
         name = options.get(b"filename")
         self._current = _Content(None if name is None else clean(_decoded(name)), self.settings.max_file_bytes)
         self.files.append(self._current)
@@ -115,8 +136,8 @@ class _Parts:
         self.ended = True
 
 
-async def _read_multipart(request: Request, boundary: bytes, settings: Settings) -> list[Upload]:
-    parts = _Parts(settings)
+async def _read_multipart(request: Request, boundary: bytes, settings: Settings, ticket: Ticket) -> list[Upload]:
+    parts = _Parts(settings, ticket)
     try:
         if not boundary:
             raise FormParserError("no boundary")
@@ -133,7 +154,7 @@ async def _read_multipart(request: Request, boundary: bytes, settings: Settings)
                 "on_end": parts.on_end,
             },
         )
-        async for chunk in request.stream():
+        async for chunk in _stream(request, ticket):
             if chunk:
                 parser.write(chunk)
     except FormParserError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from model.cache import check_parameters
 from model.errors import ParameterError
+from model.lookup import Spent
 from model.predictor import Answer, Parameters
-from service.batcher import Batcher, Overrides
-from service.errors import QueueFullError, SizeChangedError, UnavailableError
+from service.batcher import RESTART_SECONDS, Batcher, Overrides, Timing
+from service.errors import SizeChangedError, UnavailableError
 
 BAD = 255
 PATIENCE = 10.0
@@ -42,7 +44,13 @@ class Scripted:
         check_parameters(*chosen)
         return chosen
 
-    def predict(self, images: NDArray[np.uint8], asked: Sequence[Parameters], neighbors: int = 0) -> list[Answer]:
+    def predict(
+        self,
+        images: NDArray[np.uint8],
+        asked: Sequence[Parameters],
+        neighbors: int = 0,
+        spent: Spent | None = None,
+    ) -> list[Answer]:
         assert len(images) == len(asked)
         self.calls.append([int(image[0, 0, 0]) for image in images])
         self.entered.set()
@@ -67,14 +75,12 @@ def said(answers: Sequence[Answer | Exception]) -> list[int | str]:
     return [str(answer) if isinstance(answer, Exception) else int(answer.mixed[0]) for answer in answers]
 
 
-def scenario(
-    body: Callable[[Batcher, Scripted], Coroutine[Any, Any, None]], max_batch: int = 4, max_queue: int = 8
-) -> Scripted:
+def scenario(body: Callable[[Batcher, Scripted], Coroutine[Any, Any, None]], max_batch: int = 4) -> Scripted:
     """Run a scenario with a batcher, which is closed after it."""
     scripted = Scripted()
 
     async def run() -> None:
-        batcher = Batcher(scripted, max_batch=max_batch, max_queue=max_queue)  # type: ignore[arg-type]
+        batcher = Batcher(scripted, max_batch=max_batch)  # type: ignore[arg-type]
         batcher.start()
         try:
             await asyncio.wait_for(body(batcher, scripted), PATIENCE)
@@ -198,18 +204,36 @@ def test_a_client_that_leaves_while_its_batch_is_computed_harms_no_one() -> None
     scenario(body)
 
 
-def test_a_full_queue_refuses_and_places_of_those_who_left_are_free() -> None:
+def test_what_still_waits_at_its_deadline_costs_nothing() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        waiting = await queued(batcher, image(2, 3, 4), image(5, 6, 7, 8))
-        with pytest.raises(QueueFullError, match="7 images"):
-            await batcher.submit(image(9, 9))
-        waiting[0].cancel()
-        await asyncio.sleep(0)
-        fits = (await queued(batcher, image(9, 9)))[0]
+        late, later = Timing(), Timing()
+        soon = asyncio.create_task(batcher.submit(image(2), deadline=time.monotonic() + 0.01, timing=late))
+        in_time = asyncio.create_task(batcher.submit(image(3), deadline=time.monotonic() + PATIENCE, timing=later))
+        await asyncio.sleep(0.02)
         scripted.gate.set()
-        assert said((await fits).answers) == [9, 9]
+        with pytest.raises(TimeoutError):
+            await soon
+        assert said((await in_time).answers) == [3]
+        assert (late.is_computed, later.is_computed) == (False, True)
+        assert later.queue >= 0.02
+        await first
+
+    assert scenario(body).calls == [[1], [3]]
+
+
+def test_what_is_left_waiting_is_known() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        waiting = await queued(batcher, image(2, 3, 4), image(5, 6))
+        assert batcher.waiting == 5
+        waiting[0].cancel()
+        await asyncio.sleep(0.01)
+        assert batcher.waiting == 2
+        assert batcher.oldest_s >= 0.01
+        scripted.gate.set()
         await asyncio.gather(first, waiting[1])
+        assert (batcher.waiting, batcher.oldest_s) == (0, 0.0)
 
     scenario(body)
 
@@ -247,7 +271,7 @@ def test_images_decoded_for_another_size_are_refused() -> None:
 def test_a_replaced_predictor_is_let_go_after_its_last_batch() -> None:
     async def run() -> None:
         old = Scripted()
-        batcher = Batcher(old, max_batch=4, max_queue=8)  # type: ignore[arg-type]
+        batcher = Batcher(old, max_batch=4)  # type: ignore[arg-type]
         batcher.start()
         await batcher.submit(image(1))
         gone = weakref.ref(old)
@@ -264,28 +288,60 @@ def test_a_replaced_predictor_is_let_go_after_its_last_batch() -> None:
     asyncio.run(run())
 
 
-def test_when_the_owner_dies_all_waiters_are_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("what", ["thread", "task"])
+def test_when_thread_or_task_dies_all_waiters_are_told_and_both_start_anew(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         assert batcher.is_running
-        scripted.dies = True
         first = await busy(batcher, scripted)
         waiting = await queued(batcher, image(2))
-        scripted.gate.set()
+        if what == "thread":
+            scripted.dies = True
+            scripted.gate.set()
+        else:
+            batcher._owner.cancel()  # type: ignore[union-attr]
         for task in (first, *waiting):
             with pytest.raises(UnavailableError):
                 await task
         assert not batcher.is_running
         with pytest.raises(UnavailableError):
             await batcher.submit(image(3))
+        if what == "task":
+            # The thread is still in the predictor: no other may call it yet.
+            await asyncio.sleep(2 * RESTART_SECONDS)
+            assert not batcher.is_running
+        scripted.dies = False
+        scripted.gate.set()
+        while not batcher.is_running:
+            await asyncio.sleep(0.01)
+        assert said((await batcher.submit(image(4))).answers) == [4]
+        assert batcher.restarts == 1
+
+    assert scenario(body).calls == [[1], [4]]
+    assert "the batching task died" in caplog.text
+    assert ("the compute thread died" in caplog.text) == (what == "thread")
+
+
+def test_a_batch_that_cannot_be_put_together_fails_alone() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        waiting = await queued(batcher, image(2), np.zeros((1, 2, 2, 4), np.uint8))  # of other channels
+        scripted.gate.set()
+        for task in waiting:
+            with pytest.raises(ValueError, match="dimensions"):
+                await task
+        assert said((await batcher.submit(image(3))).answers) == [3]
+        assert (batcher.restarts, batcher.is_running) == (0, True)
+        await first
 
     scenario(body)
-    assert "the batching task died" in caplog.text
 
 
 def test_closing_tells_those_who_wait() -> None:
     async def run() -> None:
         scripted = Scripted()
-        batcher = Batcher(scripted, max_batch=4, max_queue=8)  # type: ignore[arg-type]
+        batcher = Batcher(scripted, max_batch=4)  # type: ignore[arg-type]
         batcher.start()
         first = await busy(batcher, scripted)
         waiting = (await queued(batcher, image(2)))[0]

@@ -1,0 +1,80 @@
+"""How much is let in at once."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from service import door
+from service.door import Door
+from service.errors import QueueFullError
+
+
+def test_a_full_door_refuses_until_someone_leaves() -> None:
+    full = Door(max_images=8, max_bytes=1000)
+    with full.admit() as three:
+        three.add(images=2)
+        with full.admit() as four:
+            four.add(images=3)
+            assert full.images == 7
+            with full.admit() as one:
+                with pytest.raises(QueueFullError, match="8 images"):
+                    full.admit()
+                with pytest.raises(QueueFullError):
+                    one.add(images=1)
+        with full.admit() as five:
+            five.add(images=4)
+            assert full.images == 8
+    assert (full.images, full.bytes, full.refused) == (0, 0, 2)
+
+
+def test_bytes_count_too() -> None:
+    full = Door(max_images=8, max_bytes=1000)
+    with full.admit(900):
+        with pytest.raises(QueueFullError):
+            full.admit(101)
+        with full.admit(100) as small, pytest.raises(QueueFullError):
+            small.add(size=1)
+        assert full.bytes == 900
+    assert full.bytes == 0
+
+
+def test_who_comes_alone_is_let_in_whatever_it_brings() -> None:
+    full = Door(max_images=2, max_bytes=10)
+    with full.admit(1000) as alone:
+        alone.add(images=5, size=1000)
+        with pytest.raises(QueueFullError):
+            full.admit()
+    with full.admit():
+        pass
+
+
+def test_the_wait_is_what_it_takes_at_the_pace_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
+    full = Door(max_images=100, max_bytes=1000)
+    stays = full.admit()
+    stays.add(images=79)
+    assert full.wait_s() == 1  # nothing is known yet
+    for _ in range(20):  # ten images a second
+        with full.admit():
+            now += 0.1
+    assert full.wait_s() == 8
+    for _ in range(200):  # now a hundred: what was long ago counts for less and less
+        with full.admit():
+            now += 0.01
+    assert full.wait_s() <= 2
+    for _ in range(40):
+        with full.admit():
+            now += 10
+    assert full.wait_s() == door.LONGEST_WAIT_S
+
+
+def test_a_door_at_which_nothing_moves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
+    full = Door(max_images=1, max_bytes=1000)
+    with full.admit():
+        now += 61
+        with pytest.raises(QueueFullError) as refused:
+            full.admit()
+        assert refused.value.retry_after_s == door.LONGEST_WAIT_S
