@@ -14,6 +14,20 @@ import httpx
 import pytest
 
 KEY = "a key for tests"
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note what was measured, for the end of the run."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if noted := config.stash.get(FIGURES, []):
+        terminalreporter.section("measured")
+        for line in noted:
+            terminalreporter.line(line)
 
 
 @dataclass
