@@ -5,7 +5,7 @@ Every label has few values: routes are templates, methods and reasons come from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -71,13 +71,7 @@ class Metrics:
         )
         self._rejected = Counter(
             "secondlook_rejected",
-            "Requests answered with a problem document, by its type.",
-            ["reason"],
-            registry=registry,
-        )
-        self._dropped = Counter(
-            "secondlook_dropped",
-            "Requests given up: the client left, or the answer took too long.",
+            "Requests answered with a problem document, by its type; internal errors are status 500 in requests.",
             ["reason"],
             registry=registry,
         )
@@ -119,10 +113,9 @@ class Metrics:
         registry.register(_ReadAtScrape(self))
         ProcessCollector(registry=registry)
         # A series that appears only with its first event has no rate for that event.
-        for kind in _REJECTIONS:
-            self._rejected.labels(kind.slug)
-        for reason in ("client_gone", "deadline"):
-            self._dropped.labels(reason)
+        for kind in Kind:
+            if kind is not Kind.INTERNAL:
+                self._rejected.labels(kind.slug)
         for stage in ("decode", "queue", "encode", "search", "vote"):
             self._stage_seconds.labels(stage)
         self._images.labels("answered")
@@ -135,11 +128,7 @@ class Metrics:
         named = method if method in METHODS else "other"
         self._requests.labels(named, route, str(status or CLIENT_GONE)).inc()
         self._request_seconds.labels(route).observe(seconds)
-        if status is None:
-            self._dropped.labels("client_gone").inc()
-        elif kind is Kind.TOO_SLOW:
-            self._dropped.labels("deadline").inc()
-        elif kind is not None and kind in _REJECTIONS:
+        if status is not None and kind is not None and kind is not Kind.INTERNAL:
             self._rejected.labels(kind.slug).inc()
 
     def observe_stage(self, stage: str, seconds: float) -> None:
@@ -171,10 +160,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-_REJECTIONS: Sequence[Kind] = [kind for kind in Kind if kind not in (Kind.TOO_SLOW, Kind.INTERNAL)]
-"""A failure of the server is not a rejection; its status, 500, is counted as any other."""
-
-
 class _ReadAtScrape(Collector):
     """What is a state rather than an event: read when asked for, so that it cannot be out of date."""
 
@@ -186,7 +171,7 @@ class _ReadAtScrape(Collector):
         state = self._metrics.running
         if state is None:
             return
-        batcher, bundle = state.batcher, state.batcher.predictor.bundle
+        door, batcher, bundle = state.door, state.batcher, state.batcher.predictor.bundle
         yield InfoMetricFamily(
             "secondlook_generation",
             "The bundle that answers.",
@@ -195,10 +180,13 @@ class _ReadAtScrape(Collector):
         rebuilding = any(job.state == "running" for job in state.rebuilds.listing())
         for name, meaning, value in (
             ("secondlook_entries", "Entries of the cache that answers.", bundle.store.count),
-            ("secondlook_ready", "1 while images are answered.", batcher.is_running),
+            ("secondlook_ready", "1 while images are answered.", state.is_ready),
             ("secondlook_queue_images", "Images waiting to be computed.", batcher.waiting),
             ("secondlook_queue_oldest_seconds", "How long the oldest of them waits.", batcher.oldest_s),
-            ("secondlook_queue_limit_images", "Images that may wait.", state.settings.max_queue),
+            ("secondlook_admitted_images", "Images let in and not yet answered.", door.images),
+            ("secondlook_admitted_bytes", "Their bytes.", door.bytes),
+            ("secondlook_admitted_images_limit", "Images let in at most; beyond it, 429.", door.max_images),
+            ("secondlook_admitted_bytes_limit", "Bytes let in at most; beyond it, 429.", door.max_bytes),
             ("secondlook_rebuild_running", "1 while a rebuild runs.", rebuilding),
         ):
             yield GaugeMetricFamily(name, meaning, float(value))
@@ -206,3 +194,12 @@ class _ReadAtScrape(Collector):
         for ended in ("succeeded", "failed", "cancelled"):
             rebuilds.add_metric([ended], state.rebuilds.ended[ended])
         yield rebuilds
+        dropped = CounterMetricFamily(
+            "secondlook_dropped", "Requests given up before they cost a forward pass.", labels=["reason"]
+        )
+        for reason in ("client_gone", "deadline"):
+            dropped.add_metric([reason], door.dropped[reason])
+        yield dropped
+        yield CounterMetricFamily(
+            "secondlook_batcher_restarts", "Deaths of the batching task or its thread.", value=batcher.restarts
+        )
