@@ -22,9 +22,9 @@ class Recorder(Predictor):
 
     seen: list[Any]
 
-    def predict(self, images: Any, asked: Any, neighbors: int = 0) -> Any:
+    def predict(self, images: Any, asked: Any, *given: Any) -> Any:
         self.seen = [image.copy() for image in images]
-        return super().predict(images, asked, neighbors)
+        return super().predict(images, asked, *given)
 
 
 @pytest.fixture(scope="module")
