@@ -19,6 +19,7 @@ Figures = Callable[[str], None]
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 CONNECTIONS = 8
 MIB = 1 << 20
+QUERIES = ("?top=0", "?lam=nan", "?k=-1", "?theta=1e400", "?neighbors=50", "?k=all", "?k=9" + "9" * 17, "?x=%00")
 TYPES = ("image/png", "image/jpeg", "image/*", "application/json", "text/plain", "", "multipart/form-data", "image")
 
 
@@ -136,9 +137,7 @@ async def attack(url: str, count: int, seed: int) -> Counter[str]:
                 body, headers["Content-Type"] = multipart([body, *chance.sample(images, 2)], chance)
             elif kind > 0.9:
                 headers["Content-Type"] = chance.choice(TYPES)
-            query = chance.choice(
-                ("", "", "", "?top=0", "?lam=nan", "?k=-1", "?theta=1e400", "?neighbors=50", "?k=all")
-            )
+            query = chance.choice(QUERIES) if chance.random() < 0.1 else ""
             try:
                 reply = await client.request("POST", f"/v1/predict{query}", body, headers, half_close=kind > 0.97)
             except ConnectionError:
