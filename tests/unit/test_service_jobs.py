@@ -10,7 +10,7 @@ import pytest
 
 from model.errors import BundleError
 from service import jobs
-from service.errors import RebuildRunningError, UnknownJobError
+from service.errors import GateError, RebuildRunningError, UnknownJobError
 from service.jobs import Job, Rebuilds
 
 PATIENCE = 20.0
@@ -61,8 +61,8 @@ import json, os, sys, time
 print("not json"); print("[1]")
 assert sys.argv[1:] == ["--no-activate", "--progress=json", "--", "colours"], sys.argv
 deadline = time.monotonic() + 10
-while os.getpriority(os.PRIO_PROCESS, 0) < 10:
-    assert time.monotonic() < deadline, "it was not made nice"
+while os.getpriority(os.PRIO_PROCESS, 0) < 10 or int(open("/proc/self/oom_score_adj").read()) < 500:
+    assert time.monotonic() < deadline, "it was not made nice, or not the first to be killed where memory ends"
 print(json.dumps({"stage": "embed", "done": 0, "total": 8}))
 print(json.dumps({"stage": "embed", "done": 6, "total": 8}), flush=True)
 sys.stdin.read(); time.sleep(0.2)
@@ -86,7 +86,10 @@ print(json.dumps({"generation": "g"}))
         assert job.finished is not None
         assert job.finished >= job.created
         assert switched == ["g"]
-        rebuilds.start([])
+        assert job.compared == "no worse"
+        forced = await ended(rebuilds, rebuilds.start(["--", "colours"], force=True))
+        assert forced.generation == "g"
+        assert switched == ["g", "g, forced"]
 
     run(monkeypatch, script, body)
 
@@ -176,3 +179,52 @@ def test_an_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
             await rebuilds.cancel("x")
 
     run(monkeypatch, "", body)
+
+
+def test_a_worse_generation_fails_the_job_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(generation: str) -> None:
+        raise GateError("generation g is worse than the active one")
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = await ended(rebuilds, rebuilds.start([]))
+        assert (job.state, job.generation, job.error) == ("failed", "g", "generation g is worse than the active one")
+
+    run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
+
+
+def test_a_log_is_bounded_and_shows_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+import sys
+print('{"stage": "embed", "done": 0, "total": 12345}', flush=True)
+print("a line without an end /home/someone/secret/" * 100_000, file=sys.stderr)
+print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/4 of https://example.org/a/b', file=sys.stderr)
+"""  # noqa: E501
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        job = rebuilds.start([])
+        async with asyncio.timeout(PATIENCE):
+            while "embed, 12,345 to do" not in rebuilds.log(job.id) and job.state == "running":
+                await asyncio.sleep(0.005)
+        await ended(rebuilds, job)
+        log = rebuilds.log(job.id)
+        assert len(log) <= jobs.LOG_BYTES
+        assert "secret" not in log
+        assert 'File "…/cache.py", line 3: ROOT/data/cat.png, 3/4 of https://example.org/a/b' in log
+        assert log.endswith(f" failed: {job.error}\n")
+        with pytest.raises(UnknownJobError):
+            rebuilds.log("x")
+
+    run(monkeypatch, script, body)
+
+
+def test_old_jobs_are_forgotten_with_their_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "REMEMBERED", 2)
+
+    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+        done = [await ended(rebuilds, rebuilds.start([])) for _ in range(3)]
+        assert rebuilds.listing() == done[1:]
+        assert rebuilds.log(done[1].id)
+        with pytest.raises(UnknownJobError):
+            rebuilds.log(done[0].id)
+
+    run(monkeypatch, 'print(\'{"generation": "g"}\')', body)
