@@ -120,9 +120,9 @@ async def slow(url: str, body: bytes, chance: random.Random) -> int:
         await hang_up(writer)
 
 
-async def attack(url: str, count: int, seed: int) -> Counter[str]:
+async def attack(url: str, images: list[bytes], count: int, seed: int) -> Counter[str]:
     """So many hostile requests over one connection after another; what came of them."""
-    chance, images, seen = random.Random(seed), originals(), Counter[str]()
+    chance, seen = random.Random(seed), Counter[str]()
     async with Client(url) as client:
         for _ in range(count):
             kind = chance.random()
@@ -165,7 +165,8 @@ def expect_fair(reply: Reply) -> None:
 async def everyone(url: str, count: int, seed: int) -> Counter[str]:
     """The attack over several connections at once."""
     shares = [count // CONNECTIONS + (i < count % CONNECTIONS) for i in range(CONNECTIONS)]
-    outcomes = await asyncio.gather(*(attack(url, share, seed + i) for i, share in enumerate(shares)))
+    images = originals()
+    outcomes = await asyncio.gather(*(attack(url, images, share, seed + i) for i, share in enumerate(shares)))
     return sum(outcomes, Counter[str]())
 
 
