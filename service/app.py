@@ -42,7 +42,9 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app = FastAPI(
         title="secondlook",
         summary="A second opinion on images: a trained network, mixed with a vote of the nearest known images.",
+        description=f"Every error is a problem document (RFC 9457).\n\n{problems.table()}",
         version=version("secondlook"),
+        responses=problems.EVERYWHERE,
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
@@ -60,7 +62,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
     problems.install(app)
-    app.include_router(predict.router)
+    predict.install(app)
     app.include_router(entries.router)
     app.include_router(admin.router)
     pages.install(app)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
-from model.cache import check_parameters
+from model.cache import MAX_THETA, check_parameters
 from model.errors import ImageError
 from model.images import Limits, decode
 from model.predictor import MAX_NEIGHBORS, Answer
@@ -28,7 +27,9 @@ from service.schemas import Predictions, prediction
 from service.state import State
 from service.uploads import FIELD, Upload, announced_bytes, read_uploads
 
+PATH = "/v1/predict"
 DISCONNECTED = "http.disconnect"
+router = APIRouter(tags=["predict"])
 
 _BINARY = {"type": "string", "format": "binary"}
 _REQUEST_BODY = {
@@ -56,7 +57,7 @@ def _parse_k(given: object) -> object:
 K = Annotated[
     int | Literal["all"],
     BeforeValidator(_parse_k),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "all"}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, {"const": "all"}]}),
 ]
 
 
@@ -73,34 +74,34 @@ class Asked(BaseModel):
     theta: float | None = Field(
         None,
         description="Sharpness of the vote, instead of the model's own.",
-        json_schema_extra={"exclusiveMinimum": 0},
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": MAX_THETA},
     )
     k: K | None = Field(None, description="How many entries vote, or all, instead of the model's own.")
 
 
-class _Direct(APIRoute):
-    """Documented by FastAPI, but called past its machinery: that took half as long as a lone image's whole answer."""
+def install(app: FastAPI) -> None:
+    """Document the call as FastAPI's, and answer it past FastAPI.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The key, the query, the route's own function."""
-
-        async def handle(request: Request) -> Response:
-            await require_predict(request)
-            try:
-                asked = Asked.model_validate(dict(request.query_params))
-            except ValidationError as error:
-                found = error.errors(include_url=False)
-                raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in found]) from error
-            return await predict(request, asked)
-
-        return handle
+    Its way of finding routes and parameters takes 0.3 ms a call, a quarter of what the network takes for one image.
+    """
+    direct = Route(PATH, _directly, methods=["POST"])
+    app.router.routes.insert(0, direct)
+    app.include_router(router)
 
 
-router = APIRouter(tags=["predict"], route_class=_Direct)
+async def _directly(request: Request) -> Response:
+    request.scope["route"] = router.routes[0]  # as FastAPI would: requests are counted by it
+    await require_predict(request)
+    try:
+        asked = Asked.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in found]) from error
+    return await predict(request, asked)
 
 
 @router.post(
-    "/v1/predict",
+    PATH,
     summary="Say what images show",
     openapi_extra={"requestBody": _REQUEST_BODY, **OPTIONAL},
     response_model=Predictions,

@@ -22,33 +22,121 @@ SHOWN = 200
 
 
 class Kind(Enum):
-    """Status and title of each type of problem; the type's address is made from the name and stays as it is."""
+    """Status, title and an example of each type of problem; its address is made from the name and stays as it is."""
 
-    UNDECODABLE_IMAGE = 400, "The image cannot be decoded"
-    MALFORMED_REQUEST = 400, "The request is malformed"
-    KEY_MISSING = 401, "A key is required"
-    KEY_REFUSED = 403, "The key is refused"
-    ADMIN_DISABLED = 403, "Admin calls are disabled"
-    NOT_FOUND = 404, "Not found"
-    METHOD_NOT_ALLOWED = 405, "The method is not allowed here"
-    TOO_SLOWLY_SENT = 408, "The request came too slowly"
-    REBUILD_RUNNING = 409, "A rebuild is already running"
-    BUNDLES_READ_ONLY = 409, "The bundles cannot be changed"
-    BUNDLE_REFUSED = 409, "The bundle is refused"
-    TOO_MANY_BYTES = 413, "Too many bytes"
-    TOO_MANY_PIXELS = 413, "Too many pixels"
-    TOO_MANY_FILES = 413, "Too many files"
-    UNSUPPORTED_MEDIA_TYPE = 415, "Not an image type"
-    INVALID_PARAMETER = 422, "A parameter is wrong"
-    MISSING_FILE = 422, "No image was sent"
-    QUEUE_FULL = 429, "Too many images are waiting"
-    HEADERS_TOO_LARGE = 431, "The headers are too large"
-    INTERNAL = 500, "The server failed"
-    NOT_READY = 503, "Not ready"
-    TOO_SLOW = 503, "The answer took too long"
+    UNDECODABLE_IMAGE = (
+        400,
+        "The image cannot be decoded",
+        "cat.png: the image is damaged or cut short.",
+    )
+    MALFORMED_REQUEST = (
+        400,
+        "The request is malformed",
+        "The body is not JSON.",
+    )
+    KEY_MISSING = (
+        401,
+        "A key is required",
+        "This call needs an admin key: send it as Authorization: Bearer KEY.",
+    )
+    KEY_REFUSED = (
+        403,
+        "The key is refused",
+        "The key is wrong.",
+    )
+    ADMIN_DISABLED = (
+        403,
+        "Admin calls are disabled",
+        "This server has no admin key: set SECONDLOOK_ADMIN_KEY and restart it.",
+    )
+    NOT_FOUND = (
+        404,
+        "Not found",
+        "There is nothing at /nothing: /docs lists all calls.",
+    )
+    METHOD_NOT_ALLOWED = (
+        405,
+        "The method is not allowed here",
+        "PUT is not allowed at /v1/model: allowed is GET.",
+    )
+    TOO_SLOWLY_SENT = (
+        408,
+        "The request came too slowly",
+        "The body did not arrive within 60 s: send less at once, or over a faster connection.",
+    )
+    REBUILD_RUNNING = (
+        409,
+        "A rebuild is already running",
+        "Job 5f0c2b9d41a7e386 is running: wait for it, or cancel it.",
+    )
+    BUNDLES_READ_ONLY = (
+        409,
+        "The bundles cannot be changed",
+        "The default bundle cannot be changed: set SECONDLOOK_BUNDLES to a folder and restart.",
+    )
+    BUNDLE_REFUSED = (
+        409,
+        "The bundle is refused",
+        "SECONDLOOK_BUNDLES/20261122T101500Z-3f9c/values.npy is missing.",
+    )
+    TOO_MANY_BYTES = (
+        413,
+        "Too many bytes",
+        "The request has more than 67,108,864 bytes: send fewer or smaller images.",
+    )
+    TOO_MANY_PIXELS = (
+        413,
+        "Too many pixels",
+        "cat.png: the image has more pixels than 64,000,000.",
+    )
+    TOO_MANY_FILES = (
+        413,
+        "Too many files",
+        "The request has more than 64 files: send them in several requests.",
+    )
+    UNSUPPORTED_MEDIA_TYPE = (
+        415,
+        "Not an image type",
+        "The content type is text/plain: send multipart/form-data with the field file.",
+    )
+    INVALID_PARAMETER = (
+        422,
+        "A parameter is wrong",
+        "top: Input should be less than or equal to 1000.",
+    )
+    MISSING_FILE = (
+        422,
+        "No image was sent",
+        "The request has no image: send one or more in the field file.",
+    )
+    QUEUE_FULL = (
+        429,
+        "Too many images are waiting",
+        "512 images are being received or answered already: try again in 2 s.",
+    )
+    HEADERS_TOO_LARGE = (
+        431,
+        "The headers are too large",
+        "The headers have more than 65,536 bytes: send fewer or shorter ones.",
+    )
+    INTERNAL = (
+        500,
+        "The server failed",
+        "The server failed on this request; its log says why.",
+    )
+    NOT_READY = (
+        503,
+        "Not ready",
+        "The server does not compute answers now: try again later.",
+    )
+    TOO_SLOW = (
+        503,
+        "The answer took too long",
+        "No answer within 30 s: try again later, or send fewer images.",
+    )
 
-    def __init__(self, status: int, title: str) -> None:
-        self.status, self.title = status, title
+    def __init__(self, status: int, title: str, example: str) -> None:
+        self.status, self.title, self.example = status, title, example
 
     @property
     def slug(self) -> str:
@@ -141,11 +229,39 @@ def of_image(error: Exception, filename: str | None) -> ProblemError:
 
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route, for OpenAPI."""
-    titles: dict[int, list[str]] = {}
+    by_status: dict[int | str, list[Kind]] = {}
     for kind in kinds:
-        titles.setdefault(kind.status, []).append(kind.title)
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "; ".join(of_status), "content": content} for status, of_status in titles.items()}
+        by_status.setdefault(kind.status, []).append(kind)
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": "; ".join(kind.title for kind in of_status),
+            "content": {MEDIA_TYPE: {"schema": schema, "examples": {kind.slug: _example(kind) for kind in of_status}}},
+        }
+        for status, of_status in by_status.items()
+    }
+
+
+def table() -> str:
+    """All types, as Markdown, for the description of the whole."""
+    rows = [f"| `{kind.urn}` | {kind.status} | {kind.title} |" for kind in Kind]
+    return "\n".join(("| type of problem | status | title |", "|---|---|---|", *rows))
+
+
+def _example(kind: Kind) -> dict[str, Any]:
+    problem = ProblemError(kind, kind.example).problem
+    return {"summary": kind.title, "value": problem.model_dump(exclude_none=True)}
+
+
+EVERYWHERE = documented(
+    Kind.MALFORMED_REQUEST,
+    Kind.TOO_SLOWLY_SENT,
+    Kind.TOO_MANY_BYTES,
+    Kind.HEADERS_TOO_LARGE,
+    Kind.INTERNAL,
+    Kind.NOT_READY,
+)
+"""What any call may be answered, before it is looked at or because the server fails or stops."""
 
 
 def install(app: FastAPI) -> None:
@@ -173,9 +289,12 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             problem = ProblemError(Kind.NOT_FOUND, f"There is nothing at {path}: /docs lists all calls.")
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "listed in /docs")
+            # The router names the methods of the first route of that path; a path may have several.
+            calls = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
+            first = (error.headers or {}).get("Allow", "GET")  # of a page, which OpenAPI leaves out
+            allowed = ", ".join(sorted(call.upper() for call in calls)) if calls else first
             detail = f"{method} is not allowed at {path}: allowed is {allowed}."
-            problem = ProblemError(Kind.METHOD_NOT_ALLOWED, detail, headers=error.headers)
+            problem = ProblemError(Kind.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
         else:
             problem = ProblemError(Kind.MALFORMED_REQUEST, "The request cannot be read: /docs says what is expected.")
         return problem.response()
