@@ -55,7 +55,8 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDA
                 # libjpeg can decode at 1/2, 1/4 or 1/8; four times the target keeps the resize's quality.
                 image.draft(None, (4 * size[1], 4 * size[0]))
             image.load()
-            return fit(_to_rgb(ImageOps.exif_transpose(image)), size)
+            ImageOps.exif_transpose(image, in_place=True)
+            return fit(_to_rgb(image), size)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -82,4 +83,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 1.0
 """Between a death and the new start: not ready meanwhile, and a predictor that dies each time does not spin."""
+DELIVERED_AT_ONCE = 8
+"""Replies given in one round of the event loop."""
 STOP_SECONDS = 10.0
 """How long closing waits for the batch that is being computed."""
 
@@ -196,14 +198,25 @@ class Batcher:
         except Exception as error:  # such as of memory, before the predictor was asked
             logger.exception("a batch failed")
             outcomes = [error] * len(self._computing)
-        for request, outcome in zip(self._computing, outcomes, strict=True):
+        done = deque(zip(self._computing, outcomes, strict=True))
+        self._computing = []
+        self._deliver(done)
+
+    def _deliver(self, done: deque[tuple[_Request, Reply | Exception]]) -> None:
+        """Give some their replies, and the others theirs in the loop's next round.
+
+        Each who gets one writes an answer at once: with 64 in one round, nobody else would be heard for that long.
+        """
+        for _ in range(min(DELIVERED_AT_ONCE, len(done))):
+            request, outcome = done.popleft()
             if request.reply.done():
                 continue
             if isinstance(outcome, Exception):
                 request.reply.set_exception(outcome)
             else:
                 request.reply.set_result(outcome)
-        self._computing = []
+        if done:
+            asyncio.get_running_loop().call_soon(self._deliver, done)
 
     def _take(self) -> list[_Request]:
         """Waiting requests in order, of at most ``max_batch`` images; a larger request goes alone."""

@@ -1,0 +1,222 @@
+"""A server process under clients that are many, slow, or gone, and told to stop: over bare sockets."""
+
+import json
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Server, until
+from tests.images_for_tests import make_image
+
+Serve = Callable[..., Server]
+IMAGE = make_image("red")
+
+
+def head(length: int = len(IMAGE), *more: str) -> bytes:
+    lines = ["POST /v1/predict HTTP/1.1", "Host: here", "Content-Type: image/png", f"Content-Length: {length}", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@contextmanager
+def connected(server: Server) -> Iterator[socket.socket]:
+    parts = urlsplit(server.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+        yield connection
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the next answer; status 0 where the server closed instead."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        if not (more := connection.recv(65536)):
+            assert not received
+            return 0, {}, b""
+        received += more
+    top, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = top.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(65536)
+    return int(first.split()[1]), headers, body
+
+
+def is_problem(body: bytes, status: int, slug: str) -> bool:
+    document = json.loads(body)
+    return bool(document["status"] == status and document["type"] == f"urn:secondlook:problem:{slug}")
+
+
+def is_closed(connection: socket.socket) -> bool:
+    return connection.recv(65536) == b""
+
+
+def send(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/predict", content=IMAGE, headers={"Content-Type": "image/png"})
+
+
+def metric(server: Server, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    assert found is not None, name
+    return float(found.group(1))
+
+
+def test_a_full_server_refuses_before_anything_is_sent_and_has_room_again(serve: Serve) -> None:
+    server = serve(max_queue=2)
+    with connected(server) as first, connected(server) as second, connected(server) as third:
+        for slow in (first, second):
+            slow.sendall(head() + IMAGE[:10])
+        until(lambda: _is_full(server))
+        third.sendall(head(16_000_000, "Expect: 100-continue"))
+        status, headers, body = answer(third)
+        assert is_problem(body, 429, "queue-full"), (status, body)
+        assert 1 <= int(headers["retry-after"]) <= 60
+        # The one that had begun is answered; then there is room.
+        first.sendall(IMAGE[10:])
+        assert answer(first)[0] == 200
+        first.sendall(head() + IMAGE)
+        assert answer(first)[0] == 200
+        # Who leaves in the middle of sending makes room too.
+        second.close()
+        first.sendall(head() + IMAGE)
+        assert answer(first)[0] == 200
+
+
+def _is_full(server: Server) -> bool:
+    return send(server).status_code == 429
+
+
+def test_many_images_in_one_request_count_each(serve: Serve) -> None:
+    server = serve(max_queue=4)
+    with connected(server) as slow:
+        slow.sendall(head() + IMAGE[:10])
+        until(lambda: metric(server, "secondlook_requests_in_flight") == 2)  # that one and the scrape
+        three, four = ([("file", ("a.png", IMAGE))] * count for count in (3, 4))
+        assert httpx.post(f"{server.url}/v1/predict", files=three).status_code == 200
+        refused = httpx.post(f"{server.url}/v1/predict", files=four)
+        assert is_problem(refused.content, 429, "queue-full")
+        slow.sendall(IMAGE[10:])
+        assert answer(slow)[0] == 200
+    assert httpx.post(f"{server.url}/v1/predict", files=four).status_code == 200  # alone, it is taken
+
+
+@pytest.fixture
+def impatient(serve: Serve) -> Server:
+    return serve(header_timeout_s=0.5, body_timeout_s=0.5)
+
+
+def test_slow_senders_are_told_and_let_go(impatient: Server) -> None:
+    with connected(impatient) as body, connected(impatient) as head_only, connected(impatient) as silent:
+        body.sendall(head() + IMAGE[:10])
+        head_only.sendall(head()[:30])
+        for connection in (body, head_only):
+            status, headers, document = answer(connection)
+            assert (status, headers["connection"]) == (408, "close")
+            assert is_problem(document, 408, "too-slowly-sent")
+            assert is_closed(connection)
+        assert answer(silent)[0] == 0
+    with connected(impatient) as dripping:  # a byte now and then is no progress either
+        began = time.monotonic()
+        try:
+            while time.monotonic() < began + 10:
+                dripping.sendall(b"\r\n")
+                time.sleep(0.1)
+        except OSError:
+            pass
+        assert time.monotonic() < began + 5
+    assert metric(impatient, 'secondlook_rejected_total{reason="too-slowly-sent"}') == 1  # heads are no requests yet
+
+
+def test_a_body_that_comes_after_its_refusal_does_not_hold_the_connection_for_ever(impatient: Server) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(head(1 << 40))
+        assert is_problem(answer(connection)[2], 413, "too-many-bytes")
+        began = time.monotonic()
+        try:
+            while time.monotonic() < began + 10:
+                connection.sendall(bytes(1000))
+                time.sleep(0.05)
+        except OSError:
+            pass
+        assert time.monotonic() < began + 5
+    with connected(impatient) as connection:
+        # One that ends in time leaves the connection to be used again.
+        connection.sendall(head(1000, "X: y").replace(b"image/png", b"text/plain"))
+        assert is_problem(answer(connection)[2], 415, "unsupported-media-type")
+        connection.sendall(bytes(1000) + head() + IMAGE)
+        assert answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "slug"),
+    [
+        (b"no HTTP at all\r\n\r\n", 400, "malformed-request"),
+        (b"GET / HTTP/1.1\r\nX: " + 300_000 * b"x", 431, "headers-too-large"),
+    ],
+)
+def test_what_is_no_request_gets_a_problem_document(impatient: Server, sent: bytes, status: int, slug: str) -> None:
+    with connected(impatient) as connection:
+        connection.sendall(sent)
+        assert is_problem(answer(connection)[2], status, slug)
+
+
+def test_half_closed_connections_end(serve: Serve) -> None:
+    server = serve(max_queue=1)
+    whole = head() + IMAGE
+    for sent in (b"", whole[:20], whole[:-10], whole):
+        with connected(server) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+    # None of them holds a place.
+    assert send(server).status_code == 200
+
+
+def test_an_answer_says_where_its_time_went(serve: Serve) -> None:
+    reply = send(serve())
+    spent = dict(re.findall(r"(\w+);dur=(\d+\.\d+)", reply.headers["server-timing"]))
+    assert list(spent) == ["decode", "queue", "encode", "search", "vote"]
+    assert all(float(spent[stage]) > 0 for stage in ("decode", "encode", "search"))
+    assert sum(map(float, spent.values())) <= 1000 * reply.elapsed.total_seconds()
+
+
+def test_told_to_stop_it_finishes_what_has_begun_and_nothing_else(serve: Serve) -> None:
+    server = serve()
+    with connected(server) as begun, connected(server) as kept:
+        kept.sendall(head() + IMAGE)
+        assert answer(kept)[0] == 200
+        begun.sendall(head() + IMAGE[:10])
+        until(lambda: metric(server, "secondlook_requests_in_flight") == 2)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        kept.sendall(head() + IMAGE)
+        status, headers, body = answer(kept)
+        assert is_problem(body, 503, "not-ready")
+        assert (status, headers["connection"]) == (503, "close")
+        assert is_closed(kept)
+        begun.sendall(IMAGE[10:])
+        status, headers, body = answer(begun)
+        assert (status, headers["connection"]) == (200, "close")
+        assert json.loads(body)["predictions"][0]["label"]
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_what_does_not_finish_in_time_is_told_so(serve: Serve) -> None:
+    server = serve(drain_timeout_s=0.5)
+    with connected(server) as begun:
+        begun.sendall(head() + IMAGE[:10])
+        until(lambda: metric(server, "secondlook_requests_in_flight") == 2)
+        server.process.send_signal(signal.SIGTERM)
+        _, headers, body = answer(begun)
+        assert is_problem(body, 503, "not-ready")
+        assert headers["connection"] == "close"
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.log.read_text()
