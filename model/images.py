@@ -24,6 +24,11 @@ RESIZE = "cover-bicubic"
 """How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it
 covers the target, then its centre is cut out."""
 
+DRAFT = 2
+"""How many times the target a JPEG is at least decoded at, before it is scaled down. Against decoding all of it, pixels
+differ by 0.3 of 255 on average and by 2 at most (by 1.0 and 9 if it were once the target), and 12 megapixels for a
+target of 224 take 77 ms instead of 360 (four times: 139)."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -36,7 +41,8 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDA
     """Decode one JPEG, PNG, WebP, GIF (first frame) or BMP to RGB, shape (height, width, 3) for size (height, width).
 
     EXIF orientation is applied, transparent pixels are laid on white, 16-bit samples are scaled to 8, and any other
-    colour space is converted. JPEGs much larger than the target are decoded at a fraction of their size.
+    colour space is converted. JPEGs much larger than the target are decoded at a fraction of their size. Whatever
+    embeds images and whatever answers must decode them here, or keys and queries would differ.
 
     Raises:
         ImageError: empty, not one of the five formats, damaged, or cut short.
@@ -52,8 +58,8 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits = Limits()) -> NDA
                     f"the image has {width} x {height} pixels: at most {limits.pixels:,} in all are accepted"
                 )
             if image.format == "JPEG":
-                # libjpeg can decode at 1/2, 1/4 or 1/8; four times the target keeps the resize's quality.
-                image.draft(None, (4 * size[1], 4 * size[0]))
+                # libjpeg can decode at 1/2, 1/4 or 1/8 of the size.
+                image.draft(None, (DRAFT * size[1], DRAFT * size[0]))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return fit(_to_rgb(image), size)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from model.errors import ImageError, ImageTooLargeError
-from model.images import FORMATS, Limits, decode
+from model.images import FORMATS, Limits, decode, fit
 
 SIZE = (32, 32)
 
@@ -85,6 +85,17 @@ def test_a_large_jpeg_is_not_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
     decode(encoded(halves(4096, 4096), "JPEG"), SIZE)
     assert max(width for width, _ in asked) <= 1024
+
+
+@pytest.mark.parametrize("width", [127, 128, 300, 1000])
+def test_a_jpeg_decoded_at_a_fraction_looks_as_it_does_in_full(width: int) -> None:
+    y, x = np.mgrid[0:1:128j, 0 : 1 : width * 1j]
+    waves = np.stack([np.sin(10 * x + 4.5 * y), np.cos(15 * y * x), np.sin(6.5 * y - 13 * x)], axis=2)
+    photo = encoded(Image.fromarray((127 + 120 * waves).astype(np.uint8)), "JPEG", quality=95)
+    in_full = fit(Image.open(io.BytesIO(photo)).convert("RGB"), SIZE).astype(int)
+    difference = np.abs(decode(photo, SIZE) - in_full)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.45
 
 
 @pytest.mark.parametrize(
