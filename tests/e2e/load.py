@@ -50,6 +50,8 @@ class Client:
         """
         started = time.monotonic()
         async with asyncio.timeout(PATIENCE):
+            if self._streams is not None and self._streams[0].at_eof():  # closed for having been idle
+                await self.__aexit__()
             reader, writer = self._streams or await asyncio.open_connection(self._host, self._port)
             self._streams = None
             try:
