@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from model.predictor import Predictor
 from service import admin, entries, pages, predict, problems
 from service.batcher import Batcher
+from service.compute import step_back
 from service.door import Door
 from service.generations import Generations, open_predictor
 from service.guard import Drain, Guard
@@ -77,7 +78,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)
     rebuilds = Rebuilds(generations.adopt, settings.hide_paths)
-    decoders = ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1), thread_name_prefix="decode")
+    cores = os.cpu_count() or 1
+    decoders = ThreadPoolExecutor(min(DECODERS, cores), thread_name_prefix="decode", initializer=step_back)
     app.state.running = metrics.running = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )

@@ -1,9 +1,11 @@
-"""The one thread that computes."""
+"""The one thread that computes, and its place behind the one that answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -13,6 +15,20 @@ from service.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+STEPS = 5
+"""By how much threads that work are nicer than the event loop's."""
+
+
+def step_back() -> None:
+    """Let the event loop go before this thread and those that it will start.
+
+    Where all processors compute, a request that is only to be refused would wait for its turn among them: at twice the
+    load, for 100 ms instead of 20.
+    """
+    if sys.platform == "linux":  # elsewhere priorities are the process's
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + STEPS))
 
 
 class _Call(NamedTuple):
@@ -51,6 +67,7 @@ class ComputeThread(threading.Thread):
 
     def run(self) -> None:
         """The thread's own part."""
+        step_back()
         # Each call in a frame of its own: an idle thread must hold neither images nor a predictor that was replaced.
         while self._make(self._calls.get()):
             pass

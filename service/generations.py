@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.bundle import (
@@ -21,6 +22,7 @@ from model.errors import BundleError
 from model.manifest import Manifest
 from model.predictor import Predictor
 from service.batcher import Batcher
+from service.compute import step_back
 from service.errors import ReadOnlyError, UnknownGenerationError
 from service.gate import check_canary, compare
 from service.settings import Settings
@@ -58,6 +60,12 @@ def open_predictor(settings: Settings) -> Predictor:
 
 
 def _open(settings: Settings, root: Path, generation: str | None = None) -> Predictor:
+    # An engine's own threads are as nice as the one that made them.
+    with ThreadPoolExecutor(1, thread_name_prefix="open", initializer=step_back) as opener:
+        return opener.submit(_open_here, settings, root, generation).result()
+
+
+def _open_here(settings: Settings, root: Path, generation: str | None) -> Predictor:
     predictor = Predictor(open_bundle(root, generation, threads=settings.threads, device=settings.device))
     check_canary(predictor)
     return predictor

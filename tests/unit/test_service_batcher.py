@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import sys
 import threading
 import time
 import weakref
@@ -38,6 +40,7 @@ class Scripted:
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
         self.dies = False
+        self.nice = 0
 
     def parameters(self, theta: float | None = None, lam: float | None = None, k: Any = None) -> Parameters:
         chosen = Parameters(theta or 1.0, 0.5 if lam is None else lam, k)
@@ -53,6 +56,7 @@ class Scripted:
     ) -> list[Answer]:
         assert len(images) == len(asked)
         self.calls.append([int(image[0, 0, 0]) for image in images])
+        self.nice = os.getpriority(os.PRIO_PROCESS, 0)
         self.entered.set()
         assert self.gate.wait(PATIENCE)
         if self.dies:
@@ -354,3 +358,12 @@ def test_closing_tells_those_who_wait() -> None:
         await closing
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are the process's")
+def test_the_event_loop_goes_before_what_computes() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        await (await queued(batcher, image(1)))[0]
+        assert scripted.nice > os.getpriority(os.PRIO_PROCESS, 0)
+
+    scenario(body)
