@@ -3,6 +3,7 @@ import { element } from "./element.js";
 const form = document.getElementById("ask");
 const status = document.getElementById("status");
 const answers = document.getElementById("answers");
+const key = document.getElementById("key");
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
@@ -51,13 +52,19 @@ form.addEventListener("submit", async (event) => {
   answers.replaceChildren();
   status.textContent = "Looking …";
   try {
-    const response = await fetch(form.action, { method: "POST", body: new FormData(form) });
+    const headers = key.value ? { Authorization: `Bearer ${key.value.trim()}` } : {};
+    const response = await fetch(form.action, { method: "POST", body: new FormData(form), headers });
     const body = await response.json();
     if (response.ok) {
       answers.replaceChildren(...files.map((file, i) => card(file, body.predictions[i])));
       status.textContent = `${files.length === 1 ? "1 image" : `${files.length} images`}, generation ${body.generation}.`;
     } else {
       status.textContent = body.detail;
+      // Some servers want a key; it is kept in the page alone.
+      if (response.status === 401 || response.status === 403) {
+        document.getElementById("ask-key").hidden = false;
+        key.focus();
+      }
     }
   } catch {
     status.textContent = "The server does not answer. Is it running?";
