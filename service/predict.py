@@ -138,7 +138,11 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     check_parameters(1.0 if theta is None else theta, 0.0 if lam is None else lam, None if k == "all" else k)
     timing = Timing()
     with state.door.admit(announced_bytes(request)) as ticket:
-        uploads = await read_uploads(request, state.settings, ticket)
+        try:
+            uploads = await read_uploads(request, state.settings, ticket)
+        except ClientDisconnect:
+            state.door.dropped["client_gone"] += 1
+            raise
         reply, results = await _in_time(request, state, uploads, Overrides(theta, lam, k), asked.neighbors, timing)
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):

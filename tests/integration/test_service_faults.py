@@ -141,6 +141,9 @@ def test_what_is_given_up_before_it_is_computed_is_counted(gated: Gated) -> None
         await asyncio.sleep(0.1)
         return {"type": "http.disconnect"}
 
+    async def left_already() -> Any:
+        return {"type": "http.disconnect"}
+
     async def nothing(message: Any) -> None:
         raise AssertionError("nobody is there")
 
@@ -149,12 +152,14 @@ def test_what_is_given_up_before_it_is_computed_is_counted(gated: Gated) -> None
     async def body(crowd: Crowd) -> None:
         computed = crowd.send()
         assert await asyncio.to_thread(gated.entered.wait, PATIENCE)
-        await app(scope, leaves, nothing)
+        await app(dict(scope), leaves, nothing)
         dropped = app.state.running.door.dropped
         assert dropped == {"client_gone": 1}
+        await app(dict(scope), left_already, nothing)
+        assert dropped == {"client_gone": 2}
         problem(await crowd.send(), 503, "too-slow")
         problem(await computed, 503, "too-slow")  # it cost a forward pass: it is not among those that were dropped
-        assert dropped == {"client_gone": 1, "deadline": 1}
+        assert dropped == {"client_gone": 2, "deadline": 1}
         gated.gate.set()
         assert (await crowd.send()).status_code == 200
 
