@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -35,6 +36,8 @@ from model.entries import Entries
 from model.errors import BundleError, EngineError, StoreError
 from model.manifest import SCHEMA_VERSION, FileInfo, Manifest
 from model.stores import FaissStore, Store
+
+logger = logging.getLogger(__name__)
 
 ENCODER, NETWORK, KEYS, VALUES, ENTRIES = (
     "encoder.onnx",
@@ -303,9 +306,16 @@ def read_manifest(root: Path, generation: str) -> Manifest:
 
 
 def open_bundle(
-    root: Path, generation: str | None = None, *, threads: int = 0, device: Literal["cpu", "cuda"] = "cpu"
+    root: Path,
+    generation: str | None = None,
+    *,
+    threads: int = 0,
+    device: Literal["cpu", "cuda"] = "cpu",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Bundle:
-    """Verify a bundle (the active one by default) and load it, its encoder on the device asked for.
+    """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
+
+    ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -316,20 +326,32 @@ def open_bundle(
         raise BundleError(f"{generation!r} is not a generation's id")
     lease = Lease(root / generation)
     bundle = replace(verify(root / generation, generation, threads=threads), lease=lease)
-    return bundle if device == "cpu" else replace(bundle, engine=_torch_engine(bundle, device))
+    if device == "cpu":
+        return bundle
+    return _on_device(
+        bundle, device, bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
+    )
 
 
-def _torch_engine(bundle: Bundle, device: str) -> Engine:
+def _on_device(bundle: Bundle, device: str, bfloat16: bool) -> Bundle:
+    """Encoder and keys moved to a GPU; keys that are too many for it stay where they are."""
     if NETWORK not in bundle.manifest.files:
         raise BundleError(f"bundle {bundle.manifest.generation} has no {NETWORK}: it runs on a processor only")
     try:
         from model.encoder import Encoder
         from model.engines import TorchEngine
         from model.network_file import load_network
+        from model.torch_store import TorchStore
     except ModuleNotFoundError as error:
         raise EngineError(f"running on {device} needs {error.name}: install secondlook with the gpu extra") from error
     file = load_network(bundle.path / NETWORK)
-    return TorchEngine(Encoder(file.network, bundle.manifest.recipe, file.projection), bundle.engine.size, device)
+    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
+    engine = TorchEngine(encoder, bundle.engine.size, device, bfloat16=bfloat16)
+    try:
+        return replace(bundle, engine=engine, store=TorchStore(bundle.store, device))
+    except StoreError as error:
+        logger.warning("%s: they are searched on the processor", error)
+        return replace(bundle, engine=engine)
 
 
 def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:

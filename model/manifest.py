@@ -35,6 +35,8 @@ class NetworkInfo(_Part):
     variant: str
     sha256: str
     trained_on: str = ""
+    bfloat16: bool = False
+    """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
 
 
 class InputInfo(_Part):

@@ -109,7 +109,7 @@ class ExactStore:
             similarities[:, ~among] = -np.inf
             nearest = min(nearest, int(among.sum()))
         ids = np.argsort(-similarities, axis=1, kind="stable")[:, :nearest]
-        return _ordered(np.take_along_axis(similarities, ids, axis=1), ids, self.values, k)
+        return ordered(np.take_along_axis(similarities, ids, axis=1), ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """The keys as given."""
@@ -226,7 +226,7 @@ class FaissStore:
             if nearest not in self._prepared:
                 self._prepared[nearest] = _parameters(self._index, self.search_info, nearest, None)
             similarities, ids = self._index.search(queries, nearest, params=self._prepared[nearest])
-        return _ordered(similarities, ids, self.values, k)
+        return ordered(similarities, ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """Decoded copies of the keys."""
@@ -334,7 +334,7 @@ def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, 
     )
 
 
-def _ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:
+def ordered(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:
     """Order ties by id, the rest being in order, and fill up to k places with -1."""
     if (similarities[:, 1:] >= similarities[:, :-1]).any():
         order = np.lexsort((ids, -similarities), axis=1)

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where the encoder runs: `cpu` (ONNX Runtime), or `cuda` (PyTorch; needs the gpu extra)."
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the network on `cuda`; `auto` is what was decided when the bundle was made there."
+    )
     threads: int = Field(0, ge=0, description="Processor threads for the encoder; 0 = all cores.")
     max_files: int = Field(64, ge=1, description="Images in one request.")
     max_file_bytes: int = Field(16 << 20, ge=1, description="Bytes of one image.")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from indexer.datasets import load
-from indexer.encoders import FromBundle, FromNetwork
+from indexer.encoders import FromBundle, FromNetwork, same_first_class
 from indexer.index import IndexOptions, index, refit
 from model.bundle import generations, open_bundle
 from model.encoder import Encoder
@@ -44,6 +44,25 @@ def test_both_engines_give_the_same_answers(tiny_bundle: Path) -> None:
     np.testing.assert_allclose(ours.keys, theirs.keys, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(ours.keys, axis=1), 1.0, atol=1e-4)
     assert ours.keys.shape == (9, 16 + 64)
+
+
+def test_bfloat16_is_weighed_by_the_holdouts_first_classes(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    file = load_network(bundle.path / "network.safetensors")
+    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
+    dataset = load(str(make_folder(tmp_path / "fresh", per_class=40)))
+    exact, reduced = (TorchEngine(encoder, (32, 32), "cpu", bfloat16=half) for half in (False, True))
+    images = np.stack([dataset.read(i, (32, 32)) for i in range(9)])
+    one, other = exact.encode(images), reduced.encode(images)
+    assert not np.array_equal(one.logits, other.logits)
+    np.testing.assert_allclose(np.linalg.norm(other.keys, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(one.keys, other.keys, atol=0.05)
+    expected = [
+        exact.encode(image).logits.argmax() == reduced.encode(image).logits.argmax()
+        for image in (dataset.read(i, (32, 32))[None] for i in dataset.holdout().tolist())
+    ]
+    assert same_first_class(exact, reduced, dataset) == pytest.approx(np.mean(expected))
+    assert same_first_class(exact, exact, dataset) == 1.0
 
 
 def test_an_exported_encoder_does_not_tell_where_it_was_made(tiny_bundle: Path) -> None:

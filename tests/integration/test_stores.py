@@ -4,17 +4,22 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from model.errors import StoreError
 from model.stores import ExactStore, FaissStore, Store
+from model.torch_store import TorchStore
 
+TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[[np.ndarray, np.ndarray], Store]
 
 
-@pytest.fixture(params=["exact", "Flat", "SQfp16", "SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16"])
+@pytest.fixture(params=["exact", "torch", "Flat", "SQfp16", "SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16"])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "exact":
         return ExactStore
+    if request.param == "torch":
+        return lambda keys, values: TorchStore(ExactStore(keys, values), TORCH_DEVICE)
 
     def build(keys: np.ndarray, values: np.ndarray) -> Store:
         # The few keys of some tests are enough for a single list alone.
