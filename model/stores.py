@@ -172,8 +172,8 @@ class FaissStore:
         """The search parameters worth trying, cheapest first; none for an exhaustive store."""
         index = _innermost(self._index)
         if isinstance(index, faiss.IndexIVF):
-            steps = [2**step for step in range(32) if 2**step < index.nlist]
-            return [SearchInfo(lists=lists) for lists in (*steps, index.nlist)]
+            steps = sorted({most * 2**step // 4 for step in range(32) for most in (4, 6)})
+            return [SearchInfo(lists=lists) for lists in (*(s for s in steps if s < index.nlist), index.nlist)]
         if isinstance(index, faiss.IndexHNSW):
             return [SearchInfo(candidates=2**step) for step in range(5, 13)]
         return []

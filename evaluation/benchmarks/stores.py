@@ -51,6 +51,8 @@ class StoreResult:
     """Share of the k nearest entries that a full search finds."""
     changed_top1_percent: float
     """Against the exact sum over all entries."""
+    changed_among_nearest_percent: float
+    """Against the vote of the k nearest of all entries, so that only store and search are to blame."""
     mean_variation: float
     one_ms: float
     """Search, vote and mixture of one query alone, on average."""
@@ -131,15 +133,18 @@ def stores(
     tune, asked = (Encoding(queries.logits[part], queries.keys[part]) for part in (slice(half), slice(half, None)))
     network = softmax(asked.logits)
     classes = network.shape[1]
-    exact = np.empty_like(network)
+    exact, of_nearest = np.empty_like(network), np.empty_like(network)
     kth = np.empty(len(network), np.float32)
     for start in range(0, len(network), CHUNK):
         rows = slice(start, start + CHUNK)
         similarities = asked.keys[rows] @ keys.T
-        kth[rows] = np.partition(similarities, len(keys) - k, axis=1)[:, len(keys) - k]
+        near = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]
+        found = np.take_along_axis(similarities, near, axis=1)
+        kth[rows] = found.min(axis=1)
+        of_nearest[rows] = vote(found, values[near], theta, classes)
         exact[rows] = exact_vote(asked.keys[rows], [(keys, values)], (theta,), classes)[0][0]
         progress("exact sum", min(start + CHUNK, len(network)), len(network))
-    exact = mix(network, exact, lam)
+    exact, of_nearest = mix(network, exact, lam), mix(network, of_nearest, lam)
     auto = choose_store(len(keys), keys.shape[1])[0]
     wanted = list(dict.fromkeys(auto if factory == "auto" else factory for factory in factories))
     results = []
@@ -150,7 +155,8 @@ def stores(
         store = built[0]
         if not store.is_exhaustive:
             store = _tuned(store, tune, parameters)
-        lost = compare(mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam), exact)
+        answers = mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam)
+        lost = compare(answers, exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, kth)
         one = _cost(store, asked.keys, network, parameters, 1, for_seconds)
@@ -168,6 +174,7 @@ def stores(
                 bytes_per_entry=size,
                 recall_percent=recall,
                 changed_top1_percent=lost.changed_top1_percent,
+                changed_among_nearest_percent=compare(answers, of_nearest).changed_top1_percent,
                 mean_variation=lost.mean,
                 one_ms=one,
                 many_ms=many,
