@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.benchmarks.engines import EngineResult, IndexResult
+from evaluation.benchmarks.serve import COMPARED, ServeResult
 from evaluation.benchmarks.stages import StageResult
 from evaluation.benchmarks.stores import FlatResult, StoreResult
 from evaluation.benchmarks.timing import Machine
+from evaluation.benchmarks.votes import VoteResult
 from evaluation.plots import COLOURS, figure
 
 
@@ -30,6 +32,8 @@ class Report:
     engines: list[EngineResult] = field(default_factory=list)
     index: IndexResult | None = None
     stages: list[StageResult] = field(default_factory=list)
+    serve: ServeResult | None = None
+    votes: list[VoteResult] = field(default_factory=list)
     flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
 
@@ -41,6 +45,8 @@ class Report:
             "engines": [asdict(result) for result in self.engines],
             "index": {**asdict(self.index), "ratio": self.index.ratio} if self.index else None,
             "stages": [{**asdict(result), "cache_over_encode": result.cache_over_encode} for result in self.stages],
+            "serve": self.serve.as_dict() if self.serve else None,
+            "votes": [asdict(result) for result in self.votes],
             "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
             "growth": growth(self.stores),
@@ -54,6 +60,9 @@ class Report:
         if self.stages:
             written.append(folder / "stages.png")
             _plot_stages(self.stages, written[-1])
+        if self.serve:
+            written.append(folder / "serve.png")
+            _plot_serve(self.serve, written[-1])
         if len({result.entries for result in self.stores}) > 1:
             written.append(folder / "stores.png")
             encode = self.stores[0].one_ms / self.stores[0].one_over_encode
@@ -71,9 +80,18 @@ class Report:
             f"generation {self.generation}: {self.entries:,} keys of {self.dim} numbers",
             highlight=False,
         )
-        for table in (self._engine_table(), self._stage_table(), self._flat_table(), self._store_table()):
+        for table in (
+            self._engine_table(),
+            self._stage_table(),
+            self._serve_table(),
+            self._flat_table(),
+            self._store_table(),
+        ):
             if table.row_count:
                 console.print(table)
+        if self.serve:
+            for line in _sentences(self.serve):
+                console.print(line, highlight=False)
         for factory, exponent in growth(self.stores).items():
             console.print(f"{factory}: the time of one query grows with entries to the power of {exponent:.2f}")
         if self.index:
@@ -139,6 +157,40 @@ class Report:
             )
         return table
 
+    def _serve_table(self) -> Table:
+        table = _table(
+            "servers, one image a request, ms",
+            "server",
+            "connections",
+            "images/s",
+            "p50",
+            "p95",
+            "p99",
+            "answered",
+            "failed",
+            "sender's cores",
+        )
+        for server in self.serve.servers if self.serve else []:
+            for r in (*server.closed, server.open):
+                table.add_row(
+                    server.name,
+                    str(r.connections) if r.connections else f"open, {r.offered_per_second:,.0f}/s",
+                    f"{r.images_per_second:,.0f}",
+                    *(f"{ms:.2f}" for ms in (r.p50_ms, r.p95_ms, r.p99_ms)),
+                    f"{r.answered:,}",
+                    str(r.failures),
+                    f"{r.sender_cores:.2f}",
+                )
+        return table
+
+    def _vote_table(self) -> Table:
+        table = _table("vote and mixture, ms a query", "classes", "k", "one", "of 32")
+        times = {(r.classes, r.k, r.batch): r.ms for r in self.votes}
+        for classes, k in dict.fromkeys((r.classes, r.k) for r in self.votes):
+            one, many = times[classes, k, 1], times[classes, k, 32]
+            table.add_row(f"{classes:,}", f"{k:,}", f"{one:.3f}", f"{many:.3f}")
+        return table
+
     def _flat_table(self) -> Table:
         sizes = f" of {self.flat[0].entries:,} x {self.flat[0].dim}" if self.flat else ""
         table = _table(f"flat search{sizes}, ms a query", "batch", "loop", "BLAS")
@@ -158,6 +210,7 @@ class Report:
             "MB",
             "recall %",
             "changed top-1 %",
+            "of the k nearest's %",
             "one ms",
             "of encode",
             "of 32 ms",
@@ -175,6 +228,7 @@ class Report:
                 f"{r.bytes_per_entry * r.entries / 1e6:,.0f}",
                 f"{r.recall_percent:.1f}",
                 f"{r.changed_top1_percent:.2f}",
+                f"{r.changed_among_nearest_percent:.2f}",
                 f"{r.one_ms:.3f}",
                 f"{r.one_over_encode:.2f}",
                 f"{r.many_ms:.3f}",
@@ -182,6 +236,31 @@ class Report:
                 f"{r.one_over_floor:.1f}",
             )
         return table
+
+
+def _sentences(result: ServeResult) -> list[str]:
+    """The ratios."""
+    said = [
+        f"in-process, batches of {result.batch}: {result.in_process_images_per_second:,.0f} images/s; "
+        f"one image: {result.in_process_one_ms:.2f} ms"
+    ]
+    for server in result.servers:
+        ratios = result.ratios(server)
+        said.append(
+            f"{server.name} ({server.settings}): {ratios['images_per_second_over_in_process']:.2f} of that at "
+            f"{COMPARED} connections; p50 at one {ratios['p50_of_one_over_in_process']:.2f} times that of one image"
+        )
+        if server is not result.servers[0]:
+            p99 = (f"{ratios[f'our_p99_over_its_at_{r.connections}']:.2f} at {r.connections}" for r in server.closed)
+            said.append(
+                f"{result.servers[0].name} answers {ratios['our_images_per_second_over_its']:.2f} times as many "
+                f"images/s at {COMPARED} connections; its p99 is {', '.join(p99)} of this"
+            )
+    said += [
+        f"tried: {tried.name} {tried.settings}: {tried.images_per_second:,.0f} images/s at {COMPARED} connections"
+        for tried in result.tried
+    ]
+    return said + [f"{name} is not installed: left out" for name in result.skipped]
 
 
 def growth(results: list[StoreResult]) -> dict[str, float]:
@@ -233,6 +312,26 @@ def _plot_stages(results: list[StageResult], path: Path) -> None:
         axes.set_xticks(places, [f"batch {result.batch}" for result in results])
         axes.set_ylabel("ms for an image")
         axes.legend()
+
+
+def _plot_serve(result: ServeResult, path: Path) -> None:
+    with figure(path, "Images a second over HTTP, by connections; on the bars, the wait's 99th percentile") as axes:
+        places = np.arange(len(result.servers[0].closed))
+        width = 0.8 / len(result.servers)
+        for i, server in enumerate(result.servers):
+            rates = [r.images_per_second for r in server.closed]
+            bars = axes.bar(places + (i - (len(result.servers) - 1) / 2) * width, rates, width, label=server.name)
+            waits = [f"{r.p99_ms:.3g} ms" for r in server.closed]
+            axes.bar_label(bars, waits, fontsize=8 if len(result.servers) < 3 else 7)
+        axes.axhline(
+            result.in_process_images_per_second,
+            color="#444444",
+            linestyle="--",
+            label=f"without HTTP, batches of {result.batch}",
+        )
+        axes.set_xticks(places, [str(r.connections) for r in result.servers[0].closed])
+        axes.set(xlabel="connections", ylabel="images/s")
+        axes.legend(fontsize=9)
 
 
 def _plot_stores(results: list[StoreResult], encode_ms: float, path: Path) -> None:

@@ -9,17 +9,19 @@ import numpy as np
 
 from evaluation.benchmarks.engines import engines, first, index_build
 from evaluation.benchmarks.report import Report
+from evaluation.benchmarks.serve import serve
 from evaluation.benchmarks.stages import stages
 from evaluation.benchmarks.stores import CHUNK, QUERIES, flat_search, spread, stores
 from evaluation.benchmarks.timing import machine, median_ms
+from evaluation.benchmarks.votes import votes
 from indexer.datasets import ArrayDataset, load
 from indexer.embed import read_all
 from indexer.index import embed_images
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
-from model.bundle import Bundle
+from model.bundle import Bundle, active_generation
 from model.engines import Encoding
-from model.errors import DatasetError
+from model.errors import DatasetError, ParameterError
 from model.predictor import Parameters
 from model.stores import check_trainable, empty_index
 
@@ -35,6 +37,10 @@ class Plan:
     factories: tuple[str, ...]
     seconds: float = 2.0
     """How long each time is taken."""
+    max_batch: int = 16
+    """What the server takes at most."""
+    with_peers: bool = False
+    """Whether other servers are measured beside it."""
 
 
 def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress: Progress = silent) -> Report:
@@ -42,10 +48,14 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
 
     Raises:
         DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root.
+        ParameterError: a server is to be measured, which answers with the active bundle, and this is another.
+        ServerError: a server does not start, or answers otherwise than the bundle itself.
     """
     manifest = bundle.manifest
     train, test = (load(manifest.dataset.name, split, data_root) for split in ("train", "test"))
     images = read_all(test, bundle.engine.size)[0]
+    if "serve" in plan.parts and manifest.generation != active_generation(root):
+        raise ParameterError("serve measures the active generation: leave --generation out, or activate it")
     if "stores" in plan.parts:
         _check_stores(plan, manifest.store.dim, len(train.labels))
     report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
@@ -57,6 +67,9 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         report.index = index_build(bundle, root, first(train, plan.images), progress)
     if "stages" in plan.parts:
         report.stages = stages(bundle, images, plan.seconds)
+        report.votes = votes(plan.seconds / 4)
+    if "serve" in plan.parts:
+        report.serve = serve(root, bundle, images, plan.max_batch, plan.with_peers, plan.seconds, progress)
     if "stores" in plan.parts:
         batch = images[:32]
         one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
@@ -87,5 +100,5 @@ def _check_stores(plan: Plan, dim: int, real: int) -> None:
                 empty_index(factory, dim)
                 check_trainable(factory, count)
         # The real keys, those measured, a store's own copy, the decoded ones, and similarities of some queries.
-        needed = 4.0 * dim * (min(real, max(plan.entries)) + 3 * count) + 12.0 * CHUNK * count
+        needed = 4.0 * dim * (min(real, max(plan.entries)) + 3 * count) + 20.0 * CHUNK * count
         check_memory(needed, f"measuring {count:,} entries of {dim} numbers", "leave out such a size with --entries")

@@ -54,7 +54,7 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
     engine, store = bundle.engine, bundle.store
     theta, lam, k = predictor.defaults
     images = images[: len(images) // 128 * 128][:2048]
-    files = [_png(image) for image in images[:32]]
+    files = [png(image) for image in images[:32]]
     encodings = [engine.encode(images[start : start + 128]) for start in range(0, len(images), 128)]
     keys = np.concatenate([encoding.keys for encoding in encodings])
     logits = np.concatenate([encoding.logits for encoding in encodings])
@@ -109,7 +109,8 @@ def _mean_ms(work: Callable[[slice], object], batch: int, count: int, for_second
             return 1000 * took / done
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def png(image: NDArray[np.uint8]) -> bytes:
+    """An image (H,W,3) as a file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

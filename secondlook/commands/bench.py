@@ -17,14 +17,15 @@ from secondlook.options import (
     reporting,
 )
 
-PARTS = ("engines", "index", "stages", "stores")
+PARTS = ("engines", "index", "stages", "serve", "stores")
 
 
 @click.command()
+@click.argument("named", metavar="[PART]...", type=click.Choice(PARTS), nargs=-1)
 @bundles_option
 @generation_option
 @data_root_option
-@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this; may be repeated.")
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, help="The same as PART.")
 @click.option("--images", type=click.IntRange(64), default=20_000, show_default=True, help="Images indexed by 'index'.")
 @click.option(
     "--entries",
@@ -49,10 +50,12 @@ PARTS = ("engines", "index", "stages", "stores")
     show_default=True,
     help="Spent on each time taken.",
 )
+@click.option("--peers", is_flag=True, help="'serve' also measures LitServe and FastAPI where they are installed.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
 @progress_option
 def bench(
+    named: tuple[str, ...],
     root: Path | None,
     generation: str | None,
     data_root: Path | None,
@@ -61,20 +64,27 @@ def bench(
     entries: tuple[int, ...],
     factories: tuple[str, ...],
     seconds: float,
+    peers: bool,
     out: Path | None,
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """What things cost, on CIFAR images: engines, the index build, the stages of an answer, stores by size.
+    """What things cost, on CIFAR images: all of it, or only the PARTs named.
+
+    engines, index (its build), stages (of an answer), serve (a running server under load, beside the same pipeline
+    without HTTP), stores (by size).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """
     from evaluation.benchmarks.run import Plan, run
+    from service.settings import Settings
 
     root = root or bundles.default_root()
     bundle = bundles.open_bundle(root, generation)
+    max_batch = int(Settings.model_fields["max_batch"].default)
+    plan = Plan((*named, *parts) or PARTS, images, entries, factories, seconds, max_batch, peers)
     with reporting(progress_format) as progress:
-        report = run(root, bundle, data_root, Plan(parts or PARTS, images, entries, factories, seconds), progress)
+        report = run(root, bundle, data_root, plan, progress)
     if as_json or progress_format == "json":
         print_json(**report.as_dict())
     else:

@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from evaluation.benchmarks.client import Client
 from model.bundle import active_generation, generations, open_bundle
 from tests.e2e.conftest import KEY, Server, generation, until
-from tests.e2e.load import Client, children
+from tests.e2e.load import children
 from tests.e2e.test_switching import ADMIN, ASKED, TOLERANCE, expected, make_datasets, rebuild
 
 Serve = Callable[..., Server]

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from evaluation.benchmarks.client import Client, Reply, hang_up, head, receive
 from tests.e2e.conftest import Server, generation
-from tests.e2e.load import Client, Reply, hang_up, head, receive, resident
+from tests.e2e.load import resident
 from tests.images_for_tests import COLOURS, make_image
 
 Serve = Callable[..., Server]

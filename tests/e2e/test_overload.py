@@ -8,8 +8,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from evaluation.benchmarks.client import Client, Reply, percentile
 from tests.e2e.conftest import Server
-from tests.e2e.load import Client, Reply, percentile
 from tests.images_for_tests import COLOURS, make_image
 
 IMAGES = 16

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.benchmarks.client import Client, Reply, percentile
 from model.bundle import active_generation, generations, open_bundle
 from model.predictor import Answer, Predictor
 from tests.e2e.conftest import KEY, Server, generation, until
-from tests.e2e.load import Client, Load, Reply, percentile
+from tests.e2e.load import Load
 from tests.images_for_tests import COLOURS, make_folder, make_image
 
 ADMIN = {"Authorization": f"Bearer {KEY}"}

@@ -1,0 +1,34 @@
+"""``secondlook bench serve``: a real server and a real sender, for a moment."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_commands import secondlook
+
+
+def test_bench_serve_measures_the_server_beside_its_pipeline(data_root: Path, tmp_path: Path) -> None:
+    ended = secondlook("bench", "serve", "--data-root", data_root, "--seconds", 0.02, "--out", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "serve.png"}
+    assert "of that at 32 connections" in ended.stdout
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["stages"] == result["stores"] == []
+
+    served = result["serve"]
+    (ours,) = served["servers"]
+    assert [load["connections"] for load in ours["closed"]] == [1, 8, 32, 128]
+    for load in (*ours["closed"], ours["open"]):
+        assert load["failures"] == 0
+        assert 0 < load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"]
+        # Of a closed loop, Little's law: connections = rate x mean wait. The median is within a few times the mean.
+        if load["connections"]:
+            assert load["answered"] >= 3 * 2 * load["connections"]
+            in_flight = load["images_per_second"] * load["p50_ms"] / 1000
+            assert load["connections"] / 5 < in_flight < load["connections"] * 5
+    best = max(load["images_per_second"] for load in ours["closed"])
+    assert 0.2 * best < ours["open"]["offered_per_second"] < 1.5 * best
+    ratios = served["ratios"]["secondlook"]
+    at_32 = ours["closed"][2]["images_per_second"]
+    assert ratios["images_per_second_over_in_process"] == pytest.approx(at_32 / served["in_process_images_per_second"])
