@@ -2,7 +2,7 @@
 # make test    set everything up and pass the tests
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make check   lint, types, import directions
-# make bench   what things cost: engines, index build, stages of an answer, stores by size (a quarter of an hour)
+# make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
 # make paper   the published error table, from the author's own weights (half an hour, 10 GB of memory)
 # make lock    compile the lock files anew
 

@@ -386,6 +386,7 @@ def _peers(root: Path, max_batch: int) -> tuple[dict[str, list[Candidate]], list
                 *queue,
             )
             for wait, workers, queue in (
+                (0.0, 1, ()),
                 (0.001, 1, ()),
                 (0.005, 1, ()),
                 (0.01, 1, ()),
