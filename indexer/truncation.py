@@ -33,7 +33,7 @@ LISTED_K = 200
 
 QUICK_LISTS = (1, 2, 4, 8, 16, 32)
 QUICK_K = (10, 20, 50)
-MARGINS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+MARGINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.84, 0.87, *(percent / 100 for percent in range(89, 100)))
 
 CALL_COST = 8
 """What a search costs before it looks into a list or keeps a candidate, in lists or candidates, roughly."""
