@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,22 +40,14 @@ class Loaded:
     """How many processor cores the sender itself took of the server's."""
 
 
-def closed(url: str, pngs: Sequence[bytes], connections: int, warm_up: float, seconds: float) -> Loaded:
-    """Ask over so many connections; what ends within the warm-up does not count."""
-    return _run(_closed(url, pngs, connections, warm_up, seconds))
-
-
-def open_(url: str, pngs: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Loaded:
-    """Send so many requests a second for so long, and wait until all are answered."""
-    return _run(_open(url, pngs, rate, seconds, seed))
-
-
-def _run(load: Coroutine[Any, Any, Loaded]) -> Loaded:
+def run(loop: Callable[..., Coroutine[Any, Any, Loaded]], *given: Any) -> Loaded:
+    """One of the loops below, from its beginning to its end."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(load)
+        return runner.run(loop(*given))
 
 
-async def _closed(url: str, pngs: Sequence[bytes], connections: int, warm_up: float, seconds: float) -> Loaded:
+async def closed_loop(url: str, pngs: Sequence[bytes], connections: int, warm_up: float, seconds: float) -> Loaded:
+    """Ask over so many connections; what ends within the warm-up does not count."""
     images = itertools.cycle(pngs)
     loaded = Loaded()
     has_ended = False
@@ -83,7 +75,8 @@ async def _closed(url: str, pngs: Sequence[bytes], connections: int, warm_up: fl
     return counted
 
 
-async def _open(url: str, pngs: Sequence[bytes], rate: float, seconds: float, seed: int) -> Loaded:
+async def open_loop(url: str, pngs: Sequence[bytes], rate: float, seconds: float, seed: int) -> Loaded:
+    """Send so many requests a second for so long, and wait until all are answered."""
     images, chance = itertools.cycle(pngs), random.Random(seed)
     loaded = Loaded()
     idle: list[Client] = []

@@ -315,13 +315,13 @@ def _plot_stages(results: list[StageResult], path: Path) -> None:
 
 
 def _plot_serve(result: ServeResult, path: Path) -> None:
-    with figure(path, "Images a second over HTTP, by connections; on the bars, the wait's 99th percentile") as axes:
+    with figure(path, "Images a second over HTTP, by connections; on the bars, the wait's 99th percentile, ms") as axes:
         places = np.arange(len(result.servers[0].closed))
         width = 0.8 / len(result.servers)
         for i, server in enumerate(result.servers):
             rates = [r.images_per_second for r in server.closed]
             bars = axes.bar(places + (i - (len(result.servers) - 1) / 2) * width, rates, width, label=server.name)
-            waits = [f"{r.p99_ms:.3g} ms" for r in server.closed]
+            waits = [f"{r.p99_ms:,.0f}" for r in server.closed]
             axes.bar_label(bars, waits, fontsize=8 if len(result.servers) < 3 else 7)
         axes.axhline(
             result.in_process_images_per_second,

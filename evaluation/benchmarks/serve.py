@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.benchmarks.client import PREDICT, percentile
-from evaluation.benchmarks.load import Loaded, closed, open_
+from evaluation.benchmarks.load import Loaded, closed_loop, open_loop, run
 from evaluation.benchmarks.stages import png
 from evaluation.benchmarks.timing import repeated
 from indexer.progress import Progress, silent
@@ -180,7 +180,7 @@ def serve(
             for candidate in configurations if len(configurations) > 1 else []:
                 progress(f"trying {name}", len(rates), len(configurations))
                 with running(candidate, direct) as url:
-                    loaded = sender.submit(closed, url, pngs, COMPARED, WARM_UP * seconds, seconds).result()
+                    loaded = sender.submit(run, closed_loop, url, pngs, COMPARED, WARM_UP * seconds, seconds).result()
                 rates.append(len(loaded.waits) / loaded.seconds)
                 tried.append(Tried(name, candidate.settings, rates[-1]))
             chosen.append(configurations[int(np.argmax(rates)) if rates else 0])
@@ -330,12 +330,12 @@ class _Round(NamedTuple):
 
 def _measure(sender: ProcessPoolExecutor, url: str, pngs: list[bytes], seconds: float, turn: int) -> _Round:
     closed_loops = {
-        connections: sender.submit(closed, url, pngs, connections, WARM_UP * seconds, seconds).result()
+        connections: sender.submit(run, closed_loop, url, pngs, connections, WARM_UP * seconds, seconds).result()
         for connections in CONNECTIONS
     }
     best = max(len(loaded.waits) / loaded.seconds for loaded in closed_loops.values())
     offered = max(1.0, OPEN_SHARE * best)
-    return _Round(closed_loops, offered, sender.submit(open_, url, pngs, offered, 2 * seconds, turn).result())
+    return _Round(closed_loops, offered, sender.submit(run, open_loop, url, pngs, offered, 2 * seconds, turn).result())
 
 
 def _server(candidate: Candidate, rounds: list[_Round]) -> ServerResult:
@@ -373,6 +373,8 @@ def _peers(root: Path, max_batch: int) -> tuple[dict[str, list[Candidate]], list
     LitServe's are what its documentation has to offer for many small requests: how long a batch waits for more,
     inference workers that share the cores, and ZeroMQ in place of its own queue.
     """
+    if not PEERS.is_dir():
+        raise ServerError("the peers' scripts are not installed: run this in the project's folder")
     cores = os.cpu_count() or 1
     found: dict[str, list[Candidate]] = {}
     skipped = []
