@@ -66,7 +66,9 @@ def _open(settings: Settings, root: Path, generation: str | None = None) -> Pred
 
 
 def _open_here(settings: Settings, root: Path, generation: str | None) -> Predictor:
-    predictor = Predictor(open_bundle(root, generation, threads=settings.threads, device=settings.device, precision=settings.precision))
+    predictor = Predictor(
+        open_bundle(root, generation, threads=settings.threads, device=settings.device, precision=settings.precision)
+    )
     check_canary(predictor)
     return predictor
 
