@@ -43,7 +43,7 @@ BLAS_FROM_QUERIES = 8
 REFINED = 3
 """Where keys are re-ranked, so many times k are."""
 
-FLAT_BYTES = 8 << 20
+FLAT_BYTES = 2 << 20
 """Up to this size ``auto`` keeps keys as they are and looks at all of them."""
 
 LISTS_PER_ROOT = 2
