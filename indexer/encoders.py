@@ -138,7 +138,7 @@ class FromNetwork:
             mirrored = copy.deepcopy(encoder)
             mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
             mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
-            mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device)
+            mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device, bfloat16=info.bfloat16)
         return PreparedEncoder(engine, info, recipe, mirror_engine)
 
 

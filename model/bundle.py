@@ -347,6 +347,8 @@ def _on_device(bundle: Bundle, device: str, bfloat16: bool) -> Bundle:
     file = load_network(bundle.path / NETWORK)
     encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
     engine = TorchEngine(encoder, bundle.engine.size, device, bfloat16=bfloat16)
+    if bundle.manifest.k is None:  # every answer goes through all keys, a chunk at a time, where the vote is computed
+        return replace(bundle, engine=engine)
     try:
         return replace(bundle, engine=engine, store=TorchStore(bundle.store, device))
     except StoreError as error:

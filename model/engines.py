@@ -87,6 +87,8 @@ class TorchEngine:
         self._torch, self._device, self._bfloat16 = torch, torch.device(device), bfloat16
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise EngineError("PyTorch finds no CUDA device here: use the CPU engine")
+        if self._device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # float32 here means float32
         self._encoder = encoder.to(self._device).to(memory_format=torch.channels_last)
         self.size, self.name = size, f"torch {torch.__version__} on {device}{' in bfloat16' if bfloat16 else ''}"
         probe = self.encode(np.zeros((1, *size, 3), np.uint8))

@@ -32,6 +32,8 @@ class TorchStore:
         on_gpu = self._device.type == "cuda"
         dtype = torch.float16 if on_gpu else torch.float32
         needed = store.count * store.dim * dtype.itemsize + WORKING_BYTES
+        if on_gpu:
+            torch.cuda.empty_cache()  # what a bundle before this one left counts as used
         if on_gpu and (free := torch.cuda.mem_get_info(self._device)[0]) < needed:
             raise StoreError(
                 f"{store.count:,} keys of {store.dim} numbers need {needed / 1e9:.1f} GB on the GPU, where "
@@ -49,7 +51,7 @@ class TorchStore:
         """Exact search among the keys as they are kept."""
         nearest = min(k, self.count if among is None else int(among.sum()))
         left_out = None if among is None else torch.from_numpy(~among).to(self._device)
-        at_once = max(1, WORKING_BYTES // (8 * self.count))
+        at_once = max(1, WORKING_BYTES // (8 * self.count + 8 * nearest * self.dim))
         similarities = np.empty((len(queries), nearest), np.float32)
         ids = np.empty((len(queries), nearest), np.int64)
         for start in range(0, len(queries), at_once):

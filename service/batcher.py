@@ -128,9 +128,10 @@ class Batcher:
         await self._ended(STOP_SECONDS)
 
     def _begin(self) -> None:
-        self._thread = ComputeThread()
-        self._thread.start()
-        self._owner = asyncio.get_running_loop().create_task(self._run(self._thread), name="batcher")
+        thread = ComputeThread()
+        thread.start()
+        self._thread = thread
+        self._owner = asyncio.get_running_loop().create_task(self._run(thread), name="batcher")
         self._owner.add_done_callback(self._tell_all)
 
     async def _supervise(self) -> None:
@@ -143,8 +144,12 @@ class Batcher:
             await asyncio.sleep(RESTART_SECONDS)
             # Two threads would call the predictor at once. One that never returns leaves the server not ready.
             await self._ended(None)
-            self._begin()
-            logger.warning("the batching task runs again")
+            try:
+                self._begin()
+            except RuntimeError:  # no thread can be started: the next round tries again
+                logger.exception("the batching task cannot start")
+            else:
+                logger.warning("the batching task runs again")
 
     async def _ended(self, timeout_s: float | None) -> None:
         assert self._thread is not None

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,8 +28,9 @@ def step_back() -> None:
     load, for 100 ms instead of 20.
     """
     if sys.platform == "linux":  # elsewhere priorities are the process's
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + STEPS))
+        with suppress(OSError):  # where the system forbids it, all go at the same pace
+            nice = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + STEPS))
 
 
 class _Call(NamedTuple):

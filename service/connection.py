@@ -35,15 +35,26 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._is_body_over:  # here begins the head of a request, or goes on
-                self._head_bytes += len(data)
-                if self._timer is None:
-                    self._arm(header_timeout_s, self._head_is_late)
+            self._head_bytes += len(data)
+            if self._is_body_over and self._timer is None:  # here begins the head of a request, or goes on
+                self._arm(header_timeout_s, self._head_is_late)
             super().data_received(data)
             # What came at once was in memory anyway.
-            if self._is_body_over and self._head_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            if self._head_bytes <= MAX_HEADER_BYTES or self.transport.is_closing():
+                return
+            if not self._is_body_over:  # trailers, or a chunk's extensions, without end
+                self.transport.abort()
+            else:
                 detail = f"The headers have more than {MAX_HEADER_BYTES:,} bytes: send fewer or shorter ones."
                 self._refuse(ProblemError(Kind.HEADERS_TOO_LARGE, detail))
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._is_body_over:  # else it is a trailer, which nobody here has a use for
+                super().on_header(name, value)
+
+        def on_body(self, body: bytes) -> None:
+            self._head_bytes = 0
+            super().on_body(body)
 
         def on_headers_complete(self) -> None:
             self._disarm()

@@ -23,6 +23,11 @@ HEADERS = {
 }
 
 
+SMALL_BODY_BYTES = 64 << 10
+"""Bodies of all calls but that which takes images: they are read and parsed before the key is looked at."""
+
+TAKES_IMAGES = "/v1/predict"
+
 ANSWERED_TO_THE_END = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths of calls that are let in while the server stops: whoever watches it shall see it stop."""
 
@@ -49,6 +54,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         received, is_complete, started = 0, False, False
+        most = self.max_request_bytes
+        if scope["path"] != TAKES_IMAGES:
+            most = min(most, SMALL_BODY_BYTES)
         deadline = asyncio.get_running_loop().time() + self.body_timeout_s
 
         async def bounded() -> Message:
@@ -62,8 +70,8 @@ class Guard:
                 raise self._too_slow() from error
             is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > self.max_request_bytes:
-                raise self._too_many_bytes()
+            if received > most:
+                raise _too_many_bytes(most)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -80,9 +88,9 @@ class Guard:
             if self.drain.has_begun and scope["path"] not in ANSWERED_TO_THE_END:
                 raise _stopping("new requests")
             declared = Headers(scope=scope).get("content-length", "")
-            if declared.isdecimal() and int(declared) > self.max_request_bytes:
+            if declared.isdecimal() and int(declared) > most:
                 # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
-                raise self._too_many_bytes()
+                raise _too_many_bytes(most)
             await self.app(scope, bounded, with_headers)
         except ClientDisconnect:
             pass  # there is nobody to answer
@@ -99,18 +107,19 @@ class Guard:
                 logger.exception("%s failed", scope["method"])
             await problem.response()(scope, receive, with_headers)
 
-    def _too_many_bytes(self) -> ProblemError:
-        return ProblemError(
-            Kind.TOO_MANY_BYTES,
-            f"The request has more than {self.max_request_bytes:,} bytes: send fewer or smaller images.",
-        )
-
     def _too_slow(self) -> ProblemError:
         return ProblemError(
             Kind.TOO_SLOWLY_SENT,
             f"The body did not arrive within {self.body_timeout_s:g} s: send less at once, or faster.",
             headers={"Connection": "close"},
         )
+
+
+def _too_many_bytes(most: int) -> ProblemError:
+    return ProblemError(
+        Kind.TOO_MANY_BYTES,
+        f"The request has more than {most:,} bytes, which this call takes at most: send less at once.",
+    )
 
 
 def _stopping(what: str) -> ProblemError:

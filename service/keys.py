@@ -100,6 +100,7 @@ class Keys:
         self._path = settings.keys_file
         self._read: list[Key] = []
         self._seen: tuple[int, ...] | None = None
+        self._complaint = ""
         self._looked = time.monotonic()
         if self._path is not None:
             self._seen = _mark(self._path)
@@ -143,12 +144,14 @@ class Keys:
         mark = _mark(self._path)
         if mark == self._seen:
             return
-        self._seen = mark
         try:
             self._read = read_keys(self._path)
         except KeysError as error:
-            logger.error("%s; the keys stay as they were", error)
-            return
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                logger.error("%s; the keys stay as they were", error)
+            return  # and it is read again at the next look
+        self._seen, self._complaint = mark, ""
         self._guards_predictions |= self._has_predict()
         logger.info("the file of keys was read again: %d keys", len(self._read))
 

@@ -82,7 +82,7 @@ class Kind(Enum):
     TOO_MANY_BYTES = (
         413,
         "Too many bytes",
-        "The request has more than 67,108,864 bytes: send fewer or smaller images.",
+        "The request has more than 67,108,864 bytes, which this call takes at most: send less at once.",
     )
     TOO_MANY_PIXELS = (
         413,

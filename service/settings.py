@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description="Key for the calls that change something, sent as `Authorization: Bearer …`. "
-        "Unset refuses all of them.",
+        "Unset, and without such a key in the file of keys, all of them are refused.",
     )
     keys_file: Absolute | None = Field(
         None,

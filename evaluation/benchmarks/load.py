@@ -108,7 +108,7 @@ async def open_loop(url: str, pngs: Sequence[bytes], rate: float, seconds: float
 async def _ask(client: Client, png: bytes, loaded: Loaded, due: float | None = None) -> None:
     try:
         reply = await client.predict(png)
-    except (ConnectionError, TimeoutError):
+    except OSError:  # refused, reset, too late, or no socket left
         loaded.failures += 1
         return
     if reply.status == 200:

@@ -83,6 +83,7 @@ class Report:
         for table in (
             self._engine_table(),
             self._stage_table(),
+            self._vote_table(),
             self._serve_table(),
             self._flat_table(),
             self._store_table(),

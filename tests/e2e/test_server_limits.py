@@ -165,6 +165,25 @@ def test_what_is_no_request_gets_a_problem_document(impatient: Server, sent: byt
         assert is_problem(answer(connection)[2], status, slug)
 
 
+@pytest.mark.parametrize("path", ["/v1/predict", "/livez"])
+def test_trailers_without_end_are_cut_off(serve: Serve, path: str) -> None:
+    server = serve()
+    method = "POST" if path == "/v1/predict" else "GET"
+    with connected(server) as connection:
+        lines = [f"{method} {path} HTTP/1.1", "Host: here", "Content-Type: image/png", "Transfer-Encoding: chunked", ""]
+        connection.sendall("\r\n".join([*lines, "0", ""]).encode())
+        with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012 - which of the calls notices is up to the network
+            for _ in range(2000):
+                connection.sendall(b"A: b\r\n" * 1000)
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+
+
+def test_only_images_may_be_large(serve: Serve) -> None:
+    answered = httpx.post(f"{serve().url}/v1/admin/rebuild", content=b"[" * 100_000)
+    assert is_problem(answered.content, 413, "too-many-bytes")
+    assert "65,536" in answered.json()["detail"]
+
+
 def test_half_closed_connections_end(serve: Serve) -> None:
     server = serve(max_queue=1)
     whole = head() + IMAGE
