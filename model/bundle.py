@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -201,8 +201,8 @@ def _point(root: Path, pointer: str, generation: str) -> None:
         raise
 
 
-def prune(root: Path, keep: int) -> list[str]:
-    """Remove the oldest generations beyond the newest ``keep``; those that were removed.
+def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[str]:
+    """Remove the oldest generations beyond the newest ``keep``, of those in ``among``; those that were removed.
 
     Never the one in CURRENT or in PREVIOUS, nor one that any process has open or is opening, on this host or, where the
     file system passes locks on (NFS does), on another. A bundle that is open would outlive its files all the same: it
@@ -216,6 +216,8 @@ def prune(root: Path, keep: int) -> list[str]:
         with _held(root):
             spared = {named for pointer in (CURRENT, PREVIOUS) if (named := _named(root, pointer))}
             for generation in generations(root)[:-keep]:
+                if among is not None and generation not in among:
+                    continue
                 if generation not in spared and _retire(root, generation):
                     removed.append(generation)
             _sweep(root)

@@ -81,6 +81,8 @@ class Generations:
         self._writable = settings.bundles is not None
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self._switching = asyncio.Lock()
+        # Only these are pruned: what came since may be another server's rebuild that it has not opened yet.
+        self._known = generations(self.root)
 
     @property
     def active(self) -> str:
@@ -121,8 +123,10 @@ class Generations:
             compared = compare(new, self._batcher.predictor.bundle.manifest, self._settings.gate_margin)
         await self.switch(generation)
         try:
-            for removed in await asyncio.to_thread(prune, self.root, self._settings.keep_generations):
+            keep = self._settings.keep_generations
+            for removed in await asyncio.to_thread(prune, self.root, keep, self._known):
                 logger.info("generation %s was removed: there are newer ones", removed)
+            self._known = await asyncio.to_thread(generations, self.root)
         except BundleError as error:
             logger.warning("%s", error)
         return compared
