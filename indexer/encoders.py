@@ -20,6 +20,7 @@ from model.engines import Engine, OnnxEngine
 from model.errors import DatasetError, EngineError, RecipeError
 from model.manifest import Manifest, NetworkInfo
 from model.recipe import Recipe, named_recipe
+from model.root import active_generation
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -67,7 +68,7 @@ class FromBundle:
             BundleError: the bundle is refused.
             DatasetError: the dataset's classes are not the network's.
         """
-        generation = self.generation or bundles.active_generation(self.root)
+        generation = self.generation or active_generation(self.root)
         has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
         old = bundles.open_bundle(self.root, generation, device=best_device() if has_network else "cpu")
         check_classes(dataset, old.manifest)

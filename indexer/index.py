@@ -28,6 +28,7 @@ from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
 from model.predictor import Parameters
+from model.root import draft, new_generation
 from model.stores import (
     FaissStore,
     check_k,
@@ -83,7 +84,7 @@ def index(
     """
     if options.parameters:
         check_parameters(*options.parameters)
-    with bundles.draft(root) as folder:
+    with draft(root) as folder:
         encoder = source.prepare(dataset, folder, progress)
         factory, why = options.store, ""
         copies = 2 if options.mirror else 1
@@ -133,7 +134,7 @@ def index(
         del store, embedded
         progress("verify", 0, 1)
         manifest = Manifest(
-            generation=bundles.new_generation(),
+            generation=new_generation(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             secondlook_version=version("secondlook"),
             dataset=DatasetInfo(
@@ -200,12 +201,12 @@ def refit(
     fitted = fit(holdout, old.store, held, classes, ks=ks, progress=progress)
     chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
     store, truncation = measure(old.store, None, holdout, held, chosen, classes, fitted.calibration.novelty, progress)
-    with bundles.draft(root) as folder:
+    with draft(root) as folder:
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)
         manifest = old.manifest.model_copy(
             update={
-                "generation": bundles.new_generation(),
+                "generation": new_generation(),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "secondlook_version": version("secondlook"),
                 "theta": fitted.theta,

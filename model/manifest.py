@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.recipe import Recipe
 
 SCHEMA_VERSION = 2
+MANIFEST = "manifest.json"
 
 
 class _Part(BaseModel):

@@ -7,20 +7,11 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from model.bundle import (
-    activate,
-    active_generation,
-    default_root,
-    generations,
-    open_bundle,
-    previous_generation,
-    prune,
-    read_manifest,
-    seed,
-)
+from model.bundle import open_bundle, read_manifest
 from model.errors import BundleError
 from model.manifest import Manifest
 from model.predictor import Predictor
+from model.root import activate, active_generation, default_root, generations, previous_generation, prune, seed
 from service.batcher import Batcher
 from service.compute import step_back
 from service.errors import ReadOnlyError, UnknownGenerationError

@@ -51,8 +51,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, t
     from indexer.datasets import load
     from indexer.encoders import FromNetwork
     from indexer.index import IndexOptions, index
-    from model.bundle import activate
     from model.recipe import Recipe
+    from model.root import activate
 
     root = tmp_path_factory.mktemp("bundles")
     recipe = Recipe(layers=("stage3.block1", "stage3.block2.inner"), pool=(4, 4), reduce=16, extra="pool")

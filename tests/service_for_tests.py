@@ -14,8 +14,9 @@ import anyio.from_thread
 import httpx
 from fastapi import FastAPI
 
-from model.bundle import active_generation, open_bundle
+from model.bundle import open_bundle
 from model.predictor import Predictor
+from model.root import active_generation
 from service.settings import Settings
 
 Call = Callable[..., httpx.Response]

@@ -19,10 +19,11 @@ from indexer.embed import read_all
 from indexer.index import embed_images
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
-from model.bundle import Bundle, active_generation
+from model.bundle import Bundle
 from model.engines import Encoding
 from model.errors import DatasetError, ParameterError
 from model.predictor import Parameters
+from model.root import active_generation
 from model.stores import check_trainable, empty_index
 
 

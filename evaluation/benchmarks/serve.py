@@ -45,10 +45,11 @@ from evaluation.benchmarks.load import Loaded, closed_loop, open_loop, run
 from evaluation.benchmarks.stages import png
 from evaluation.benchmarks.timing import repeated
 from indexer.progress import Progress, silent
-from model.bundle import Bundle, default_root
+from model.bundle import Bundle
 from model.errors import SecondlookError
 from model.images import decode
 from model.predictor import Answer, Predictor
+from model.root import default_root
 
 CONNECTIONS = (1, 8, 32, 128)
 COMPARED = 32

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from model import bundle as bundles
+from model.root import default_root
 from secondlook.options import (
     bundles_option,
     data_root_option,
@@ -79,7 +80,7 @@ def bench(
     from evaluation.benchmarks.run import Plan, run
     from service.settings import Settings
 
-    root = root or bundles.default_root()
+    root = root or default_root()
     bundle = bundles.open_bundle(root, generation)
     max_batch = int(Settings.model_fields["max_batch"].default)
     plan = Plan((*named, *parts) or PARTS, images, entries, factories, seconds, max_batch, peers)

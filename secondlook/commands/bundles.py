@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from model import bundle as store
+from model import root as roots
+from model.bundle import open_bundle, read_manifest
 from model.errors import BundleError
 from secondlook.options import bundles_option, json_option, print_json
 
@@ -24,11 +25,11 @@ def bundles() -> None:
 @json_option
 def list_(root: Path | None, as_json: bool) -> None:
     """All generations, oldest first; the active one is starred."""
-    root = root or store.default_root()
-    active = store.active_generation(root) if (root / "CURRENT").exists() else None
-    for generation in store.generations(root):
+    root = root or roots.default_root()
+    active = roots.active_generation(root) if (root / "CURRENT").exists() else None
+    for generation in roots.generations(root):
         try:
-            manifest = store.read_manifest(root, generation)
+            manifest = read_manifest(root, generation)
             data, kept = manifest.dataset, manifest.store
             what = f"{data.name} {data.split}, {kept.count:,} entries of {kept.dim}"
         except BundleError as error:
@@ -44,8 +45,8 @@ def list_(root: Path | None, as_json: bool) -> None:
 @bundles_option
 def show(generation: str | None, root: Path | None) -> None:
     """A bundle's manifest (the active one's by default), as JSON; the grid of its fit left out."""
-    root = root or store.default_root()
-    manifest = store.read_manifest(root, generation or store.active_generation(root))
+    root = root or roots.default_root()
+    manifest = read_manifest(root, generation or roots.active_generation(root))
     click.echo(manifest.model_dump_json(indent=1, exclude={"fit": {"error_percent", "nll"}}))
 
 
@@ -54,7 +55,7 @@ def show(generation: str | None, root: Path | None) -> None:
 @bundles_option
 def verify(generation: str | None, root: Path | None) -> None:
     """Check hashes, counts and keys of a bundle, and that its encoder answers."""
-    bundle = store.open_bundle(root or store.default_root(), generation)
+    bundle = open_bundle(root or roots.default_root(), generation)
     click.echo(f"{bundle.manifest.generation} is whole: {bundle.store.count:,} entries of {bundle.store.dim}")
 
 
@@ -65,8 +66,8 @@ def activate(generation: str, root: Path | None) -> None:
     """Make a bundle the active one, after verifying it."""
     if root is None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
-    store.open_bundle(root, generation)
-    store.activate(root, generation)
+    open_bundle(root, generation)
+    roots.activate(root, generation)
     click.echo(generation)
 
 
@@ -77,9 +78,9 @@ def remove(generation: str, root: Path | None) -> None:
     """Delete a bundle that is not the active one."""
     if root is None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
-    if generation not in store.generations(root):
+    if generation not in roots.generations(root):
         raise BundleError(f"there is no generation {generation} in {root}")
-    if (root / "CURRENT").exists() and generation == store.active_generation(root):
+    if (root / "CURRENT").exists() and generation == roots.active_generation(root):
         raise BundleError(f"generation {generation} is active: activate another one first")
     shutil.rmtree(root / generation)
     click.echo(f"removed {generation}")

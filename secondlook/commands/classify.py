@@ -11,6 +11,7 @@ from model import bundle as bundles
 from model.errors import ImageError
 from model.images import decode
 from model.predictor import Answer, Predictor
+from model.root import default_root
 from secondlook.options import KType, bundles_option, generation_option, json_option, print_json
 
 
@@ -32,7 +33,7 @@ def classify(
     as_json: bool,
 ) -> None:
     """Classify IMAGES here, without a server: what mixture, network and cache say of each."""
-    bundle = bundles.open_bundle(root or bundles.default_root(), generation)
+    bundle = bundles.open_bundle(root or default_root(), generation)
     predictor = Predictor(bundle)
     parameters = predictor.parameters(theta, lam, "all" if k == 0 else k)
     failed = 0

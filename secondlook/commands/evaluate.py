@@ -10,6 +10,7 @@ import click
 from evaluation.evaluate import evaluate as run
 from indexer.datasets import load
 from model import bundle as bundles
+from model.root import default_root
 from secondlook.options import (
     bundles_option,
     data_root_option,
@@ -48,7 +49,7 @@ def evaluate(
 ) -> None:
     """Error, calibration and likelihood of network, mixture and cache on DATASET."""
     with reporting(progress_format) as progress:
-        bundle = bundles.open_bundle(root or bundles.default_root(), generation)
+        bundle = bundles.open_bundle(root or default_root(), generation)
         result = run(bundle, load(dataset, split, data_root), theta, lam, cache_theta, exact=exact, progress=progress)
     if as_json or progress_format == "json":
         print_json(**asdict(result))

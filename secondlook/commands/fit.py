@@ -13,6 +13,7 @@ from indexer.fit import KS
 from indexer.index import refit
 from model import bundle as bundles
 from model.manifest import FitReport, Manifest
+from model.root import activate, active_generation, default_root
 from secondlook.commands.index import read_recipe
 from secondlook.options import (
     KType,
@@ -82,11 +83,11 @@ def fit(
         raise click.UsageError("give --bundles, the bundle root to write to (or set SECONDLOOK_BUNDLES)")
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
-        generation = generation or bundles.active_generation(root)
+        generation = generation or active_generation(root)
         images = load(dataset, bundles.read_manifest(root, generation).dataset.split, data_root)
         new = refit(images, root, generation, tried, progress)
         if not no_activate:
-            bundles.activate(root, new)
+            activate(root, new)
     manifest = bundles.read_manifest(root, new)
     assert manifest.fit is not None
     if as_json or progress_format == "json":
@@ -139,8 +140,8 @@ def _compare(
         raise click.UsageError("--recipes: two of them have the same name")
     with reporting(progress_format) as progress:
         if network is None:
-            root = root or bundles.default_root()
-            network = root / (generation or bundles.active_generation(root)) / bundles.NETWORK
+            root = root or default_root()
+            network = root / (generation or active_generation(root)) / bundles.NETWORK
         asked = {Path(name).stem: read_recipe(name) for name in names}
         found = recipes.compare(
             load(dataset, "train", data_root),

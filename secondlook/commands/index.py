@@ -18,6 +18,7 @@ from model.errors import DatasetError, RecipeError
 from model.manifest import Manifest
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
+from model.root import activate, active_generation, default_root
 from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
 
 
@@ -83,7 +84,7 @@ def index(
         options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
         generation = build(images, root, source, options, progress)
         if not no_activate:
-            bundles.activate(root, generation)
+            activate(root, generation)
     manifest = bundles.read_manifest(root, generation)
     skipped = manifest.dataset.unreadable
     for line in _what_was_built(manifest):
@@ -134,11 +135,11 @@ def fetch(dataset: str, data_root: Path | None) -> None:
 
 
 def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: Callable[[], Dataset]) -> EncoderSource:
-    active = root if (root / "CURRENT").exists() else bundles.default_root()
+    active = root if (root / "CURRENT").exists() else default_root()
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
-        network = active / bundles.active_generation(active) / bundles.NETWORK
+        network = active / active_generation(active) / bundles.NETWORK
     return FromNetwork(network, read_recipe(recipe or "compact"), test)
 
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from evaluation.benchmarks.client import Client
-from model.bundle import active_generation, generations, open_bundle
+from model.bundle import open_bundle
+from model.root import active_generation, generations
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.e2e.load import children
 from tests.e2e.test_switching import ADMIN, ASKED, TOLERANCE, expected, make_datasets, rebuild

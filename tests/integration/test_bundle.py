@@ -14,18 +14,20 @@ import pytest
 from PIL import Image
 
 from model import bundle as bundles
-from model.bundle import (
+from model.bundle import open_bundle
+from model.errors import BundleError
+from model.predictor import Predictor
+from model.root import (
     activate,
     active_generation,
     default_root,
+    draft,
     generations,
-    open_bundle,
+    new_generation,
     previous_generation,
     prune,
     seed,
 )
-from model.errors import BundleError
-from model.predictor import Predictor
 from model.stores import FaissStore
 
 
@@ -147,15 +149,15 @@ def test_a_generation_that_is_not_there_is_not_activated(root: Path) -> None:
 
 def test_an_interrupted_draft_leaves_nothing(root: Path) -> None:
     before = sorted(root.iterdir())
-    with pytest.raises(ZeroDivisionError), bundles.draft(root) as draft:  # noqa: PT012 - the body is the interruption
-        (draft / "keys.faiss").write_bytes(b"half")
+    with pytest.raises(ZeroDivisionError), draft(root) as begun:  # noqa: PT012 - the body is the interruption
+        (begun / "keys.faiss").write_bytes(b"half")
         raise ZeroDivisionError
     assert sorted(root.iterdir()) == before
 
 
 def test_the_draft_of_a_killed_writer_is_swept_and_a_living_ones_is_not(root: Path) -> None:
     (root / ".20200101T000000Z-dead.draft").mkdir()
-    with bundles.draft(root) as living, bundles.draft(root):
+    with draft(root) as living, draft(root):
         assert living.is_dir()
         assert not (root / ".20200101T000000Z-dead.draft").exists()
 
@@ -172,12 +174,12 @@ def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.Mon
 def test_a_draft_that_does_not_verify_gets_no_name(root: Path) -> None:
     bundle = open_bundle(root)
     before = generations(root)
-    with bundles.draft(root) as draft:
+    with draft(root) as begun:
         for name in bundle.manifest.files:
-            shutil.copy(bundle.path / name, draft)
-        (draft / "values.npy").unlink()
+            shutil.copy(bundle.path / name, begun)
+        (begun / "values.npy").unlink()
         with pytest.raises(BundleError, match=r"values\.npy"):
-            bundles.commit(root, draft, bundle.manifest.model_copy(update={"generation": bundles.new_generation()}))
+            bundles.commit(root, begun, bundle.manifest.model_copy(update={"generation": new_generation()}))
     assert generations(root) == before
 
 
@@ -241,14 +243,14 @@ def test_an_open_bundle_outlives_its_files(root: Path) -> None:
 def test_an_interrupted_activation_and_pruning_are_swept(root: Path) -> None:
     (root / ".CURRENT.12345678").write_text("half")
     (root / f".{another(root, '20990101T000000Z-aaaa')}.draft").mkdir()
-    with bundles.draft(root):
+    with draft(root):
         assert not (root / ".CURRENT.12345678").exists()
         assert len(list(root.glob(".*.draft"))) == 1
 
 
 def test_drafts_begun_at_once_do_not_take_each_other_for_dead(root: Path) -> None:
     drafting = (
-        "import sys; from pathlib import Path; from model.bundle import draft\n"
+        "import sys; from pathlib import Path; from model.root import draft\n"
         "for _ in range(60):\n"
         "    with draft(Path(sys.argv[1])) as folder: (folder / 'x').write_bytes(b'x')"
     )

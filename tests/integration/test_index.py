@@ -10,13 +10,14 @@ import torch
 from indexer.datasets import load
 from indexer.encoders import FromBundle, FromNetwork, same_first_class
 from indexer.index import IndexOptions, index, refit
-from model.bundle import generations, open_bundle
+from model.bundle import open_bundle
 from model.encoder import Encoder
 from model.engines import OnnxEngine, TorchEngine
 from model.errors import DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
 from model.recipe import Recipe
+from model.root import generations
 from tests.images_for_tests import make_folder
 
 FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))

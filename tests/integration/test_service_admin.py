@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from model.bundle import activate, active_generation, generations
 from model.errors import BundleError
+from model.root import activate, active_generation, generations
 from service import generations as service_generations
 from service.app import create_app
 from service.gate import check_canary

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.bundle import active_generation
 from model.images import decode
 from model.predictor import Answer, Predictor
+from model.root import active_generation
 from model.stores import FaissStore, Neighbors
 from service.app import create_app
 from tests.images_for_tests import COLOURS, make_image

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.bundle import active_generation
+from model.root import active_generation
 from service import logs
 from service.app import create_app
 from tests.images_for_tests import make_image

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import default_root
 from model.manifest import Manifest
+from model.root import default_root
 from service.errors import GateError
 from service.gate import compare
 
