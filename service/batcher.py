@@ -92,6 +92,7 @@ class Batcher:
         self._max_batch = max_batch
         self._waiting: deque[_Request] = deque()
         self._computing: list[_Request] = []
+        self._began = 0.0
         self._arrived = asyncio.Event()
         self._thread: ComputeThread | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -112,6 +113,11 @@ class Batcher:
         """For how many seconds the first of them has been waiting."""
         oldest = next((request.arrived for request in self._waiting if not request.reply.done()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest
+
+    @property
+    def computing_s(self) -> float:
+        """For how many seconds the batch at hand has been computed; 0 where there is none."""
+        return time.monotonic() - self._began if self._computing else 0.0
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
@@ -192,7 +198,7 @@ class Batcher:
                 await self._answer_next(thread)
 
     async def _answer_next(self, thread: ComputeThread) -> None:
-        self._computing = self._take()
+        self._computing, self._began = self._take(), time.monotonic()
         if not self._computing:
             return
         outcomes: list[Reply | Exception]

@@ -33,8 +33,12 @@ class State:
 
     @property
     def is_ready(self) -> bool:
-        """Whether images sent now would be answered."""
-        return self.batcher.is_running and not self.drain.has_begun
+        """Whether images sent now would be answered.
+
+        Not while a batch takes longer than its requests may: a predictor's call that hangs never returns.
+        """
+        hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
+        return self.batcher.is_running and not hangs and not self.drain.has_begun
 
 
 # Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.

@@ -81,6 +81,24 @@ def test_a_dead_compute_thread_is_told_seen_and_replaced(gated: Gated) -> None:
         assert call("POST", "/v1/predict", content=make_image("red"), headers=RAW).status_code == 200
 
 
+def test_a_call_that_does_not_return_is_seen_from_outside(gated: Gated) -> None:
+    app = create_app(settings(request_timeout_s=0.3), predictor=gated)
+
+    async def body(crowd: Crowd) -> None:
+        assert (await crowd.client.get("/readyz")).status_code == 200
+        problem(await crowd.send(), 503, "too-slow")
+        while (seen := await crowd.client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.05)
+        problem(seen, 503, "not-ready")
+        assert "secondlook_ready 0.0" in (await crowd.client.get("/metrics")).text
+        assert (await crowd.client.get("/livez")).status_code == 200
+        gated.gate.set()
+        while (await crowd.client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+    crowded(app, body)
+
+
 def test_who_comes_too_late_is_refused_before_a_byte_is_read(gated: Gated) -> None:
     app = create_app(settings(max_queue=2), predictor=gated)
 
