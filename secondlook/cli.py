@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "secondlook.commands.index:index",
     "fit": "secondlook.commands.fit:fit",
     "evaluate": "secondlook.commands.evaluate:evaluate",
+    "jacobian": "secondlook.commands.jacobian:jacobian",
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",
     "bundles": "secondlook.commands.bundles:bundles",

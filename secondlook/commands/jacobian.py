@@ -1,0 +1,79 @@
+"""``secondlook jacobian``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from secondlook.options import (
+    bundles_option,
+    data_root_option,
+    generation_option,
+    json_option,
+    print_json,
+    progress_option,
+    reporting,
+)
+
+
+@click.command()
+@click.argument("dataset")
+@bundles_option
+@data_root_option
+@generation_option
+@click.option("--split", default="test", show_default=True, help="train or test.")
+@click.option("--images", type=click.IntRange(1), default=500, show_default=True, help="How many, drawn by a seed.")
+@click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
+@click.option("--theta", type=float, help="Another theta than the bundle's.")
+@click.option("--lam", type=float, help="Another lam.")
+@click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for jacobian.json and the plot."
+)
+@json_option
+@progress_option
+def jacobian(
+    dataset: str,
+    root: Path | None,
+    data_root: Path | None,
+    generation: str | None,
+    split: str,
+    images: int,
+    exact: bool,
+    theta: float | None,
+    lam: float | None,
+    cache_theta: float | None,
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """How sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
+    from evaluation.jacobian import jacobians
+    from evaluation.models import Models
+    from evaluation.study import show, write
+    from indexer.datasets import load
+    from indexer.encoders import best_device
+    from model.bundle import open_bundle
+    from model.root import default_root
+
+    with reporting(progress_format) as progress:
+        bundle = open_bundle(root or default_root(), generation)
+        images_of = load(dataset, split, data_root)
+        models = Models.of(
+            bundle,
+            k=None if exact else "bundle",
+            theta=theta,
+            lam=lam,
+            cache_theta=cache_theta,
+            keeping="stored",
+            device=best_device(),
+        )
+        study = jacobians(bundle, models, images_of, images, progress)
+    if as_json or progress_format == "json":
+        print_json(**study.as_dict())
+    else:
+        show(study)
+    if out is not None:
+        for path in write(study, out, "jacobian"):
+            click.echo(path, err=True)
