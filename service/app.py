@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         Guard,
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
+        body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
     )
     app.add_middleware(Watch, metrics=app.state.metrics)

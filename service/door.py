@@ -2,6 +2,10 @@
 
 Images and bytes count from the door to the answer: while they are received, decoded, waiting and computed. So what a
 server holds is bounded, and who comes too late hears so at once instead of after an upload.
+
+Of a body that was announced only its beginning counts before it comes: an announcement is free, and four of 64 MB with
+nothing behind them would shut everybody else out. One that would not fit beside what is held is refused at the door;
+where several that would each have fit do not fit together, those that come last are refused while they are sent.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from service.errors import QueueFullError
 MEMORY_S = 10.0
 """What the pace is measured over: after so long, half of what was seen is forgotten."""
 LONGEST_WAIT_S = 60
+RESERVED_BYTES = 64 << 10
+"""Of a body that was announced, kept free for it: an image of usual size that was let in is never refused after."""
 
 
 class Door:
@@ -27,7 +33,7 @@ class Door:
         self.images = 0
         """Let in and not yet answered."""
         self.bytes = 0
-        """Of those: as announced, or as received so far."""
+        """Of those: as received so far, and up to RESERVED_BYTES as announced."""
         self.refused = 0
         """Requests that found it full."""
         self.dropped: Counter[Literal["client_gone", "deadline"]] = Counter()
@@ -35,7 +41,7 @@ class Door:
         self._since, self._left = 0.0, 0.0
 
     def admit(self, size: int = 0) -> Ticket:
-        """Let a request of one image and so many bytes in; leaving the ticket's context lets it out again.
+        """Let a request of one image and so many announced bytes in; leaving the ticket's context lets it out again.
 
         Raises:
             QueueFullError: others are inside, and with it there would be too much.
@@ -43,8 +49,20 @@ class Door:
         if not self.images:
             self._since, self._left = time.monotonic(), 0.0
         ticket = Ticket(self)
-        ticket.add(images=1, size=size)
+        self._require_room(ticket, images=1, size=size)
+        ticket.images, ticket.bytes = 1, min(size, RESERVED_BYTES)
+        self.images += ticket.images
+        self.bytes += ticket.bytes
         return ticket
+
+    def _require_room(self, ticket: Ticket, images: int, size: int) -> None:
+        is_alone = self.images == ticket.images
+        if not is_alone and (self.images + images > self.max_images or self.bytes + size > self.max_bytes):
+            self.refused += 1
+            wait = self.wait_s()
+            raise QueueFullError(
+                f"{self.images:,} images are being received or answered already: try again in {wait} s", wait
+            )
 
     def wait_s(self) -> int:
         """Seconds until all who are inside have been answered, at the pace of late; whole ones, 1 to 60."""
@@ -67,25 +85,22 @@ class Ticket:
     def __init__(self, door: Door) -> None:
         self._door = door
         self.images, self.bytes = 0, 0
+        self._received = 0
 
-    def add(self, *, images: int = 0, size: int = 0) -> None:
-        """Make the share larger.
+    def add(self, *, images: int = 0, received: int = 0) -> None:
+        """Count more images, and more bytes that came.
 
         Raises:
             QueueFullError: others are inside, and with that there would be too much.
         """
-        door = self._door
-        is_alone = door.images == self.images
-        if not is_alone and (door.images + images > door.max_images or door.bytes + size > door.max_bytes):
-            door.refused += 1
-            wait = door.wait_s()
-            raise QueueFullError(
-                f"{door.images:,} images are being received or answered already: try again in {wait} s", wait
-            )
-        door.images += images
-        door.bytes += size
+        more = max(0, self._received + received - self.bytes)
+        if images or more:
+            self._door._require_room(self, images, more)
+        self._received += received
+        self._door.images += images
+        self._door.bytes += more
         self.images += images
-        self.bytes += size
+        self.bytes += more
 
     def __enter__(self) -> Ticket:
         return self

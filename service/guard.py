@@ -28,6 +28,9 @@ SMALL_BODY_BYTES = 64 << 10
 
 TAKES_IMAGES = "/v1/predict"
 
+LEAST_BYTES = 1 << 10
+"""Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
+
 ANSWERED_TO_THE_END = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths of calls that are let in while the server stops: whoever watches it shall see it stop."""
 
@@ -43,9 +46,15 @@ class Guard:
     """The outermost ASGI layer but for what counts and logs."""
 
     def __init__(
-        self, app: ASGIApp, max_request_bytes: int, body_timeout_s: float = 60.0, drain: Drain | None = None
+        self,
+        app: ASGIApp,
+        max_request_bytes: int,
+        body_timeout_s: float = 60.0,
+        body_stall_s: float = 10.0,
+        drain: Drain | None = None,
     ) -> None:
-        self.app, self.max_request_bytes, self.body_timeout_s = app, max_request_bytes, body_timeout_s
+        self.app, self.max_request_bytes = app, max_request_bytes
+        self.body_timeout_s, self.body_stall_s = body_timeout_s, body_stall_s
         self.drain = drain or Drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,25 +62,29 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received, is_complete, started = 0, False, False
+        received, seen, is_complete, started = 0, 0, False, False
         most = self.max_request_bytes
         if scope["path"] != TAKES_IMAGES:
             most = min(most, SMALL_BODY_BYTES)
-        deadline = asyncio.get_running_loop().time() + self.body_timeout_s
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.body_timeout_s
+        stalled = clock() + self.body_stall_s
 
         async def bounded() -> Message:
-            nonlocal received, is_complete
+            nonlocal received, seen, stalled, is_complete
             if is_complete:  # what may still come is that the client leaves
                 return await receive()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, stalled)):
                     message = await receive()
             except TimeoutError as error:
-                raise self._too_slow() from error
+                raise (self._stalled() if stalled < deadline else self._too_slow()) from error
             is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > most:
                 raise _too_many_bytes(most)
+            if received >= seen + LEAST_BYTES:
+                seen, stalled = received, clock() + self.body_stall_s
             return message
 
         async def with_headers(message: Message) -> None:
@@ -111,6 +124,13 @@ class Guard:
         return ProblemError(
             Kind.TOO_SLOWLY_SENT,
             f"The body did not arrive within {self.body_timeout_s:g} s: send less at once, or faster.",
+            headers={"Connection": "close"},
+        )
+
+    def _stalled(self) -> ProblemError:
+        return ProblemError(
+            Kind.TOO_SLOWLY_SENT,
+            f"Fewer than {LEAST_BYTES:,} bytes of the body came within {self.body_stall_s:g} s: send it faster.",
             headers={"Connection": "close"},
         )
 

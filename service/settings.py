@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(256 << 20, ge=1, description="The same, in bytes received.")
     header_timeout_s: float = Field(10.0, gt=0, description="Seconds for a request's headers to arrive, before a 408.")
     body_timeout_s: float = Field(60.0, gt=0, description="Seconds for its body to arrive after them, before a 408.")
+    body_stall_s: float = Field(10.0, gt=0, description="Seconds in which 1 KiB more of it must come, before a 408.")
     drain_timeout_s: float = Field(
         30.0, gt=0, description="Seconds that running requests may take to finish after a signal to stop."
     )

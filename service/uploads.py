@@ -34,7 +34,7 @@ def announced_bytes(request: Request) -> int:
 async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> list[Upload]:
     """All images of a request, one or more. At no time are more bytes held than the limits allow.
 
-    The ticket grows with each image after the first, and with bytes that were not announced.
+    The ticket grows with each image after the first, and with the bytes.
 
     Raises:
         QueueFullError: others are being answered, and there is no room for all of this request.
@@ -58,10 +58,8 @@ async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> 
 
 
 async def _stream(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
-    announced = announced_bytes(request)
     async for chunk in request.stream():
-        if not announced:
-            ticket.add(size=len(chunk))
+        ticket.add(received=len(chunk))
         yield chunk
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import httpx
@@ -130,6 +130,35 @@ def test_slow_senders_are_told_and_let_go(impatient: Server) -> None:
             pass
         assert time.monotonic() < began + 5
     assert metric(impatient, 'secondlook_rejected_total{reason="too-slowly-sent"}') == 1  # heads are no requests yet
+
+
+def test_announcements_without_a_body_shut_nobody_out(serve: Serve) -> None:
+    server = serve()
+    with ExitStack() as silent:
+        for _ in range(8):  # twice what may be held at once
+            silent.enter_context(connected(server)).sendall(head(64_000_000))
+        until(lambda: metric(server, "secondlook_admitted_images") == 8)
+        assert send(server).status_code == 200
+        assert metric(server, "secondlook_admitted_bytes") < 1_000_000
+
+
+def test_a_body_that_hardly_moves_does_not_keep_its_place(serve: Serve) -> None:
+    server = serve(body_stall_s=0.5, max_queue=2)
+    with connected(server) as silent, connected(server) as dripping:
+        silent.sendall(head(100_000))
+        dripping.sendall(head(100_000))
+        began = time.monotonic()
+        try:
+            while time.monotonic() < began + 10:
+                dripping.sendall(b"x")
+                time.sleep(0.05)
+        except OSError:
+            pass
+        assert time.monotonic() < began + 5
+        status, headers, document = answer(silent)
+        assert (status, headers["connection"]) == (408, "close")
+        assert is_problem(document, 408, "too-slowly-sent")
+        assert send(server).status_code == 200
 
 
 def test_a_body_that_comes_after_its_refusal_does_not_hold_the_connection_for_ever(impatient: Server) -> None:

@@ -148,6 +148,23 @@ def test_bytes_are_bounded_by_announcement_and_by_count(gated: Gated) -> None:
     crowded(app, body)
 
 
+def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated) -> None:
+    gated.gate.set()
+    app = create_app(settings(body_stall_s=1.0), predictor=gated)
+    image = make_image("red", (64, 64), "BMP")
+
+    async def pieces() -> Any:
+        for start in range(0, len(image), 2048):
+            yield image[start : start + 2048]
+            await asyncio.sleep(0.3)
+
+    async def body(crowd: Crowd) -> None:
+        assert len(image) > 6 * 2048  # longer than a standstill may take
+        assert (await crowd.send(pieces())).status_code == 200
+
+    crowded(app, body)
+
+
 def test_what_is_given_up_before_it_is_computed_is_counted(gated: Gated) -> None:
     app = create_app(settings(request_timeout_s=0.5), predictor=gated)
     scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": []}

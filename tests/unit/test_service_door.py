@@ -1,11 +1,12 @@
 """How much is let in at once."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
 from service import door
-from service.door import Door
+from service.door import RESERVED_BYTES, Door
 from service.errors import QueueFullError
 
 
@@ -32,16 +33,38 @@ def test_bytes_count_too() -> None:
     with full.admit(900):
         with pytest.raises(QueueFullError):
             full.admit(101)
-        with full.admit(100) as small, pytest.raises(QueueFullError):
-            small.add(size=1)
+        with full.admit(100) as small:
+            small.add(received=60)
+            small.add(received=40)
+            assert full.bytes == 1000
+            with pytest.raises(QueueFullError):
+                small.add(received=1)
         assert full.bytes == 900
     assert full.bytes == 0
+
+
+def test_announcements_alone_shut_nobody_out_and_what_comes_is_bounded() -> None:
+    full = Door(max_images=100, max_bytes=10 * RESERVED_BYTES)
+    with ExitStack() as inside:
+        large = [inside.enter_context(full.admit(9 * RESERVED_BYTES)) for _ in range(2)]
+        assert full.bytes == 2 * RESERVED_BYTES
+        with pytest.raises(QueueFullError):
+            full.admit(9 * RESERVED_BYTES)  # it would not fit beside what is held
+        small = inside.enter_context(full.admit(RESERVED_BYTES))
+        large[0].add(received=6 * RESERVED_BYTES)
+        large[1].add(received=3 * RESERVED_BYTES)
+        assert full.bytes == full.max_bytes
+        with pytest.raises(QueueFullError):
+            large[0].add(received=1)
+        small.add(received=RESERVED_BYTES)  # what was kept free for it
+        assert full.bytes == full.max_bytes
+    assert (full.images, full.bytes) == (0, 0)
 
 
 def test_who_comes_alone_is_let_in_whatever_it_brings() -> None:
     full = Door(max_images=2, max_bytes=10)
     with full.admit(1000) as alone:
-        alone.add(images=5, size=1000)
+        alone.add(images=5, received=2000)
         with pytest.raises(QueueFullError):
             full.admit()
     with full.admit():
