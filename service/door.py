@@ -34,8 +34,6 @@ class Door:
         """Let in and not yet answered."""
         self.bytes = 0
         """Of those: as received so far, and up to RESERVED_BYTES as announced."""
-        self.refused = 0
-        """Requests that found it full."""
         self.dropped: Counter[Literal["client_gone", "deadline"]] = Counter()
         """Requests given up before they cost a forward pass, and why."""
         self._since, self._left = 0.0, 0.0
@@ -58,7 +56,6 @@ class Door:
     def _require_room(self, ticket: Ticket, images: int, size: int) -> None:
         is_alone = self.images == ticket.images
         if not is_alone and (self.images + images > self.max_images or self.bytes + size > self.max_bytes):
-            self.refused += 1
             wait = self.wait_s()
             raise QueueFullError(
                 f"{self.images:,} images are being received or answered already: try again in {wait} s", wait
