@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from evaluation.fitted import cache_only_theta, surfaces
+from evaluation.intervals import Interval, bootstrap
+from evaluation.plots import MODELS
+from evaluation.reliability import Reliability, diagram
+from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
 from indexer.encoders import check_classes
 from indexer.index import embed_images
@@ -14,7 +21,9 @@ from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
 from model.errors import DatasetError
 from model.lookup import vote_until_sure
+from model.manifest import FitReport, Manifest
 from model.metrics import ece_percent, error_percent, nll
+from model.stores import Store
 
 QUERIES_AT_ONCE = 1000
 
@@ -27,6 +36,50 @@ class Metrics:
     ece_percent: float
     nll: float
 
+    @classmethod
+    def of(cls, probabilities: Floats, labels: Ints) -> Metrics:
+        """Of probabilities (N,C)."""
+        return cls(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """With what the three models answer: the mixture's theta and lam, the theta of the cache alone, and k."""
+
+    theta: float
+    lam: float
+    k: int | None
+    cache_theta: float
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        theta: float | None = None,
+        lam: float | None = None,
+        cache_theta: float | None = None,
+        *,
+        exact: bool = False,
+    ) -> Setting:
+        """The bundle's own, with some replaced.
+
+        The cache alone has the theta that was fitted for it; a theta given for the mixture is the cache's too.
+
+        Raises:
+            ParameterError: a parameter is out of its range.
+        """
+        if cache_theta is None:
+            cache_theta = cache_only_theta(manifest) if theta is None else theta
+        setting = cls(
+            manifest.theta if theta is None else theta,
+            manifest.lam if lam is None else lam,
+            None if exact else manifest.k,
+            cache_theta,
+        )
+        check_parameters(setting.theta, setting.lam, setting.k)
+        check_parameters(setting.cache_theta, setting.lam, setting.k)
+        return setting
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -38,6 +91,63 @@ class Evaluation:
     network: Metrics
     mixed: Metrics
     cache_only: Metrics
+    dataset: str
+    """Name and split."""
+    error_intervals: dict[str, Interval]
+    """Of each model's error, in percent."""
+    fewer_errors: dict[str, Interval]
+    """By how many points mixture and cache err less than the network, on the same images."""
+    reliability: dict[str, Reliability]
+    fit: FitReport | None
+    """What the bundle's theta and lam were chosen from."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; what was tried on the holdout is the manifest's to tell."""
+        return {
+            "count": self.count,
+            "dataset": self.dataset,
+            "generation": self.generation,
+            "parameters": self.parameters,
+            **{name: asdict(getattr(self, name)) for name in MODELS},
+            "error_intervals": {name: found._asdict() for name, found in self.error_intervals.items()},
+            "fewer_errors": {name: found._asdict() for name, found in self.fewer_errors.items()},
+            "reliability": {name: asdict(found) for name, found in self.reliability.items()},
+        }
+
+    def tables(self) -> list[Table]:
+        """One: the three models."""
+        p = self.parameters
+        rows = []
+        for name, style in MODELS.items():
+            m, fewer = getattr(self, name), self.fewer_errors.get(name)
+            rows.append(
+                (
+                    style.label,
+                    self.error_intervals[name].text(),
+                    fewer.text() if fewer else "",
+                    f"{m.ece_percent:.2f}",
+                    f"{m.nll:.4f}",
+                )
+            )
+        return [
+            Table(
+                f"{self.dataset}, {self.count:,} images, generation {self.generation}",
+                ("", "error %", "less than the network's, points", "ECE %", "NLL"),
+                tuple(rows),
+                f"theta {p['theta']:g} (cache alone {p['cache_theta']:g}), lam {p['lam']:g}, k {p['k'] or 'all'}; "
+                "in brackets 95 % bootstrap intervals over the images",
+            )
+        ]
+
+    def figures(self) -> list[Figure]:
+        """Reliability, and what theta and lam were chosen from."""
+        found = [diagram(self.reliability)]
+        if self.fit is not None:
+            p = self.parameters
+            k = None if p["k"] is None else int(p["k"])
+            surface = surfaces(self.fit, p["theta"] or 0, p["lam"] or 0, k)
+            found += [surface] if surface else []
+        return found
 
 
 def evaluate(
@@ -48,9 +158,10 @@ def evaluate(
     cache_theta: float | None = None,
     *,
     exact: bool = False,
+    images: int | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Classify a whole dataset with a bundle, under its own parameters where no others are given.
+    """Classify a dataset (or some of its images) with a bundle, under its own parameters where no others are given.
 
     Raises:
         DatasetError: the dataset's classes are not the bundle's, it is what the bundle caches, or too many images are
@@ -58,45 +169,72 @@ def evaluate(
         ParameterError: a parameter is out of its range.
     """
     manifest = bundle.manifest
+    check_unseen(dataset, manifest)
+    setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
+    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
+    network = softmax(logits)
+    votes = ask(bundle.store, keys, setting, network.shape[1], progress)
+    as_served = (setting.theta, setting.lam, setting.k) == (manifest.theta, manifest.lam, manifest.k)
+    if as_served and setting.k is not None:
+        # What the server does; the cache alone is another model, which no quick search was fitted for.
+        novelty = manifest.calibration.novelty if manifest.calibration else None
+        for start in range(0, len(keys), QUERIES_AT_ONCE):
+            rows = slice(start, start + QUERIES_AT_ONCE)
+            found = vote_until_sure(
+                bundle.store, keys[rows], network[rows], setting.theta, setting.lam, setting.k, novelty
+            )
+            votes[0, rows] = found[1]
+    models = opinions(network, votes, setting)
+    wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
+    return Evaluation(
+        count=len(labels),
+        generation=manifest.generation,
+        parameters=asdict(setting),
+        dataset=f"{dataset.name} {dataset.split}",
+        error_intervals={name: bootstrap(100 * errs) for name, errs in wrong.items()},
+        fewer_errors={name: bootstrap(100 * (wrong["network"] - wrong[name])) for name in models if name != "network"},
+        reliability={name: Reliability.of(said, labels) for name, said in models.items()},
+        fit=manifest.fit,
+        **{name: Metrics.of(said, labels) for name, said in models.items()},
+    )
+
+
+def check_unseen(dataset: Dataset, manifest: Manifest) -> None:
+    """Hold a dataset to a bundle's classes, and to not being what it caches.
+
+    Raises:
+        DatasetError: it is not.
+    """
     check_classes(dataset, manifest)
     if dataset.split == "test" and dataset.content_hash() == manifest.dataset.sha256:
         raise DatasetError(
             f"{dataset.name} is what the bundle caches, each image would find itself: evaluate other images"
         )
-    theta = manifest.theta if theta is None else theta
-    lam = manifest.lam if lam is None else lam
-    cache_theta = theta if cache_theta is None else cache_theta
-    k = None if exact else manifest.k
-    check_parameters(theta, lam, k)
-    check_parameters(cache_theta, lam, k)
-    logits, keys, labels = embed_images(dataset, np.arange(len(dataset.labels)), bundle.engine, progress)
-    network = softmax(logits)
-    cache = np.empty((2, *network.shape), np.float32)
-    novelty = manifest.calibration.novelty if manifest.calibration else None
-    as_served = k is not None and (theta, lam, k) == (manifest.theta, manifest.lam, manifest.k)
+
+
+def sample(dataset: Dataset, images: int | None, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Positions of so many images of a dataset, drawn at random but always the same; None = all of them."""
+    positions = np.arange(len(dataset.labels)) if among is None else among
+    if images is None or images >= len(positions):
+        return positions
+    return np.sort(np.random.default_rng(0).permutation(positions)[:images])
+
+
+def ask(store: Store, keys: Floats, setting: Setting, classes: int, progress: Progress = silent) -> Floats:
+    """p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
+    votes = np.empty((2, len(keys), classes), np.float32)
+    thetas = (setting.theta, setting.cache_theta)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        cache[:, rows] = _votes(bundle, keys[rows], (theta, cache_theta), k, network.shape[1])
-        if as_served and k is not None:
-            # What the server does; the cache alone is another model, which no quick search was fitted for.
-            _, cache[0, rows] = vote_until_sure(bundle.store, keys[rows], network[rows], theta, lam, k, novelty)
+        if setting.k is None:
+            votes[:, rows] = exact_vote(keys[rows], store.chunks(), thetas, classes)[0]
+        else:
+            found = store.search(keys[rows], setting.k)
+            votes[:, rows] = [vote(found.similarities, found.values, theta, classes) for theta in thetas]
         progress("vote", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
-    return Evaluation(
-        count=len(labels),
-        generation=manifest.generation,
-        parameters={"theta": theta, "lam": lam, "k": k, "cache_theta": cache_theta},
-        network=_metrics(network, labels),
-        mixed=_metrics(mix(network, cache[0], lam), labels),
-        cache_only=_metrics(cache[1], labels),
-    )
+    return votes
 
 
-def _votes(bundle: Bundle, keys: Floats, thetas: tuple[float, float], k: int | None, classes: int) -> Floats:
-    if k is None:
-        return exact_vote(keys, bundle.store.chunks(), thetas, classes)[0]
-    found = bundle.store.search(keys, k)
-    return np.stack([vote(found.similarities, found.values, theta, classes) for theta in thetas])
-
-
-def _metrics(probabilities: Floats, labels: Ints) -> Metrics:
-    return Metrics(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
+def opinions(network: Floats, votes: Floats, setting: Setting) -> dict[str, Floats]:
+    """What the three models say, by their names in ``plots.MODELS``: p_net (N,C) and ``ask``'s votes -> (N,C) each."""
+    return {"network": network, "mixed": mix(network, votes[0], setting.lam), "cache_only": votes[1]}

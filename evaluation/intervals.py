@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 DRAWS = 2000
 LEVEL = 0.95
 INDICES_AT_ONCE = 2_000_000
+FEW = 16
+"""Up to so many distinct values (right and wrong are two), how often each is drawn is drawn at once."""
 
 
 class Interval(NamedTuple):
@@ -56,8 +58,13 @@ def bootstrap(
         raise ValueError(f"cannot resample values of shape {rows.shape}")
     if statistic is None:
         rows = rows.astype(np.float64)
-        found = np.concatenate([rows[drawn].mean(axis=1) for drawn in _draws(len(rows), draws, seed)])
         value = float(rows.mean())
+        distinct, counts = np.unique(rows, return_counts=True)
+        if len(distinct) <= FEW:
+            drawn = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), draws)
+            found = drawn @ distinct / len(rows)
+        else:
+            found = np.concatenate([rows[drawn].mean(axis=1) for drawn in _draws(len(rows), draws, seed)])
     else:
         found = np.array([statistic(rows[row]) for drawn in _draws(len(rows), draws, seed) for row in drawn])
         value = float(statistic(rows))

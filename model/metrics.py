@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.cache import Floats, Ints
 
@@ -20,11 +21,20 @@ def nll(probabilities: Floats, labels: Ints) -> float:
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
-def ece_percent(probabilities: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
-    """Expected calibration error over bins of equal width, in percent (Guo et al., 2017, equation 3)."""
+def confidence_bins(
+    probabilities: Floats, labels: Ints, bins: int = ECE_BINS
+) -> tuple[Ints, NDArray[np.float64], Ints]:
+    """Rows of (N,C) by their largest probability, in bins of equal width: how many, the sum of it, how many right."""
     confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
+    right = probabilities.argmax(axis=1) == labels
     # Bins are (low, high], as in the paper.
     where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(where, weights=correct - confidence, minlength=bins)
-    return 100.0 * float(np.abs(gaps).sum() / len(labels))
+    counts = np.bincount(where, minlength=bins).astype(np.int64)
+    sums: NDArray[np.float64] = np.bincount(where, weights=confidence, minlength=bins).astype(np.float64)
+    return counts, sums, np.bincount(where[right], minlength=bins).astype(np.int64)
+
+
+def ece_percent(probabilities: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
+    """Expected calibration error over bins of equal width, in percent (Guo et al., 2017, equation 3)."""
+    _, confidence, right = confidence_bins(probabilities, labels, bins)
+    return 100.0 * float(np.abs(right - confidence).sum() / len(labels))

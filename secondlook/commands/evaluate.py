@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from evaluation import study
 from evaluation.evaluate import evaluate as run
 from indexer.datasets import load
-from model import bundle as bundles
-from model.root import default_root
+from indexer.encoders import best_device
+from model.bundle import NETWORK, open_bundle, read_manifest
+from model.root import active_generation, default_root
 from secondlook.options import (
     bundles_option,
     data_root_option,
@@ -28,10 +29,14 @@ from secondlook.options import (
 @data_root_option
 @generation_option
 @click.option("--split", default="test", show_default=True, help="train or test.")
+@click.option("--images", type=click.IntRange(1), help="Only so many of them, drawn at random but always the same.")
 @click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
 @click.option("--theta", type=float, help="Another theta than the bundle's.")
 @click.option("--lam", type=float, help="Another lam.")
-@click.option("--cache-theta", type=float, help="Another theta for the cache alone.")
+@click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
+)
 @json_option
 @progress_option
 def evaluate(
@@ -40,30 +45,26 @@ def evaluate(
     data_root: Path | None,
     generation: str | None,
     split: str,
+    images: int | None,
     exact: bool,
     theta: float | None,
     lam: float | None,
     cache_theta: float | None,
+    out: Path | None,
     as_json: bool,
     progress_format: str,
 ) -> None:
     """Error, calibration and likelihood of network, mixture and cache on DATASET."""
     with reporting(progress_format) as progress:
-        bundle = bundles.open_bundle(root or default_root(), generation)
-        result = run(bundle, load(dataset, split, data_root), theta, lam, cache_theta, exact=exact, progress=progress)
+        root = root or default_root()
+        generation = generation or active_generation(root)
+        has_network = NETWORK in read_manifest(root, generation).files
+        bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
+        asked = load(dataset, split, data_root)
+        result = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
+        if out is not None:
+            study.write(result, out, "errors")
     if as_json or progress_format == "json":
-        print_json(**asdict(result))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    p = result.parameters
-    table = Table(
-        title=f"{dataset} {split}, {result.count:,} images, generation {result.generation}",
-        caption=f"theta {p['theta']:g} (cache alone {p['cache_theta']:g}), lam {p['lam']:g}, k {p['k'] or 'all'}",
-    )
-    for column in ("", "error %", "ECE %", "NLL"):
-        table.add_column(column, justify="right")
-    for name, m in (("network", result.network), ("mixed", result.mixed), ("cache only", result.cache_only)):
-        table.add_row(name, f"{m.error_percent:.2f}", f"{m.ece_percent:.2f}", f"{m.nll:.4f}")
-    Console().print(table)
+        print_json(**result.as_dict())
+    else:
+        study.show(result)

@@ -25,7 +25,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_draws_in_several_blocks_are_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(10.0)
+    values = np.arange(20.0)
     calls: list[float] = []
 
     def statistic(rows: np.ndarray) -> float:
@@ -37,6 +37,13 @@ def test_draws_in_several_blocks_are_as_many_as_asked(monkeypatch: pytest.Monkey
     by_statistic = bootstrap(values, statistic, draws=70)
     assert len(calls) == 71  # and once of the rows as they are
     assert by_statistic == pytest.approx(whole)
+
+
+def test_few_distinct_values_are_drawn_alike_but_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = np.repeat([-1.0, 0.0, 1.0], [30, 950, 20])
+    at_once = bootstrap(change, draws=20_000)
+    monkeypatch.setattr("evaluation.intervals.FEW", 0)
+    assert at_once == pytest.approx(bootstrap(change, draws=20_000), abs=7e-4)
 
 
 def test_a_paired_difference_is_surer_than_two_means() -> None:
