@@ -82,12 +82,14 @@ def open_bundle(
     generation: str | None = None,
     *,
     threads: int = 0,
+    spare_core: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
-    ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
+    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``). ``precision`` is the network's on a GPU;
+    auto = as the manifest says. On a processor it is float32.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -97,7 +99,7 @@ def open_bundle(
     if not GENERATION.fullmatch(generation):
         raise BundleError(f"{generation!r} is not a generation's id")
     lease = Lease(root / generation)
-    bundle = replace(verify(root / generation, generation, threads=threads), lease=lease)
+    bundle = replace(verify(root / generation, generation, threads=threads, spare_core=spare_core), lease=lease)
     if device == "cpu":
         return bundle
     return _on_device(
@@ -128,7 +130,7 @@ def _on_device(bundle: Bundle, device: str, bfloat16: bool) -> Bundle:
         return replace(bundle, engine=engine)
 
 
-def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:
+def verify(folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False) -> Bundle:
     """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
 
     Raises:
@@ -171,7 +173,7 @@ def verify(folder: Path, generation: str, *, threads: int = 0) -> Bundle:
     if entries.count != store.count:
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
     try:
-        engine = OnnxEngine(folder / ENCODER, threads)
+        engine = OnnxEngine(folder / ENCODER, threads, spare_core=spare_core)
     except EngineError as error:
         raise refuse(ENCODER, f"cannot run: {error}") from error
     if (engine.size, engine.classes, engine.dim) != (

@@ -1,10 +1,11 @@
-"""Requests to batches and back: one owner task, one compute thread.
+"""Requests to batches and back: one thread computes, and takes its batches itself.
 
 A request that finds the thread idle is computed at once; while the thread is busy, requests gather and go together as
 the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is the door's to
-say (``service.door``).
+say (``service.door``). The thread goes from one batch to the next without asking the event loop, which under load has
+answers to write first: a task that handed it each batch left it idle for a third of the time.
 
-If the thread or the task dies, all who wait are told at once, and both are started anew a second later.
+If the thread dies, all who wait are told at once, and it is started anew a second later.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -87,31 +90,34 @@ class Batcher:
     def __init__(self, predictor: Predictor, *, max_batch: int, metrics: Metrics | None = None) -> None:
         self.predictor = predictor
         self.restarts = 0
-        """How often the task or the thread died."""
+        """How often the thread died."""
         self._metrics = metrics or Metrics()
         self._max_batch = max_batch
         self._waiting: deque[_Request] = deque()
+        self._taking = threading.Lock()
+        """Held while requests are taken out, or looked through."""
         self._computing: list[_Request] = []
         self._began = 0.0
-        self._arrived = asyncio.Event()
         self._thread: ComputeThread | None = None
-        self._owner: asyncio.Task[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     @property
     def is_running(self) -> bool:
         """Whether requests are being answered."""
-        return self._owner is not None and not self._owner.done()
+        return self._thread is not None and not self._thread.ended.done()
 
     @property
     def waiting(self) -> int:
         """How many images wait."""
-        return sum(len(request.images) for request in self._waiting if not request.reply.done())
+        with self._taking:
+            return sum(len(request.images) for request in self._waiting if not request.reply.done())
 
     @property
     def oldest_s(self) -> float:
         """For how many seconds the first of them has been waiting."""
-        oldest = next((request.arrived for request in self._waiting if not request.reply.done()), None)
+        with self._taking:
+            oldest = next((request.arrived for request in self._waiting if not request.reply.done()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     @property
@@ -121,46 +127,39 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
         self._begin()
-        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="supervisor")
+        self._supervisor = self._loop.create_task(self._supervise(), name="supervisor")
 
     async def close(self) -> None:
         """Stop; whoever still waits gets an error."""
-        if self._supervisor is None or self._owner is None:
+        if self._supervisor is None or self._thread is None:
             return
         self._supervisor.cancel()
-        self._owner.cancel()
-        await asyncio.wait((self._supervisor, self._owner))
-        await self._ended(STOP_SECONDS)
+        await asyncio.wait((self._supervisor,))
+        self._tell_all()
+        self._thread.stop()
+        await asyncio.wait((self._thread.ended,), timeout=STOP_SECONDS)
 
     def _begin(self) -> None:
-        thread = ComputeThread()
+        thread = ComputeThread(self._compute)
         thread.start()
+        thread.ended.add_done_callback(lambda _: self._tell_all())
         self._thread = thread
-        self._owner = asyncio.get_running_loop().create_task(self._run(thread), name="batcher")
-        self._owner.add_done_callback(self._tell_all)
 
     async def _supervise(self) -> None:
         while True:
-            assert self._owner is not None
-            await asyncio.wait((self._owner,))
-            error = None if self._owner.cancelled() else self._owner.exception()
-            logger.critical("the batching task died; it starts anew in %g s", RESTART_SECONDS, exc_info=error)
+            assert self._thread is not None
+            await asyncio.wait((self._thread.ended,))
+            logger.critical("no answers are computed; that starts anew in %g s", RESTART_SECONDS)
             self.restarts += 1
             await asyncio.sleep(RESTART_SECONDS)
-            # Two threads would call the predictor at once. One that never returns leaves the server not ready.
-            await self._ended(None)
             try:
                 self._begin()
             except RuntimeError:  # no thread can be started: the next round tries again
-                logger.exception("the batching task cannot start")
+                logger.exception("the compute thread cannot start")
             else:
-                logger.warning("the batching task runs again")
-
-    async def _ended(self, timeout_s: float | None) -> None:
-        assert self._thread is not None
-        self._thread.stop()
-        await asyncio.to_thread(self._thread.join, timeout_s)
+                logger.warning("answers are computed again")
 
     async def submit(
         self,
@@ -182,36 +181,66 @@ class Batcher:
             ParameterError: an override is out of its range.
             UnavailableError: the batcher does not run, or stops before the answer.
         """
-        if not self.is_running:
+        if self._thread is None or self._thread.ended.done():
             raise _unavailable()
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append(_Request(images, overrides, neighbors, deadline, timing or Timing(), reply))
-        self._arrived.set()
+        self._thread.wake()
         return await reply
 
-    async def _run(self, thread: ComputeThread) -> None:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                # In a call of its own: an idle batcher must hold neither images nor a predictor that was replaced.
-                await self._answer_next(thread)
+    def _compute(self) -> None:
+        """Answer all who wait, a batch at a time. Everything from here to ``_hand`` runs in the compute thread."""
+        # Each batch in a call of its own: an idle thread must hold neither images nor a predictor that was replaced.
+        while self._compute_next():
+            pass
 
-    async def _answer_next(self, thread: ComputeThread) -> None:
-        self._computing, self._began = self._take(), time.monotonic()
-        if not self._computing:
-            return
+    def _compute_next(self) -> bool:
+        batch = self._take()
+        if not batch:
+            return False
         outcomes: list[Reply | Exception]
         try:
-            outcomes = await thread.call(_answer, self.predictor, self._computing, self._max_batch, self._metrics)
-        except UnavailableError:  # the thread died
-            raise
+            outcomes = _answer(self.predictor, batch, self._max_batch, self._metrics)
         except Exception as error:  # such as of memory, before the predictor was asked
             logger.exception("a batch failed")
-            outcomes = [error] * len(self._computing)
-        done = deque(zip(self._computing, outcomes, strict=True))
+            outcomes = [error] * len(batch)
         self._computing = []
-        self._deliver(done)
+        self._hand(deque(zip(batch, outcomes, strict=True)))
+        return True
+
+    def _take(self) -> list[_Request]:
+        """Waiting requests in order, of at most ``max_batch`` images; a larger request goes alone."""
+        taken: list[_Request] = []
+        late: deque[tuple[_Request, Reply | Exception]] = deque()
+        images = 0
+        now = time.monotonic()
+        with self._taking:
+            while self._waiting:
+                request = self._waiting[0]
+                if request.reply.done():  # its client has left
+                    self._waiting.popleft()
+                    continue
+                if request.deadline <= now:
+                    late.append((self._waiting.popleft(), TimeoutError()))
+                    continue
+                if taken and images + len(request.images) > self._max_batch:
+                    break
+                taken.append(self._waiting.popleft())
+                images += len(request.images)
+            # From here on they are told if the thread dies.
+            self._began, self._computing = now, taken
+        for request in taken:
+            request.timing.queue += now - request.arrived
+            request.timing.is_computed = True
+            self._metrics.observe_stage("queue", now - request.arrived)
+        if late:
+            self._hand(late)
+        return taken
+
+    def _hand(self, done: deque[tuple[_Request, Reply | Exception]]) -> None:
+        """Give the event loop what to deliver."""
+        with suppress(RuntimeError):  # it is closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._deliver, done)
 
     def _deliver(self, done: deque[tuple[_Request, Reply | Exception]]) -> None:
         """Give some their replies, and the others theirs in the loop's next round.
@@ -227,38 +256,17 @@ class Batcher:
             else:
                 request.reply.set_result(outcome)
         if done:
-            asyncio.get_running_loop().call_soon(self._deliver, done)
+            self._loop.call_soon(self._deliver, done)
 
-    def _take(self) -> list[_Request]:
-        """Waiting requests in order, of at most ``max_batch`` images; a larger request goes alone."""
-        taken: list[_Request] = []
-        images = 0
-        now = time.monotonic()
-        while self._waiting:
-            request = self._waiting[0]
-            if request.reply.done():  # its client has left
-                self._waiting.popleft()
-                continue
-            if request.deadline <= now:
-                self._waiting.popleft()
-                request.reply.set_exception(TimeoutError())
-                continue
-            if taken and images + len(request.images) > self._max_batch:
-                break
-            taken.append(self._waiting.popleft())
-            request.timing.queue += now - request.arrived
-            request.timing.is_computed = True
-            self._metrics.observe_stage("queue", now - request.arrived)
-            images += len(request.images)
-        return taken
-
-    def _tell_all(self, owner: asyncio.Task[None]) -> None:
-        """Give all who wait an error: the owner has ended."""
-        for request in (*self._computing, *self._waiting):
+    def _tell_all(self) -> None:
+        """Give all who wait an error: nothing is computed any more."""
+        with self._taking:
+            waiting = [*self._computing, *self._waiting]
+            self._computing = []
+            self._waiting.clear()
+        for request in waiting:
             if not request.reply.done():
                 request.reply.set_exception(_unavailable())
-        self._computing = []
-        self._waiting.clear()
 
 
 def _unavailable() -> UnavailableError:

@@ -10,12 +10,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
-
-from service.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 STEPS = 5
 """By how much threads that work are nicer than the event loop's."""
@@ -33,69 +29,40 @@ def step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + STEPS))
 
 
-class _Call(NamedTuple):
-    function: Callable[..., Any]
-    given: tuple[Any, ...]
-    outcome: asyncio.Future[Any]
-
-
 class ComputeThread(threading.Thread):
-    """Makes one call after another for an event loop.
+    """Takes a step whenever it is woken, for an event loop.
 
-    A call that raises anything but an Exception (a predictor that calls ``sys.exit``, say) ends the thread: what state
-    it left behind nobody knows. Whoever waits for that call is told at once; a ThreadPoolExecutor would go on.
+    A step that raises (in a predictor that calls ``sys.exit``, say) ends the thread: what state it left behind nobody
+    knows. A ThreadPoolExecutor would go on.
     """
 
-    def __init__(self) -> None:
-        # A daemon: a call that never returns must not keep the process from ending.
+    def __init__(self, step: Callable[[], None]) -> None:
+        # A daemon: a step that never ends must not keep the process from ending.
         super().__init__(name="compute", daemon=True)
-        self._loop = asyncio.get_running_loop()
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the thread has ended."""
+        self._step = step
+        self._calls: SimpleQueue[bool] = SimpleQueue()
 
-    async def call(self, function: Callable[..., T], *given: Any) -> T:
-        """What the function returns; one call at a time.
-
-        Raises:
-            UnavailableError: the call ended the thread.
-            Exception: what the function raised.
-        """
-        outcome: asyncio.Future[T] = self._loop.create_future()
-        self._calls.put(_Call(function, given, outcome))
-        return await outcome
+    def wake(self) -> None:
+        """Take a step, or another once the one at hand is over."""
+        self._calls.put(True)
 
     def stop(self) -> None:
-        """End once the running call has returned."""
-        self._calls.put(None)
+        """End after the steps that were asked for."""
+        self._calls.put(False)
 
     def run(self) -> None:
         """The thread's own part."""
         step_back()
-        # Each call in a frame of its own: an idle thread must hold neither images nor a predictor that was replaced.
-        while self._make(self._calls.get()):
-            pass
-
-    def _make(self, call: _Call | None) -> bool:
-        if call is None:
-            return False
         try:
-            result = call.function(*call.given)
-        except Exception as error:
-            self._tell(call.outcome, None, error)
+            while self._calls.get():
+                self._step()
         except BaseException:
             logger.critical("the compute thread died", exc_info=True)
-            self._tell(call.outcome, None, UnavailableError("the server failed on this batch: try again in a moment"))
-            return False
-        else:
-            self._tell(call.outcome, result, None)
-        return True
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self.ended.get_loop().call_soon_threadsafe(self._tell)
 
-    def _tell(self, outcome: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-        def tell() -> None:
-            if outcome.done():  # nobody waits for it any more
-                return
-            if error is not None:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(result)
-
-        self._loop.call_soon_threadsafe(tell)
+    def _tell(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)

@@ -19,7 +19,7 @@ from model.cache import check_parameters
 from model.errors import ParameterError
 from model.lookup import Spent
 from model.predictor import Answer, Parameters
-from service.batcher import RESTART_SECONDS, Batcher, Overrides, Timing
+from service.batcher import Batcher, Overrides, Timing
 from service.errors import SizeChangedError, UnavailableError
 
 BAD = 255
@@ -292,39 +292,43 @@ def test_a_replaced_predictor_is_let_go_after_its_last_batch() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("what", ["thread", "task"])
-def test_when_thread_or_task_dies_all_waiters_are_told_and_both_start_anew(
-    what: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_when_the_thread_dies_all_waiters_are_told_and_it_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         assert batcher.is_running
         first = await busy(batcher, scripted)
         waiting = await queued(batcher, image(2))
-        if what == "thread":
-            scripted.dies = True
-            scripted.gate.set()
-        else:
-            batcher._owner.cancel()  # type: ignore[union-attr]
+        scripted.dies = True
+        scripted.gate.set()
         for task in (first, *waiting):
             with pytest.raises(UnavailableError):
                 await task
         assert not batcher.is_running
+        assert batcher.computing_s == 0
         with pytest.raises(UnavailableError):
             await batcher.submit(image(3))
-        if what == "task":
-            # The thread is still in the predictor: no other may call it yet.
-            await asyncio.sleep(2 * RESTART_SECONDS)
-            assert not batcher.is_running
         scripted.dies = False
-        scripted.gate.set()
         while not batcher.is_running:
             await asyncio.sleep(0.01)
         assert said((await batcher.submit(image(4))).answers) == [4]
         assert batcher.restarts == 1
 
     assert scenario(body).calls == [[1], [4]]
-    assert "the batching task died" in caplog.text
-    assert ("the compute thread died" in caplog.text) == (what == "thread")
+    assert "the compute thread died" in caplog.text
+    assert "no answers are computed" in caplog.text
+
+
+def test_no_batch_waits_for_a_busy_event_loop() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        others = await queued(batcher, image(2, 3, 4, 5), image(6))
+        scripted.gate.set()
+        until = time.monotonic() + PATIENCE
+        while len(scripted.calls) < 3:  # as long as this runs, the loop does nothing else
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        await asyncio.gather(first, *others)
+
+    assert scenario(body).calls == [[1], [2, 3, 4, 5], [6]]
 
 
 def test_a_batch_that_cannot_be_put_together_fails_alone() -> None:
