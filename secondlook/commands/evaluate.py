@@ -8,6 +8,9 @@ import click
 
 from evaluation import study
 from evaluation.evaluate import evaluate as run
+from evaluation.shift import IMAGES as SHIFTED_IMAGES
+from evaluation.shift import REFILL
+from evaluation.shift import shift as natural_shift
 from indexer.datasets import load
 from indexer.encoders import best_device
 from model.bundle import NETWORK, open_bundle, read_manifest
@@ -34,6 +37,14 @@ from secondlook.options import (
 @click.option("--theta", type=float, help="Another theta than the bundle's.")
 @click.option("--lam", type=float, help="Another lam.")
 @click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@click.option("--shift", is_flag=True, help="Under natural shift too, and with a cache refilled with shifted images.")
+@click.option(
+    "--refill",
+    type=click.IntRange(0),
+    default=REFILL,
+    show_default=True,
+    help="With --shift: training images to refill the cache with; 0 = do not.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
@@ -50,6 +61,8 @@ def evaluate(
     theta: float | None,
     lam: float | None,
     cache_theta: float | None,
+    shift: bool,
+    refill: int,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -61,10 +74,20 @@ def evaluate(
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
         asked = load(dataset, split, data_root)
-        result = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
+        studies: dict[str, study.Study] = {
+            "errors": run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
+        }
+        if shift:
+            train = load(dataset, bundle.manifest.dataset.split, data_root) if refill else None
+            studies["shift"] = natural_shift(
+                bundle, asked, train, images=images or SHIFTED_IMAGES, refill=refill, progress=progress
+            )
         if out is not None:
-            study.write(result, out, "errors")
+            for name, found in studies.items():
+                study.write(found, out, name)
     if as_json or progress_format == "json":
-        print_json(**result.as_dict())
-    else:
-        study.show(result)
+        errors, *others = studies
+        print_json(**studies[errors].as_dict(), **{name: studies[name].as_dict() for name in others})
+        return
+    for found in studies.values():
+        study.show(found)
