@@ -55,6 +55,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
     app.state.drain = Drain()
+    app.add_middleware(predict.Direct)
     app.add_middleware(
         Guard,
         max_request_bytes=settings.max_request_bytes,
@@ -64,7 +65,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
     problems.install(app)
-    predict.install(app)
+    app.include_router(predict.router)
     app.include_router(entries.router)
     app.include_router(admin.router)
     pages.install(app)

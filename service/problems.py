@@ -227,6 +227,17 @@ def of_image(error: Exception, filename: str | None) -> ProblemError:
     return ProblemError(known.kind, detail, filename=filename, headers=known.headers)
 
 
+def of_validation(first: Mapping[str, Any], *_: Mapping[str, Any]) -> ProblemError:
+    """Pydantic's first error in what a call was given."""
+    if first["type"] == "json_invalid":
+        return ProblemError(Kind.MALFORMED_REQUEST, "The body is not JSON.")
+    # ("query", "top"), ("path", "entry_id"), ("body", "dataset"), or ("body",) where all of it is wrong.
+    where, *names = (str(part) for part in first["loc"])
+    name = clean(names[0]) if names else f"The {where}"
+    reason = clean(str(first.get("ctx", {}).get("error") or first["msg"]))
+    return ProblemError(Kind.INVALID_PARAMETER, f"{name}: {_sentence(reason)}")
+
+
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route, for OpenAPI."""
     by_status: dict[int | str, list[Kind]] = {}
@@ -272,14 +283,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return ProblemError(Kind.MALFORMED_REQUEST, "The body is not JSON.").response()
-        # ("query", "top"), ("path", "entry_id"), ("body", "dataset"), or ("body",) where all of it is wrong.
-        where, *names = (str(part) for part in first["loc"])
-        name = clean(names[0]) if names else f"The {where}"
-        reason = clean(str(first.get("ctx", {}).get("error") or first["msg"]))
-        return ProblemError(Kind.INVALID_PARAMETER, f"{name}: {_sentence(reason)}").response()
+        return of_validation(*error.errors()).response()
 
     async def from_router(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

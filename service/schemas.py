@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated
+
+from pydantic import BaseModel, Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
 from model.predictor import Answer, Predictor
 from service.problems import Problem
 
 
-class ClassScore(BaseModel):
+class ClassScore(TypedDict):
     """One class's probability: mixed, and what network and cache say."""
 
     label: str
@@ -19,30 +22,32 @@ class ClassScore(BaseModel):
     cache: float
 
 
-class Opinion(BaseModel):
+class Opinion(TypedDict):
     """The most probable class by network or cache alone."""
 
     label: str
     probability: float
 
 
-class Novelty(BaseModel):
+class Novelty(TypedDict):
     """How unlike the cached images the image is."""
 
-    score: float = Field(description="1 - similarity of the nearest entries, 0 to 2.")
-    is_novel: bool | None = Field(description="Whether that is above the calibrated threshold; null without one.")
+    score: Annotated[float, Field(description="1 - similarity of the nearest entries, 0 to 2.")]
+    is_novel: Annotated[
+        bool | None, Field(description="Whether that is above the calibrated threshold; null without one.")
+    ]
 
 
-class Neighbor(BaseModel):
+class Neighbor(TypedDict):
     """A cached entry near the image."""
 
     id: int
     label: str
     similarity: float
-    weight: float = Field(description="Its share of the cache's vote.")
+    weight: Annotated[float, Field(description="Its share of the cache's vote.")]
 
 
-class Prediction(BaseModel):
+class Prediction(TypedDict):
     """What one image shows."""
 
     filename: str | None
@@ -56,14 +61,18 @@ class Prediction(BaseModel):
     neighbors: list[Neighbor]
 
 
-class Predictions(BaseModel):
+class Predictions(TypedDict):
     """What a request's images show, in the order sent; an image that failed has a problem document in its place."""
 
     generation: str
     lam: float
     theta: float
-    k: int | None = Field(description="null = all entries vote.")
+    k: Annotated[int | None, Field(description="null = all entries vote.")]
     predictions: list[Prediction | Problem]
+
+
+# Dictionaries, written by pydantic as they are: models would be validated, and they are ours.
+ANSWER = TypeAdapter(Predictions)
 
 
 class ModelInfo(BaseModel):
@@ -122,36 +131,37 @@ def prediction(predictor: Predictor, answer: Answer, filename: str | None, top: 
     """One image's answer, with its ``top`` most probable classes."""
     classes = predictor.bundle.manifest.classes
     order = (-answer.mixed).argsort(kind="stable")[:top]
-    listed = [
-        ClassScore(
-            label=classes[i],
-            index=int(i),
-            probability=float(answer.mixed[i]),
-            network=float(answer.network[i]),
-            cache=float(answer.cache[i]),
-        )
+    listed: list[ClassScore] = [
+        {
+            "label": classes[i],
+            "index": int(i),
+            "probability": float(answer.mixed[i]),
+            "network": float(answer.network[i]),
+            "cache": float(answer.cache[i]),
+        }
         for i in order
     ]
     by_network, by_cache = int(answer.network.argmax()), int(answer.cache.argmax())
     # An id below 0 is a place for which the store found no entry.
-    nearest = [
-        Neighbor(id=int(entry), label=classes[value], similarity=float(similarity), weight=float(weight))
+    nearest: list[Neighbor] = [
+        {"id": int(entry), "label": classes[value], "similarity": float(similarity), "weight": float(weight)}
         for entry, value, similarity, weight in zip(
             answer.ids, answer.values, answer.similarities, answer.weights, strict=True
         )
         if entry >= 0
     ]
-    return Prediction(
-        filename=filename,
-        label=listed[0].label,
-        index=listed[0].index,
-        probability=listed[0].probability,
-        top=listed,
-        network=Opinion(label=classes[by_network], probability=float(answer.network[by_network])),
-        cache=Opinion(label=classes[by_cache], probability=float(answer.cache[by_cache])),
-        novelty=Novelty(score=answer.novelty, is_novel=answer.is_novel),
-        neighbors=nearest,
-    )
+    first = listed[0]
+    return {
+        "filename": filename,
+        "label": first["label"],
+        "index": first["index"],
+        "probability": first["probability"],
+        "top": listed,
+        "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
+        "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])},
+        "novelty": {"score": answer.novelty, "is_novel": answer.is_novel},
+        "neighbors": nearest,
+    }
 
 
 def model_info(predictor: Predictor) -> ModelInfo:

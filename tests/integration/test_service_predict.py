@@ -175,7 +175,7 @@ def test_health(call: Call, tiny_bundle: Path) -> None:
 def test_not_ready_when_the_batcher_died(tiny_bundle: Path) -> None:
     app = create_app(settings(), predictor=open_predictor(tiny_bundle))
     with serving(app) as call:
-        app.state.running.batcher._owner.get_loop().call_soon_threadsafe(app.state.running.batcher._owner.cancel)
+        app.state.running.batcher._thread.stop()
         response = call("POST", "/v1/predict", files=files(("a.png", make_image("red"))))
         problem(response, 503, "not-ready")
         problem(call("GET", "/readyz"), 503, "not-ready")
