@@ -52,7 +52,8 @@ def blur(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
 def contrast(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
     """Each channel drawn to its mean."""
     mean = pixels.mean(axis=(0, 1), keepdims=True)
-    return (pixels - mean) * level + mean
+    drawn: Pixels = (pixels - mean) * level + mean
+    return drawn
 
 
 def brightness(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
@@ -60,7 +61,8 @@ def brightness(pixels: Pixels, level: float, random: np.random.Generator) -> Pix
     value = pixels.max(axis=2, keepdims=True)
     raised = np.minimum(value + level, 1)
     # Scaling all channels alike keeps hue and saturation; black has neither and becomes grey.
-    return np.where(value > 0, pixels * (raised / np.maximum(value, 1e-9)), raised)
+    brighter: Pixels = np.where(value > 0, pixels * (raised / np.maximum(value, 1e-9)), raised)
+    return brighter
 
 
 def jpeg(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:

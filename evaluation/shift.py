@@ -221,17 +221,20 @@ def shift(
     refill: int | None = REFILL,
     families: Sequence[str] = tuple(FAMILIES),
     strengths: Sequence[int] = STRENGTHS,
+    setting: Setting | None = None,
     progress: Progress = silent,
 ) -> Shift:
     """Classify some images of a dataset as they are and under each shift, by the bundle and by refilled caches.
 
     ``train`` is what the other caches are filled from, with so many of its images; None = the bundle's own cache only.
+    Without a ``setting``, the models have the bundle's parameters.
 
     Raises:
         DatasetError: a dataset's classes are not the bundle's, it is what the bundle caches, or images are unreadable.
         MemoryLimitError: the other caches would not fit.
     """
-    manifest, engine, setting = bundle.manifest, bundle.engine, Setting.of(bundle.manifest)
+    manifest, engine = bundle.manifest, bundle.engine
+    setting = setting or Setting.of(manifest)
     check_unseen(dataset, manifest)
     asked, filling = sample(dataset, images), np.empty(0, np.int64)
     if train is not None:

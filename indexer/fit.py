@@ -73,6 +73,26 @@ def fit(
         if exact is not None:
             exact[:, rows] = exact_vote(holdout.keys[rows], [(keys, values)], tuple(thetas), classes)[0]
         progress("fit", min(start + QUERIES_AT_ONCE, len(network)), len(network))
+    return choose(network, holdout.labels, similarities, neighbors, count, ks=ks, thetas=thetas, lams=lams, exact=exact)
+
+
+def choose(
+    network: Floats,
+    labels: Ints,
+    similarities: Floats,
+    neighbors: Ints,
+    entries: int,
+    *,
+    ks: Sequence[int | None],
+    thetas: Sequence[float] = THETAS,
+    lams: Sequence[float] = LAMS,
+    exact: Floats | None = None,
+) -> Fitted:
+    """What ``fit`` chooses, from p_net (n,C) and the nearest entries' similarities and values (n,m) of its images.
+
+    ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None.
+    """
+    classes = network.shape[1]
     errors = np.empty((len(ks), len(thetas), len(lams)))
     losses = np.empty_like(errors)
     for i, k in enumerate(ks):
@@ -84,8 +104,8 @@ def fit(
                 cache = vote(similarities[:, :k], neighbors[:, :k], theta, classes)
             for m, lam in enumerate(lams):
                 mixed = mix(network, cache, lam)
-                errors[i, j, m] = error_percent(mixed, holdout.labels)
-                losses[i, j, m] = nll(mixed, holdout.labels)
+                errors[i, j, m] = error_percent(mixed, labels)
+                losses[i, j, m] = nll(mixed, labels)
     lowest = errors.min() / 100
     allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
     best = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
@@ -102,20 +122,20 @@ def fit(
         k,
         FitReport(
             images=len(network),
-            entries=count,
+            entries=entries,
             ks=tuple(ks),
             thetas=tuple(thetas),
             lams=tuple(lams),
             error_percent=_rounded(errors),
             nll=_rounded(losses),
-            network_error_percent=error_percent(network, holdout.labels),
+            network_error_percent=error_percent(network, labels),
             chosen_error_percent=float(errors[tuple(best)]),
             chosen_nll=float(losses[tuple(best)]),
         ),
         Calibration(
             novelty=_novelty(similarities),
-            ece_percent_network=ece_percent(network, holdout.labels),
-            ece_percent_mixed=ece_percent(mixed, holdout.labels),
+            ece_percent_network=ece_percent(network, labels),
+            ece_percent_mixed=ece_percent(mixed, labels),
         ),
     )
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from evaluation import study
+from evaluation.curves import curves as measure_curves
+from evaluation.evaluate import Setting
 from evaluation.evaluate import evaluate as run
-from evaluation.shift import IMAGES as SHIFTED_IMAGES
+from evaluation.shift import IMAGES as SOME
 from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
 from indexer.datasets import load
@@ -32,11 +34,18 @@ from secondlook.options import (
 @data_root_option
 @generation_option
 @click.option("--split", default="test", show_default=True, help="train or test.")
-@click.option("--images", type=click.IntRange(1), help="Only so many of them, drawn at random but always the same.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    help=f"Only so many of them, drawn at random but always the same.  [default: all; curves and shift: {SOME}]",
+)
 @click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
 @click.option("--theta", type=float, help="Another theta than the bundle's.")
 @click.option("--lam", type=float, help="Another lam.")
 @click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@click.option(
+    "--curves", is_flag=True, help="Error by size of the cache and by layer too; the latter needs PyTorch (lab, gpu)."
+)
 @click.option("--shift", is_flag=True, help="Under natural shift too, and with a cache refilled with shifted images.")
 @click.option(
     "--refill",
@@ -61,6 +70,7 @@ def evaluate(
     theta: float | None,
     lam: float | None,
     cache_theta: float | None,
+    curves: bool,
     shift: bool,
     refill: int,
     out: Path | None,
@@ -77,10 +87,16 @@ def evaluate(
         studies: dict[str, study.Study] = {
             "errors": run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
         }
+        some = images or SOME
+        if curves:
+            studies["curves"] = measure_curves(
+                bundle, asked, load(dataset, bundle.manifest.dataset.split, data_root), images=some, progress=progress
+            )
         if shift:
             train = load(dataset, bundle.manifest.dataset.split, data_root) if refill else None
+            setting = Setting.of(bundle.manifest, theta, lam, cache_theta, exact=exact)
             studies["shift"] = natural_shift(
-                bundle, asked, train, images=images or SHIFTED_IMAGES, refill=refill, progress=progress
+                bundle, asked, train, images=some, refill=refill, setting=setting, progress=progress
             )
         if out is not None:
             for name, found in studies.items():

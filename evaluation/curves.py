@@ -1,0 +1,337 @@
+"""Error by what is cached and by what a key is made of: the paper's further figures.
+
+For each cache (fewer or more images, with and without their mirrored copies, keys of other layers) theta and lam are
+fitted anew on the holdout, none of whose images is in any of them; the errors are on other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.evaluate import Setting, check_unseen, opinions, sample
+from evaluation.fitted import best_alone
+from evaluation.intervals import Interval, bootstrap
+from evaluation.plots import INK, MODELS
+from evaluation.study import Figure, Table
+from indexer.datasets import Dataset
+from indexer.encoders import best_device, check_classes
+from indexer.fit import QUERIES_AT_ONCE, choose, nearest
+from indexer.index import embed_images
+from indexer.memory import check_memory
+from indexer.progress import Progress, silent
+from model.bundle import NETWORK, Bundle
+from model.cache import Floats, Ints, softmax, vote
+from model.errors import DatasetError
+from model.metrics import nll
+from model.stores import Store
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+K = 200
+"""Neighbours that vote where the bundle asks all of its entries."""
+
+IMAGES, HELD, CACHED = 2000, 1000, 5000
+"""Images asked, images of the holdout fitted on, and images cached for each layer, unless others are asked for."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The three models with one cache."""
+
+    label: str
+    entries: int
+    mirrored: bool
+    dim: int
+    theta: float
+    lam: float
+    cache_theta: float
+    error_percent: dict[str, Interval]
+    nll: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Images that ask: those measured on come first, those of the holdout behind them."""
+
+    network: Floats
+    """p_net (n,C) of all."""
+    labels: Ints
+    """(n,)."""
+    held: int
+    """How many are the holdout's."""
+
+    def point(self, label: str, found: tuple[Floats, Ints], k: int, entries: int, mirrored: bool, dim: int) -> Point:
+        """Fitted and measured on the nearest entries' similarities and values (n,m)."""
+        similarities, values = found[0][:, :k], found[1][:, :k]
+        k = similarities.shape[1]
+        fit, ask = slice(len(self.labels) - self.held, None), slice(0, len(self.labels) - self.held)
+        fitted = choose(self.network[fit], self.labels[fit], similarities[fit], values[fit], entries, ks=(k,))
+        setting = Setting(fitted.theta, fitted.lam, k, best_alone(fitted.report, k))
+        network, labels = self.network[ask], self.labels[ask]
+        votes = [
+            vote(similarities[ask], values[ask], theta, network.shape[1])
+            for theta in (setting.theta, setting.cache_theta)
+        ]
+        said = opinions(network, np.stack(votes), setting)
+        return Point(
+            label,
+            entries,
+            mirrored,
+            dim,
+            setting.theta,
+            setting.lam,
+            setting.cache_theta,
+            {name: bootstrap(100.0 * (p.argmax(axis=1) != labels)) for name, p in said.items()},
+            {name: nll(p, labels) for name, p in said.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What ``curves`` measured."""
+
+    generation: str
+    dataset: str
+    images: int
+    held: int
+    k: int
+    sizes: tuple[Point, ...]
+    """Random parts of the bundle's entries, from few to many; with mirrored copies, where it has them, and without."""
+    layers: tuple[Point, ...]
+    """Keys of single layers from the first to the last, of the paper's three, and of the bundle's recipe; none where
+    the bundle has no network file."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+        def told(points: tuple[Point, ...]) -> list[dict[str, Any]]:
+            return [
+                {**asdict(p), "error_percent": {name: found._asdict() for name, found in p.error_percent.items()}}
+                for p in points
+            ]
+
+        return {**asdict(self), "sizes": told(self.sizes), "layers": told(self.layers)}
+
+    def tables(self) -> list[Table]:
+        """By size, and by layer."""
+        note = (
+            f"theta and lam fitted for each cache on {self.held:,} images of the holdout, which is in none; "
+            f"k {self.k}; in brackets 95 % bootstrap intervals over the images"
+        )
+        seen = f"{self.dataset}, {self.images:,} images"
+        found = []
+        for what, points in (("part of the cache", self.sizes), ("key", self.layers)):
+            rows = [
+                (
+                    point.label,
+                    "yes" if point.mirrored else "no",
+                    f"{point.entries:,}",
+                    f"{point.dim:,}",
+                    point.error_percent["mixed"].text(),
+                    point.error_percent["cache_only"].text(),
+                    f"{point.nll['mixed']:.4f}",
+                    f"{point.theta:g}, {point.lam:g}",
+                    f"{point.cache_theta:g}",
+                )
+                for point in points
+            ]
+            if rows:
+                network = points[0].error_percent["network"].text()
+                columns = (
+                    what,
+                    "mirrored",
+                    "entries",
+                    "D",
+                    "mixed %",
+                    "cache only %",
+                    "NLL mixed",
+                    "theta, lam",
+                    "alone",
+                )
+                found.append(Table(f"error by {what}: {seen}, network {network} %", columns, tuple(rows), note))
+        return found
+
+    def figures(self) -> list[Figure]:
+        """Size, and layers."""
+        mirrored = any(point.mirrored for point in self.sizes)
+        sizes = [point for point in self.sizes if point.mirrored == mirrored]
+        few, many = sizes[0], sizes[-1]
+        network = many.error_percent["network"].value
+        found = [
+            Figure(
+                "cache-size",
+                f"Mixture's error: {few.error_percent['mixed'].value:.1f} % with {few.entries:,} entries, "
+                f"{many.error_percent['mixed'].value:.1f} % with {many.entries:,} (network {network:.1f} %)",
+                lambda into: _draw_sizes(into, sizes),
+                "Error of network, mixture and cache only against the number of entries, with intervals.",
+            )
+        ]
+        if self.layers:
+            layers = [p for p in self.layers if p.mirrored == self.layers[-1].mirrored]
+            best = min(layers, key=lambda point: point.error_percent["mixed"].value)
+            found.append(
+                Figure(
+                    "layer-depth",
+                    f"Best keys: {best.label}, mixture {best.error_percent['mixed'].value:.1f} % "
+                    f"(network {best.error_percent['network'].value:.1f} %)",
+                    lambda into: _draw_layers(into, layers),
+                    "Two panels, error of the cache alone and of the mixture, by the layer that keys are made of, from "
+                    "the first layer to the last, then the paper's three together and the bundle's recipe.",
+                    (10.0, 4.8),
+                )
+            )
+        return found
+
+
+def curves(
+    bundle: Bundle,
+    dataset: Dataset,
+    train: Dataset,
+    *,
+    images: int | None = IMAGES,
+    held: int | None = HELD,
+    cached: int | None = CACHED,
+    shares: Sequence[float] = SHARES,
+    layers: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Curves:
+    """Measure error by size of the cache and by layer.
+
+    ``train`` is the dataset that the bundle caches; its holdout fits theta and lam. ``layers`` are names of the
+    network's (None = three of each stage); they need torch and the bundle's network file.
+
+    Raises:
+        DatasetError: a dataset's classes are not the bundle's, ``train`` is not what it caches, or it has no holdout.
+        RecipeError: the network has no such layer.
+        MemoryLimitError: the keys would not fit.
+    """
+    manifest = bundle.manifest
+    check_unseen(dataset, manifest)
+    check_classes(train, manifest)
+    if train.content_hash() != manifest.dataset.sha256:
+        raise DatasetError(
+            f"{train.name} ({train.split}) is not the dataset that generation {manifest.generation} caches"
+        )
+    if not len(train.holdout()):
+        raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
+    k = min(manifest.k or K, bundle.store.count)
+    asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
+    logits, keys, labels = embed_images(dataset, asked, bundle.engine, progress)
+    more = embed_images(train, fitted, bundle.engine, progress)
+    queries = Queries(softmax(np.concatenate((logits, more[0]))), np.concatenate((labels, more[2])), len(more[2]))
+    sizes = _sizes(bundle, train, queries, np.concatenate((keys, more[1])), k, shares, progress)
+    by_layer: list[Point] = []
+    if NETWORK in manifest.files:
+        from evaluation.layers import by_layer as measure
+
+        by_layer = measure(bundle, dataset, train, asked, fitted, k, cached, layers, best_device(), progress)
+    return Curves(
+        manifest.generation,
+        f"{dataset.name} {dataset.split}",
+        len(labels),
+        len(more[2]),
+        k,
+        tuple(sizes),
+        tuple(by_layer),
+    )
+
+
+def _sizes(
+    bundle: Bundle, train: Dataset, queries: Queries, keys: Floats, k: int, shares: Sequence[float], progress: Progress
+) -> list[Point]:
+    """Nested random parts of the entries: each is searched once for what it adds to the one before."""
+    store = bundle.store
+    sources, image = np.unique(bundle.entries.sources(), return_inverse=True)
+    held_sources = np.array([train.source(int(position)) for position in train.holdout()])
+    kept = np.flatnonzero(~np.isin(sources, held_sources))
+    if not len(kept):
+        raise DatasetError("the cache holds nothing but the holdout: there is no part of it to measure")
+    rank = np.full(len(sources), len(kept))
+    rank[np.random.default_rng(0).permutation(kept)] = np.arange(len(kept))
+    rank = rank[image]
+    mirrored = np.array([entry is not None and entry.mirrored for entry in map(bundle.entries.get, range(store.count))])
+    largest = max(np.diff([0, *shares]) * len(kept))
+    check_memory(
+        4 * store.dim * largest + 12 * QUERIES_AT_ONCE * largest, "searching parts of the cache", "take more shares"
+    )
+    points: list[Point] = []
+    found: dict[bool, tuple[Floats, Ints]] = {}
+    below = 0
+    for step, share in enumerate(shares):
+        upto = max(1, round(share * len(kept)))
+        for copy in (False, True) if mirrored.any() else (False,):
+            part = _nearest(store, keys, (rank >= below) & (rank < upto) & (mirrored == copy), k)
+            found[copy] = merged(found[copy], part, k) if copy in found else part
+        below = upto
+        entries = int(((rank < upto) & ~mirrored).sum())
+        label = f"{100 * share:g} %"
+        points.append(queries.point(label, found[False], k, entries, False, store.dim))
+        if True in found:
+            both = int((rank < upto).sum())
+            points.append(queries.point(label, merged(found[False], found[True], k), k, both, True, store.dim))
+        progress("sizes", step + 1, len(shares))
+    return points
+
+
+def _nearest(store: Store, queries: Floats, among: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
+    """Exact search among some entries: similarities and values (n, at most k), descending."""
+    keys = np.empty((int(among.sum()), store.dim), np.float32)
+    read = written = 0
+    for chunk, _ in store.chunks():
+        taken = chunk[among[read : read + len(chunk)]]
+        keys[written : written + len(taken)] = taken
+        read, written = read + len(chunk), written + len(taken)
+    values = store.values[among]
+    blocks = [
+        nearest(queries[start : start + QUERIES_AT_ONCE], keys, values, min(k, len(keys)))
+        for start in range(0, len(queries), QUERIES_AT_ONCE)
+    ]
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+
+
+def merged(one: tuple[Floats, Ints], other: tuple[Floats, Ints], k: int) -> tuple[Floats, Ints]:
+    """The k nearest of two searches: similarities and values (n,.) of each, descending."""
+    similarities = np.concatenate((one[0], other[0]), axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    values = np.concatenate((one[1], other[1]), axis=1)
+    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _draw_sizes(into: Any, points: list[Point]) -> None:
+    axes = into.subplots()
+    entries = [point.entries for point in points]
+    for name, style in MODELS.items():
+        found = [point.error_percent[name] for point in points]
+        axes.plot(entries, [f.value for f in found], **style.keywords)
+        if name != "network":  # the same images and no cache: its interval would cover the others' everywhere
+            axes.fill_between(entries, [f.low for f in found], [f.high for f in found], color=style.colour, alpha=0.13)
+    axes.set(xscale="log", xlabel="entries", ylabel="error, %")
+    axes.set_xticks(entries)
+    axes.set_xticklabels([f"{n:,}" for n in entries], fontsize=9)
+    axes.minorticks_off()
+    axes.legend()
+
+
+def _draw_layers(into: Any, points: list[Point]) -> None:
+    places = range(len(points))
+    for axes, name in zip(into.subplots(1, 2), ("cache_only", "mixed"), strict=True):
+        style = MODELS[name]
+        found = [point.error_percent[name] for point in points]
+        axes.errorbar(
+            [f.value for f in found],
+            places,
+            xerr=([f.value - f.low for f in found], [f.high - f.value for f in found]),
+            fmt=style.marker,
+            color=style.colour,
+            elinewidth=1,
+        )
+        network = points[0].error_percent["network"].value
+        axes.axvline(network, color=MODELS["network"].colour, linestyle="--")
+        axes.text(network, -0.9, " network", color=INK, fontsize=9, va="center")
+        axes.set(title=style.label, xlabel="error, %", ylim=(len(points) - 0.5, -1.4))
+        axes.set_yticks(places)
+        axes.set_yticklabels([point.label for point in points] if name == "cache_only" else [])
