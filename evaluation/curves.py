@@ -50,6 +50,8 @@ class Point:
     lam: float
     cache_theta: float
     error_percent: dict[str, Interval]
+    fewer_errors: dict[str, Interval]
+    """By how many points mixture and cache err less than the network, on the same images."""
     nll: dict[str, float]
 
 
@@ -77,6 +79,7 @@ class Queries:
             for theta in (setting.theta, setting.cache_theta)
         ]
         said = opinions(network, np.stack(votes), setting)
+        wrong = {name: 100.0 * (p.argmax(axis=1) != labels) for name, p in said.items()}
         return Point(
             label,
             entries,
@@ -85,7 +88,8 @@ class Queries:
             setting.theta,
             setting.lam,
             setting.cache_theta,
-            {name: bootstrap(100.0 * (p.argmax(axis=1) != labels)) for name, p in said.items()},
+            {name: bootstrap(errs) for name, errs in wrong.items()},
+            {name: bootstrap(wrong["network"] - errs) for name, errs in wrong.items() if name != "network"},
             {name: nll(p, labels) for name, p in said.items()},
         )
 
@@ -110,7 +114,11 @@ class Curves:
 
         def told(points: tuple[Point, ...]) -> list[dict[str, Any]]:
             return [
-                {**asdict(p), "error_percent": {name: found._asdict() for name, found in p.error_percent.items()}}
+                asdict(p)
+                | {
+                    of: {name: found._asdict() for name, found in getattr(p, of).items()}
+                    for of in ("error_percent", "fewer_errors")
+                }
                 for p in points
             ]
 
@@ -132,6 +140,7 @@ class Curves:
                     f"{point.entries:,}",
                     f"{point.dim:,}",
                     point.error_percent["mixed"].text(),
+                    point.fewer_errors["mixed"].text(),
                     point.error_percent["cache_only"].text(),
                     f"{point.nll['mixed']:.4f}",
                     f"{point.theta:g}, {point.lam:g}",
@@ -147,6 +156,7 @@ class Curves:
                     "entries",
                     "D",
                     "mixed %",
+                    "points less than the network",
                     "cache only %",
                     "NLL mixed",
                     "theta, lam",
@@ -176,11 +186,11 @@ class Curves:
             found.append(
                 Figure(
                     "layer-depth",
-                    f"Best keys: {best.label}, mixture {best.error_percent['mixed'].value:.1f} % "
+                    f"Lowest error of the mixture with {best.label}: {best.error_percent['mixed'].value:.1f} % "
                     f"(network {best.error_percent['network'].value:.1f} %)",
                     lambda into: _draw_layers(into, layers),
-                    "Two panels, error of the cache alone and of the mixture, by the layer that keys are made of, from "
-                    "the first layer to the last, then the paper's three together and the bundle's recipe.",
+                    "Two panels, error of the cache alone and the mixture's gain by the layer that keys are made of, "
+                    "from the first layer to the last, then the paper's three together and the bundle's recipe.",
                     (10.0, 4.8),
                 )
             )
@@ -318,9 +328,17 @@ def _draw_sizes(into: Any, points: list[Point]) -> None:
 
 def _draw_layers(into: Any, points: list[Point]) -> None:
     places = range(len(points))
-    for axes, name in zip(into.subplots(1, 2), ("cache_only", "mixed"), strict=True):
+    panels = (
+        (
+            "cache_only",
+            "error, %",
+            [p.error_percent["cache_only"] for p in points],
+            points[0].error_percent["network"].value,
+        ),
+        ("mixed", "errors less than the network's, points", [p.fewer_errors["mixed"] for p in points], 0.0),
+    )
+    for axes, (name, what, found, network) in zip(into.subplots(1, 2), panels, strict=True):
         style = MODELS[name]
-        found = [point.error_percent[name] for point in points]
         axes.errorbar(
             [f.value for f in found],
             places,
@@ -329,9 +347,8 @@ def _draw_layers(into: Any, points: list[Point]) -> None:
             color=style.colour,
             elinewidth=1,
         )
-        network = points[0].error_percent["network"].value
         axes.axvline(network, color=MODELS["network"].colour, linestyle="--")
         axes.text(network, -0.9, " network", color=INK, fontsize=9, va="center")
-        axes.set(title=style.label, xlabel="error, %", ylim=(len(points) - 0.5, -1.4))
+        axes.set(title=style.label, xlabel=what, ylim=(len(points) - 0.5, -1.4))
         axes.set_yticks(places)
         axes.set_yticklabels([point.label for point in points] if name == "cache_only" else [])
