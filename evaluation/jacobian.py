@@ -151,15 +151,15 @@ class JacobianStudy:
         """The three panels of the paper's figure."""
         means = {name: bootstrap(self.norms[name]).value for name in MODELS}
         first = {name: self.firsts(name).mean() for name in MODELS}
-        told = ", ".join(f"{s.label} {means[n]:.3g} and {first[n]:.3g}" for n, s in MODELS.items())
-        lowest = MODELS[min(means, key=means.__getitem__)].label
+        told = ", ".join(f"{style.label} {means[name]:.2f}" for name, style in MODELS.items())
+        spectra = ", ".join(f"{style.label} {first[name]:.2f}" for name, style in MODELS.items())
         return [
             Figure(
                 "jacobian",
-                f"Jacobians are smallest for {'the ' * (lowest != 'mixed')}{lowest}{' model' * (lowest == 'mixed')}",
+                f"How sharply probabilities move with pixels, mean norm: {told}",
                 self._draw,
-                f"Three panels: mean norm, mean singular values, and norm of each image against the network's. "
-                f"Mean norm and mean first singular value: {told}.",
+                "Three panels: mean norm, mean singular values, and norm of each image against the network's. "
+                f"Mean norm: {told}; mean first singular value: {spectra}.",
                 (12.0, 4.2),
             )
         ]
@@ -182,9 +182,9 @@ class JacobianStudy:
             spectrum.plot(np.arange(1, len(values) + 1), values, markersize=5, **style.keywords)
         spectrum.set_yscale("log")
         spectrum.legend()
-        each.set_title("Norm of each image")
-        each.set_xlabel("network")
         floor = 1e-4  # a network that is sure has Jacobians of 0, which a logarithm cannot show
+        each.set_title("Norm of each image")
+        each.set_xlabel(f"network (below {floor:g}: at the edge)")
         network = np.maximum(self.norms["network"], floor)
         for name in ("mixed", "cache_only"):
             style = MODELS[name]

@@ -81,8 +81,8 @@ class Figure:
             path.parent.mkdir(parents=True, exist_ok=True)
             made.savefig(path, dpi=110)
 
-    def svg(self) -> str:
-        """An ``<svg>`` element for a page, without title, its ids unlike those of other figures.
+    def svg(self, whose: str = "") -> str:
+        """An ``<svg>`` element for a page, without title, its ids those of no figure of another name (or owner).
 
         The page's CSS variables ``--ink``, ``--grid``, ``--network``, ``--mixed`` and ``--cache_only`` colour it.
         """
@@ -93,7 +93,9 @@ class Figure:
         drawn = text.getvalue()
         # A style element inside would rule over the whole page.
         drawn = re.sub(r"<(metadata|style)\b.*?</\1>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-        drawn = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.name}-", drawn)
+        used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', drawn))
+        drawn = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn)
+        drawn = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{whose}{self.name}-", drawn)
         # The size in inches would keep it from fitting a narrow page: the view box says the same.
         head = f'<svg role="img" aria-label="{html.escape(self.alt)}"'
         drawn = re.sub(r'<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"', r"<svg \1\2", drawn)

@@ -21,6 +21,8 @@ COMMANDS = {
     "fit": "secondlook.commands.fit:fit",
     "evaluate": "secondlook.commands.evaluate:evaluate",
     "jacobian": "secondlook.commands.jacobian:jacobian",
+    "reproduce": "secondlook.commands.reproduce:reproduce",
+    "attack": "secondlook.commands.attack:attack",
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",
     "bundles": "secondlook.commands.bundles:bundles",

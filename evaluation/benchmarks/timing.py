@@ -34,12 +34,10 @@ class Machine(BaseModel):
 
 def machine() -> Machine:
     """Describe this one; takes a second."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    flags = next((line.split() for line in info.splitlines() if line.startswith("flags")), [])
+    flags = next((line.split() for line in _processor_info() if line.startswith("flags")), [])
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return Machine(
-        processor=names[0] if names else platform.machine(),
+        processor=processor(),
         cores=os.cpu_count() or 1,
         vector_extensions=[flag for flag in known if flag in flags],
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -52,6 +50,17 @@ def machine() -> Machine:
         date=datetime.now(UTC).date().isoformat(),
         read_gb_per_second=round(_bandwidth() / 1e9, 2),
     )
+
+
+def processor() -> str:
+    """Its name."""
+    names = [line.partition(":")[2].strip() for line in _processor_info() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _processor_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def seconds(work: Callable[[], object]) -> float:

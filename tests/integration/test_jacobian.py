@@ -1,16 +1,20 @@
 """Jacobians are the derivatives of what the models say, and their study says what they show."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from evaluation.jacobian import JacobianStudy, jacobians, of_batch
 from evaluation.models import Models
 from indexer.datasets import load
 from model.bundle import open_bundle
-from model.errors import DatasetError
+from model.errors import BundleError, DatasetError
+from secondlook.cli import cli
 
 THETA, CACHE_THETA, LAM = 40.0, 11.0, 0.3
 
@@ -92,3 +96,28 @@ def test_orderings_hold_or_do_not_or_are_not_decided() -> None:
     assert verdicts["norm: cache only below mixed"].holds is None
     other = study_of(network=[1.0, 1.1, 1.0], mixed=[2.0, 2.1, 2.2], cache_only=[3.0, 3.0, 3.1])
     assert [o.holds for o in other.orderings()] == [False, True, False, False]
+
+
+def test_the_command_writes_figures_and_prints_data(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    asked = ["jacobian", colour_folder, "--bundles", tiny_bundle, "--images", 3, "--exact", "--cache-theta", 7]
+    done = CliRunner().invoke(cli, [*map(str, asked), "--json", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["count"], told["parameters"]["k"], told["parameters"]["cache_theta"]) == (3, None, 7)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["jacobian.json", "jacobian.png"]
+
+
+def test_a_bundle_without_a_network_is_refused_with_the_remedy(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(tiny_bundle, tmp_path / "root")
+    (generation,) = (path for path in root.iterdir() if (path / "manifest.json").is_file())
+    (generation / "network.safetensors").unlink()
+    manifest = json.loads((generation / "manifest.json").read_text())
+    del manifest["files"]["network.safetensors"]
+    (generation / "manifest.json").write_text(json.dumps(manifest))
+    for command in (["jacobian", str(colour_folder)], ["reproduce", "--out", str(tmp_path / "out")]):
+        done = CliRunner().invoke(cli, [*command, "--bundles", str(root)])
+        assert isinstance(done.exception, BundleError)
+        assert "has no network.safetensors" in str(done.exception)
+        assert "index with --network" in str(done.exception)

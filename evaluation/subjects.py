@@ -1,0 +1,153 @@
+"""What the figures are measured on: networks from their authors' files or from a bundle, and parts of datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.published import ROWS, Published, row_of
+from indexer.datasets import Dataset, load
+from indexer.encoders import open_network
+from model.bundle import NETWORK, read_manifest
+from model.errors import BundleError, NetworkError
+
+STEPS = ("errors", "curves", "attacks", "white-box", "jacobian", "shift")
+RECIPES = ("paper", "compact")
+AS_IS = "as-is"
+"""The recipe of a bundle that is measured without being built."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that the figures are measured on."""
+
+    name: str
+    """For people and for files: letters, digits, - and _."""
+    dataset: str
+    network: Path
+    """A safetensors file with pixel statistics."""
+    published: Published | None = None
+    bundle: tuple[Path, str] | None = None
+    """Root and generation of a bundle that is measured as it is, beside the recipes."""
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of what is measured."""
+        return (AS_IS, *RECIPES) if self.bundle else RECIPES
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a dataset; its holdout are those of them that are the dataset's."""
+
+    of: Dataset
+    positions: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """The dataset's."""
+        return self.of.name
+
+    @property
+    def split(self) -> str:
+        """The dataset's."""
+        return self.of.split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The dataset's."""
+        return self.of.classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of the images, shape (n,)."""
+        return self.of.labels[self.positions]
+
+    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """One image."""
+        return self.of.read(int(self.positions[index]), size)
+
+    def source(self, index: int) -> str:
+        """Where it came from."""
+        return self.of.source(int(self.positions[index]))
+
+    def content_hash(self) -> str:
+        """Of the dataset and the positions."""
+        return hashlib.sha256(self.of.content_hash().encode() + self.positions.tobytes()).hexdigest()
+
+    def holdout(self) -> NDArray[np.int64]:
+        """A tenth of the images, or about that."""
+        return np.flatnonzero(np.isin(self.positions, self.of.holdout()))
+
+
+def spread(dataset: Dataset, count: int | None) -> Dataset:
+    """So many images of a dataset at equal distances, so that classes and holdout keep their shares; None = all."""
+    total = len(dataset.labels)
+    if count is None or count >= total:
+        return dataset
+    return Subset(dataset, np.linspace(0, total - 1, count).round().astype(np.int64))
+
+
+def from_weights(paths: Sequence[Path], out: Path, data_root: Path | None, dataset: str | None = None) -> list[Subject]:
+    """Networks in .h5 or safetensors files, or in folders of the author's .h5 files, brought into ``out``.
+
+    The author's own, known by their names, bring their dataset and parameters; others are of ``dataset``.
+
+    Raises:
+        NetworkError: a file does not fit, or a folder holds none of the author's weights.
+        DatasetError: the images of a network's dataset are not there, or have other classes.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = [file for file in sorted(path.glob("*.h5")) if row_of(file.name)]
+            if not found:
+                raise NetworkError(f"{path} has none of {', '.join(row.prefix + '*.h5' for row in ROWS)}")
+            files += found
+        else:
+            files.append(path)
+    return [_from_file(file, out, data_root, dataset) for file in files]
+
+
+def _from_file(path: Path, out: Path, data_root: Path | None, dataset: str | None) -> Subject:
+    from indexer.keras import import_keras
+    from model.network_file import save_network
+
+    published = row_of(path.name)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")
+    if published is not None:
+        name, dataset = published.prefix, published.dataset
+    if dataset is None:
+        raise NetworkError(f"say with --dataset which images {path.name} knows")
+    into = out / "networks" / f"{name}.safetensors"
+    into.parent.mkdir(parents=True, exist_ok=True)
+    source = path
+    if path.suffix in (".h5", ".hdf5", ".keras"):
+        import_keras(path, into)
+        source = into
+    train = load(dataset, "train", data_root)
+    file = open_network(source, train, lambda: load(dataset, "test", data_root))
+    save_network(file.network, into, classes=train.classes, trained_on=file.trained_on)
+    return Subject(name, dataset, into, published)
+
+
+def from_bundle(root: Path, generation: str, dataset: str | None = None) -> Subject:
+    """A bundle's network, and the bundle itself beside the recipes.
+
+    Raises:
+        BundleError: it has no network that gradients could be taken of.
+    """
+    manifest = read_manifest(root, generation)
+    if NETWORK not in manifest.files:
+        raise BundleError(
+            f"bundle {generation} has no {NETWORK}, and its exported encoder has no gradients: index with --network "
+            "to make a bundle that has it"
+        )
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{manifest.dataset.name}-{manifest.network.arch}").strip("-")
+    return Subject(name, dataset or manifest.dataset.name, root / generation / NETWORK, bundle=(root, generation))
