@@ -2,16 +2,20 @@
 
 Several processes may share a root. Locks (flock, so a dead process holds none) keep them apart: the root's own for the
 short steps that change it, a draft's while it is written, and a generation's, shared, as long as anyone has it open.
+On a file system without locks, nothing is ever removed, and that only one process writes is the user's to see to.
 
 ::
 
     ROOT/CURRENT        the active generation's id; replaced by rename
     ROOT/PREVIOUS       the id that was active before it: never pruned, and what a server falls back on
+    ROOT/REFUSED        ids that a gate refused, one a line: kept apart when the newest are counted
     ROOT/<generation>/  a bundle (model.bundle)
+    ROOT/jobs/          records of the rebuilds that servers ran (service.records)
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -26,17 +30,21 @@ from model.errors import BundleError
 from model.manifest import MANIFEST
 
 GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
-CURRENT, PREVIOUS = "CURRENT", "PREVIOUS"
+CURRENT, PREVIOUS, REFUSED = "CURRENT", "PREVIOUS", "REFUSED"
+
+
+LOCKLESS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""What a file system answers that has no locks."""
 
 
 class Lease:
     """A shared lock on a generation's folder, let go with the last bundle that holds it."""
 
     def __init__(self, folder: Path) -> None:
-        # Not to be had where a file system has no locks (nothing is pruned there either) or the folder is being pruned.
+        # Not to be had where the folder is not there, or is being pruned.
         self._descriptor: int | None = None
         with suppress(OSError):
-            self._descriptor = _lock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._descriptor = _lock_if_any(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __del__(self) -> None:
         if self._descriptor is not None:
@@ -57,18 +65,19 @@ def draft(root: Path) -> Iterator[Path]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _held(root):  # between mkdir and lock, another writer's sweep would take the folder for a dead one's
+        with held(root):  # between mkdir and lock, another writer's sweep would take the folder for a dead one's
             _sweep(root)
             folder = root / f".{new_generation()}.draft"
             folder.mkdir()
-            lock = _lock(folder)
+            lock = _lock_if_any(folder)
     except OSError as error:
         raise BundleError(f"no bundle can be written below {root}: {error.strerror}") from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def _sweep(root: Path) -> None:
@@ -77,14 +86,19 @@ def _sweep(root: Path) -> None:
         pointer.unlink(missing_ok=True)
     for folder in root.glob(".*.draft"):
         try:
-            lock = _lock(folder)
+            lock = lock_folder(folder)
         except OSError:
-            continue  # its writer is at work, or it is gone already
+            continue  # its writer is at work or may be, or it is gone already
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
-def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+def lock_folder(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+    """Lock a folder; the descriptor that holds the lock until it is closed, which no other program inherits.
+
+    Raises:
+        OSError: there is no such folder or no locks on its file system; BlockingIOError: another holds it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)
@@ -94,14 +108,25 @@ def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
     return descriptor
 
 
-@contextmanager
-def _held(root: Path) -> Iterator[None]:
-    """One process at a time changes what the root lists."""
-    descriptor = _lock(root, fcntl.LOCK_EX)
+def _lock_if_any(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int | None:
+    """The lock; None where the file system has none."""
     try:
-        yield
+        return lock_folder(folder, how)
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
+        return None
+
+
+@contextmanager
+def held(root: Path) -> Iterator[bool]:
+    """One process at a time changes what the root lists; whether that is so, or the file system has no locks."""
+    descriptor = _lock_if_any(root, fcntl.LOCK_EX)
+    try:
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def publish(root: Path, folder: Path, generation: str) -> Path:
@@ -130,7 +155,7 @@ def activate(root: Path, generation: str) -> None:
         BundleError: there is no such generation, or the root cannot be written.
     """
     try:
-        with _held(root):
+        with held(root):
             if generation not in generations(root):
                 raise BundleError(f"there is no generation {generation} in {root}")
             # PREVIOUS first: if this ends here, it names the active one, which does no harm.
@@ -138,16 +163,44 @@ def activate(root: Path, generation: str) -> None:
                 if (replaced := active_generation(root)) != generation:
                     _point(root, PREVIOUS, replaced)
             _point(root, CURRENT, generation)
+            if generation in (named := _refused(root)):
+                _write(root, REFUSED, sorted(named - {generation}))
     except OSError as error:
         raise BundleError(f"{root}/{CURRENT} cannot be replaced: {error.strerror}") from error
 
 
+def refuse(root: Path, generation: str) -> None:
+    """Note that a generation was found wanting; activating it takes the note back.
+
+    Raises:
+        BundleError: the root cannot be written.
+    """
+    try:
+        with held(root):
+            _write(root, REFUSED, sorted({*_refused(root), generation}))
+    except OSError as error:
+        raise BundleError(f"{root}/{REFUSED} cannot be written: {error.strerror}") from error
+
+
+def _refused(root: Path) -> set[str]:
+    """The generations that are there and were refused."""
+    try:
+        named = (root / REFUSED).read_text("ascii", "replace").split()
+    except OSError:
+        return set()
+    return {*named} & {*generations(root)}
+
+
 def _point(root: Path, pointer: str, generation: str) -> None:
+    _write(root, pointer, [generation])
+
+
+def _write(root: Path, name: str, lines: list[str]) -> None:
     temporary = root / f".{CURRENT}.{secrets.token_hex(4)}"
     try:
-        temporary.write_text(generation + "\n")
+        temporary.write_text("".join(f"{line}\n" for line in lines))
         _fsync(temporary)
-        os.replace(temporary, root / pointer)
+        os.replace(temporary, root / name)
         _fsync(root)
     except OSError:
         with suppress(OSError):  # a read-only file system refuses even to remove what is not there
@@ -158,6 +211,7 @@ def _point(root: Path, pointer: str, generation: str) -> None:
 def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[str]:
     """Remove the oldest generations beyond the newest ``keep``, of those in ``among``; those that were removed.
 
+    What a gate refused is none of them: of those, the newest alone is kept, to be looked at or activated by hand.
     Never the one in CURRENT or in PREVIOUS, nor one that any process has open or is opening, on this host or, where the
     file system passes locks on (NFS does), on another. A bundle that is open would outlive its files all the same: it
     is in memory, but for the entries' table, which stays readable while its file is open.
@@ -167,9 +221,11 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
     """
     removed = []
     try:
-        with _held(root):
+        with held(root):
             spared = {named for pointer in (CURRENT, PREVIOUS) if (named := _named(root, pointer))}
-            for generation in generations(root)[:-keep]:
+            found, refused = generations(root), _refused(root)
+            good, bad = ([one for one in found if (one in refused) is is_bad] for is_bad in (False, True))
+            for generation in sorted(good[:-keep] + (bad[:-1] if keep else [])):
                 if among is not None and generation not in among:
                     continue
                 if generation not in spared and _retire(root, generation):
@@ -180,13 +236,45 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
     return removed
 
 
+def remove(root: Path, generation: str) -> None:
+    """Remove one generation that nobody needs; was it the one in PREVIOUS, there is none any more.
+
+    Raises:
+        BundleError: it is not there, is active or open, or the root cannot be written.
+    """
+    try:
+        with held(root) as is_locked:
+            current = _named(root, CURRENT)
+            if generation not in generations(root):
+                raise BundleError(f"there is no generation {generation} in {root}")
+            if generation == current:
+                raise BundleError(f"generation {generation} is active: activate another one first")
+            if generation == _named(root, PREVIOUS) and not current:
+                raise BundleError(
+                    f"generation {generation} was active last, and {CURRENT} names none: activate another one first"
+                )
+            if not is_locked:
+                raise BundleError(
+                    f"{root} is on a file system without locks, so whether generation {generation} is open cannot be "
+                    "told: stop what uses it and delete its folder"
+                )
+            if not _retire(root, generation):
+                raise BundleError(f"generation {generation} is open in another process: end that first")
+            _sweep(root)
+    except OSError as error:
+        raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
+
+
 def _retire(root: Path, generation: str) -> bool:
     """Make a draft of a generation that nobody has open: it is gone at once, and whoever sweeps next removes it."""
     try:
-        lock = _lock(root / generation)
+        lock = lock_folder(root / generation)
     except OSError:
         return False  # in use, or a file system without locks
     try:
+        if _named(root, PREVIOUS) == generation:
+            (root / PREVIOUS).unlink()
+            _fsync(root)
         os.rename(root / generation, root / f".{generation}.draft")
     finally:
         os.close(lock)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.bundle import open_bundle, read_manifest
-from model.errors import BundleError
+from model.errors import BundleError, SecondlookError
 from model.manifest import Manifest
 from model.predictor import Predictor
-from model.root import activate, active_generation, default_root, generations, previous_generation, prune, seed
+from model.root import activate, active_generation, default_root, generations, previous_generation, prune, refuse, seed
 from service.batcher import Batcher
 from service.compute import step_back
-from service.errors import ReadOnlyError, UnknownGenerationError
+from service.errors import GateError, ReadOnlyError, UnknownGenerationError
 from service.gate import check_canary, compare
 from service.settings import Settings
 
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0
 """How often CURRENT is looked at for another process's switch."""
+LONGEST_RETRY_SECONDS = 300.0
+"""Between two tries to open what could not be read, or did not fit into memory; each is twice the one before."""
 
 
 def open_predictor(settings: Settings) -> Predictor:
@@ -72,6 +76,17 @@ def _open_here(settings: Settings, root: Path, generation: str | None) -> Predic
     return predictor
 
 
+def _is_final(error: BaseException | None) -> bool:
+    """Whether a bundle is wrong, and not the moment: a file system that hiccups, or memory that is short."""
+    if not isinstance(error, BundleError):
+        return False
+    while error is not None:
+        if isinstance(error, OSError | MemoryError):
+            return False
+        error = error.__cause__
+    return True
+
+
 class Generations:
     """The generations below a root, and the switch between them. One switch at a time."""
 
@@ -119,8 +134,17 @@ class Generations:
             compared = "errors not compared: the rebuild was forced"
         else:
             new = await asyncio.to_thread(read_manifest, self.root, generation)
-            compared = compare(new, self._batcher.predictor.bundle.manifest, self._settings.gate_margin)
+            try:
+                compared = compare(new, self._batcher.predictor.bundle.manifest, self._settings.gate_margin)
+            except GateError:
+                await asyncio.to_thread(refuse, self.root, generation)
+                await self._prune()
+                raise
         await self.switch(generation)
+        await self._prune()
+        return compared
+
+    async def _prune(self) -> None:
         try:
             keep = self._settings.keep_generations
             for removed in await asyncio.to_thread(prune, self.root, keep, self._known):
@@ -128,7 +152,6 @@ class Generations:
             self._known = await asyncio.to_thread(generations, self.root)
         except BundleError as error:
             logger.warning("%s", error)
-        return compared
 
     async def switch(self, generation: str) -> None:
         """Verify and load a generation, name it in CURRENT, and let it answer from the next batch on.
@@ -151,27 +174,31 @@ class Generations:
 
     async def follow(self) -> None:
         """Switch whenever another process changes CURRENT; runs until cancelled."""
-        complaint, refused = "", ""
+        complaint, failed, wait, again = "", "", 0.0, 0.0
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             named = ""
             try:
                 async with self._switching:
                     named = await asyncio.to_thread(active_generation, self.root)
-                    if named in (self.active, refused):
+                    if named == self.active:
+                        complaint = failed = ""
+                        continue
+                    if named == failed and time.monotonic() < again:
                         continue
                     self._batcher.predictor = await self._open(named)
                 logger.info("generation %s answers, activated by another process", named)
-                complaint = refused = ""
-            except BundleError as error:
-                # Verifying reads every byte: a bundle that was refused once is not tried again.
-                refused = named
+                complaint = failed = ""
+            except Exception as error:
+                wait = min(2 * wait, LONGEST_RETRY_SECONDS) if named == failed else FOLLOW_SECONDS
+                # Verifying reads every byte: a bundle that is wrong is not tried again.
+                again = math.inf if _is_final(error) else time.monotonic() + wait
+                failed = named
                 if str(error) != complaint:
                     complaint = str(error)
-                    logger.error("%s; generation %s keeps answering", complaint, self.active)
-            except Exception:
-                refused = named
-                logger.exception("CURRENT cannot be followed; generation %s keeps answering", self.active)
+                    is_ours = isinstance(error, SecondlookError)
+                    said = complaint if is_ours else "CURRENT cannot be followed"
+                    logger.error("%s; generation %s keeps answering", said, self.active, exc_info=not is_ours)
 
     async def _open(self, generation: str) -> Predictor:
         return await asyncio.to_thread(_open, self._settings, self.root, generation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -75,12 +74,8 @@ def activate(generation: str, root: Path | None) -> None:
 @click.argument("generation")
 @bundles_option
 def remove(generation: str, root: Path | None) -> None:
-    """Delete a bundle that is not the active one."""
+    """Delete a bundle that is neither active nor open in any process."""
     if root is None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
-    if generation not in roots.generations(root):
-        raise BundleError(f"there is no generation {generation} in {root}")
-    if (root / "CURRENT").exists() and generation == roots.active_generation(root):
-        raise BundleError(f"generation {generation} is active: activate another one first")
-    shutil.rmtree(root / generation)
+    roots.remove(root, generation)
     click.echo(f"removed {generation}")

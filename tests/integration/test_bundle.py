@@ -1,8 +1,11 @@
 """Bundles: whole or refused, and switched atomically."""
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +29,8 @@ from model.root import (
     new_generation,
     previous_generation,
     prune,
+    refuse,
+    remove,
     seed,
 )
 from model.stores import FaissStore
@@ -207,6 +212,19 @@ def test_the_oldest_generations_are_pruned_and_the_active_and_the_previous_one_n
     assert open_bundle(root).manifest.generation == newer[4]
 
 
+def test_what_a_gate_refused_does_not_count_among_the_newest(root: Path) -> None:
+    first = active_generation(root)
+    good, *bad = [another(root, f"2099010{i}T000000Z-aaaa") for i in range(1, 5)]
+    for generation in bad:
+        refuse(root, generation)
+    assert prune(root, keep=0) == []
+    assert prune(root, keep=2) == bad[:2], "the newest of them stays, to be looked at"
+    assert generations(root) == [first, good, bad[2]]
+    activate(root, bad[2])  # by hand: from now on it is one like the others
+    assert prune(root, keep=1) == [good]
+    assert generations(root) == [first, bad[2]]
+
+
 def test_what_any_process_has_open_is_not_pruned(root: Path) -> None:
     first, *_, last = [active_generation(root), *(another(root, f"2099010{i}T000000Z-aaaa") for i in (1, 2, 3))]
     for generation in generations(root)[1:]:
@@ -227,6 +245,71 @@ def test_what_any_process_has_open_is_not_pruned(root: Path) -> None:
     del here
     assert generations(root)[0] in prune(root, keep=1)
     assert generations(root)[-1] == last
+
+
+def test_one_generation_is_removed_unless_it_is_needed(root: Path) -> None:
+    first = active_generation(root)
+    second, third, fourth = (another(root, f"2099010{i}T000000Z-aaaa") for i in (1, 2, 3))
+    activate(root, second)
+    for generation, why in ((second, "is active"), ("20200101T000000Z-0000", "no generation"), ("../x", "no gen")):
+        with pytest.raises(BundleError, match=why):
+            remove(root, generation)
+    serving = open_bundle(root, third)
+    with pytest.raises(BundleError, match=f"{third} is open in another process"):
+        remove(root, third)
+    assert previous_generation(root) == first
+    remove(root, first)
+    assert previous_generation(root) is None
+    assert not (root / "PREVIOUS").exists()
+    del serving
+    activate(root, fourth)
+    (root / "CURRENT").unlink()
+    with pytest.raises(BundleError, match="was active last"):
+        remove(root, second)
+    remove(root, third)
+    assert generations(root) == [second, fourth]
+    assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_removing_waits_for_whoever_changes_the_root(root: Path) -> None:
+    other = another(root, "20990101T000000Z-aaaa")
+    removing = (
+        "import sys; from pathlib import Path; from model.root import remove; print('begun', flush=True); "
+        "remove(Path(sys.argv[1]), sys.argv[2])"
+    )
+    descriptor = os.open(root, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with subprocess.Popen([sys.executable, "-c", removing, str(root), other], stdout=subprocess.PIPE) as remover:
+        assert remover.stdout is not None
+        assert remover.stdout.readline() == b"begun\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            remover.wait(0.5)
+        assert (root / other).is_dir()
+        os.close(descriptor)
+    assert not (root / other).exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP])
+def test_without_locks_all_goes_on_but_nothing_is_removed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)  # no such file system is to be had in a test
+    first = active_generation(root)
+    second, third = (another(root, f"2099010{i}T000000Z-aaaa") for i in (1, 2))
+    activate(root, second)
+    activate(root, third)
+    assert open_bundle(root).manifest.generation == third
+    assert prune(root, keep=1) == []
+    with pytest.raises(BundleError, match="without locks"):
+        remove(root, first)
+    with draft(root) as begun, draft(root):
+        assert begun.is_dir()
+    assert generations(root) == [first, second, third]
+    seed(tmp_path / "new")
+    assert active_generation(tmp_path / "new") == default_generation()
 
 
 def test_an_open_bundle_outlives_its_files(root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model.bundle import open_bundle
 from model.errors import BundleError
 from model.root import activate, active_generation, generations
 from service import generations as service_generations
@@ -155,6 +156,44 @@ def test_another_processs_switch_is_followed_and_a_damaged_one_is_not(
         activate(root, NEW)
         eventually(lambda: answering(call) == NEW)
         assert caplog.text.count("values.npy is missing") == 1
+
+
+def test_what_could_not_be_read_is_tried_again_and_what_is_wrong_is_not(
+    monkeypatch: pytest.MonkeyPatch, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_generations, "FOLLOW_SECONDS", 0.02)
+    opened: list[str] = []
+    short = True
+
+    def counted(root: Path, generation: str, **given: Any) -> Any:
+        opened.append(generation)
+        if generation == NEW and short:
+            raise MemoryError("not now")
+        return open_bundle(root, generation, **given)
+
+    monkeypatch.setattr(service_generations, "open_bundle", counted)
+    damaged, unseen = add_generation(root, "20990102T000000Z-abcd"), add_generation(root, "20990103T000000Z-abcd")
+    add_generation(root, NEW)
+    (root / damaged / "values.npy").write_bytes(b"")
+    manifest = root / unseen / "manifest.json"
+    content = manifest.read_bytes()
+    with serving(create_app(settings(bundles=root), predictor=open_predictor(root))) as call:
+        activate(root, damaged)
+        eventually(lambda: "values.npy has 0 bytes" in caplog.text)
+        manifest.unlink()  # as a client of a network file system may see it for a moment
+        activate(root, unseen)
+        eventually(lambda: opened.count(unseen) > 2)
+        manifest.write_bytes(content)
+        eventually(lambda: answering(call) == unseen)
+        activate(root, NEW)
+        eventually(lambda: opened.count(NEW) > 2)
+        short = False
+        eventually(lambda: answering(call) == NEW)
+        activate(root, damaged)
+        eventually(lambda: caplog.text.count("values.npy has 0 bytes") == 2)
+        time.sleep(0.3)
+        assert opened.count(damaged) == 2
+    assert caplog.text.count("manifest.json is missing") == caplog.text.count("CURRENT cannot be followed") == 1
 
 
 def test_the_default_bundle_is_never_changed(tiny_bundle: Path, colour_folder: Path) -> None:
@@ -308,7 +347,11 @@ def test_a_worse_generation_is_built_but_does_not_answer_unless_forced(root: Pat
         assert "worse than the active one" in bad["error"]
         assert "the margin is 1 points" in bad["error"]
         assert answering(call) == active_generation(root) == good["generation"]
-        assert bad["generation"] in generations(root)
+        first = generations(root)[0]
+        worse = rebuilt(call, dataset="chaos")
+        assert worse["state"] == "failed"
+        assert generations(root) == [first, good["generation"], worse["generation"]], "of the refused ones, the newest"
+        bad = worse
         forced = rebuilt(call, dataset="chaos", force=True)
         assert (forced["state"], answering(call)) == ("succeeded", forced["generation"]), forced
         assert "forced" in forced["compared"]
