@@ -34,7 +34,7 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 K = 200
 """Neighbours that vote where the bundle asks all of its entries."""
 
-IMAGES, HELD, CACHED = 2000, 1000, 5000
+IMAGES, HELD, CACHED = 2000, 1000, 10_000
 """Images asked, images of the holdout fitted on, and images cached for each layer, unless others are asked for."""
 
 
@@ -182,12 +182,10 @@ class Curves:
         ]
         if self.layers:
             layers = [p for p in self.layers if p.mirrored == self.layers[-1].mirrored]
-            best = min(layers, key=lambda point: point.error_percent["mixed"].value)
             found.append(
                 Figure(
                     "layer-depth",
-                    f"Lowest error of the mixture with {best.label}: {best.error_percent['mixed'].value:.1f} % "
-                    f"(network {best.error_percent['network'].value:.1f} %)",
+                    _best_keys(layers),
                     lambda into: _draw_layers(into, layers),
                     "Two panels, error of the cache alone and the mixture's gain by the layer that keys are made of, "
                     "from the first layer to the last, then the paper's three together and the bundle's recipe.",
@@ -309,6 +307,14 @@ def merged(one: tuple[Floats, Ints], other: tuple[Floats, Ints], k: int) -> tupl
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
     values = np.concatenate((one[1], other[1]), axis=1)
     return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def _best_keys(points: list[Point]) -> str:
+    best = max(points, key=lambda point: point.fewer_errors["mixed"].value)
+    gain = best.fewer_errors["mixed"]
+    if gain.low > 0:
+        return f"The mixture gains most with {best.label}: {gain.text(1)} points on the network"
+    return f"With {best.entries:,} entries, no keys make the mixture surely better than the network"
 
 
 def _draw_sizes(into: Any, points: list[Point]) -> None:

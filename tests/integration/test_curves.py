@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.curves import Curves, Queries, curves, merged
+from evaluation.intervals import Interval
 from evaluation.layers import spread
 from indexer.datasets import Dataset, load
 from indexer.encoders import FromBundle
@@ -124,3 +125,12 @@ def test_mistakes_are_named(bundle: Bundle, fresh: Dataset, train: Dataset) -> N
         curves(bundle, fresh, replace(fresh, split="train"))  # type: ignore[type-var]
     with pytest.raises(RecipeError, match="has no layer 'stage9'"):
         curves(bundle, fresh, train, shares=(1.0,), layers=("stage9",))
+
+
+def test_the_title_claims_a_gain_only_where_the_interval_does(found: Curves) -> None:
+    def title(gain: Interval) -> str:
+        layers = tuple(replace(p, fewer_errors={"mixed": gain}) for p in found.layers)
+        return replace(found, layers=layers).figures()[1].title
+
+    assert "gains most with stem: 0.9 (0.2 to 1.6) points" in title(Interval(0.9, 0.2, 1.6))
+    assert "With 60 entries, no keys" in title(Interval(0.9, -0.1, 1.9))
