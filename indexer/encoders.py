@@ -70,7 +70,7 @@ class FromBundle:
         """
         generation = self.generation or active_generation(self.root)
         has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
-        old = bundles.open_bundle(self.root, generation, device=best_device() if has_network else "cpu")
+        old = bundles.open_encoder(self.root, generation, device=best_device() if has_network else "cpu")
         check_classes(dataset, old.manifest)
         for name in (bundles.ENCODER, bundles.NETWORK):
             if name in old.manifest.files:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +56,17 @@ class Bundle:
     """Keeps it from being pruned; None for a draft."""
 
 
+@dataclass(frozen=True)
+class OpenEncoder:
+    """The encoder of a bundle, without what it is searched in."""
+
+    path: Path
+    manifest: Manifest
+    engine: Engine
+    lease: Lease
+    """Keeps the bundle from being pruned."""
+
+
 def commit(root: Path, folder: Path, manifest: Manifest) -> Path:
     """Complete a draft: write its manifest, make it durable, verify it, and give it its name.
 
@@ -88,74 +100,83 @@ def open_bundle(
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
-    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``). ``precision`` is the network's on a GPU;
-    auto = as the manifest says. On a processor it is float32.
+    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``).
+    ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
         EngineError: there is no such device, or what it needs is not installed.
     """
+    generation, lease = _leased(root, generation)
+    bundle = verify(root / generation, generation, threads=threads, spare_core=spare_core)
+    bundle = replace(bundle, lease=lease)
+    if device == "cpu":
+        return bundle
+    bfloat16 = bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
+    bundle = replace(bundle, engine=_on_device(bundle.path, bundle.manifest, device, bfloat16))
+    if bundle.manifest.k is None:  # every answer goes through all keys, a chunk at a time, where the vote is computed
+        return bundle
+    from model.torch_store import TorchStore
+
+    try:
+        return replace(bundle, store=TorchStore(bundle.store, device))
+    except StoreError as error:  # too many
+        logger.warning("%s: they are searched on the processor", error)
+        return bundle
+
+
+def open_encoder(
+    root: Path, generation: str | None = None, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 0
+) -> OpenEncoder:
+    """Load a bundle's encoder alone (the active one's by default), its files verified; no key is read.
+
+    Raises:
+        BundleError: names the file that is amiss and what is wrong with it.
+        EngineError: there is no such device, or what it needs is not installed.
+    """
+    generation, lease = _leased(root, generation)
+    folder = root / generation
+    manifest = _manifest(folder, generation)
+    _check_files(folder, manifest, [name for name in (ENCODER, NETWORK) if name in manifest.files])
+    engine: Engine = _engine(folder, manifest, threads)
+    if device != "cpu":
+        engine = _on_device(folder, manifest, device, manifest.network.bfloat16)
+    return OpenEncoder(folder, manifest, engine, lease)
+
+
+def _leased(root: Path, generation: str | None) -> tuple[str, Lease]:
     generation = generation or active_generation(root)
     if not GENERATION.fullmatch(generation):
         raise BundleError(f"{generation!r} is not a generation's id")
-    lease = Lease(root / generation)
-    bundle = replace(verify(root / generation, generation, threads=threads, spare_core=spare_core), lease=lease)
-    if device == "cpu":
-        return bundle
-    return _on_device(
-        bundle, device, bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
-    )
+    return generation, Lease(root / generation)
 
 
-def _on_device(bundle: Bundle, device: str, bfloat16: bool) -> Bundle:
-    """Encoder and keys moved to a GPU; keys that are too many for it stay where they are."""
-    if NETWORK not in bundle.manifest.files:
-        raise BundleError(f"bundle {bundle.manifest.generation} has no {NETWORK}: it runs on a processor only")
+def _on_device(folder: Path, manifest: Manifest, device: str, bfloat16: bool) -> Engine:
+    """The encoder on a GPU."""
+    if NETWORK not in manifest.files:
+        raise BundleError(f"bundle {manifest.generation} has no {NETWORK}: it runs on a processor only")
     try:
         from model.encoder import Encoder
         from model.engines import TorchEngine
         from model.network_file import load_network
-        from model.torch_store import TorchStore
     except ModuleNotFoundError as error:
         raise EngineError(f"running on {device} needs {error.name}: install secondlook with the gpu extra") from error
-    file = load_network(bundle.path / NETWORK)
-    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
-    engine = TorchEngine(encoder, bundle.engine.size, device, bfloat16=bfloat16)
-    if bundle.manifest.k is None:  # every answer goes through all keys, a chunk at a time, where the vote is computed
-        return replace(bundle, engine=engine)
-    try:
-        return replace(bundle, engine=engine, store=TorchStore(bundle.store, device))
-    except StoreError as error:
-        logger.warning("%s: they are searched on the processor", error)
-        return replace(bundle, engine=engine)
+    file = load_network(folder / NETWORK)
+    encoder = Encoder(file.network, manifest.recipe, file.projection)
+    return TorchEngine(encoder, (manifest.input.height, manifest.input.width), device, bfloat16=bfloat16)
 
 
-def verify(folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False) -> Bundle:
+def verify(
+    folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False
+) -> Bundle:
     """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
     """
     manifest = _manifest(folder, generation)
-
-    def refuse(file: str, why: str) -> BundleError:
-        return BundleError(f"bundle {generation} is refused: {file} {why}")
-
-    for name in REQUIRED:
-        if name not in manifest.files:
-            raise refuse(MANIFEST, f"does not list {name}")
-    for name, info in manifest.files.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise refuse(name, "is missing")
-        try:
-            found = _file_info(path)
-        except OSError as error:
-            raise refuse(name, f"cannot be read: {error.strerror}") from error
-        if found.size != info.size:
-            raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
-        if found.sha256 != info.sha256:
-            raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
+    refuse = partial(_refusal, generation)
+    _check_files(folder, manifest, manifest.files)
     values = _values(folder / VALUES, len(manifest.classes), refuse)
     try:
         store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search)
@@ -172,6 +193,36 @@ def verify(folder: Path, generation: str, *, threads: int = 0, spare_core: bool 
     entries = Entries(folder / ENTRIES)
     if entries.count != store.count:
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
+    return Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries)
+
+
+def _refusal(generation: str, file: str, why: str) -> BundleError:
+    return BundleError(f"bundle {generation} is refused: {file} {why}")
+
+
+def _check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Hold files to the manifest: that it lists what a bundle needs, and their sizes and hashes."""
+    refuse = partial(_refusal, manifest.generation)
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise refuse(MANIFEST, f"does not list {name}")
+    for name in names:
+        path, info = folder / name, manifest.files[name]
+        if Path(name).name != name or not path.is_file():
+            raise refuse(name, "is missing")
+        try:
+            found = _file_info(path)
+        except OSError as error:
+            raise refuse(name, f"cannot be read: {error.strerror}") from error
+        if found.size != info.size:
+            raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
+        if found.sha256 != info.sha256:
+            raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
+
+
+def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = False) -> OnnxEngine:
+    """The encoder on a processor, once it has answered two images."""
+    refuse = partial(_refusal, manifest.generation)
     try:
         engine = OnnxEngine(folder / ENCODER, threads, spare_core=spare_core)
     except EngineError as error:
@@ -179,14 +230,14 @@ def verify(folder: Path, generation: str, *, threads: int = 0, spare_core: bool 
     if (engine.size, engine.classes, engine.dim) != (
         (manifest.input.height, manifest.input.width),
         len(manifest.classes),
-        store.dim,
+        manifest.store.dim,
     ):
         raise refuse(ENCODER, "has other inputs or outputs than the manifest says")
     canary = np.random.default_rng(0).integers(0, 256, (2, *engine.size, 3), dtype=np.uint8)
     logits, keys = engine.encode(canary)
     if not (np.isfinite(logits).all() and np.abs(np.linalg.norm(keys, axis=1) - 1).max() < UNIT_TOLERANCE):
         raise refuse(ENCODER, "gives no finite logits and unit keys for a test image")
-    return Bundle(folder, manifest, engine, store, entries)
+    return engine
 
 
 def _manifest(folder: Path, generation: str) -> Manifest:

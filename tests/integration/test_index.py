@@ -10,15 +10,16 @@ import torch
 from indexer.datasets import load
 from indexer.encoders import FromBundle, FromNetwork, same_first_class
 from indexer.index import IndexOptions, index, refit
-from model.bundle import open_bundle
+from model.bundle import open_bundle, read_manifest
 from model.encoder import Encoder
 from model.engines import OnnxEngine, TorchEngine
-from model.errors import DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
+from model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
 from model.recipe import Recipe
 from model.root import generations
 from tests.images_for_tests import make_folder
+from tests.service_for_tests import copy_root
 
 FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
 
@@ -78,6 +79,17 @@ def test_one_image_is_encoded_as_in_a_batch(tiny_bundle: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     alone = np.concatenate([engine.encode(image[None]).keys for image in images])
     np.testing.assert_allclose(engine.encode(images).keys, alone, atol=1e-4)
+
+
+def test_a_bundles_encoder_is_opened_without_its_keys(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "old")
+    (generation,) = generations(root)
+    (root / generation / "keys.faiss").write_bytes(b"")
+    new = open_bundle(tmp_path, index(load(str(colour_folder)), tmp_path, FromBundle(root), FIXED))
+    assert new.manifest.network == read_manifest(root, generation).network
+    (root / generation / "network.safetensors").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"network\.safetensors has 0 bytes"):
+        index(load(str(colour_folder)), tmp_path, FromBundle(root), FIXED)
 
 
 def test_a_bundles_own_encoder_gives_the_same_keys_again(
