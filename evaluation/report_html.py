@@ -278,8 +278,8 @@ def _beside(measured: list[Measured]) -> list[Table]:
         first = tables[0][1]
         rows = tuple((recipe, *row) for recipe, table in tables for row in table.rows)
         same = {table.note for _, table in tables}
-        note = first.note if len(same) == 1 else " ".join(f"{recipe}: {table.note}" for recipe, table in tables)
-        joined.append(Table(first.title, ("recipe", *columns), rows, note))
+        note = first.note if len(same) == 1 else "\n".join(f"{recipe}: {table.note}" for recipe, table in tables)
+        joined.append(Table(first.title, ("recipe", *columns), rows, note, first.names + 1))
     return joined
 
 

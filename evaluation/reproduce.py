@@ -84,12 +84,12 @@ QUICK = Plan(
     curves=(500, 300, 1000),
     attacked=100,
     attack_preset="quick",
-    white_box=24,
+    white_box=10,
     sizes=(0.25, 0.5, 1.0),
     jacobian=64,
     shifted=300,
     refill=1000,
-    strengths=(1, 3, 5),
+    strengths=(2, 4),
 )
 """About ten minutes on two processor cores."""
 
@@ -401,7 +401,8 @@ class _Measuring:
             command=self._alike(recipe, step),
             result=kept["result"],
             tables=[
-                Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])), t["note"]) for t in kept["tables"]
+                Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])), t["note"], t.get("names", 1))
+                for t in kept["tables"]
             ],
             figures=[Drawn(**figure) for figure in kept["figures"]],
             claims=of(step, kept["result"], self.subject.published if whole else None),

@@ -21,13 +21,15 @@ from evaluation.plots import GRID, INK, MODELS, drawing
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are read; the first column names the row, the others hold figures."""
+    """Cells as they are read; the first column names the row, the others hold figures (or more names)."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     """What a reader must know to read it: how many images, which intervals, what was left out."""
+    names: int = 1
+    """Columns, from the left, that name a row."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -38,20 +40,21 @@ class Table:
         """For a terminal."""
         table = RichTable(title=Text(self.title), caption=Text(self.note) if self.note else None)
         for place, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if place else "left")
+            table.add_column(Text(column), justify="right" if place >= self.names else "left")
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table
 
     def html(self) -> str:
         """For a page: every text is escaped; the note stands below."""
-        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
-        body = "".join(
-            f'<tr><th scope="row">{html.escape(row[0])}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-            + "</tr>"
-            for row in self.rows
-        )
+
+        def cells(row: tuple[str, ...], kinds: tuple[str, str]) -> str:
+            name, figure = kinds
+            made = [(name if place < self.names else figure, cell) for place, cell in enumerate(row)]
+            return "".join(f"<{kind}>{html.escape(cell)}</{kind.partition(' ')[0]}>" for kind, cell in made)
+
+        head = cells(self.columns, ('th scope="col" class="name"', 'th scope="col"'))
+        body = "".join("<tr>" + cells(row, ('th scope="row"', "td")) + "</tr>" for row in self.rows)
         note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
         return (
             f'<div class="table"><table><caption>{html.escape(self.title)}</caption>'

@@ -39,6 +39,12 @@ def test_a_table_as_html_escapes_every_text() -> None:
     ElementTree.fromstring(f"<div>{made}</div>")
 
 
+def test_columns_that_name_a_row_are_its_heads() -> None:
+    made = Table("errors", ("recipe", "model", "error %"), (("paper", "network", "7.82"),), names=2).html()
+    assert made.count('<th scope="row">') == 2
+    assert "<td>7.82</td>" in made
+
+
 def test_a_table_on_a_terminal_takes_brackets_as_they_are() -> None:
     from rich.console import Console
 
