@@ -95,12 +95,13 @@ def open_bundle(
     *,
     threads: int = 0,
     spare_core: bool = False,
+    mapped: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
-    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``).
+    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``), ``mapped`` is the store's.
     ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
 
     Raises:
@@ -108,7 +109,7 @@ def open_bundle(
         EngineError: there is no such device, or what it needs is not installed.
     """
     generation, lease = _leased(root, generation)
-    bundle = verify(root / generation, generation, threads=threads, spare_core=spare_core)
+    bundle = verify(root / generation, generation, threads=threads, spare_core=spare_core, mapped=mapped)
     bundle = replace(bundle, lease=lease)
     if device == "cpu":
         return bundle
@@ -167,7 +168,7 @@ def _on_device(folder: Path, manifest: Manifest, device: str, bfloat16: bool) ->
 
 
 def verify(
-    folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False
+    folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False, mapped: bool = False
 ) -> Bundle:
     """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
 
@@ -179,7 +180,7 @@ def verify(
     _check_files(folder, manifest, manifest.files)
     values = _values(folder / VALUES, len(manifest.classes), refuse)
     try:
-        store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search)
+        store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search, mapped=mapped)
     except StoreError as error:
         raise refuse(KEYS, f"does not fit: {error}") from error
     if (store.count, store.dim) != (manifest.store.count, manifest.store.dim):

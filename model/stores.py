@@ -150,15 +150,19 @@ class FaissStore:
         return cls(index, values, factory)
 
     @classmethod
-    def read(cls, path: Path, values: Ints, factory: str, search: SearchInfo | None = None) -> FaissStore:
-        """Read an index file.
+    def read(
+        cls, path: Path, values: Ints, factory: str, search: SearchInfo | None = None, *, mapped: bool = False
+    ) -> FaissStore:
+        """Read an index file. ``mapped``: leave the keys in it, so that processes that have it open share their memory.
+
+        A file that is mapped must never be written to again; it may be removed.
 
         Raises:
             StoreError: FAISS cannot read it, or it does not fit the values.
         """
         faiss.set_deserialization_vector_byte_limit(READ_LIMIT_BYTES)
         try:
-            index = faiss.read_index(str(path))
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         except RuntimeError as error:
             raise StoreError(f"{path.name} is not an index that FAISS can read") from error
         return cls(index, values, factory, search)

@@ -1,6 +1,19 @@
 """Online: HTTP, batching, admin jobs and the web page. Imports no torch."""
 
-from service.app import create_app
+from typing import TYPE_CHECKING, Any
+
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.app import create_app
+
 __all__ = ["Settings", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: the parent of workers needs none of it, and is 80 MB smaller without.
+    if name == "create_app":
+        from service.app import create_app
+
+        return create_app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from model.errors import BundleError, ParameterError
 from model.recipe import NAMED
 from service.auth import require_admin
-from service.jobs import Job
 from service.problems import Kind, ProblemError, documented
+from service.records import Job
 from service.schemas import GenerationInfo, generation_info
 from service.settings import Settings
 from service.state import Running
@@ -75,7 +75,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     dataset = asked.dataset
     if dataset is None:
         dataset = state.batcher.predictor.bundle.manifest.dataset.name
-    job = state.rebuilds.start(
+    job = await state.rebuilds.start(
         [
             f"--bundles={state.generations.root}",
             *(await run_in_threadpool(_dataset_arguments, asked, dataset, state.settings)),
@@ -113,16 +113,16 @@ def _is_folder_below(root: Path, name: str) -> bool:
         return False
 
 
-@router.get("/jobs", summary="All rebuilds since the server started")
+@router.get("/jobs", summary="All rebuilds that are remembered")
 async def list_jobs(state: Running) -> list[Job]:
-    """Oldest first."""
-    return state.rebuilds.listing()
+    """Oldest first, the newest 100, whichever server on the same folder of bundles ran them."""
+    return await run_in_threadpool(state.rebuilds.listing)
 
 
 @router.get("/jobs/{job_id}", summary="One rebuild's progress or outcome", responses=documented(Kind.NOT_FOUND))
 async def get_job(state: Running, job_id: str) -> Job:
     """State, stage, and how far it is."""
-    return state.rebuilds.get(job_id)
+    return await run_in_threadpool(state.rebuilds.get, job_id)
 
 
 @router.get(
@@ -133,7 +133,7 @@ async def get_job(state: Running, job_id: str) -> Job:
 )
 async def get_log(state: Running, job_id: str) -> str:
     """Stages, warnings and errors, the last 64 KiB of them; the server's folders are left out."""
-    return state.rebuilds.log(job_id)
+    return await run_in_threadpool(state.rebuilds.log, job_id)
 
 
 @router.delete("/jobs/{job_id}", summary="Cancel a rebuild", responses=documented(Kind.NOT_FOUND))

@@ -29,7 +29,10 @@ from service.watch import Watch
 logger = logging.getLogger(__name__)
 
 DECODERS = 4
-"""Images decoded at once, at most: each may need 200 MB, and libjpeg keeps one core busy."""
+"""Images decoded at once by all workers, at most: each may need 200 MB, and libjpeg keeps one core busy."""
+
+PUBLISH_SECONDS = 1.0
+"""How old a worker's state may be on a page of metrics that another one writes."""
 
 
 def create_app(settings: Settings, *, predictor: Predictor | None = None) -> FastAPI:
@@ -79,25 +82,35 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)
-    rebuilds = Rebuilds(generations.adopt, settings.hide_paths)
+    rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     cores = os.cpu_count() or 1
-    decoders = ThreadPoolExecutor(min(DECODERS, cores), thread_name_prefix="decode", initializer=step_back)
+    threads = max(1, min(DECODERS, cores) // settings.workers)
+    decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=step_back)
     app.state.running = metrics.running = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
     batcher.start()
     following = asyncio.create_task(generations.follow(), name="follow") if settings.bundles is not None else None
+    publishing = asyncio.create_task(_publish(metrics), name="publish") if settings.workers > 1 else None
     logger.info("generation %s answers", generations.active)
     try:
         yield
     finally:
-        if following is not None:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+        for task in (following, publishing):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         await rebuilds.close()
         await batcher.close()
         await asyncio.to_thread(decoders.shutdown, cancel_futures=True)
+
+
+async def _publish(metrics: Metrics) -> None:
+    """Have other workers know this one's state; runs until cancelled."""
+    while True:
+        metrics.publish()
+        await asyncio.sleep(PUBLISH_SECONDS)
 
 
 async def _initial(app: FastAPI) -> Predictor:

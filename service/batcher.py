@@ -153,6 +153,7 @@ class Batcher:
             await asyncio.wait((self._thread.ended,))
             logger.critical("no answers are computed; that starts anew in %g s", RESTART_SECONDS)
             self.restarts += 1
+            self._metrics.count_restart()
             await asyncio.sleep(RESTART_SECONDS)
             try:
                 self._begin()

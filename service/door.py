@@ -11,10 +11,8 @@ where several that would each have fit do not fit together, those that come last
 from __future__ import annotations
 
 import time
-from collections import Counter
 from math import ceil
 from types import TracebackType
-from typing import Literal
 
 from service.errors import QueueFullError
 
@@ -34,8 +32,6 @@ class Door:
         """Let in and not yet answered."""
         self.bytes = 0
         """Of those: as received so far, and up to RESERVED_BYTES as announced."""
-        self.dropped: Counter[Literal["client_gone", "deadline"]] = Counter()
-        """Requests given up before they cost a forward pass, and why."""
         self._since, self._left = 0.0, 0.0
 
     def admit(self, size: int = 0) -> Ticket:

@@ -68,6 +68,8 @@ def _open_here(settings: Settings, root: Path, generation: str | None) -> Predic
             threads=settings.threads,
             # Its core is the event loop's: with two, a server answered a seventh more images a second (decision 008).
             spare_core=settings.threads == 0,
+            # One copy in memory for all workers.
+            mapped=settings.workers > 1,
             device=settings.device,
             precision=settings.precision,
         )

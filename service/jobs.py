@@ -1,4 +1,7 @@
-"""Rebuilds: the indexer in a process of its own, one at a time, with progress, cancelling and a switch at the end."""
+"""Rebuilds: the indexer in a process of its own, one at a time, with progress, cancelling and a switch at the end.
+
+Their records lie in the root (``service.records``), so that all who serve it know of them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,16 @@ import secrets
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, Field
+from typing import Any
 
 from model.errors import BundleError
-from service.errors import GateError, RebuildRunningError, UnknownJobError
+from service.errors import GateError, RebuildRunningError, UnavailableError, UnknownJobError
+from service.metrics import Metrics
+from service.records import Claim, Job, Records
 
 logger = logging.getLogger(__name__)
 
@@ -35,28 +37,15 @@ TERM_SECONDS = 5.0
 """How long a cancelled rebuild may take to clean up before it is killed."""
 LOG_BYTES = 64 << 10
 """Of each job's log, the end is kept."""
-REMEMBERED = 100
-"""Jobs kept in memory; older ones are forgotten."""
-
+REPORT_SECONDS = 0.3
+"""How often a job's record is brought up to date, and looked at for another process's wish to cancel it."""
+CANCEL_SECONDS = 20.0
+"""How long it is waited for another process to cancel what it runs."""
+UNWRITTEN = 10
+"""Jobs kept in memory because their records could not be written; older ones are forgotten."""
 
 _FOLDERS = re.compile(r"(?<![\w.…/])/(?:[^\s/:'\"]+/)+")
 """Leading folders of an absolute path, as in a traceback."""
-
-
-class Job(BaseModel):
-    """A rebuild, running or over."""
-
-    id: str
-    state: Literal["running", "succeeded", "failed", "cancelled"] = "running"
-    stage: str = "start"
-    done: int = 0
-    total: int = 0
-    eta_s: float | None = Field(None, description="Seconds that this stage will still take.")
-    created: datetime
-    finished: datetime | None = None
-    generation: str | None = Field(None, description="What it built.")
-    compared: str | None = Field(None, description="How its errors compare with those of the generation before.")
-    error: str | None = None
 
 
 class _FailedError(Exception):
@@ -84,92 +73,128 @@ class _Log:
         start = b"" if not self._kept or self._kept.endswith(b"\n") else b"\n"
         self.write(start + f"{datetime.now(UTC):%H:%M:%S} {sentence}\n".encode())
 
-    def __str__(self) -> str:
-        # The rest of a line that was cut could show the end of a path without its start.
-        kept = self._kept.partition(b"\n")[2] if self._is_cut else self._kept
-        return kept.decode(errors="replace")
+    @property
+    def kept(self) -> bytes:
+        """All but the rest of a line that was cut: it could show the end of a path without its start."""
+        return self._kept.partition(b"\n")[2] if self._is_cut else self._kept
 
 
 class Rebuilds:
-    """All rebuilds of this server's life.
+    """The rebuilds of a root, of which this process may run one.
 
     ``adopt`` is awaited with each new generation and whether it is forced, and says what was compared.
     """
 
     def __init__(
-        self, adopt: Callable[[str, bool], Awaitable[str]], hide: Callable[[str], str] = lambda sentence: sentence
+        self,
+        root: Path,
+        adopt: Callable[[str, bool], Awaitable[str]],
+        hide: Callable[[str], str] = lambda sentence: sentence,
+        metrics: Metrics | None = None,
     ) -> None:
-        self._adopt, self._hide = adopt, hide
-        self._jobs: dict[str, Job] = {}
-        self._logs: dict[str, _Log] = {}
-        self.ended: Counter[str] = Counter()
-        """How many ended in each state, those forgotten too."""
+        self._adopt, self._hide, self._metrics = adopt, hide, metrics or Metrics()
+        self._records = Records(root)
+        self._own: dict[str, tuple[Job, _Log]] = {}
+        """The one that runs here, and those whose records could not be written."""
+        self._starting = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._killing: asyncio.TimerHandle | None = None
         self._cancelling = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether this process runs one."""
+        return any(job.state == "running" for job, _ in self._own.values())
+
     def listing(self) -> list[Job]:
-        """All jobs, oldest first."""
-        return list(self._jobs.values())
+        """All jobs that are remembered, oldest first; reads files."""
+        own = dict(self._own)
+        others = (job for job in self._records.listing() if job.id not in own)
+        return sorted((*others, *(job for job, _ in own.values())), key=lambda job: job.created)
 
     def get(self, job_id: str) -> Job:
-        """One job.
+        """One job; reads files.
 
         Raises:
             UnknownJobError: there is none with that id.
         """
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise UnknownJobError("there is no such job: /v1/admin/jobs lists them") from None
+        own = self._own.get(job_id)
+        job = own[0] if own is not None else self._records.read(job_id)
+        if job is None:
+            raise UnknownJobError("there is no such job: /v1/admin/jobs lists them")
+        return job
 
     def log(self, job_id: str) -> str:
-        """The end of what one job wrote, the folders of this machine left out.
+        """The end of what one job wrote, the folders of this machine left out; reads files.
 
         Raises:
             UnknownJobError: there is none with that id.
         """
-        job = self.get(job_id)
-        return _FOLDERS.sub("…/", self._hide(str(self._logs[job.id])))
+        self.get(job_id)
+        own = self._own.get(job_id)
+        written = own[1].kept if own is not None else self._records.log(job_id)
+        return _FOLDERS.sub("…/", self._hide(written.decode(errors="replace")))
 
-    def start(self, arguments: Sequence[str], *, force: bool = False) -> Job:
+    async def start(self, arguments: Sequence[str], *, force: bool = False) -> Job:
         """Run ``secondlook index`` with those arguments; ``force`` switches whatever its errors are.
 
         Raises:
-            RebuildRunningError: names the job that runs already.
+            RebuildRunningError: names the job that runs already, here or in another process.
         """
-        if self._running is not None and not self._running.done():
-            raise RebuildRunningError(f"job {list(self._jobs)[-1]} is running: wait for it, or cancel it")
-        job = Job(id=secrets.token_hex(8), created=datetime.now(UTC))
-        self._jobs[job.id], self._logs[job.id] = job, _Log()
-        while len(self._jobs) > REMEMBERED:
-            oldest = next(iter(self._jobs))
-            del self._jobs[oldest], self._logs[oldest]
-        self._cancelling = False
-        running = self._run(job, arguments, force)
-        self._running = asyncio.get_running_loop().create_task(running, name=f"rebuild {job.id}")
-        return job
+        async with self._starting:
+            for other, _ in self._own.values():
+                if other.state == "running":
+                    raise RebuildRunningError(f"job {other.id} is running: wait for it, or cancel it")
+            job, log, claim = Job(id=secrets.token_hex(8), created=datetime.now(UTC)), _Log(), None
+            try:
+                claim = await asyncio.to_thread(self._records.claim, job)
+            except OSError as error:
+                # The indexer will find the same amiss, and says so in the job.
+                logger.warning("rebuild %s has no record: %s", job.id, error.strerror)
+            self._own[job.id] = (job, log)
+            while len(self._own) > UNWRITTEN:
+                del self._own[next(iter(self._own))]
+            self._cancelling = False
+            running = self._run(job, arguments, force, log, claim)
+            self._running = asyncio.get_running_loop().create_task(running, name=f"rebuild {job.id}")
+            return job
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job and wait until it has stopped; one that is over, or is being switched to, stays as it is.
 
         Raises:
             UnknownJobError: there is none with that id.
+            UnavailableError: another process runs it, and cannot be told or does not listen.
         """
-        job = self.get(job_id)
-        if job.state == "running" and self._running is not None:
-            self._cancelling = True
-            self._signal(signal.SIGTERM)
-            _, pending = await asyncio.wait((self._running,), timeout=TERM_SECONDS)
-            if pending:
-                self._signal(signal.SIGKILL)
-                await asyncio.wait((self._running,))
+        job = await asyncio.to_thread(self.get, job_id)
+        if job.state != "running":
+            return job
+        if job_id in self._own:
+            assert self._running is not None
+            self._stop()
+            await asyncio.wait((self._running,))
+            return job
+        with suppress(OSError, TimeoutError):
+            await asyncio.to_thread(self._records.ask_to_cancel, job_id)
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while (job := await asyncio.to_thread(self.get, job_id)).state == "running":
+                    await asyncio.sleep(REPORT_SECONDS / 2)
+        if job.state == "running":
+            raise UnavailableError("another process runs this job and does not stop it: try again later")
         return job
 
     async def close(self) -> None:
-        """Stop what runs."""
-        for job in self.listing():
+        """Stop what runs here."""
+        for job, _ in list(self._own.values()):
             await self.cancel(job.id)
+
+    def _stop(self) -> None:
+        """Ask the indexer to end, and end it if it does not."""
+        if not self._cancelling:
+            self._cancelling = True
+            self._signal(signal.SIGTERM)
+            self._killing = asyncio.get_running_loop().call_later(TERM_SECONDS, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         # To the whole group: the indexer may have workers.
@@ -177,28 +202,58 @@ class Rebuilds:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    async def _run(self, job: Job, arguments: Sequence[str], force: bool) -> None:
-        log = self._logs[job.id]
+    async def _run(self, job: Job, arguments: Sequence[str], force: bool, log: _Log, claim: Claim | None) -> None:
+        is_over = asyncio.Event()
+        reporting = asyncio.create_task(self._report(job, log, claim, is_over)) if claim is not None else None
+        changed: dict[str, Any]
         try:
             job.generation = await self._index(job, arguments, log)
             job.stage, job.done, job.total, job.eta_s = "activate", 0, 0, None
             log.note(f"generation {job.generation} is built")
-            job.compared = await self._adopt(job.generation, force)
-            log.note(job.compared)
-            job.state = "succeeded"
+            compared = await self._adopt(job.generation, force)
+            log.note(compared)
+            changed = {"state": "succeeded", "compared": compared}
         except _CancelledError:
-            job.state = "cancelled"
+            changed = {"state": "cancelled"}
         except (_FailedError, BundleError, GateError) as error:
-            job.state, job.error = "failed", self._hide(str(error))
+            changed = {"state": "failed", "error": self._hide(str(error))}
         except Exception:
             logger.exception("rebuild %s failed", job.id)
-            job.state, job.error = "failed", "the server failed; its log says why"
-        finally:
-            self._process = None
-            job.finished, job.eta_s = datetime.now(UTC), None
-            self.ended[job.state] += 1
-            log.note(f"{job.state}{f': {job.error}' if job.error else ''}")
-            logger.info("rebuild %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
+            changed = {"state": "failed", "error": "the server failed; its log says why"}
+        self._process = None
+        is_over.set()
+        if reporting is not None:  # not cancelled: what it writes must not come after the last record
+            await asyncio.wait((reporting,))
+        changed |= {"finished": datetime.now(UTC), "eta_s": None}
+        over = job.model_copy(update=changed)
+        log.note(f"{over.state}{f': {over.error}' if over.error else ''}")
+        # From here on without a pause: whoever sees that it is over, here or in another process, can start the next.
+        is_written = False
+        if claim is not None:
+            try:
+                claim.end(over, log.kept)
+                is_written = True
+            except OSError as error:
+                logger.warning("the record of rebuild %s cannot be written: %s", job.id, error.strerror)
+        if self._killing is not None:
+            self._killing.cancel()
+        for name, value in changed.items():
+            setattr(job, name, value)
+        if is_written:
+            self._own.pop(job.id, None)
+        self._metrics.count_rebuild(job.state)
+        logger.info("rebuild %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
+
+    async def _report(self, job: Job, log: _Log, claim: Claim, is_over: asyncio.Event) -> None:
+        """Keep a job's record up to date, and see whether another process wants it cancelled."""
+        while not is_over.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), REPORT_SECONDS)
+                break
+            with suppress(OSError):  # a disk that is full now may not be then
+                await asyncio.to_thread(claim.write, job.model_copy(), log.kept)
+            if claim.is_cancelled:
+                self._stop()
 
     async def _index(self, job: Job, arguments: Sequence[str], log: _Log) -> str:
         """The indexer's new generation."""
@@ -231,7 +286,12 @@ class Rebuilds:
             raise _CancelledError
         if status == 0 and isinstance(last.get("generation"), str):
             return str(last["generation"])
-        logger.error("rebuild %s: the indexer ended with status %d; it wrote: %s", job.id, status, log)
+        logger.error(
+            "rebuild %s: the indexer ended with status %d; it wrote: %s",
+            job.id,
+            status,
+            log.kept.decode(errors="replace"),
+        )
         if isinstance(last.get("error"), str):
             raise _FailedError(last["error"])
         killed = ", killed as happens where memory ends" if status == -signal.SIGKILL else ""

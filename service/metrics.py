@@ -1,13 +1,17 @@
 """What a server counts, for Prometheus at ``GET /metrics``.
 
 Every label has few values: routes are templates, methods and reasons come from fixed lists.
+
+With several workers, each keeps its figures in files that all can read (prometheus_client's multiprocess mode, switched
+on by its environment variable before it is imported): a page is what all of them count together, whichever answers.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,13 +22,15 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import InfoMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from model.lookup import Spent
 from model.predictor import Answer
 from service.problems import Kind, to_problem
+from service.workers import METRICS_FOLDER
 
 if TYPE_CHECKING:
     from service.state import State
@@ -67,7 +73,10 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "secondlook_requests_in_flight", "HTTP requests being answered, a scrape among them.", registry=registry
+            "secondlook_requests_in_flight",
+            "HTTP requests being answered, a scrape among them.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._rejected = Counter(
             "secondlook_rejected",
@@ -110,12 +119,26 @@ class Metrics:
             buckets=_NOVELTIES,
             registry=registry,
         )
-        registry.register(_ReadAtScrape(self))
-        ProcessCollector(registry=registry)
+        self._rebuilds = Counter("secondlook_rebuilds", "Rebuilds that are over.", ["state"], registry=registry)
+        self._dropped = Counter(
+            "secondlook_dropped", "Requests given up before they cost a forward pass.", ["reason"], registry=registry
+        )
+        self._restarts = Counter(
+            "secondlook_batcher_restarts", "Deaths of the batching task or its thread.", registry=registry
+        )
+        self._states = _States(registry)
+        self._shared = os.environ.get(METRICS_FOLDER)
+        if self._shared is None:
+            registry.register(_Infos(self))
+            ProcessCollector(registry=registry)
         # A series that appears only with its first event has no rate for that event.
         for kind in Kind:
             if kind is not Kind.INTERNAL:
                 self._rejected.labels(kind.slug)
+        for ended in ("succeeded", "failed", "cancelled"):
+            self._rebuilds.labels(ended)
+        for reason in ("client_gone", "deadline"):
+            self._dropped.labels(reason)
         # Kept, because looking one up costs more than counting.
         self._stages = {stage: self._stage_seconds.labels(stage) for stage in STAGES}
         self._answered = self._images.labels("answered")
@@ -156,13 +179,36 @@ class Metrics:
             self._top_probability.observe(float(result.mixed.max()))
             self._novelty.observe(result.novelty)
 
+    def count_rebuild(self, state: str) -> None:
+        """Count a rebuild that is over."""
+        self._rebuilds.labels(state).inc()
+
+    def count_dropped(self, reason: Literal["client_gone", "deadline"]) -> None:
+        """Count a request that was given up before it cost a forward pass."""
+        self._dropped.labels(reason).inc()
+
+    def count_restart(self) -> None:
+        """Count a death of the compute thread."""
+        self._restarts.inc()
+
+    def publish(self) -> None:
+        """Bring up to date what is a state rather than an event, for whoever writes the page."""
+        if self.running is not None:
+            self._states.set(self.running, is_worker=self._shared is not None)
+
     def page(self) -> bytes:
         """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        self.publish()
+        if self._shared is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, self._shared)  # type: ignore[no-untyped-call]
+        together.register(_Infos(self))
+        return generate_latest(together)
 
 
-class _ReadAtScrape(Collector):
-    """What is a state rather than an event: read when asked for, so that it cannot be out of date."""
+class _Infos(Collector):
+    """What runs and what answers, in words: the same in all workers but for the seconds after a switch."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -170,37 +216,78 @@ class _ReadAtScrape(Collector):
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("secondlook_build", "What runs.", {"version": version("secondlook")})
         state = self._metrics.running
-        if state is None:
-            return
-        door, batcher, bundle = state.door, state.batcher, state.batcher.predictor.bundle
-        yield InfoMetricFamily(
-            "secondlook_generation",
-            "The bundle that answers.",
-            {"generation": bundle.manifest.generation, "engine": bundle.engine.name},
-        )
-        rebuilding = any(job.state == "running" for job in state.rebuilds.listing())
-        for name, meaning, value in (
-            ("secondlook_entries", "Entries of the cache that answers.", bundle.store.count),
-            ("secondlook_ready", "1 while images are answered.", state.is_ready),
-            ("secondlook_queue_images", "Images waiting to be computed.", batcher.waiting),
-            ("secondlook_queue_oldest_seconds", "How long the oldest of them waits.", batcher.oldest_s),
-            ("secondlook_admitted_images", "Images let in and not yet answered.", door.images),
-            ("secondlook_admitted_bytes", "Their bytes.", door.bytes),
-            ("secondlook_admitted_images_limit", "Images let in at most; beyond it, 429.", door.max_images),
-            ("secondlook_admitted_bytes_limit", "Bytes let in at most; beyond it, 429.", door.max_bytes),
-            ("secondlook_rebuild_running", "1 while a rebuild runs.", rebuilding),
-        ):
-            yield GaugeMetricFamily(name, meaning, float(value))
-        rebuilds = CounterMetricFamily("secondlook_rebuilds", "Rebuilds that are over.", labels=["state"])
-        for ended in ("succeeded", "failed", "cancelled"):
-            rebuilds.add_metric([ended], state.rebuilds.ended[ended])
-        yield rebuilds
-        dropped = CounterMetricFamily(
-            "secondlook_dropped", "Requests given up before they cost a forward pass.", labels=["reason"]
-        )
-        for reason in ("client_gone", "deadline"):
-            dropped.add_metric([reason], door.dropped[reason])
-        yield dropped
-        yield CounterMetricFamily(
-            "secondlook_batcher_restarts", "Deaths of the batching task or its thread.", value=batcher.restarts
-        )
+        if state is not None:
+            bundle = state.batcher.predictor.bundle
+            yield InfoMetricFamily(
+                "secondlook_generation",
+                "The bundle that answers.",
+                {"generation": bundle.manifest.generation, "engine": bundle.engine.name},
+            )
+
+
+Mode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
+
+
+class _States:
+    """States: read when asked for, so that they cannot be out of date; of another worker, within a second."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, meaning: str, mode: Mode) -> Gauge:
+            return Gauge(f"secondlook_{name}", meaning, registry=registry, multiprocess_mode=mode)
+
+        self._entries = gauge("entries", "Entries of the cache that answers.", "livemostrecent")
+        self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
+        self._workers = gauge("workers", "Processes that answer.", "livesum")
+        self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
+        self._oldest = gauge("queue_oldest_seconds", "How long the oldest of them waits.", "livemax")
+        self._images = gauge("admitted_images", "Images let in and not yet answered.", "livesum")
+        self._bytes = gauge("admitted_bytes", "Their bytes.", "livesum")
+        self._max_images = gauge("admitted_images_limit", "Images let in at most; beyond it, 429.", "livesum")
+        self._max_bytes = gauge("admitted_bytes_limit", "Bytes let in at most; beyond it, 429.", "livesum")
+        self._rebuilding = gauge("rebuild_running", "1 while a rebuild runs.", "livemax")
+        self._registry = registry
+        self._process: _Process | None = None
+
+    def set(self, state: State, *, is_worker: bool) -> None:
+        door, batcher = state.door, state.batcher
+        self._entries.set(batcher.predictor.bundle.store.count)
+        self._ready.set(state.is_ready)
+        self._workers.set(1)
+        self._queue.set(batcher.waiting)
+        self._oldest.set(batcher.oldest_s)
+        self._images.set(door.images)
+        self._bytes.set(door.bytes)
+        self._max_images.set(door.max_images)
+        self._max_bytes.set(door.max_bytes)
+        self._rebuilding.set(state.rebuilds.is_running)
+        if is_worker:
+            self._process = self._process or _Process(self._registry)
+            self._process.set()
+
+
+class _Process:
+    """What prometheus_client's own collector says of this process, kept where it can be summed over the workers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._collector = ProcessCollector(registry=None)
+        self._registry = registry
+        self._gauges: dict[str, Gauge] = {}
+        self._processor: Counter | None = None
+        self._counted = 0.0
+
+    def set(self) -> None:
+        """Bring them up to date."""
+        for family in self._collector.collect():
+            for sample in family.samples:
+                if family.type == "counter":
+                    name = sample.name.removesuffix("_total")
+                    self._processor = self._processor or Counter(name, family.documentation, registry=self._registry)
+                    self._processor.inc(max(0.0, sample.value - self._counted))
+                    self._counted = sample.value
+                    continue
+                mode: Mode = "livemin" if sample.name.endswith("start_time_seconds") else "livesum"
+                if sample.name not in self._gauges:
+                    self._gauges[sample.name] = Gauge(
+                        sample.name, family.documentation, registry=self._registry, multiprocess_mode=mode
+                    )
+                self._gauges[sample.name].set(sample.value)

@@ -150,7 +150,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
         try:
             uploads = await read_uploads(request, state.settings, ticket)
         except ClientDisconnect:
-            state.door.dropped["client_gone"] += 1
+            state.metrics.count_dropped("client_gone")
             raise
         reply, results = await _in_time(request, state, uploads, Overrides(theta, lam, k), asked.neighbors, timing)
     state.metrics.count_results(results)
@@ -211,7 +211,7 @@ async def _in_time(
                     leaving.cancel()
     except TimeoutError as error:
         if not timing.is_computed:
-            state.door.dropped["client_gone" if has_left else "deadline"] += 1
+            state.metrics.count_dropped("client_gone" if has_left else "deadline")
         if has_left:
             raise ClientDisconnect from error
         detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -29,8 +30,10 @@ LOOK_SECONDS = 0.05
 """How often it is looked whether running requests are finished."""
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal stops it.
+def run(
+    settings: Settings, listening: list[socket.socket] | None = None, ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve until a signal stops it; on those sockets and telling ``ready`` the address, where this is one of several.
 
     Raises:
         BundleError: the active bundle is refused.
@@ -54,11 +57,12 @@ def run(settings: Settings) -> None:
         ),
         app.state.drain,
         settings.drain_timeout_s,
+        ready or announce,
     )
     # Once it has stopped, the server raises the signal anew: a clean stop shall end with status 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with suppress(KeyboardInterrupt):  # raised anew by the server once it has stopped
-        server.run()
+        server.run(listening)
     if not server.started:
         sys.exit(1)
 
@@ -66,9 +70,11 @@ def run(settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """Says where the page is once it can be reached, and finishes what has begun before it stops."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, drain_timeout_s: float, ready: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
-        self._drain, self._drain_timeout_s = drain, drain_timeout_s
+        self._drain, self._drain_timeout_s, self._ready = drain, drain_timeout_s, ready
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain.has_begun = True
@@ -87,4 +93,9 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-            logger.info("secondlook is ready: http://%s:%d/ (stop it with Ctrl-C)", shown, port)
+            self._ready(f"http://{shown}:{port}/")
+
+
+def announce(address: str) -> None:
+    """Say where the page is."""
+    logger.info("secondlook is ready: %s (stop it with Ctrl-C)", address)

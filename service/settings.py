@@ -50,7 +50,19 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the network on `cuda`; `auto` is what was decided when the bundle was made there."
     )
-    threads: int = Field(0, ge=0, description="Processor threads for the encoder; 0 = all cores.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that answer on the port; queue, threads and decoding are divided among them. More than "
+        "one for processors with many cores; needs Linux.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Processor threads for the encoder, in each worker; 0 = all cores, divided among the workers "
+        "(batches of a single one leave one).",
+    )
     max_files: int = Field(64, ge=1, description="Images in one request.")
     max_file_bytes: int = Field(16 << 20, ge=1, description="Bytes of one image.")
     max_request_bytes: int = Field(64 << 20, ge=1, description="Bytes of one request.")
@@ -66,7 +78,12 @@ class Settings(BaseSettings):
     )
     max_queue_bytes: int = Field(256 << 20, ge=1, description="The same, in bytes received.")
     header_timeout_s: float = Field(10.0, gt=0, description="Seconds for a request's headers to arrive, before a 408.")
-    body_timeout_s: float = Field(60.0, gt=0, description="Seconds for its body to arrive after them, before a 408.")
+    body_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds for its body to arrive after them, before a 408. A client that has not taken its answer "
+        "after twice that is cut off.",
+    )
     body_stall_s: float = Field(10.0, gt=0, description="Seconds in which 1 KiB more of it must come, before a 408.")
     drain_timeout_s: float = Field(
         30.0, gt=0, description="Seconds that running requests may take to finish after a signal to stop."

@@ -13,23 +13,35 @@ from secondlook.options import bundles_option, data_root_option
 @click.command()
 @click.option("--host", help="Address to listen on.  [env: SECONDLOOK_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [env: SECONDLOOK_PORT]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes that answer.  [env: SECONDLOOK_WORKERS]")
 @bundles_option
 @data_root_option
-def serve(host: str | None, port: int | None, root: Path | None, data_root: Path | None) -> None:
+@click.option("--worker", "is_worker", is_flag=True, hidden=True)
+def serve(
+    host: str | None, port: int | None, workers: int | None, root: Path | None, data_root: Path | None, is_worker: bool
+) -> None:
     """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
     from pydantic import ValidationError
 
+    from service import workers as processes
     from service.errors import KeysError
-    from service.serve import run
     from service.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "bundles": root, "data": data_root}
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "bundles": root, "data": data_root}
     try:
+        if is_worker:  # one of several, whose parent says what to do
+            processes.work()
+            return
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise click.UsageError(f"SECONDLOOK_{'__'.join(map(str, first['loc'])).upper()}: {first['msg']}") from error
     try:
-        run(settings)
+        if settings.workers > 1:
+            processes.run(settings)
+        else:
+            from service.serve import run
+
+            run(settings)
     except KeysError as error:
         raise click.UsageError(str(error)) from error

@@ -1,6 +1,7 @@
 """The same tests over every store, against the exact reference."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from model.errors import StoreError
 from model.stores import ExactStore, FaissStore, Store
 from model.torch_store import TorchStore
+from tests.memory_for_tests import mapped
 
 TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[[np.ndarray, np.ndarray], Store]
@@ -107,3 +109,24 @@ def test_more_effort_finds_more() -> None:
 def test_a_store_that_cannot_be_is_refused(factory: str, count: int, why: str) -> None:
     with pytest.raises(StoreError, match=why):
         FaissStore.build(KEYS[:count], VALUES[:count], factory)
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "SQfp16", "SQ8", "PQ8x4", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16"]
+)
+def test_a_mapped_store_answers_the_same_and_has_no_copy_of_the_keys(factory: str, tmp_path: Path) -> None:
+    keys = unit(5, 8000)
+    values = np.arange(len(keys)) % 7
+    path = tmp_path / f"{factory}.faiss"
+    FaissStore.build(keys, values, factory).write(path)
+    read, shared = (FaissStore.read(path, values, factory, mapped=is_mapped) for is_mapped in (False, True))
+    read, shared = (one.with_search(one.efforts()[2]) if one.efforts() else one for one in (read, shared))
+    path.unlink()  # as pruning does
+    for ours, theirs in zip(shared.search(keys[:50], 10), read.search(keys[:50], 10), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for (ours, _), (theirs, _) in zip(shared.chunks(), read.chunks(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # All but what is small beside the keys, such as links and centroids.
+    in_file = mapped("self", path.name)
+    assert in_file["Anonymous"] == 0
+    assert in_file["Rss"] * 1024 > 0.8 * shared.stored_bytes()

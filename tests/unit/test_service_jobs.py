@@ -2,16 +2,22 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.errors import BundleError
-from service import jobs
-from service.errors import GateError, RebuildRunningError, UnknownJobError
-from service.jobs import Job, Rebuilds
+from service import jobs, records
+from service.errors import GateError, RebuildRunningError, UnavailableError, UnknownJobError
+from service.jobs import Rebuilds
+from service.records import Job, Records
 
 PATIENCE = 20.0
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -45,14 +51,15 @@ def run(
         switched.append(f"{generation}, forced" if force else generation)
         return "no worse"
 
-    async def running() -> None:
-        rebuilds = Rebuilds(adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
+    async def running(root: Path) -> None:
+        rebuilds = Rebuilds(root, adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
         try:
             await body(rebuilds, switched)
         finally:
             await rebuilds.close()
 
-    asyncio.run(running())
+    with tempfile.TemporaryDirectory() as root:
+        asyncio.run(running(Path(root)))
 
 
 def test_progress_then_a_switch_to_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +78,7 @@ print(json.dumps({"generation": "g"}))
 """
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = rebuilds.start(["--", "colours"])
+        job = await rebuilds.start(["--", "colours"])
         assert (job.state, rebuilds.listing()) == ("running", [job])
         async with asyncio.timeout(PATIENCE):
             while job.done != 6:
@@ -80,14 +87,14 @@ print(json.dumps({"generation": "g"}))
         assert job.eta_s is not None
         assert job.eta_s >= 0
         with pytest.raises(RebuildRunningError, match=job.id):
-            rebuilds.start([])
+            await rebuilds.start([])
         await ended(rebuilds, job)
         assert (job.state, job.generation, job.error) == ("succeeded", "g", None)
         assert job.finished is not None
         assert job.finished >= job.created
         assert switched == ["g"]
         assert job.compared == "no worse"
-        forced = await ended(rebuilds, rebuilds.start(["--", "colours"], force=True))
+        forced = await ended(rebuilds, await rebuilds.start(["--", "colours"], force=True))
         assert forced.generation == "g"
         assert switched == ["g", "g, forced"]
 
@@ -109,7 +116,7 @@ def test_a_failure_has_a_sentence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, script: str, error: str
 ) -> None:
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, rebuilds.start([]))
+        job = await ended(rebuilds, await rebuilds.start([]))
         assert job.state == "failed"
         assert job.error is not None
         assert job.error.startswith(error)
@@ -125,7 +132,7 @@ def test_a_bundle_that_is_refused_fails_the_job(monkeypatch: pytest.MonkeyPatch)
         raise BundleError("bundle g is refused: keys.faiss is missing")
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, rebuilds.start([]))
+        job = await ended(rebuilds, await rebuilds.start([]))
         assert (job.state, job.error) == ("failed", "bundle g is refused: keys.faiss is missing")
 
     run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
@@ -136,7 +143,7 @@ def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: 
     monkeypatch.setattr(jobs, "TERM_SECONDS", 0.3)
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = rebuilds.start([])
+        job = await rebuilds.start([])
         await reached(job, "embed")
         assert rebuilds._process is not None
         pid = rebuilds._process.pid
@@ -153,7 +160,7 @@ def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: 
 def test_cancelling_before_the_process_exists_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         async with asyncio.timeout(PATIENCE):
-            assert (await rebuilds.cancel(rebuilds.start([]).id)).state == "cancelled"
+            assert (await rebuilds.cancel((await rebuilds.start([])).id)).state == "cancelled"
 
     run(monkeypatch, WAITS, body)
 
@@ -162,7 +169,7 @@ def test_closing_stops_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     pids: list[int] = []
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        await reached(rebuilds.start([]), "embed")
+        await reached(await rebuilds.start([]), "embed")
         assert rebuilds._process is not None
         pids.append(rebuilds._process.pid)
 
@@ -186,7 +193,7 @@ def test_a_worse_generation_fails_the_job_and_is_named(monkeypatch: pytest.Monke
         raise GateError("generation g is worse than the active one")
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, rebuilds.start([]))
+        job = await ended(rebuilds, await rebuilds.start([]))
         assert (job.state, job.generation, job.error) == ("failed", "g", "generation g is worse than the active one")
 
     run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
@@ -201,7 +208,7 @@ print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/
 """  # noqa: E501
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = rebuilds.start([])
+        job = await rebuilds.start([])
         async with asyncio.timeout(PATIENCE):
             while "embed, 12,345 to do" not in rebuilds.log(job.id) and job.state == "running":
                 await asyncio.sleep(0.005)
@@ -218,13 +225,108 @@ print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/
 
 
 def test_old_jobs_are_forgotten_with_their_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "REMEMBERED", 2)
+    monkeypatch.setattr(records, "REMEMBERED", 2)
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        done = [await ended(rebuilds, rebuilds.start([])) for _ in range(3)]
+        done = [await ended(rebuilds, await rebuilds.start([])) for _ in range(3)]
         assert rebuilds.listing() == done[1:]
         assert rebuilds.log(done[1].id)
         with pytest.raises(UnknownJobError):
             rebuilds.log(done[0].id)
 
     run(monkeypatch, 'print(\'{"generation": "g"}\')', body)
+
+
+async def adopting(generation: str, force: bool) -> str:
+    return "no worse"
+
+
+def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    noisy = "import sys; print('a line', file=sys.stderr, flush=True)\n"
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", noisy + WAITS))
+
+    async def body() -> None:
+        runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
+        job = await runs.start([])
+        with pytest.raises(RebuildRunningError, match=job.id):
+            await sees.start([])
+        async with asyncio.timeout(PATIENCE):
+            while sees.get(job.id).stage != "embed":
+                await asyncio.sleep(0.01)
+            while "a line" not in sees.log(job.id):
+                await asyncio.sleep(0.01)
+            assert sees.get(job.id).state == "running"
+            assert (await sees.cancel(job.id)).state == "cancelled"
+        assert runs.get(job.id).state == "cancelled"
+        assert runs.listing() == sees.listing() == [runs.get(job.id)]
+        assert not runs.is_running
+        second = await sees.start([])
+        assert [one.id for one in runs.listing()] == [job.id, second.id]
+        await sees.close()
+        assert runs.get(second.id).state == "cancelled"
+
+    asyncio.run(body())
+
+
+def test_what_does_not_stop_for_another_process_is_said_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", WAITS))
+    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.1)
+    monkeypatch.setattr(jobs, "REPORT_SECONDS", 60)
+
+    async def body() -> None:
+        runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
+        job = await runs.start([])
+        with pytest.raises(UnavailableError, match="another process"):
+            await sees.cancel(job.id)
+        await runs.close()
+
+    asyncio.run(body())
+
+
+def test_a_job_whose_process_was_killed_has_failed_and_blocks_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    claims = f"""
+import sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from service.records import Job, Records
+job = Job(id="0" * 16, created=datetime.now(UTC), stage="embed")
+claim = Records(Path({str(tmp_path)!r})).claim(job)
+print("claimed", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", claims], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        job = Records(tmp_path).read("0" * 16)
+        assert job is not None
+        assert job.state == "running"
+        owner.send_signal(signal.SIGKILL)
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", 'print(\'{"generation": "g"}\')'))
+
+    async def body() -> None:
+        rebuilds = Rebuilds(tmp_path, adopting)
+        died = rebuilds.get("0" * 16)
+        assert (died.state, died.stage, died.error) == ("failed", "embed", records.DIED)
+        assert died.finished is not None
+        assert (await rebuilds.cancel(died.id)).state == "failed"
+        second = await ended(rebuilds, await rebuilds.start([]))
+        assert second.state == "succeeded"
+        assert [job.state for job in rebuilds.listing()] == ["failed", "succeeded"]
+
+    asyncio.run(body())
+
+
+def test_an_id_is_no_path(tmp_path: Path) -> None:
+    outside = tmp_path / "x"
+    outside.mkdir()
+    (outside / "job.json").write_text(Job(id="x", created=datetime.now(UTC)).model_dump_json())
+    (outside / "log.txt").write_text("secret")
+    (tmp_path / "root" / "jobs").mkdir(parents=True)
+    known = Records(tmp_path / "root")
+    for job_id in ("../../x", str(outside), ".", "", "0" * 15 + "/"):
+        assert known.read(job_id) is None
+        assert known.log(job_id) == b""
