@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.benchmarks.engines import EngineResult, IndexResult
-from evaluation.benchmarks.serve import COMPARED, ServeResult
+from evaluation.benchmarks.served import COMPARED, ServeResult
 from evaluation.benchmarks.stages import StageResult
 from evaluation.benchmarks.stores import FlatResult, StoreResult
 from evaluation.benchmarks.timing import Machine

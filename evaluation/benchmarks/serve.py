@@ -12,8 +12,9 @@ missing to the server (``sender_cores`` says how much that was). A request is on
 Everything is measured ROUNDS times in turn, because a machine is not equally fast at all times: rates are the median of
 the rounds, percentiles are of all their waits.
 
-Peers are the same network, keys, theta, lam and k (``benchmarks/peers``) behind other servers. Of each peer's
-configurations that with the most images/s at 32 connections is taken, and measured in the same rounds.
+Peers are the same network, keys, theta, lam and k (``benchmarks/peers``) behind other servers. Of a server's
+configurations (ours: one worker, and more where there are cores for them) that with the most images/s at 32 connections
+is taken, and measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ from numpy.typing import NDArray
 
 from evaluation.benchmarks.client import PREDICT, percentile
 from evaluation.benchmarks.load import Loaded, closed_loop, open_loop, run
+from evaluation.benchmarks.served import COMPARED, LoadResult, ServeResult, ServerResult, Tried
 from evaluation.benchmarks.stages import png
 from evaluation.benchmarks.timing import repeated
 from indexer.progress import Progress, silent
@@ -52,8 +54,6 @@ from model.predictor import Answer, Predictor
 from model.root import default_root
 
 CONNECTIONS = (1, 8, 32, 128)
-COMPARED = 32
-"""The connections at which rates are compared."""
 OPEN_SHARE = 0.7
 ROUNDS = 3
 WARM_UP = 0.25
@@ -75,81 +75,8 @@ class Candidate(NamedTuple):
     settings: str
     command: tuple[str, ...]
     """--port and its number are added."""
-
-
-@dataclass(frozen=True)
-class LoadResult:
-    """How a server bore one load."""
-
-    connections: int | None
-    """None: as many as it took (open loop)."""
-    offered_per_second: float | None
-    """None: as many as were answered (closed loop)."""
-    images_per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    answered: int
-    failures: int
-    sender_cores: float
-
-
-@dataclass(frozen=True)
-class ServerResult:
-    """One server."""
-
-    name: str
-    settings: str
-    closed: list[LoadResult]
-    open: LoadResult
-
-    def at(self, connections: int) -> LoadResult:
-        """The closed loop with so many connections."""
-        return next(result for result in self.closed if result.connections == connections)
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One configuration of a peer."""
-
-    name: str
-    settings: str
-    images_per_second: float
-    """At 32 connections."""
-
-
-@dataclass(frozen=True)
-class ServeResult:
-    """Ours first, then the peers."""
-
-    batch: int
-    in_process_images_per_second: float
-    in_process_one_ms: float
-    """Median."""
-    servers: list[ServerResult]
-    tried: list[Tried]
-    skipped: list[str]
-    """Peers that are not installed."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON, ratios included."""
-        return {**asdict(self), "ratios": {server.name: self.ratios(server) for server in self.servers}}
-
-    def ratios(self, server: ServerResult) -> dict[str, float]:
-        """What a server loses against the same pipeline without one, and against the first server (ours)."""
-        one, many = server.at(1), server.at(COMPARED)
-        found = {
-            "images_per_second_over_in_process": many.images_per_second / self.in_process_images_per_second,
-            "p50_of_one_over_in_process": one.p50_ms / self.in_process_one_ms,
-        }
-        ours = self.servers[0]
-        if server is not ours:
-            found["our_images_per_second_over_its"] = ours.at(COMPARED).images_per_second / many.images_per_second
-            for result in server.closed:
-                assert result.connections is not None
-                ratio = ours.at(result.connections).p99_ms / result.p99_ms
-                found[f"our_p99_over_its_at_{result.connections}"] = ratio
-        return found
+    workers: int = 1
+    """As many of ours have to be ready."""
 
 
 def serve(
@@ -168,7 +95,7 @@ def serve(
     """
     pngs = [png(image) for image in images[:PNGS]]
     direct = Direct(Predictor(bundle), pngs, max_batch)
-    candidates = {"secondlook": [_ours(root)]}
+    candidates = {"secondlook": _ours(root)}
     skipped: list[str] = []
     if with_peers:
         peers, skipped = _peers(root, max_batch)
@@ -279,7 +206,7 @@ def running(candidate: Candidate, direct: Direct) -> Iterator[str]:
         )
         try:
             until = time.monotonic() + START_SECONDS
-            while not _answers(url, direct.pngs[0]):
+            while not (_answers(url, direct.pngs[0]) and _all_work(url, candidate.workers)):
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
                     told = log.read().decode(errors="replace").strip().splitlines()
@@ -297,9 +224,15 @@ def ask(url: str, file: bytes) -> tuple[int, bytes]:
     Raises:
         OSError: nobody answers.
     """
+    return _call(url, "POST", PREDICT, file, {"Content-Type": "image/png"})
+
+
+def _call(
+    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
     try:
-        connection.request("POST", PREDICT, file, {"Content-Type": "image/png"})
+        connection.request(method, path, body, headers)
         reply = connection.getresponse()
         return reply.status, reply.read()
     finally:
@@ -311,6 +244,10 @@ def _answers(url: str, file: bytes) -> bool:
         return ask(url, file)[0] != 503  # not ready yet
     except (OSError, http.client.HTTPException):
         return False
+
+
+def _all_work(url: str, workers: int) -> bool:
+    return workers == 1 or b"\nsecondlook_workers %.1f\n" % workers in _call(url, "GET", "/metrics")[1]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -363,9 +300,15 @@ def _load(loads: list[Loaded], connections: int | None, offered: float | None) -
     )
 
 
-def _ours(root: Path) -> Candidate:
+def _ours(root: Path) -> list[Candidate]:
+    """One worker, which is the default, and more in powers of two up to one for each core."""
     bundles = () if root == default_root() else ("--bundles", str(root))
-    return Candidate("secondlook", version("secondlook"), (sys.executable, "-m", "secondlook", "serve", *bundles))
+    command = (sys.executable, "-m", "secondlook", "serve", *bundles, "--workers")
+    counts = [2**step for step in range((os.cpu_count() or 1).bit_length())]
+    return [
+        Candidate("secondlook", f"{version('secondlook')} --workers={count}", (*command, str(count)), count)
+        for count in counts
+    ]
 
 
 def _peers(root: Path, max_batch: int) -> tuple[dict[str, list[Candidate]], list[str]]:

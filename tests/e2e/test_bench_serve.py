@@ -27,6 +27,8 @@ def test_bench_serve_measures_the_server_beside_its_pipeline(data_root: Path, tm
             assert load["answered"] >= 3 * 2 * load["connections"]
             in_flight = load["images_per_second"] * load["p50_ms"] / 1000
             assert load["connections"] / 5 < in_flight < load["connections"] * 5
+    assert {one["settings"].partition(" ")[2] for one in served["tried"]} >= {"--workers=1", "--workers=2"}
+    assert all(one["images_per_second"] > 0 for one in served["tried"])
     best = max(load["images_per_second"] for load in ours["closed"])
     assert 0.2 * best < ours["open"]["offered_per_second"] < 1.5 * best
     ratios = served["ratios"]["secondlook"]
