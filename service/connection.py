@@ -1,13 +1,19 @@
-"""Uvicorn's HTTP connection, with the bounds that it lacks on how long and how large a request's head may be."""
+"""Uvicorn's HTTP connection, with the bounds that it lacks: on a request's head, and on how long an answer may wait."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
+import struct
 from collections.abc import Callable
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.problems import MEDIA_TYPE, Kind, ProblemError
+
+logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
 
@@ -19,10 +25,15 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         """One client's connection.
 
         The time of a body that is read is bounded by ``Guard``, which answers with a problem document as for any other
-        error. Here are the heads, and bodies that nobody reads because the answer was given before.
+        error. Here are the heads, bodies that nobody reads because the answer was given before, and answers that the
+        client does not take: they are in memory until it does. Once so much of them is that the transport wants no
+        more (64 KiB beside the system's own buffers), the connection's next request is not begun either.
         """
 
         _timer: asyncio.TimerHandle | None = None
+        _taking: asyncio.TimerHandle | None = None
+        _is_late = False
+        _held: tuple[Any, Any] | None = None
         _is_body_over = True
         _head_bytes = 0
 
@@ -32,6 +43,10 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            self._held = None
+            if self._taking is not None:
+                self._taking.cancel()
+                self._taking = None
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -69,11 +84,55 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
                 self._arm(header_timeout_s, self._head_is_late)
 
         def on_response_complete(self) -> None:
+            self._watch_taking()
             super().on_response_complete()
             if not self._is_body_over and self.cycle.response_complete:
                 # The rest of a body that was refused is read and dropped, because a client that sends all of it before
                 # it reads the answer would find the connection reset instead. But not for ever.
                 self._arm(body_timeout_s, self.transport.close)
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            if self.flow.write_paused:
+                self._held = (cycle, app)
+            else:
+                super()._start_asgi_task(cycle, app)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_taking()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._is_late:  # and now all of it was taken after all
+                self._is_late = False
+                self.transport.set_write_buffer_limits()
+                if self._taking is not None:
+                    self._taking.cancel()
+                    self._taking = None
+            if self._held is not None:
+                held, self._held = self._held, None
+                super()._start_asgi_task(*held)
+
+        def _watch_taking(self) -> None:
+            if self._taking is None:
+                self._taking = self.loop.call_later(body_timeout_s, self._look_at_taking)
+
+        def _look_at_taking(self) -> None:
+            """See whether anything waits to be taken; if so, all of it has to be within as long again."""
+            self._taking = None
+            if self.transport.get_write_buffer_size():
+                self._is_late = True
+                # So that the transport says when nothing is left, and takes nothing more until then.
+                self.transport.set_write_buffer_limits(high=0)
+                self._taking = self.loop.call_later(body_timeout_s, self._cut_off)
+
+        def _cut_off(self) -> None:
+            self._taking = None
+            logger.warning("a client did not take its answer within %g s: the connection was cut off", body_timeout_s)
+            # With a reset: or else the system would keep megabytes for the client for minutes.
+            linger = struct.pack("ii", 1, 0)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.abort()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(ProblemError(Kind.MALFORMED_REQUEST, "The request is not valid HTTP."))
@@ -101,6 +160,7 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
             )
             self.transport.write(head.encode() + body)
             self.transport.close()
+            self._watch_taking()
 
         def _arm(self, seconds: float, expired: Callable[[], None]) -> None:
             self._disarm()

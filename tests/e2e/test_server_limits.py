@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import signal
 import socket
 import time
@@ -179,6 +180,45 @@ def test_a_body_that_comes_after_its_refusal_does_not_hold_the_connection_for_ev
         assert is_problem(answer(connection)[2], 415, "unsupported-media-type")
         connection.sendall(bytes(1000) + head() + IMAGE)
         assert answer(connection)[0] == 200
+
+
+@contextmanager
+def deaf(server: Server) -> Iterator[socket.socket]:
+    """A client that asks 100 times for some 75 KB, more than the system's buffers hold, and reads nothing."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        parts = urlsplit(server.url)
+        connection.connect((parts.hostname, parts.port))
+        connection.sendall(100 * b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n")
+        yield connection
+
+
+def test_a_client_that_does_not_take_its_answers_is_cut_off(impatient: Server) -> None:
+    with deaf(impatient) as connection:
+        watched = select.poll()
+        watched.register(connection, select.POLLERR)
+        until(lambda: watched.poll(0))
+        assert "did not take its answer" in impatient.log.read_text()
+    assert send(impatient).status_code == 200
+
+
+def test_what_a_deaf_client_asks_for_next_is_not_begun_nor_counted(serve: Serve) -> None:
+    server = serve()
+    answered = 'secondlook_requests_total{method="GET",route="unmatched",status="200"}'
+    counts = [0.0]
+
+    def stands_still() -> bool:
+        counts.append(metric(server, answered))
+        return counts[-1] == counts[-2] and metric(server, "secondlook_requests_in_flight") == 1  # the scrape
+
+    with deaf(server) as connection:
+        until(lambda: answered in httpx.get(f"{server.url}/metrics").text)
+        until(stands_still)
+        assert counts[-1] < 100
+        while metric(server, answered) < 100:  # once it reads, all of it is answered
+            for _ in range(50):
+                connection.recv(1 << 20)
 
 
 @pytest.mark.parametrize(
