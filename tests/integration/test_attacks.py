@@ -1,7 +1,7 @@
 """Attacks do what their definitions say, and fool what they claim to fool."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,15 @@ from secondlook.commands.attack import attack as command
 PRESET = Preset(fgsm=(4, 0.4), iterative_fgsm=(3, 0.06), iterations=3, pixels=20, gaussian_blur=(4, 1.0))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads wait for each other longer than work on so small images takes, on a busy machine above all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def network() -> ResNet:
     torch.manual_seed(3)
@@ -42,7 +51,7 @@ def balance(network: ResNet, images: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def x(network: ResNet) -> Tensor:
-    images = np.random.default_rng(2).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    images = np.random.default_rng(2).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
     return network.normalize(torch.from_numpy(images))
 
 
@@ -251,6 +260,16 @@ def test_the_study_is_whole_and_its_images_can_be_handed_on(
     )
     assert not stages
     assert again.as_dict()["attacks"] == result["attacks"]
+
+
+def test_the_command_prints_what_it_found(colour_folder: Path, tiny_bundle: Path) -> None:
+    options = ("--bundles", tiny_bundle, "--images", 4, "--attacks", "gaussian_blur", "--keys", "float16", "--exact")
+    ended = CliRunner().invoke(command, [str(part) for part in (colour_folder, *options, "--json")])
+    assert ended.exit_code == 0, ended.output
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["count"] == 4
+    assert result["parameters"]["k"] is None
+    assert [row["attack"] for row in result["attacks"]] == ["gaussian_blur"]
 
 
 @pytest.mark.parametrize(
