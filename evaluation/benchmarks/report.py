@@ -316,7 +316,7 @@ def _plot_stages(results: list[StageResult], path: Path) -> None:
 
 
 def _plot_serve(result: ServeResult, path: Path) -> None:
-    with figure(path, "Images a second over HTTP, by connections; on the bars, the wait's 99th percentile, ms") as axes:
+    with figure(path, "Images a second over HTTP; on the bars, 99 % of waits in ms") as axes:
         places = np.arange(len(result.servers[0].closed))
         width = 0.8 / len(result.servers)
         for i, server in enumerate(result.servers):
@@ -332,7 +332,8 @@ def _plot_serve(result: ServeResult, path: Path) -> None:
         )
         axes.set_xticks(places, [str(r.connections) for r in result.servers[0].closed])
         axes.set(xlabel="connections", ylabel="images/s")
-        axes.legend(fontsize=9)
+        axes.margins(y=0.3)
+        axes.legend(fontsize=9, loc="upper left", ncols=2)
 
 
 def _plot_stores(results: list[StoreResult], encode_ms: float, path: Path) -> None:
