@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
 
+from evaluation.fitted import cache_only_theta
 from indexer.memory import check_memory
 from model.bundle import NETWORK, Bundle
 from model.cache import check_parameters
 from model.encoder import Encoder
 from model.errors import BundleError
-from model.manifest import Manifest
 from model.network_file import load_network
 from model.stores import Store, parts
 
@@ -48,18 +48,6 @@ class Opinions(NamedTuple):
     network: Tensor
     mixed: Tensor
     cache_only: Tensor
-
-
-def cache_only_theta(manifest: Manifest) -> float:
-    """The theta fitted for the cache alone: of lowest negative log-likelihood at lam = 1 and the bundle's k.
-
-    The mixture's own where nothing was fitted at that k.
-    """
-    report = manifest.fit
-    if report is None or manifest.k not in report.ks or 1.0 not in report.lams:
-        return manifest.theta
-    plane, alone = report.nll[report.ks.index(manifest.k)], report.lams.index(1.0)
-    return min(zip(plane, report.thetas, strict=True), key=lambda row: row[0][alone])[1]
 
 
 class KeyCache(nn.Module):

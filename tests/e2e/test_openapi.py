@@ -43,7 +43,7 @@ def schemathesis(server: Server, folder: Path, seconds: int, *options: str) -> N
 
 def test_generated_requests_find_nothing(serve: Serve, tiny_bundle: Path, tmp_path: Path) -> None:
     server = serve(bundles=shutil.copytree(tiny_bundle, tmp_path / "bundles"), admin_key=KEY, log="json")
-    schemathesis(server, tmp_path, 25, "--seed=1", "--max-examples=10", "--phases=coverage,fuzzing")
+    schemathesis(server, tmp_path, 20, "--seed=1", "--max-examples=10", "--phases=coverage,fuzzing")
 
 
 def test_a_key_that_is_needed_is_asked_for(serve: Serve, tiny_bundle: Path, tmp_path: Path) -> None:

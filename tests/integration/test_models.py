@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.models import KeyCache, Models, cache_only_theta
+from evaluation.models import KeyCache, Models
 from indexer import memory
 from model.bundle import Bundle, open_bundle
 from model.cache import exact_vote, mix, softmax, vote
 from model.errors import BundleError, MemoryLimitError, ParameterError
-from model.manifest import FitReport
 from model.stores import FaissStore
 
 CLASSES = 4
@@ -121,26 +120,6 @@ def test_the_ends_of_the_mixture_have_gradients(bundle: Bundle, lam: float) -> N
     answer = models.log_opinion("mixed", *models.encode(image), 1)
     (gradient,) = torch.autograd.grad(answer.max(), image)
     assert gradient.isfinite().all()
-
-
-def test_the_cache_alone_has_its_own_theta(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    report = FitReport(
-        images=1,
-        entries=1,
-        ks=(5, 9),
-        thetas=(10.0, 20.0, 30.0),
-        lams=(0.5, 1.0),
-        error_percent=(((1, 1),) * 3,) * 2,
-        nll=(((0, 0), (0, 1), (0, 2)), ((0.1, 3), (2, 1), (0.2, 2))),
-        network_error_percent=1,
-        chosen_error_percent=1,
-        chosen_nll=1,
-    )
-    fitted = manifest.model_copy(update={"fit": report, "k": 9, "theta": 77.0})
-    assert cache_only_theta(fitted) == 20.0
-    assert cache_only_theta(fitted.model_copy(update={"k": 6})) == 77.0
-    assert cache_only_theta(fitted.model_copy(update={"fit": None})) == 77.0
 
 
 def test_a_bundle_of_the_graph_alone_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

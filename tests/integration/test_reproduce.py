@@ -133,6 +133,7 @@ def test_what_is_not_whole_or_of_other_amounts_is_measured_again(done: Path, sub
     assert shift.is_file()
 
 
+@pytest.mark.soak  # a cache of the paper's keys takes ten seconds
 def test_a_recipe_is_built_measured_and_removed_and_what_fails_is_told(subject: Subject, tmp_path: Path) -> None:
     # The compact recipe wants 256 numbers of 54 images, the paper's takes what there is.
     run = Run(tmp_path, replace(PLAN, cached=40), None, "", quick=True, steps=("errors",), recipes=("paper", "compact"))
