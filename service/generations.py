@@ -66,7 +66,7 @@ def _open_here(settings: Settings, root: Path, generation: str | None) -> Predic
             root,
             generation,
             threads=settings.threads,
-            # That core is the event loop's: where batches took all, a seventh fewer images were answered (decision 008).
+            # That core is the event loop's: where batches took all, a seventh fewer images were answered (008).
             spare_core=settings.threads == 0,
             # One copy in memory for all workers.
             mapped=settings.workers > 1,
