@@ -286,7 +286,9 @@ class Rebuilds:
             raise _CancelledError
         if status == 0 and isinstance(last.get("generation"), str):
             return str(last["generation"])
-        logger.error(
+        # One that says why has done its part: a folder that is not there, say, or a store that there is none of.
+        logger.log(
+            logging.WARNING if isinstance(last.get("error"), str) else logging.ERROR,
             "rebuild %s: the indexer ended with status %d; it wrote: %s",
             job.id,
             status,
