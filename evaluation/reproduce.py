@@ -345,6 +345,7 @@ class _Measuring:
             train = self.train if recipe == AS_IS else spread(self.train, plan.cached)
             return curves(bundle, self.test, train, images=asked, held=held, cached=cached, progress=progress)
         if step == "shift":
+            from evaluation.evaluate import Setting
             from evaluation.shift import shift
 
             return shift(
@@ -354,6 +355,7 @@ class _Measuring:
                 images=plan.shifted,
                 refill=plan.refill,
                 strengths=plan.strengths,
+                setting=Setting.of(bundle.manifest, cache_theta=alone),
                 progress=progress,
             )
         from evaluation.models import Models

@@ -47,6 +47,22 @@ progress_option: Decorator = click.option(
 )
 
 
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What network, mixture and cache alone answer with, in place of the bundle's own."""
+    for option in reversed(
+        (
+            click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest."),
+            click.option("--theta", type=float, help="Another theta than the bundle's."),
+            click.option("--lam", type=float, help="Another lam."),
+            click.option(
+                "--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 class KType(click.ParamType):  # type: ignore[type-arg]
     """A number of neighbours, or ``all``; the value of ``all`` is 0, so that None can mean 'not given'."""
 

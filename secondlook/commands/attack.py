@@ -14,6 +14,7 @@ from secondlook.options import (
     print_json,
     progress_option,
     reporting,
+    setting_options,
 )
 
 
@@ -39,10 +40,7 @@ from secondlook.options import (
     show_default=True,
     help="Sizes for the two above: largest change of a pixel, of 255.",
 )
-@click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
-@click.option("--theta", type=float, help="Another theta than the bundle's.")
-@click.option("--lam", type=float, help="Another lam.")
-@click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@setting_options
 @click.option(
     "--keys",
     type=click.Choice(["float32", "float16", "stored"]),

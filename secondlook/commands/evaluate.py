@@ -25,6 +25,7 @@ from secondlook.options import (
     print_json,
     progress_option,
     reporting,
+    setting_options,
 )
 
 
@@ -39,10 +40,7 @@ from secondlook.options import (
     type=click.IntRange(1),
     help=f"Only so many of them, drawn at random but always the same.  [default: all; curves and shift: {SOME}]",
 )
-@click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
-@click.option("--theta", type=float, help="Another theta than the bundle's.")
-@click.option("--lam", type=float, help="Another lam.")
-@click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@setting_options
 @click.option(
     "--curves", is_flag=True, help="Error by size of the cache and by layer too; the latter needs PyTorch (lab, gpu)."
 )

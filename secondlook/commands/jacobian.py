@@ -14,6 +14,7 @@ from secondlook.options import (
     print_json,
     progress_option,
     reporting,
+    setting_options,
 )
 
 
@@ -24,10 +25,7 @@ from secondlook.options import (
 @generation_option
 @click.option("--split", default="test", show_default=True, help="train or test.")
 @click.option("--images", type=click.IntRange(1), default=500, show_default=True, help="How many, drawn by a seed.")
-@click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest.")
-@click.option("--theta", type=float, help="Another theta than the bundle's.")
-@click.option("--lam", type=float, help="Another lam.")
-@click.option("--cache-theta", type=float, help="Another theta for the cache alone than the one fitted for it.")
+@setting_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for jacobian.json and the plot."
 )
