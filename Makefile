@@ -58,9 +58,9 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
         --no-emit-index-url --no-emit-find-links --no-header
 
 lock:
-	$(LOCK) --extra cpu --group build --output-file locks/serve.txt
-	$(LOCK) --extra gpu --group build --output-file locks/gpu.txt
-	$(LOCK) --extra cpu --extra lab --group build --group test --output-file locks/test.txt
+	$(LOCK) --extra cpu --extra client --group build --output-file locks/serve.txt
+	$(LOCK) --extra gpu --extra client --group build --output-file locks/gpu.txt
+	$(LOCK) --extra cpu --extra client --extra lab --group build --group test --output-file locks/test.txt
 
 clean:
 	rm -rf .venv
