@@ -19,6 +19,7 @@ from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
+from model.doubt import energies
 from model.errors import DatasetError
 from model.lookup import vote_until_sure
 from model.manifest import FitReport, Manifest
@@ -181,7 +182,14 @@ def evaluate(
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
             found = vote_until_sure(
-                bundle.store, keys[rows], network[rows], setting.theta, setting.lam, setting.k, novelty
+                bundle.store,
+                keys[rows],
+                network[rows],
+                setting.theta,
+                setting.lam,
+                setting.k,
+                novelty,
+                energies=energies(logits[rows], network[rows]),
             )
             votes[0, rows] = found[1]
     models = opinions(network, votes, setting)

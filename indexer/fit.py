@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.novelty import fit_novelty
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
-from model.manifest import Calibration, FitReport, Novelty
+from model.doubt import energies
+from model.manifest import Calibration, FitReport
 from model.metrics import ece_percent, error_percent, nll
 from model.stores import Store
 
@@ -18,9 +20,6 @@ THETAS = tuple(float(theta) for theta in (5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 
 LAMS = tuple(round(step * 0.05, 2) for step in range(21))
 KS: tuple[int | None, ...] = (10, 25, 50, 100, 200)
 QUERIES_AT_ONCE = 250
-
-NOVELTY_NEIGHBOR = 10
-FALSE_ALARM_RATE = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def fit(
     count = len(values)
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
     network = softmax(holdout.logits)
-    wanted = max(NOVELTY_NEIGHBOR, *(k or 1 for k in ks))
+    wanted = max(k or 1 for k in ks)
     similarities = np.empty((len(network), min(wanted, count)), np.float32)
     neighbors = np.empty(similarities.shape, np.int64)
     exact = np.empty((len(thetas), len(network), classes), np.float32) if None in ks else None
@@ -73,7 +72,18 @@ def fit(
         if exact is not None:
             exact[:, rows] = exact_vote(holdout.keys[rows], [(keys, values)], tuple(thetas), classes)[0]
         progress("fit", min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    return choose(network, holdout.labels, similarities, neighbors, count, ks=ks, thetas=thetas, lams=lams, exact=exact)
+    return choose(
+        network,
+        holdout.labels,
+        similarities,
+        neighbors,
+        count,
+        ks=ks,
+        thetas=thetas,
+        lams=lams,
+        exact=exact,
+        energies=energies(holdout.logits, network),
+    )
 
 
 def choose(
@@ -87,10 +97,12 @@ def choose(
     thetas: Sequence[float] = THETAS,
     lams: Sequence[float] = LAMS,
     exact: Floats | None = None,
+    energies: Floats | None = None,
 ) -> Fitted:
     """What ``fit`` chooses, from p_net (n,C) and the nearest entries' similarities and values (n,m) of its images.
 
-    ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None.
+    ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None;
+    ``energies`` (n,) are the network's, for novelty.
     """
     classes = network.shape[1]
     errors = np.empty((len(ks), len(thetas), len(lams)))
@@ -133,7 +145,7 @@ def choose(
             chosen_nll=float(losses[tuple(best)]),
         ),
         Calibration(
-            novelty=_novelty(similarities),
+            novelty=fit_novelty(similarities, energies),
             ece_percent_network=ece_percent(network, labels),
             ece_percent_mixed=ece_percent(mixed, labels),
         ),
@@ -159,13 +171,6 @@ def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats
     found = np.take_along_axis(similarities, ids, axis=1)
     order = np.argsort(-found, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
-
-
-def _novelty(similarities: Floats) -> Novelty:
-    neighbor = min(NOVELTY_NEIGHBOR, similarities.shape[1])
-    scores = 1.0 - similarities[:, neighbor - 1].astype(np.float64)
-    threshold = float(np.quantile(scores, 1.0 - FALSE_ALARM_RATE, method="higher"))
-    return Novelty(neighbor=neighbor, threshold=threshold, false_alarm_rate=float((scores > threshold).mean()))
 
 
 def _rounded(grid: NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.calibrate import calibrate
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import EncoderSource, PreparedEncoder
@@ -98,7 +98,7 @@ def index(
         if options.parameters:
             check_k(options.parameters.k, is_exhaustive=is_exhaustive(factory))
         exact = options.parameters is not None and options.parameters.k is None and factory == "Flat"
-        _check_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
+        check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = _embed(dataset, encoder, options, unreadable, progress)
         progress("store", 0, 1)
@@ -122,6 +122,10 @@ def index(
             store, truncation = measure(store, less, holdout, held, chosen, classes, novelty, progress)
         elif not store.is_exhaustive:
             store = store.with_search(store.efforts()[-1])
+        calibration = None
+        if fitted is not None:
+            novelty = fitted.calibration.novelty
+            calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
         store.write(folder / bundles.KEYS)
         np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
         write_entries(
@@ -154,7 +158,7 @@ def index(
             lam=chosen.lam,
             k=chosen.k,
             fit=fitted.report if fitted else None,
-            calibration=fitted.calibration if fitted else None,
+            calibration=calibration,
             truncation=truncation,
         )
         bundles.commit(root, folder, manifest)
@@ -169,57 +173,17 @@ def memory_needed(entries: int, dim: int, *, measured: bool = True) -> int:
     return 4 * entries * dim * (3 if measured else 2) + (12 * QUERIES_AT_ONCE * entries if measured else 0)
 
 
-def _check_memory(entries: int, dim: int, *, measured: bool) -> None:
+def check_index_memory(entries: int, dim: int, *, measured: bool) -> None:
+    """Refuse an index that would not fit into memory.
+
+    Raises:
+        MemoryLimitError: it would not.
+    """
     check_memory(
         memory_needed(entries, dim, measured=measured),
         f"a cache of {entries:,} entries of {dim:,} numbers",
         "take a recipe that reduces its keys, or fewer images",
     )
-
-
-def refit(
-    dataset: Dataset, root: Path, generation: str, ks: tuple[int | None, ...], progress: Progress = silent
-) -> str:
-    """Fit theta, lam and k of an existing bundle anew on its dataset's holdout; the new bundle's generation.
-
-    Raises:
-        DatasetError: the dataset is not the one that the bundle caches.
-        ParameterError: a k is beyond what the store can serve.
-        MemoryLimitError: it would not fit into memory.
-    """
-    old = bundles.open_bundle(root, generation)
-    assert isinstance(old.store, FaissStore)
-    if dataset.content_hash() != old.manifest.dataset.sha256:
-        raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
-    for k in ks:
-        check_k(k, is_exhaustive=old.store.is_exhaustive)
-    _check_memory(old.store.count, old.store.dim, measured=True)
-    logits, keys, labels = embed_images(dataset, dataset.holdout(), old.engine, progress)
-    held_sources = {dataset.source(int(position)) for position in dataset.holdout()}
-    held = np.array([source in held_sources for source in old.entries.sources()])
-    holdout, classes = Holdout(logits, keys, labels), len(dataset.classes)
-    fitted = fit(holdout, old.store, held, classes, ks=ks, progress=progress)
-    chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
-    store, truncation = measure(old.store, None, holdout, held, chosen, classes, fitted.calibration.novelty, progress)
-    with draft(root) as folder:
-        for name in old.manifest.files:
-            shutil.copyfile(old.path / name, folder / name)
-        manifest = old.manifest.model_copy(
-            update={
-                "generation": new_generation(),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "secondlook_version": version("secondlook"),
-                "theta": fitted.theta,
-                "lam": fitted.lam,
-                "k": fitted.k,
-                "fit": fitted.report,
-                "calibration": fitted.calibration,
-                "truncation": truncation,
-                "store": old.manifest.store.model_copy(update={"search": store.search_info}),
-            }
-        )
-        bundles.commit(root, folder, manifest)
-    return manifest.generation
 
 
 def embed_images(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from indexer.fit import QUERIES_AT_ONCE, Holdout, entries_less, nearest
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
+from model.doubt import energies
 from model.lookup import lead, vote_until_sure
 from model.manifest import Novelty, QuickSearch, Truncation
 from model.predictor import Parameters
@@ -84,7 +85,17 @@ def measure(
         target, asked = mix(network, whole, lam), parameters._replace(k=searched)
         store = least_effort(store, holdout.keys, network, asked, target, among=~held_entries)
         if k is not None:
-            _, cache = vote_until_sure(store, holdout.keys, network, theta, lam, k, novelty, among=~held_entries)
+            _, cache = vote_until_sure(
+                store,
+                holdout.keys,
+                network,
+                theta,
+                lam,
+                k,
+                novelty,
+                among=~held_entries,
+                energies=energies(holdout.logits, network),
+            )
             answers = mix(network, cache, lam)
     kind = "stored" if exact_keys is None else "exact"
     return store, compare(answers, mix(network, exact, lam)).model_copy(update={"keys": kind})

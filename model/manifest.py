@@ -113,13 +113,35 @@ class FitReport(_Part):
     chosen_nll: float
 
 
-class Novelty(_Part):
-    """When an image is unlike anything cached: 1 - similarity of the ``neighbor``-th entry is above the threshold."""
+class Evidence(_Part):
+    """What speaks for an image's being known (``model.doubt``): energy * its energy + similarity * its similarity."""
 
-    neighbor: int
+    energy: float = Field(ge=0)
+    similarity: float = Field(ge=0)
+    limit: float
+    """Images with less of it are novel."""
+
+
+class Novelty(_Part):
+    """When an image is unlike anything cached: its score (``model.doubt``) is above the threshold.
+
+    Without ``evidence``, the score is 1 - similarity of the ``neighbor``-th entry.
+    """
+
+    neighbor: int = Field(ge=1)
     threshold: float
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
+    evidence: Evidence | None = None
+
+
+class Ranked(_Part):
+    """How little the holdout's own labels suited its images (0 = well), sorted: the scores at some of the ranks."""
+
+    images: int = Field(ge=1)
+    ranks: tuple[int, ...]
+    """Ascending; 1 is the lowest score's, ``images`` the highest's. Of equal scores, the last one's."""
+    scores: tuple[float, ...]
 
 
 class Calibration(_Part):
@@ -128,6 +150,10 @@ class Calibration(_Part):
     novelty: Novelty
     ece_percent_network: float
     ece_percent_mixed: float
+    sets: Ranked | None = None
+    """By 1 - the mixture's probability of the label: for prediction sets."""
+    credibility: Ranked | None = None
+    """By 1 - the label's share of the cache's vote: for the credibility of answers."""
 
 
 class FileInfo(_Part):

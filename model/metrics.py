@@ -38,3 +38,13 @@ def ece_percent(probabilities: Floats, labels: Ints, bins: int = ECE_BINS) -> fl
     """Expected calibration error over bins of equal width, in percent (Guo et al., 2017, equation 3)."""
     _, confidence, right = confidence_bins(probabilities, labels, bins)
     return 100.0 * float(np.abs(right - confidence).sum() / len(labels))
+
+
+def auroc(known: NDArray[np.float64], unknown: NDArray[np.float64]) -> float:
+    """How well a score tells known images (n,) from unknown ones (m,): how often the unknown one's is higher.
+
+    0.5 = not at all, 1 = always; a tie counts as half (the area under the ROC curve).
+    """
+    rising = np.sort(known)
+    below = np.searchsorted(rising, unknown, side="left") + np.searchsorted(rising, unknown, side="right")
+    return float(below.mean() / (2 * len(known)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
+from model.doubt import energies, novelty_scores
 from model.errors import ImageError
 from model.lookup import Spent, vote_until_sure
 from model.stores import Neighbors, check_k, is_exhaustive
@@ -38,7 +39,7 @@ class Answer:
     mixed: Floats
     """(C,)."""
     novelty: float
-    """1 - similarity of the calibrated neighbour."""
+    """The score of ``model.doubt``."""
     is_novel: bool | None
     """None where the bundle has no calibration."""
     ids: Ints
@@ -49,6 +50,8 @@ class Answer:
     """(n,)."""
     weights: NDArray[np.float64]
     """(n,) their shares of the vote; 0 for those beyond k."""
+    whole: Floats
+    """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
 
 
 class Predictor:
@@ -104,41 +107,44 @@ class Predictor:
             asked
         )
         for parameters, rows in groups.items():
-            found, cache, shares = self._ask_cache(keys[rows], network[rows], parameters, neighbors, spent)
+            energy = energies(logits[rows], network[rows])
+            found, cache, shares, whole = self._ask_cache(
+                keys[rows], network[rows], energy, parameters, neighbors, spent
+            )
             mixed = mix(network[rows], cache, parameters.lam)
             listed = shares.shape[1]
+            scores = novelty_scores(self._novelty, found.similarities[:, self._nth - 1], energy).tolist()
             for i, row in enumerate(rows):
                 if not sound[row]:
                     continue
-                # At most 2, that of the opposite key, where fewer entries were found than it counts on.
-                score = min(2.0, 1.0 - float(found.similarities[i, self._nth - 1]))
                 answers[row] = Answer(
                     network[row],
                     cache[i],
                     mixed[i],
-                    score,
-                    score > self._novelty.threshold if self._novelty else None,
+                    scores[i],
+                    scores[i] > self._novelty.threshold if self._novelty else None,
                     found.ids[i, :listed],
                     found.values[i, :listed],
                     found.similarities[i, :listed],
                     shares[i],
+                    whole[i],
                 )
         return answers
 
     def _ask_cache(
-        self, keys: Floats, network: Floats, parameters: Parameters, neighbors: int, spent: Spent
-    ) -> tuple[Neighbors, Floats, NDArray[np.float64]]:
-        """Neighbours, p_cache (n,C), and the shares of the vote (n,neighbors) of the nearest ones."""
+        self, keys: Floats, network: Floats, energy: Floats, parameters: Parameters, neighbors: int, spent: Spent
+    ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
+        """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
         store = self.bundle.store
         theta, lam, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
             found, cache = vote_until_sure(
-                store, keys, network, theta, lam, min(k, store.count), self._novelty, spent=spent
+                store, keys, network, theta, lam, min(k, store.count), self._novelty, spent=spent, energies=energy
             )
             if not listed:
-                return found, cache, np.zeros((len(keys), 0))
+                return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
         with spent.on("search"):
@@ -149,11 +155,10 @@ class Predictor:
                 votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
             near = found.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
-            return found, votes[0], shares
+            return found, votes[0], shares, votes[0]
         similarities, values = found.similarities[:, :k], found.values[:, :k]
         own = weights(similarities, values, theta)[:, :listed]
         shares[:, : own.shape[1]] = own
-        if cache is None:
-            with spent.on("vote"):
-                cache = vote(similarities, values, theta, network.shape[1])
-        return found, cache, shares
+        with spent.on("vote"):
+            whole = vote(similarities, values, theta, network.shape[1])
+        return found, whole if cache is None else cache, shares, whole

@@ -13,6 +13,7 @@ from PIL import Image
 
 from model.bundle import Bundle
 from model.cache import exact_vote, mix, softmax, vote
+from model.doubt import energies
 from model.images import decode
 from model.lookup import vote_until_sure
 from model.predictor import Predictor
@@ -69,7 +70,9 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
         if k is None:
             exact(rows)
         else:
-            mix(network[rows], vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty)[1], lam)
+            energy = energies(logits[rows], network[rows])
+            _, cache = vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty, energies=energy)
+            mix(network[rows], cache, lam)
 
     def exact(rows: slice) -> None:
         mix(network[rows], exact_vote(keys[rows], store.chunks(), (theta,), classes)[0][0], lam)

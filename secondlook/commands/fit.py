@@ -10,7 +10,7 @@ import click
 
 from indexer.datasets import load
 from indexer.fit import KS
-from indexer.index import refit
+from indexer.refit import recalibrate, refit
 from model import bundle as bundles
 from model.manifest import FitReport, Manifest
 from model.root import activate, active_generation, default_root
@@ -28,6 +28,7 @@ from secondlook.options import (
 
 if TYPE_CHECKING:
     from evaluation.recipes import Comparison
+    from indexer.novelty import Tried
 
 
 @click.command()
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
 @data_root_option
 @generation_option
 @click.option("--k", "ks", type=KType(), multiple=True, help="A k to try; may be repeated.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Keep theta, lam, k and the store, and only measure anew what tells novel images, sets and credibility.",
+)
+@click.option(
+    "--unknown",
+    help="With --calibrate: a dataset of nothing that the bundle knows, whose training images novelty is chosen on.",
+)
 @click.option(
     "--recipes",
     help="Compare these key recipes instead, names or JSON files with commas between; writes no bundle, needs torch.",
@@ -58,6 +68,8 @@ def fit(
     data_root: Path | None,
     generation: str | None,
     ks: tuple[int, ...],
+    calibrate: bool,
+    unknown: str | None,
     recipes: str | None,
     network: Path | None,
     mirror: bool,
@@ -68,14 +80,19 @@ def fit(
 ) -> None:
     """Fit theta, lam and k of a bundle anew on the holdout of DATASET, the images that it caches.
 
-    Writes a new bundle with the same keys, and everything that was tried; its id is printed last. With --recipes,
-    compares key recipes on the holdout and says which to index with.
+    Writes a new bundle with the same keys, and everything that was tried; its id is printed last. With --calibrate,
+    only the calibration is measured anew. With --recipes, compares key recipes on the holdout and says which to index
+    with.
     """
     if recipes is None and (network or mirror or plot):
         raise click.UsageError("--network, --mirror and --plot go with --recipes")
+    if unknown is not None and not calibrate:
+        raise click.UsageError("--unknown goes with --calibrate")
+    if calibrate and ks:
+        raise click.UsageError("--k goes without --calibrate")
     if recipes is not None:
-        if ks or no_activate:
-            raise click.UsageError("--k and --no-activate go without --recipes")
+        if ks or no_activate or calibrate:
+            raise click.UsageError("--k, --calibrate and --no-activate go without --recipes")
         names = recipes.split(",")
         _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format)
         return
@@ -85,10 +102,17 @@ def fit(
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
         images = load(dataset, bundles.read_manifest(root, generation).dataset.split, data_root)
-        new = refit(images, root, generation, tried, progress)
+        if calibrate:
+            others = load(unknown, "train", data_root) if unknown is not None else None
+            new, by = recalibrate(images, root, generation, others, progress)
+        else:
+            new = refit(images, root, generation, tried, progress)
         if not no_activate:
             activate(root, new)
     manifest = bundles.read_manifest(root, new)
+    if calibrate:
+        _print_calibration(manifest, by, as_json or progress_format == "json")
+        return
     assert manifest.fit is not None
     if as_json or progress_format == "json":
         print_json(generation=new, **manifest.fit.model_dump())
@@ -120,6 +144,42 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
         f"chosen: theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
         f"{report.chosen_error_percent:.2f} % error, negative log-likelihood {report.chosen_nll:.4f}"
     )
+
+
+def _print_calibration(manifest: Manifest, tried: list[Tried], as_json: bool) -> None:
+    calibration = manifest.calibration
+    assert calibration is not None
+    if as_json:
+        print_json(
+            generation=manifest.generation,
+            calibration=calibration.model_dump(),
+            tried=[one._asdict() for one in tried],
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if tried:
+        table = Table(title="how often an unknown image scores higher than one of the holdout, %")
+        table.add_column("similarity's share", justify="right")
+        neighbors = sorted({one.neighbor for one in tried})
+        best = max(tried, key=lambda one: one.auroc)
+        for neighbor in neighbors:
+            table.add_column(f"neighbour {neighbor}", justify="right")
+        for share in sorted({one.share for one in tried}):
+            row = [one for one in tried if one.share == share]
+            shown = [
+                f"[bold green]{100 * one.auroc:.2f}[/]" if one is best else f"{100 * one.auroc:.2f}" for one in row
+            ]
+            table.add_row(f"{share:g}", *shown)
+        Console().print(table)
+    novelty = calibration.novelty
+    click.echo(
+        f"novelty by neighbour {novelty.neighbor}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are "
+        f"above {novelty.threshold:g}; ECE of network {calibration.ece_percent_network:.2f} %, mixture "
+        f"{calibration.ece_percent_mixed:.2f} %"
+    )
+    click.echo(manifest.generation)
 
 
 def _compare(

@@ -1,0 +1,106 @@
+"""How much to trust an answer: is the image known at all, which labels are possible, do the neighbours bear it out.
+
+Each is held to the holdout, images whose answers are known and that neither the network nor their neighbours learned.
+
+*Novelty.* What speaks for an image's being known is the network's energy (Liu et al., 2020, 'Energy-based
+out-of-distribution detection'), which the softmax loses, and how near the nearest entry is (Sun et al., 2022,
+'Out-of-distribution detection with deep nearest neighbors')::
+
+    evidence = a log sum exp(logits) + b similarity,      score = 1 / (1 + exp(evidence - limit))
+
+with the holdout's standard deviations in a and b, and a limit that few of its images fall below.
+
+*Prediction sets* (split conformal; Vovk et al., 2005; the 'LAC' of Sadinle et al., 2019). All labels whose 1 - p(y|x)
+is at most the ceil((n + 1) coverage)-th smallest of the same number for the true labels of n holdout images. For images
+like those, the true label is in the set with at least that probability, whatever the network is like.
+
+*Credibility* (deep k-nearest neighbours; Papernot and McDaniel, 2018). The conformal p-value of the answer by its
+neighbours' labels: among how many holdout images the true label had no greater share of the vote.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.cache import Floats
+from model.errors import ParameterError
+from model.manifest import Novelty, Ranked
+
+Real = NDArray[np.float32] | NDArray[np.float64]
+
+COVERAGES = (0.5, 0.999)
+"""Least and greatest coverage of a prediction set."""
+
+DIGITS = 8
+"""Decimals kept of a score, rounded up: on the safe side."""
+
+_LEVELS = np.concatenate((np.arange(1, 380) / 400, np.arange(1900, 2001) / 2000))
+"""Shares of the holdout whose scores are kept: every quarter of a per cent, and closer from 95 % on."""
+
+
+def energies(logits: Floats, network: Floats) -> Floats:
+    """Log sum exp of logits (B,C), from p_net, their softmax: (B,)."""
+    found: Floats = logits.max(axis=1) - np.log(network.max(axis=1))
+    return found
+
+
+def novelty_scores(novelty: Novelty | None, similarities: Real, energies: Real | None = None) -> NDArray[np.float64]:
+    """The score of images (B,) by the similarity of their ``novelty.neighbor``-th entry and, with evidence, energy.
+
+    Between 0 and 1 with evidence, else between 0 and 2.
+    """
+    evidence = novelty.evidence if novelty is not None else None
+    if evidence is None:
+        # At most 2, that of the opposite key, where fewer entries were found than it counts on.
+        return np.minimum(2.0, 1.0 - similarities.astype(np.float64))
+    assert energies is not None
+    found = evidence.energy * energies + evidence.similarity * np.maximum(similarities.astype(np.float64), -1.0)
+    scores: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.clip(found - evidence.limit, -500.0, 500.0)))
+    return scores
+
+
+def check_coverage(coverage: float) -> None:
+    """Refuse a coverage that no set is given for.
+
+    Raises:
+        ParameterError: it is outside ``COVERAGES``.
+    """
+    least, most = COVERAGES
+    if not least <= coverage <= most:
+        raise ParameterError(f"coverage must be between {least} and {most}, not {coverage}")
+
+
+def ranked(scores: NDArray[np.float64]) -> Ranked:
+    """Scores (n,) of the holdout's true labels, n >= 1, as they are kept."""
+    count = len(scores)
+    rising = np.ceil(np.sort(scores) * 10.0**DIGITS) / 10.0**DIGITS
+    ranks = np.unique(np.clip(np.ceil(np.round(_LEVELS * (count + 1), 6)).astype(np.int64), 1, count))
+    # Of equal scores the last: it answers for all of them.
+    ranks = np.unique(np.searchsorted(rising, rising[ranks - 1], side="right"))
+    return Ranked(images=count, ranks=tuple(ranks.tolist()), scores=tuple(rising[ranks - 1].tolist()))
+
+
+def highest_score(known: Ranked, coverage: float) -> float:
+    """The greatest score with which a label belongs to the set; inf where too few images are known to leave any out."""
+    # Rounding must not make 0.9 * 10 the tenth.
+    rank = math.ceil(round(coverage * (known.images + 1), 6))
+    at = bisect_left(known.ranks, rank)
+    return known.scores[at] if at < len(known.scores) else math.inf
+
+
+def prediction_set(known: Ranked, mixed: Floats, coverage: float) -> list[int]:
+    """Classes of a probable set, the most probable first; none where no class is probable enough. mixed is (C,)."""
+    highest = highest_score(known, coverage)
+    inside = np.flatnonzero(1.0 - mixed.astype(np.float64) <= highest)
+    return [int(label) for label in inside[(-mixed[inside]).argsort(kind="stable")]]
+
+
+def p_value(known: Ranked, score: float) -> float:
+    """Share of images, the one asked for among them, with at least that score; where ranks are left out, no less."""
+    at = bisect_left(known.scores, score)
+    below = known.ranks[at - 1] if at else 0
+    return (known.images + 1 - below) / (known.images + 1)
