@@ -11,8 +11,12 @@ out-of-distribution detection'), which the softmax loses, and how near the neare
 with the holdout's standard deviations in a and b, and a limit that few of its images fall below.
 
 *Prediction sets* (split conformal; Vovk et al., 2005; the 'LAC' of Sadinle et al., 2019). All labels whose 1 - p(y|x)
-is at most the ceil((n + 1) coverage)-th smallest of the same number for the true labels of n holdout images. For images
-like those, the true label is in the set with at least that probability, whatever the network is like.
+is at most the r-th smallest of the same number for the true labels of n holdout images. For images like those the true
+label is then in the set with the probability asked for, whatever the network is like. The r = ceil((n + 1) coverage)
+gives that on average over holdouts; there is one, so r is a little higher, such that it holds for nine holdouts of ten
+(Vovk, 2012, 'Conditional validity of inductive conformal predictors')::
+
+    r = the smallest with P(Binomial(n, coverage) < r) >= 0.9
 
 *Credibility* (deep k-nearest neighbours; Papernot and McDaniel, 2018). The conformal p-value of the answer by its
 neighbours' labels: among how many holdout images the true label had no greater share of the vote.
@@ -22,6 +26,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +40,14 @@ Real = NDArray[np.float32] | NDArray[np.float64]
 COVERAGES = (0.5, 0.999)
 """Least and greatest coverage of a prediction set."""
 
+CONFIDENCE = 0.9
+"""Share of the holdouts that might have been drawn for which sets hold what they promise."""
+
 DIGITS = 8
 """Decimals kept of a score, rounded up: on the safe side."""
 
-_LEVELS = np.concatenate((np.arange(1, 380) / 400, np.arange(1900, 2001) / 2000))
-"""Shares of the holdout whose scores are kept: every quarter of a per cent, and closer from 95 % on."""
+_LEVELS = np.concatenate((np.arange(1, 190) / 200, np.arange(950, 990) / 1000, np.arange(1980, 2001) / 2000))
+"""Shares of the holdout whose scores are kept: every half of a per cent, and closer from 95 % and from 99 % on."""
 
 
 def energies(logits: Floats, network: Floats) -> Floats:
@@ -84,11 +92,18 @@ def ranked(scores: NDArray[np.float64]) -> Ranked:
     return Ranked(images=count, ranks=tuple(ranks.tolist()), scores=tuple(rising[ranks - 1].tolist()))
 
 
+@lru_cache(256)
+def rank_for(images: int, coverage: float) -> int:
+    """Which of so many scores, the smallest being the first, limits the sets of a coverage; images + 1 = none does."""
+    logs = np.concatenate(([0.0], np.log(np.arange(1, images + 1)).cumsum()))
+    below = np.arange(images + 1)
+    chances = logs[-1] - logs - logs[::-1] + below * math.log(coverage) + below[::-1] * math.log1p(-coverage)
+    return int(np.searchsorted(np.exp(chances).cumsum(), CONFIDENCE)) + 1
+
+
 def highest_score(known: Ranked, coverage: float) -> float:
     """The greatest score with which a label belongs to the set; inf where too few images are known to leave any out."""
-    # Rounding must not make 0.9 * 10 the tenth.
-    rank = math.ceil(round(coverage * (known.images + 1), 6))
-    at = bisect_left(known.ranks, rank)
+    at = bisect_left(known.ranks, rank_for(known.images, coverage))
     return known.scores[at] if at < len(known.scores) else math.inf
 
 

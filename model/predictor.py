@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
-from model.doubt import energies, novelty_scores
+from model.doubt import energies, novelty_scores, p_value, prediction_set
 from model.errors import ImageError
 from model.lookup import Spent, vote_until_sure
 from model.stores import Neighbors, check_k, is_exhaustive
@@ -130,6 +130,21 @@ class Predictor:
                     whole[i],
                 )
         return answers
+
+    def credibility(self, answer: Answer, parameters: Parameters) -> float | None:
+        """The conformal p-value of an answer's class; None where the bundle has no calibration for that vote."""
+        calibration, own = self.bundle.manifest.calibration, self.defaults
+        if calibration is None or calibration.credibility is None or parameters[::2] != own[::2]:
+            return None
+        return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
+
+    def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
+        """Labels that hold the right one so often, most probable first; None without a calibration for that mixture."""
+        calibration = self.bundle.manifest.calibration
+        if calibration is None or calibration.sets is None or parameters != self.defaults:
+            return None
+        classes = self.bundle.manifest.classes
+        return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
 
     def _ask_cache(
         self, keys: Floats, network: Floats, energy: Floats, parameters: Parameters, neighbors: int, spent: Spent

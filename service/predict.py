@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.cache import MAX_THETA, check_parameters
+from model.doubt import COVERAGES, check_coverage
 from model.errors import ImageError, ImageTooLargeError
 from model.images import Limits, decode
 from model.predictor import MAX_NEIGHBORS, Answer
@@ -23,7 +24,8 @@ from service.auth import OPTIONAL, require_predict
 from service.batcher import Overrides, Reply, Timing
 from service.errors import SizeChangedError
 from service.problems import Kind, ProblemError, documented, of_image, of_validation
-from service.schemas import ANSWER, Predictions, prediction
+from service.reasons import MAX_VOTES
+from service.schemas import ANSWER, Predictions, Wanted, prediction
 from service.state import State
 from service.uploads import FIELD, Upload, announced_bytes, read_uploads
 
@@ -84,6 +86,18 @@ class Asked(BaseModel):
         json_schema_extra={"exclusiveMinimum": 0, "maximum": MAX_THETA},
     )
     k: K | None = Field(None, description="How many entries vote, or all, instead of the model's own.")
+    votes: int = Field(
+        0,
+        ge=0,
+        le=MAX_VOTES,
+        description="Nearest entries told by class and similarity alone, for other theta, lam and k.",
+    )
+    coverage: float | None = Field(
+        None,
+        description="How often a set of labels is to hold the right one: each answer has such a set.",
+        json_schema_extra={"minimum": COVERAGES[0], "maximum": COVERAGES[1]},
+    )
+    abstain: bool = Field(False, description="Say of each image whether to answer 'unknown' instead.")
 
 
 class Direct:
@@ -145,6 +159,10 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     state: State = request.app.state.running
     theta, lam, k = asked.theta, asked.lam, asked.k
     check_parameters(1.0 if theta is None else theta, 0.0 if lam is None else lam, None if k == "all" else k)
+    if asked.coverage is not None:
+        check_coverage(asked.coverage)
+    wanted = Wanted(asked.top, asked.neighbors, asked.votes, asked.coverage, asked.abstain)
+    nearest = max(asked.neighbors, asked.votes)
     timing = Timing()
     with state.door.admit(announced_bytes(request)) as ticket:
         try:
@@ -152,7 +170,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
         except ClientDisconnect:
             state.metrics.count_dropped("client_gone")
             raise
-        reply, results = await _in_time(request, state, uploads, Overrides(theta, lam, k), asked.neighbors, timing)
+        reply, results = await _in_time(request, state, uploads, Overrides(theta, lam, k), nearest, timing)
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
@@ -164,7 +182,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
         "predictions": [
             of_image(result, upload.filename).problem
             if isinstance(result, Exception)
-            else prediction(reply.predictor, result, upload.filename, asked.top)
+            else prediction(reply.predictor, result, reply.parameters, upload.filename, wanted)
             for upload, result in zip(uploads, results, strict=True)
         ],
     }

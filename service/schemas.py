@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple, NotRequired
 
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
-from model.predictor import Answer, Predictor
+from model.predictor import Answer, Parameters, Predictor
 from service.problems import Problem
+from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, votes_of
 
 
 class ClassScore(TypedDict):
@@ -32,19 +33,16 @@ class Opinion(TypedDict):
 class Novelty(TypedDict):
     """How unlike the cached images the image is."""
 
-    score: Annotated[float, Field(description="1 - similarity of the nearest entries, 0 to 2.")]
+    score: Annotated[
+        float,
+        Field(
+            description="0 to 1, by the network's energy and the nearest entry; where the model has no calibration by "
+            "evidence, 1 - similarity of an entry, 0 to 2."
+        ),
+    ]
     is_novel: Annotated[
         bool | None, Field(description="Whether that is above the calibrated threshold; null without one.")
     ]
-
-
-class Neighbor(TypedDict):
-    """A cached entry near the image."""
-
-    id: int
-    label: str
-    similarity: float
-    weight: Annotated[float, Field(description="Its share of the cache's vote.")]
 
 
 class Prediction(TypedDict):
@@ -58,7 +56,35 @@ class Prediction(TypedDict):
     network: Opinion
     cache: Opinion
     novelty: Novelty
+    credibility: Annotated[
+        float | None,
+        Field(
+            description="How well its neighbours bear the label out: among which share of known images the right one "
+            "had no greater share of the vote. null without a calibration, or with another theta or k."
+        ),
+    ]
     neighbors: list[Neighbor]
+    decisive: NotRequired[
+        Annotated[
+            Decisive | None,
+            Field(
+                description="With `neighbors`. null where all those listed could be missing and the answer be the same."
+            ),
+        ]
+    ]
+    votes: NotRequired[Annotated[Votes, Field(description="With `votes`.")]]
+    prediction_set: NotRequired[
+        Annotated[
+            list[str] | None,
+            Field(
+                description="With `coverage`: classes, the most probable first, that hold the right one so often; none "
+                "where no class is probable enough. null without a calibration, or with another theta, lam or k."
+            ),
+        ]
+    ]
+    abstained: NotRequired[
+        Annotated[bool, Field(description="With `abstain`: whether to say 'unknown' instead, as the image is novel.")]
+    ]
 
 
 class Predictions(TypedDict):
@@ -127,10 +153,23 @@ class Health(BaseModel):
     generation: str
 
 
-def prediction(predictor: Predictor, answer: Answer, filename: str | None, top: int) -> Prediction:
-    """One image's answer, with its ``top`` most probable classes."""
+class Wanted(NamedTuple):
+    """How much of an answer is told."""
+
+    top: int
+    """Classes."""
+    neighbors: int = 0
+    votes: int = 0
+    coverage: float | None = None
+    abstain: bool = False
+
+
+def prediction(
+    predictor: Predictor, answer: Answer, parameters: Parameters, filename: str | None, wanted: Wanted
+) -> Prediction:
+    """One image's answer, which was given under these parameters."""
     classes = predictor.bundle.manifest.classes
-    order = (-answer.mixed).argsort(kind="stable")[:top]
+    order = (-answer.mixed).argsort(kind="stable")[: wanted.top]
     listed: list[ClassScore] = [
         {
             "label": classes[i],
@@ -142,16 +181,8 @@ def prediction(predictor: Predictor, answer: Answer, filename: str | None, top: 
         for i in order
     ]
     by_network, by_cache = int(answer.network.argmax()), int(answer.cache.argmax())
-    # An id below 0 is a place for which the store found no entry.
-    nearest: list[Neighbor] = [
-        {"id": int(entry), "label": classes[value], "similarity": float(similarity), "weight": float(weight)}
-        for entry, value, similarity, weight in zip(
-            answer.ids, answer.values, answer.similarities, answer.weights, strict=True
-        )
-        if entry >= 0
-    ]
     first = listed[0]
-    return {
+    told: Prediction = {
         "filename": filename,
         "label": first["label"],
         "index": first["index"],
@@ -160,8 +191,18 @@ def prediction(predictor: Predictor, answer: Answer, filename: str | None, top: 
         "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
         "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])},
         "novelty": {"score": answer.novelty, "is_novel": answer.is_novel},
-        "neighbors": nearest,
+        "credibility": predictor.credibility(answer, parameters),
+        "neighbors": neighbors_of(predictor, answer, wanted.neighbors) if wanted.neighbors else [],
     }
+    if wanted.neighbors:
+        told["decisive"] = decisive_of(predictor, answer, parameters.lam, wanted.neighbors)
+    if wanted.votes:
+        told["votes"] = votes_of(answer, wanted.votes)
+    if wanted.coverage is not None:
+        told["prediction_set"] = predictor.prediction_set(answer, parameters, wanted.coverage)
+    if wanted.abstain:
+        told["abstained"] = bool(answer.is_novel)
+    return told
 
 
 def model_info(predictor: Predictor) -> ModelInfo:

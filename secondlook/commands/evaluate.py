@@ -8,11 +8,14 @@ import click
 
 from evaluation import study
 from evaluation.curves import curves as measure_curves
+from evaluation.doubt import doubt as measure_doubt
 from evaluation.evaluate import Setting
 from evaluation.evaluate import evaluate as run
 from evaluation.shift import IMAGES as SOME
 from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
+from evaluation.unknown import MADE
+from evaluation.unknown import unknown as of_nothing
 from indexer.datasets import load
 from indexer.encoders import best_device
 from model.bundle import NETWORK, open_bundle, read_manifest
@@ -38,7 +41,7 @@ from secondlook.options import (
 @click.option(
     "--images",
     type=click.IntRange(1),
-    help=f"Only so many of them, drawn at random but always the same.  [default: all; curves and shift: {SOME}]",
+    help=f"Only so many of them, drawn at random but always the same.  [default: all; curves, shift: {SOME}]",
 )
 @setting_options
 @click.option(
@@ -51,6 +54,15 @@ from secondlook.options import (
     default=REFILL,
     show_default=True,
     help="With --shift: training images to refill the cache with; 0 = do not.",
+)
+@click.option(
+    "--doubt", is_flag=True, help="How far to trust answers too: unknown images, sets of labels, credibility."
+)
+@click.option(
+    "--unknown",
+    multiple=True,
+    help=f"With --doubt: a dataset of nothing that the bundle knows, or {', '.join(MADE)} (made here); may be repeated."
+    f"  [default: {', '.join(MADE)}]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
@@ -71,11 +83,15 @@ def evaluate(
     curves: bool,
     shift: bool,
     refill: int,
+    doubt: bool,
+    unknown: tuple[str, ...],
     out: Path | None,
     as_json: bool,
     progress_format: str,
 ) -> None:
     """Error, calibration and likelihood of network, mixture and cache on DATASET."""
+    if unknown and not doubt:
+        raise click.UsageError("--unknown goes with --doubt")
     with reporting(progress_format) as progress:
         root = root or default_root()
         generation = generation or active_generation(root)
@@ -96,6 +112,9 @@ def evaluate(
             studies["shift"] = natural_shift(
                 bundle, asked, train, images=some, refill=refill, setting=setting, progress=progress
             )
+        if doubt:
+            strange = [of_nothing(name, bundle.engine.size, data_root) for name in dict.fromkeys(unknown or MADE)]
+            studies["doubt"] = measure_doubt(bundle, asked, strange, images=images, progress=progress)
         if out is not None:
             for name, found in studies.items():
                 study.write(found, out, name)

@@ -9,7 +9,8 @@ import torch
 
 from indexer.datasets import load
 from indexer.encoders import FromBundle, FromNetwork, same_first_class
-from indexer.index import IndexOptions, index, refit
+from indexer.index import IndexOptions, index
+from indexer.refit import refit
 from model.bundle import open_bundle, read_manifest
 from model.encoder import Encoder
 from model.engines import OnnxEngine, TorchEngine

@@ -1,0 +1,379 @@
+"""Whether a bundle's doubt is worth anything: does it know what it does not know, do its sets hold what they promise.
+
+Everything is asked of the answers as they are served; what was calibrated was calibrated on the holdout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.conformal import METHODS, TABLED, Sets, compared, served
+from evaluation.detection import Detection, Scores, detect
+from evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from evaluation.plots import COLOURS, INK, MODELS
+from evaluation.study import Figure, Table
+from indexer.datasets import Dataset
+from indexer.index import embed_images
+from indexer.progress import Progress, silent
+from model.bundle import Bundle
+from model.cache import Floats, Ints, exact_vote, mix, softmax
+from model.doubt import energies, novelty_scores, p_value
+from model.errors import BundleError
+from model.lookup import vote_until_sure
+from model.manifest import Calibration
+
+SCORES = {
+    "network": "network: 1 - largest probability",
+    "energy": "network: energy",
+    "novelty": "novelty, as served",
+    "nearest": "cache: 1 - similarity of the nearest",
+    "tenth": "cache: 1 - similarity of the 10th",
+    "mixed": "mixture: 1 - largest probability",
+    "credibility": "cache: 1 - credibility",
+    "disagree": "cache: neighbours of other classes",
+}
+"""What is compared, the reference first: higher is to mean more doubt."""
+
+REFERENCE = "network"
+DRAWN = ("network", "energy", "novelty")
+LEVELS = (0.01, 0.05, 0.1)
+TENTH, NEIGHBORS = 10, 200
+"""Where all entries vote, the labels of the nearest 200 are counted."""
+
+ERRORS = "own errors"
+"""The images that the mixture gets wrong, told from those that it gets right."""
+
+BINS = 40
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """How well images are told from known ones."""
+
+    name: str
+    images: int
+    known: int
+    scores: dict[str, Detection]
+    novel: float
+    """Percent of the images that are called novel."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What ``doubt`` measured."""
+
+    generation: str
+    dataset: str
+    images: int
+    calibrated_on: int
+    """Images of the holdout."""
+    threshold: float
+    false_alarms: float
+    """Percent of the known images that are called novel."""
+    unknown: tuple[Unknown, ...]
+    """Each kind of unknown images; the mixture's own errors last."""
+    sets: tuple[Sets, ...]
+    methods: tuple[Sets, ...]
+    """Other ways to make sets, calibrated on these images' other half."""
+    true_labels: dict[float, float]
+    """Share of images whose right label has a credibility of at most so much."""
+    histograms: dict[str, tuple[float, ...]]
+    """Share of each kind of images by novelty, in bins of equal width from 0 to the highest of them."""
+    highest: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **asdict(self),
+            "unknown": [
+                asdict(one) | {"scores": {name: _plain(found) for name, found in one.scores.items()}}
+                for one in self.unknown
+            ],
+            "sets": [asdict(one) | {"got": one.got._asdict()} for one in self.sets],
+            "methods": [asdict(one) | {"got": one.got._asdict()} for one in self.methods],
+            "true_labels": {f"{level:g}": share for level, share in self.true_labels.items()},
+        }
+
+    def tables(self) -> list[Table]:
+        """What is told from known images, a table each; the sets; how they could be made; the credibility."""
+        seen = f"{self.dataset}, {self.images:,} images, generation {self.generation}"
+        found = [self._table(one) for one in self.unknown]
+        found.append(
+            Table(
+                f"labels in a set, by how often it is to hold the right one: {seen}",
+                ("asked %", "held it %", "labels on average", "none %", "one %"),
+                tuple(
+                    (
+                        f"{100 * s.asked:g}",
+                        _percent(s),
+                        f"{s.size:.3f}",
+                        f"{100 * s.empty:.2f}",
+                        f"{100 * s.single:.2f}",
+                    )
+                    for s in self.sets
+                ),
+                f"as served, calibrated on {self.calibrated_on:,} images of the holdout; in brackets 95 % intervals",
+            )
+        )
+        found.append(
+            Table(
+                "ways to make sets, each half of these images calibrated on the other",
+                ("", "asked %", "held it %", "labels on average", "none %"),
+                tuple(
+                    (s.method, f"{100 * s.asked:g}", _percent(s), f"{s.size:.3f}", f"{100 * s.empty:.2f}")
+                    for s in self.methods
+                ),
+                "; ".join(METHODS.values()),
+            )
+        )
+        found.append(
+            Table(
+                "credibility of the right labels: a p-value of at most x % is to happen in x %",
+                ("at most %", "of the images %"),
+                tuple((f"{100 * level:g}", f"{100 * share:.2f}") for level, share in self.true_labels.items()),
+            )
+        )
+        return found
+
+    def _table(self, one: Unknown) -> Table:
+        rows = [
+            (
+                label,
+                one.scores[name].auroc.text(),
+                one.scores[name].passed.text(1),
+                f"{one.scores[name].found:.1f}",
+                better.text() if (better := one.scores[name].better) else "",
+            )
+            for name, label in SCORES.items()
+        ]
+        about = (
+            f"the mixture's {one.images:,} errors, told from its {one.known:,} right answers"
+            if one.name == ERRORS
+            else f"{one.name}, {one.images:,} images, told from {self.dataset}, {one.known:,}"
+        )
+        note = f"called novel: {one.novel:.1f} % of these, {self.false_alarms:.2f} % of {self.dataset}"
+        return Table(
+            about,
+            (
+                "score",
+                "AUROC %",
+                "passed where 95 % of the known do, %",
+                "found where 1 % of the known are, %",
+                "AUROC, points above the first",
+            ),
+            tuple(rows),
+            f"{note}; in brackets 95 % bootstrap intervals over the images",
+        )
+
+    def figures(self) -> list[Figure]:
+        """ROC curves, novelty, and the sets."""
+        others = [one for one in self.unknown if one.name != ERRORS]
+        found = []
+        if others:
+            gained = "; ".join(
+                f"{one.name} {one.scores[REFERENCE].auroc.value:.1f} → {one.scores['novelty'].auroc.value:.1f}"
+                for one in others
+            )
+            found = [
+                Figure(
+                    "doubt-roc",
+                    f"Unknown images told from known ones, AUROC % of the network's probability → novelty:\n{gained}",
+                    self._draw_roc(others),
+                    f"ROC curves, a panel for each kind of unknown images. AUROC in percent: {gained}.",
+                    (3.6 * max(2, len(others)), 4.4),
+                ),
+                Figure(
+                    "doubt-novelty",
+                    f"Novelty: {self.false_alarms:.1f} % of the known images are above the threshold, and of\n"
+                    + ", ".join(f"{one.name} {one.novel:.1f} %" for one in others),
+                    self._draw_novelty,
+                    "Shares of known and unknown images by novelty, with the threshold above which they are novel.",
+                ),
+            ]
+        shown = ", ".join(f"{100 * s.asked:g} → {100 * s.got.value:.1f}" for s in self.sets if s.asked in TABLED)
+        found.append(
+            Figure(
+                "doubt-sets",
+                f"How often sets hold the right label, % asked → got: {shown}",
+                self._draw_sets,
+                "Coverage got against coverage asked, on the line on which they are equal; labels in a set against it.",
+                (9.0, 4.2),
+            )
+        )
+        return found
+
+    def _draw_roc(self, others: Sequence[Unknown]) -> Any:
+        styles = {
+            "network": MODELS["network"].colour,
+            "energy": COLOURS[1],
+            "novelty": MODELS["mixed"].colour,
+        }
+        lines = {"network": "--", "energy": "-.", "novelty": "-"}
+
+        def draw(into: Any) -> None:
+            panels = into.subplots(1, len(others), sharey=True, squeeze=False)[0]
+            for axes, one in zip(panels, others, strict=True):
+                for name in DRAWN:
+                    known, unknown = zip(*one.scores[name].roc, strict=True)
+                    axes.plot(known, unknown, lines[name], color=styles[name], label=SCORES[name])
+                axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6, alpha=0.6)
+                axes.set(title=one.name, xlabel="known images above the threshold", xlim=(0, 1), ylim=(0, 1.01))
+            panels[0].set_ylabel("unknown images above it")
+            handles, labels = panels[0].get_legend_handles_labels()
+            into.legend(handles, labels, loc="outside lower center", ncols=len(DRAWN), fontsize=10)
+
+        return draw
+
+    def _draw_novelty(self, into: Any) -> None:
+        axes = into.subplots()
+        edges = np.linspace(0, self.highest, BINS + 1)
+        for i, (name, shares) in enumerate(self.histograms.items()):
+            style = {"color": INK, "linewidth": 2} if i == 0 else {"color": COLOURS[i - 1], "linestyle": "--"}
+            axes.stairs([100 * share for share in shares], edges, label=name, **style)
+        axes.axvline(self.threshold, color=INK, linewidth=0.8, linestyle=":", label="threshold")
+        axes.set(xlabel="novelty", ylabel="images, % of their kind", xlim=(0, self.highest))
+        axes.legend()
+
+    def _draw_sets(self, into: Any) -> None:
+        left, right = into.subplots(1, 2)
+        asked = [100 * s.asked for s in self.sets]
+        got = [100 * s.got.value for s in self.sets]
+        errors = (
+            [100 * (s.got.value - s.got.low) for s in self.sets],
+            [100 * (s.got.high - s.got.value) for s in self.sets],
+        )
+        left.plot(asked, asked, color=INK, linewidth=0.8, alpha=0.6)
+        left.errorbar(asked, got, yerr=errors, fmt="o", color=MODELS["mixed"].colour, markersize=5, elinewidth=1)
+        left.set(xlabel="asked, %", ylabel="sets that hold the right label, %")
+        right.plot(asked, [s.size for s in self.sets], "o-", color=MODELS["mixed"].colour)
+        right.axhline(1, color=INK, linewidth=0.8, alpha=0.6)
+        right.set(xlabel="asked, %", ylabel="labels in a set, on average", ylim=(0, None))
+
+
+def doubt(
+    bundle: Bundle,
+    dataset: Dataset,
+    unknown: Sequence[Dataset] = (),
+    *,
+    images: int | None = None,
+    progress: Progress = silent,
+) -> Doubt:
+    """Ask a bundle how far to trust its answers, on a dataset that it knows and others that it does not.
+
+    Raises:
+        BundleError: the bundle has no calibration of sets and credibility.
+        DatasetError: the dataset's classes are not the bundle's, the bundle caches it, or images are unreadable.
+    """
+    manifest = bundle.manifest
+    check_unseen(dataset, manifest)
+    calibration = manifest.calibration
+    if calibration is None or calibration.sets is None or calibration.credibility is None:
+        raise BundleError(
+            f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
+        )
+    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
+    known, mixed, cache = _scores(bundle, calibration, logits, keys)
+    kinds: list[Unknown] = []
+    novelties = {dataset.name: known["novelty"]}
+    threshold = calibration.novelty.threshold
+    for other in unknown:
+        logits, keys, _ = embed_images(other, sample(other, images), bundle.engine, progress)
+        scores, _, _ = _scores(bundle, calibration, logits, keys)
+        novelties[other.name] = scores["novelty"]
+        kinds.append(_unknown(other.name, known, scores, threshold))
+        progress("compare", len(kinds), len(unknown) + 1)
+    wrong = mixed.argmax(axis=1) != labels
+    if 0 < wrong.sum() < len(wrong):
+        right, errors = ({name: of[part] for name, of in known.items()} for part in (~wrong, wrong))
+        kinds.append(_unknown(ERRORS, right, errors, threshold))
+    highest = max(float(of.max()) for of in novelties.values())
+    own = 1.0 - cache[np.arange(len(labels)), labels].astype(np.float64)
+    p_values = np.array([p_value(calibration.credibility, score) for score in own])
+    return Doubt(
+        generation=manifest.generation,
+        dataset=f"{dataset.name} {dataset.split}",
+        images=len(labels),
+        calibrated_on=calibration.sets.images,
+        threshold=threshold,
+        false_alarms=100 * float((known["novelty"] > threshold).mean()),
+        unknown=tuple(kinds),
+        sets=tuple(served(calibration.sets, mixed, labels)),
+        methods=tuple(compared(mixed, labels, TABLED)) if len(labels) > 1 else (),
+        true_labels={level: float((p_values <= level).mean()) for level in LEVELS},
+        histograms={
+            name: tuple((np.histogram(of, BINS, (0, highest))[0] / len(of)).tolist()) for name, of in novelties.items()
+        },
+        highest=highest,
+    )
+
+
+def _unknown(name: str, known: dict[str, Scores], scores: dict[str, Scores], threshold: float) -> Unknown:
+    novel = 100 * float((scores["novelty"] > threshold).mean())
+    found = detect(known, scores, REFERENCE)
+    return Unknown(name, len(scores[REFERENCE]), len(known[REFERENCE]), found, novel)
+
+
+def _scores(
+    bundle: Bundle, calibration: Calibration, logits: Floats, keys: Floats
+) -> tuple[dict[str, Scores], Floats, Floats]:
+    """All scores (n,) of images, and their p(y|x) and p_cache as served (n,C)."""
+    manifest, store = bundle.manifest, bundle.store
+    novelty, credibility = calibration.novelty, calibration.credibility
+    assert credibility is not None
+    network = softmax(logits)
+    energy = energies(logits, network)
+    cache = np.empty_like(network)
+    nth = min(novelty.neighbor, store.count) - 1
+    listed = min(max(manifest.k or NEIGHBORS, TENTH, nth + 1), store.count)
+    similarities = np.empty((len(keys), listed), np.float32)
+    values: Ints = np.empty((len(keys), listed), np.int64)
+    nearest = np.empty(len(keys), np.float32)
+    for start in range(0, len(keys), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        found = store.search(keys[rows], listed)
+        similarities[rows], values[rows] = found.similarities, found.values
+        if manifest.k is None:
+            cache[rows] = exact_vote(keys[rows], store.chunks(), (manifest.theta,), network.shape[1])[0][0]
+        else:
+            k = min(manifest.k, store.count)
+            found, cache[rows] = vote_until_sure(
+                store, keys[rows], network[rows], manifest.theta, manifest.lam, k, novelty, energies=energy[rows]
+            )
+        nearest[rows] = found.similarities[:, nth]
+    mixed = mix(network, cache, manifest.lam)
+    said = mixed.argmax(axis=1)
+    shares = 1.0 - cache[np.arange(len(said)), said].astype(np.float64)
+    counted = manifest.k or NEIGHBORS
+    return (
+        {
+            "network": 1.0 - network.max(axis=1).astype(np.float64),
+            "energy": -energy.astype(np.float64),
+            "novelty": novelty_scores(novelty, nearest, energy),
+            "nearest": 1.0 - similarities[:, 0].astype(np.float64),
+            "tenth": 1.0 - similarities[:, min(TENTH, listed) - 1].astype(np.float64),
+            "mixed": 1.0 - mixed.max(axis=1).astype(np.float64),
+            "credibility": np.array([1.0 - p_value(credibility, share) for share in shares]),
+            "disagree": (values[:, :counted] != said[:, None]).sum(axis=1).astype(np.float64),
+        },
+        mixed,
+        cache,
+    )
+
+
+def _plain(found: Detection) -> dict[str, Any]:
+    return {
+        "auroc": found.auroc._asdict(),
+        "passed": found.passed._asdict(),
+        "found": found.found,
+        "better": found.better._asdict() if found.better else None,
+        "roc": found.roc,
+    }
+
+
+def _percent(sets: Sets) -> str:
+    got = sets.got
+    return f"{100 * got.value:.2f} ({100 * got.low:.2f} to {100 * got.high:.2f})"
