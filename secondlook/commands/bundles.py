@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,10 @@ from model.bundle import open_bundle, read_manifest
 from model.errors import BundleError
 from secondlook.options import bundles_option, json_option, print_json
 
+LEFT_OUT: Any = {
+    "fit": {"error_percent", "nll"},
+    "calibration": {"sets": {"ranks", "scores"}, "credibility": {"ranks", "scores"}},
+}
 generation_argument = click.argument("generation", required=False)
 
 
@@ -43,10 +48,10 @@ def list_(root: Path | None, as_json: bool) -> None:
 @generation_argument
 @bundles_option
 def show(generation: str | None, root: Path | None) -> None:
-    """A bundle's manifest (the active one's by default), as JSON; the grid of its fit left out."""
+    """A bundle's manifest (the active one's by default), as JSON; long lists of numbers left out."""
     root = root or roots.default_root()
     manifest = read_manifest(root, generation or roots.active_generation(root))
-    click.echo(manifest.model_dump_json(indent=1, exclude={"fit": {"error_percent", "nll"}}))
+    click.echo(manifest.model_dump_json(indent=1, exclude=LEFT_OUT))
 
 
 @bundles.command()
