@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from model.images import decode
+from model.manifest import Calibration, Novelty
 from model.predictor import Answer, Predictor
 from model.root import active_generation
 from model.stores import FaissStore, Neighbors
@@ -286,13 +287,18 @@ class Incomplete(FaissStore):
 def test_places_without_an_entry_are_not_listed(tiny_bundle: Path) -> None:
     bundle = open_predictor(tiny_bundle).bundle
     ((keys, values),) = bundle.store.chunks()
-    short = dataclasses.replace(bundle, store=Incomplete.build(keys, values, "Flat"))
+    # By the similarity of a neighbour that is not there.
+    novelty = Novelty(neighbor=10, threshold=0.3, false_alarm_rate=0.01)
+    calibration = Calibration(novelty=novelty, ece_percent_network=0, ece_percent_mixed=0)
+    manifest = bundle.manifest.model_copy(update={"calibration": calibration})
+    short = dataclasses.replace(bundle, store=Incomplete.build(keys, values, "Flat"), manifest=manifest)
     with serving(create_app(settings(), predictor=Predictor(short))) as call:
         body = call("POST", "/v1/predict?neighbors=2", files=files(("a.png", make_image("red")))).json()
     said = body["predictions"][0]
     assert [item["weight"] for item in said["neighbors"]] == [pytest.approx(1)]
     assert said["neighbors"][0]["label"] == said["cache"]["label"] == "red"
     assert (said["novelty"]["score"], said["novelty"]["is_novel"]) == (2.0, True)
+    assert said["credibility"] is None
 
 
 def test_many_requests_at_once_each_get_their_own_answer(tiny_bundle: Path, reference: Predictor) -> None:

@@ -1,0 +1,182 @@
+"""Calibration of a bundle's doubt, and the study that asks what it is worth."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from evaluation.detection import ACCEPTED
+from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
+from evaluation.unknown import unknown
+from indexer.datasets import Dataset, load
+from indexer.encoders import FromBundle
+from indexer.index import IndexOptions, embed_images, index
+from indexer.refit import recalibrate
+from model.bundle import Bundle, open_bundle
+from model.doubt import ranked
+from model.errors import BundleError, DatasetError
+from model.manifest import Manifest
+from model.predictor import Answer, Parameters, Predictor
+from model.root import generations
+from secondlook.cli import cli
+from tests.images_for_tests import make_folder
+from tests.service_for_tests import copy_root
+
+SAME = {"generation", "created", "secondlook_version", "calibration"}
+
+
+def held_out(bundle: Bundle, dataset: Dataset) -> list[Answer]:
+    """What a bundle of all images but the holdout's says of those."""
+    images = np.stack([dataset.read(int(i), bundle.engine.size) for i in dataset.holdout()])
+    predictor = Predictor(bundle)
+    found = predictor.predict(images, [predictor.defaults] * len(images))
+    return [answer for answer in found if isinstance(answer, Answer)]
+
+
+@pytest.mark.parametrize("store", ["Flat", "IVF1,SQ8"])
+def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    dataset = load(str(colour_folder))
+    parameters = Parameters(20.0, 0.7, 9)
+    first = index(dataset, tmp_path, FromBundle(tiny_bundle), IndexOptions(store=store, parameters=parameters))
+    second, tried = recalibrate(dataset, tmp_path, first)
+    assert tried == []
+    old, new = open_bundle(tmp_path, first), open_bundle(tmp_path, second)
+    assert old.manifest.calibration is None
+    assert old.manifest.model_dump(exclude=SAME) == new.manifest.model_dump(exclude=SAME)
+    calibration = new.manifest.calibration
+    assert calibration is not None
+    assert calibration.sets is not None
+    assert calibration.credibility is not None
+    # Without the holdout's entries, as a bundle of the other images answers.
+    others = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
+    keys, values = embed_images(dataset, others, new.engine)[1:]
+    rest = dataclasses.replace(new, store=type(new.store).build(keys, values, "Flat"))  # type: ignore[attr-defined]
+    labels = dataset.labels[dataset.holdout()]
+    answers = held_out(rest, dataset)
+    for known, shares in (
+        (calibration.sets, [a.mixed[y] for a, y in zip(answers, labels, strict=True)]),
+        (calibration.credibility, [a.cache[y] for a, y in zip(answers, labels, strict=True)]),
+    ):
+        expected = ranked(1.0 - np.array(shares, np.float64))
+        assert (known.images, known.ranks) == (6, expected.ranks)
+        assert known.scores == pytest.approx(expected.scores, abs=0.02 if store != "Flat" else 1e-5)
+
+
+def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    strange = unknown("noise", (32, 32), images=20)
+    generation, tried = recalibrate(load(str(colour_folder)), root, generations(root)[0], strange)
+    calibration = open_bundle(root, generation).manifest.calibration
+    assert calibration is not None
+    assert calibration.novelty.evidence is not None
+    best = max(tried, key=lambda one: one.auroc)
+    assert calibration.novelty.neighbor == best.neighbor
+    assert len({(one.neighbor, one.share) for one in tried}) == len(tried) > 10
+
+
+def test_calibrating_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = load(str(make_folder(tmp_path / "other", per_class=3)))
+    with pytest.raises(DatasetError, match="is not the dataset that generation"):
+        recalibrate(other, tiny_bundle, generations(tiny_bundle)[0])
+
+
+def test_a_manifest_without_calibrated_doubt_is_still_read(tiny_bundle: Path) -> None:
+    written = json.loads(open_bundle(tiny_bundle).manifest.model_dump_json())
+    for new in ("sets", "credibility"):
+        del written["calibration"][new]
+    del written["calibration"]["novelty"]["evidence"]
+    calibration = Manifest.model_validate(written).calibration
+    assert calibration is not None
+    assert (calibration.sets, calibration.credibility, calibration.novelty.evidence) == (None, None, None)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("fresh") / "colours"
+    make_folder(root, per_class=6)
+    return load(str(root), "test")
+
+
+@pytest.fixture(scope="module")
+def found(tiny_bundle: Path, fresh: Dataset) -> Doubt:
+    strange = [unknown(name, (32, 32), images=30) for name in ("drawings", "noise")]
+    return doubt(open_bundle(tiny_bundle), fresh, strange)
+
+
+def test_the_study_measures_answers_as_they_are_served(found: Doubt, tiny_bundle: Path, fresh: Dataset) -> None:
+    predictor = Predictor(open_bundle(tiny_bundle))
+    strange = unknown("noise", (32, 32), images=30)
+
+    def answers(of: Dataset) -> list[Answer]:
+        images = np.stack([of.read(i, (32, 32)) for i in range(len(of.labels))])
+        said = predictor.predict(images, [predictor.defaults] * len(images))
+        return [answer for answer in said if isinstance(answer, Answer)]
+
+    known, others = answers(fresh), answers(strange)
+    noise = next(one for one in found.unknown if one.name == "noise")
+    assert (noise.images, noise.known) == (30, 18)
+    assert noise.novel == pytest.approx(100 * np.mean([a.is_novel for a in others]))
+    for name, score in (
+        ("novelty", lambda a: a.novelty),
+        ("mixed", lambda a: -a.mixed.max()),
+        ("network", lambda a: -a.network.max()),
+    ):
+        pairs = [np.sign(score(b) - score(a)) / 2 + 0.5 for a in known for b in others]
+        assert noise.scores[name].auroc.value == pytest.approx(100 * np.mean(pairs), abs=0.2)
+    assert found.false_alarms == pytest.approx(100 * np.mean([a.is_novel for a in known]))
+    assert set(noise.scores) == set(SCORES)
+
+
+def test_the_study_is_told_in_full(found: Doubt, tmp_path: Path) -> None:
+    json.dumps(found.as_dict(), allow_nan=False)
+    kinds = [one.name for one in found.unknown if one.name != ERRORS]
+    assert kinds == ["drawings", "noise"]
+    tables = found.tables()
+    assert len(tables) == len(found.unknown) + 3
+    assert len(tables[0].rows) == len(SCORES)
+    assert f"{100 * ACCEPTED:g} %" in tables[0].columns[2]
+    figures = found.figures()
+    assert [figure.name for figure in figures] == ["doubt-roc", "doubt-novelty", "doubt-sets"]
+    for figure in figures:
+        figure.write(tmp_path / f"{figure.name}.png")
+        assert (tmp_path / f"{figure.name}.png").stat().st_size > 5_000
+
+
+def test_a_bundle_that_is_not_calibrated_is_refused(tiny_bundle: Path, fresh: Dataset) -> None:
+    bundle = open_bundle(tiny_bundle)
+    manifest = bundle.manifest.model_copy(update={"calibration": None})
+    with pytest.raises(BundleError, match="secondlook fit --calibrate makes one"):
+        doubt(dataclasses.replace(bundle, manifest=manifest), fresh)
+
+
+def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh: Dataset, tmp_path: Path) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    run = CliRunner()
+    calibrated = run.invoke(cli, ["fit", str(colour_folder), "--bundles", str(root), "--calibrate", "--json"])
+    assert calibrated.exit_code == 0, calibrated.output
+    told = json.loads(calibrated.output.splitlines()[-1])
+    assert told["calibration"]["sets"]["images"] == 6
+    assert told["generation"] == max(generations(root))
+    folder = tmp_path / "fresh" / "colours"
+    make_folder(folder, per_class=2)
+    options = ["--bundles", str(root), "--doubt", "--unknown", "noise", "--images", "6", "--json"]
+    asked = run.invoke(cli, ["evaluate", str(folder), *options])
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.output.splitlines()[-1])["doubt"]["unknown"][0]["name"] == "noise"
+    picture = next((folder / "red").iterdir())
+    said = run.invoke(cli, ["classify", str(picture), "--bundles", str(root), "--coverage", "0.9", "--json"])
+    assert json.loads(said.output)["prediction_set"]  # six images leave no label out
+    plain = run.invoke(cli, ["classify", str(picture), "--bundles", str(root), "--coverage", "0.9"])
+    assert "credibility " in plain.output
+    assert "90 % set: " in plain.output
+
+
+@pytest.mark.parametrize(
+    "options", [["--unknown", "noise"], ["--calibrate", "--k", "3"], ["--calibrate", "--recipes", "compact"]]
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], tiny_bundle: Path) -> None:
+    refused = CliRunner().invoke(cli, ["fit", "cifar10", "--bundles", str(tiny_bundle), *options])
+    assert refused.exit_code == 2
