@@ -27,16 +27,16 @@ from model.lookup import vote_until_sure
 from model.manifest import Calibration
 
 SCORES = {
-    "network": "network: 1 - largest probability",
-    "energy": "network: energy",
+    "network": "network's probability",
+    "energy": "network's energy",
     "novelty": "novelty, as served",
-    "nearest": "cache: 1 - similarity of the nearest",
-    "tenth": "cache: 1 - similarity of the 10th",
-    "mixed": "mixture: 1 - largest probability",
-    "credibility": "cache: 1 - credibility",
-    "disagree": "cache: neighbours of other classes",
+    "nearest": "nearest entry's similarity",
+    "tenth": "10th entry's similarity",
+    "mixed": "mixture's probability",
+    "credibility": "credibility",
+    "disagree": "neighbours that agree",
 }
-"""What is compared, the reference first: higher is to mean more doubt."""
+"""What is compared, the reference first, each with its sign such that higher means more doubt."""
 
 REFERENCE = "network"
 DRAWN = ("network", "energy", "novelty")
@@ -155,18 +155,13 @@ class Doubt:
             if one.name == ERRORS
             else f"{one.name}, {one.images:,} images, told from {self.dataset}, {one.known:,}"
         )
-        note = f"called novel: {one.novel:.1f} % of these, {self.false_alarms:.2f} % of {self.dataset}"
+        novel = f"called novel: {one.novel:.1f} % of these, {self.false_alarms:.2f} % of {self.dataset}"
+        told = "passed: as known where 95 % of the known do; found: as unknown where 1 % of the known are"
         return Table(
             about,
-            (
-                "score",
-                "AUROC %",
-                "passed where 95 % of the known do, %",
-                "found where 1 % of the known are, %",
-                "AUROC, points above the first",
-            ),
+            ("by", "AUROC %", "passed %", "found %", "AUROC, points above the first"),
             tuple(rows),
-            f"{note}; in brackets 95 % bootstrap intervals over the images",
+            f"{told}; in brackets 95 % bootstrap intervals over the images; {novel}",
         )
 
     def figures(self) -> list[Figure]:

@@ -67,7 +67,7 @@ def novelty_scores(novelty: Novelty | None, similarities: Real, energies: Real |
         return np.minimum(2.0, 1.0 - similarities.astype(np.float64))
     assert energies is not None
     found = evidence.energy * energies + evidence.similarity * np.maximum(similarities.astype(np.float64), -1.0)
-    scores: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.clip(found - evidence.limit, -500.0, 500.0)))
+    scores: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(found - evidence.limit, 500.0)))  # no overflow
     return scores
 
 

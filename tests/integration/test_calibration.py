@@ -137,7 +137,7 @@ def test_the_study_is_told_in_full(found: Doubt, tmp_path: Path) -> None:
     tables = found.tables()
     assert len(tables) == len(found.unknown) + 3
     assert len(tables[0].rows) == len(SCORES)
-    assert f"{100 * ACCEPTED:g} %" in tables[0].columns[2]
+    assert f"where {100 * ACCEPTED:g} % of the known do" in tables[0].note
     figures = found.figures()
     assert [figure.name for figure in figures] == ["doubt-roc", "doubt-novelty", "doubt-sets"]
     for figure in figures:
