@@ -31,7 +31,7 @@ def decisive(
     taken away, and what the others say is normalised anew; where none is left, p_net is the answer. What the absence of
     a winner's entries does depends on the sum of their weights alone: so the heaviest first are the fewest.
     """
-    own = np.flatnonzero((values == winner) & (weights > 0))
+    own = np.flatnonzero(values == winner)
     own = own[np.argsort(-weights[own], kind="stable")]
     left = np.repeat(cache[None].astype(np.float64), len(own), axis=0)
     left[:, winner] = np.maximum(left[:, winner] - weights[own].cumsum(), 0.0)

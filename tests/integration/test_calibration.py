@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
 from evaluation.unknown import unknown
-from indexer.datasets import Dataset, load
+from indexer.datasets import Dataset, FolderDataset, load
 from indexer.encoders import FromBundle
 from indexer.index import IndexOptions, embed_images, index
 from indexer.refit import recalibrate
@@ -36,9 +36,12 @@ def held_out(bundle: Bundle, dataset: Dataset) -> list[Answer]:
     return [answer for answer in found if isinstance(answer, Answer)]
 
 
-@pytest.mark.parametrize("store", ["Flat", "IVF1,SQ8"])
+@pytest.mark.parametrize("store", ["Flat", "IVF1,Flat"])
 def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
-    dataset = load(str(colour_folder))
+    # Labels that the images do not show: neighbours disagree, and an image that found itself would be told apart.
+    shown = load(str(colour_folder))
+    assert isinstance(shown, FolderDataset)
+    dataset = dataclasses.replace(shown, labels=np.random.default_rng(0).permutation(shown.labels))
     parameters = Parameters(20.0, 0.7, 9)
     first = index(dataset, tmp_path, FromBundle(tiny_bundle), IndexOptions(store=store, parameters=parameters))
     second, tried = recalibrate(dataset, tmp_path, first)
@@ -62,7 +65,7 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     ):
         expected = ranked(1.0 - np.array(shares, np.float64))
         assert (known.images, known.ranks) == (6, expected.ranks)
-        assert known.scores == pytest.approx(expected.scores, abs=0.02 if store != "Flat" else 1e-5)
+        assert known.scores == pytest.approx(expected.scores, abs=1e-5)
 
 
 def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
