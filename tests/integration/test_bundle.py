@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from model.bundle import open_bundle
 from model.errors import BundleError
 from model.predictor import Predictor
 from model.root import (
+    GENERATION,
     activate,
     active_generation,
     default_root,
@@ -353,3 +355,12 @@ def test_a_root_that_lost_its_pointer_is_not_seeded(root: Path, tmp_path: Path) 
 
 def default_generation() -> str:
     return active_generation(default_root())
+
+
+def test_generations_of_one_second_sort_by_time() -> None:
+    made = []
+    for _ in range(20):
+        made.append(new_generation())
+        time.sleep(0.001)
+    assert made == sorted(set(made))
+    assert all(GENERATION.fullmatch(one) for one in made)
