@@ -114,6 +114,11 @@ class Shifted:
         return self.dataset.classes
 
     @property
+    def own_classes(self) -> tuple[str, ...]:
+        """The dataset's."""
+        return self.dataset.own_classes
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """The dataset's."""
         return self.dataset.labels

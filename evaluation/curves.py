@@ -230,7 +230,8 @@ def curves(
     asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
     logits, keys, labels = embed_images(dataset, asked, bundle.engine, progress)
     more = embed_images(train, fitted, bundle.engine, progress)
-    queries = Queries(softmax(np.concatenate((logits, more[0]))), np.concatenate((labels, more[2])), len(more[2]))
+    network = softmax(np.concatenate((logits, more[0])), len(manifest.classes))
+    queries = Queries(network, np.concatenate((labels, more[2])), len(more[2]))
     sizes = _sizes(bundle, train, queries, np.concatenate((keys, more[1])), k, shares, progress)
     by_layer: list[Point] = []
     if NETWORK in manifest.files:

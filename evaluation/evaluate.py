@@ -173,7 +173,7 @@ def evaluate(
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
     logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
-    network = softmax(logits)
+    network = softmax(logits, len(manifest.classes))
     votes = ask(bundle.store, keys, setting, network.shape[1], progress)
     as_served = (setting.theta, setting.lam, setting.k) == (manifest.theta, manifest.lam, manifest.k)
     if as_served and setting.k is not None:

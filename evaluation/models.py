@@ -240,6 +240,8 @@ class Models(nn.Module):
     def encode_normalized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same for what the network takes: normalised pixels (B,3,H,W)."""
         logits, seen = self.encoder.network.activations(x, self.encoder.recipe.all_layers)
+        # Classes that the network does not know, taught to the cache alone.
+        logits = F.pad(logits, (0, self.cache.classes - logits.shape[1]), value=NO_ENTRY)
         return logits, self.encoder.keys(seen)
 
     def vote(self, keys: Tensor, theta: float) -> Tensor:

@@ -263,7 +263,7 @@ def shift(
     plain: FaissStore | None = None
     for family, strength in steps:
         logits, keys, labels = embed(dataset, asked, family, strength)
-        network = softmax(logits)
+        network = softmax(logits, len(manifest.classes))
         caches: dict[str, Any] = {OWN: bundle.store}
         if train is not None:
             _, entries, values = embed(train, filling, family, strength)

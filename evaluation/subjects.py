@@ -65,6 +65,11 @@ class Subset:
         return self.of.classes
 
     @property
+    def own_classes(self) -> tuple[str, ...]:
+        """The dataset's."""
+        return self.of.own_classes
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """Of the images, shape (n,)."""
         return self.of.labels[self.positions]

@@ -27,7 +27,7 @@ def calibrate(
 ) -> Calibration:
     """What is to be known of answers under these parameters, held_entries (N,) of the store taking no part in them."""
     theta, lam, k = parameters
-    network = softmax(holdout.logits)
+    network = softmax(holdout.logits, classes)
     cache = np.empty_like(network)
     whole = entries_less(store, held_entries) if k is None or store.is_exhaustive else None
     for start in range(0, len(network), QUERIES_AT_ONCE):

@@ -43,6 +43,11 @@ class Dataset(Protocol):
         ...
 
     @property
+    def own_classes(self) -> tuple[str, ...]:
+        """Those of the dataset itself, the first ones; the others were taught to a cache, and no network knows them."""
+        ...
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each image, shape (N,)."""
         ...
@@ -79,6 +84,11 @@ class ArrayDataset:
     images: NDArray[np.uint8]
     sources: Sequence[str]
 
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.classes
+
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The image; resized only where the encoder wants another size."""
         image: NDArray[np.uint8] = self.images[index]
@@ -113,6 +123,11 @@ class FolderDataset:
     root: Path
     files: tuple[str, ...]
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.classes
 
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Decode one file."""

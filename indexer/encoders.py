@@ -117,7 +117,7 @@ class FromNetwork:
         save_network(
             network,
             folder / bundles.NETWORK,
-            classes=dataset.classes,
+            classes=dataset.own_classes,
             trained_on=file.trained_on,
             projection=encoder.projection,
         )
@@ -159,7 +159,7 @@ def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | Non
         ) from error
     file = load_network(path)
     names = file.class_names
-    if (names is not None and names != dataset.classes) or file.network.classes != len(dataset.classes):
+    if (names is not None and names != dataset.own_classes) or file.network.classes != len(dataset.own_classes):
         raise DatasetError(_other_classes(dataset, names or (f"{file.network.classes} unnamed ones",)))
     if not file.network.has_pixel_statistics:
         # Of training and test images: what the author of the imported weights took them of.
@@ -218,17 +218,17 @@ def best_device() -> Literal["cpu", "cuda"]:
 
 
 def check_classes(dataset: Dataset, manifest: Manifest) -> None:
-    """Hold a dataset to a bundle's classes.
+    """Hold a dataset to a bundle's classes: those that its network knows, or all of them.
 
     Raises:
-        DatasetError: they differ; names the first that does.
+        DatasetError: it has others.
     """
-    if dataset.classes != manifest.classes:
-        raise DatasetError(_other_classes(dataset, manifest.classes))
+    if dataset.own_classes not in (manifest.network_classes, manifest.classes):
+        raise DatasetError(_other_classes(dataset, manifest.network_classes))
 
 
 def _other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
     def few(names: tuple[str, ...]) -> str:
         return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 
-    return f"{dataset.name} has the classes {few(dataset.classes)} but the network knows {few(classes)}"
+    return f"{dataset.name} has the classes {few(dataset.own_classes)} but the network knows {few(classes)}"

@@ -61,7 +61,7 @@ def fit(
     keys, values = entries_less(store, held_entries)
     count = len(values)
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
-    network = softmax(holdout.logits)
+    network = softmax(holdout.logits, classes)
     wanted = max(k or 1 for k in ks)
     similarities = np.empty((len(network), min(wanted, count)), np.float32)
     neighbors = np.empty(similarities.shape, np.int64)

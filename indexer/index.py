@@ -17,6 +17,7 @@ from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import EncoderSource, PreparedEncoder
 from indexer.fit import QUERIES_AT_ONCE, Holdout, fit
+from indexer.fold import Folded
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
@@ -150,7 +151,7 @@ def index(
                 sha256=dataset.content_hash(),
             ),
             classes=dataset.classes,
-            network=encoder.network,
+            network=encoder.network.model_copy(update={"classes": _known(encoder.engine, dataset)}),
             recipe=encoder.recipe,
             input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
             store=store_info,
@@ -160,6 +161,7 @@ def index(
             fit=fitted.report if fitted else None,
             calibration=calibration,
             truncation=truncation,
+            taught=dataset.change if isinstance(dataset, Folded) else None,
         )
         bundles.commit(root, folder, manifest)
         progress("verify", 1, 1)
@@ -263,6 +265,11 @@ def _holdout(dataset: Dataset, embedded: _Embedded) -> tuple[Holdout, NDArray[np
     held = np.isin(embedded.positions, dataset.holdout())
     queries = held & ~embedded.mirrored
     return Holdout(embedded.logits[queries], embedded.keys[queries], embedded.values[queries]), held
+
+
+def _known(engine: Engine, dataset: Dataset) -> int | None:
+    """How many of the dataset's classes the network knows; None = all."""
+    return engine.classes if engine.classes < len(dataset.classes) else None
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def measure(
     if len(holdout.labels) > IMAGES:
         some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:IMAGES])
         holdout = Holdout(holdout.logits[some], holdout.keys[some], holdout.labels[some])
-    network = softmax(holdout.logits)
+    network = softmax(holdout.logits, classes)
     keys, values = entries_less(store, held_entries)
     exact = np.empty_like(network)
     whole = np.empty_like(network)

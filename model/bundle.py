@@ -230,7 +230,7 @@ def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = F
         raise refuse(ENCODER, f"cannot run: {error}") from error
     if (engine.size, engine.classes, engine.dim) != (
         (manifest.input.height, manifest.input.width),
-        len(manifest.classes),
+        len(manifest.network_classes),
         manifest.store.dim,
     ):
         raise refuse(ENCODER, "has other inputs or outputs than the manifest says")

@@ -39,11 +39,12 @@ def check_parameters(theta: float, lam: float, k: int | None) -> None:
         raise ParameterError(f"k must be at least 1 (or all), not {k}")
 
 
-def softmax(logits: Floats) -> Floats:
-    """p_net: logits (B,C) -> probabilities (B,C) float32."""
+def softmax(logits: Floats, classes: int | None = None) -> Floats:
+    """p_net: logits (B,C) -> probabilities (B,classes) float32, 0 from C on: the network does not know those."""
     shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
     probabilities: Floats = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+    unknown = (classes or 0) - logits.shape[1]
+    return np.pad(probabilities, ((0, 0), (0, unknown))) if unknown > 0 else probabilities
 
 
 def weights(similarities: Floats, values: Ints, theta: float) -> NDArray[np.float64]:

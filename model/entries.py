@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ class Entry(NamedTuple):
 
 
 SHEET_QUALITY = 85
+SOURCES_AT_ONCE = 500
+"""Named in one question to SQLite, which takes 999 at least."""
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> bytes:
@@ -107,9 +109,26 @@ class Entries:
 
     def get(self, entry_id: int) -> Entry | None:
         """One entry, or None."""
+        found = self._where("entries.id = ?", entry_id)
+        return found[0] if found else None
+
+    def of_sources(self, sources: Collection[str]) -> list[Entry]:
+        """The entries of some images, mirrored copies among them, in id order."""
+        found: list[Entry] = []
+        named = sorted(sources)
+        for start in range(0, len(named), SOURCES_AT_ONCE):
+            some = named[start : start + SOURCES_AT_ONCE]
+            found += self._where(f"source IN ({', '.join('?' * len(some))})", *some)
+        return sorted(found)
+
+    def beginning_with(self, prefix: str) -> list[Entry]:
+        """The entries whose source begins with that text, in id order."""
+        return self._where("substr(source, 1, ?) = ?", len(prefix), prefix)
+
+    def _where(self, condition: str, *given: object) -> list[Entry]:
         with self._lock:
-            row = self._connection.execute(f"{_ENTRY} WHERE entries.id = ?", (entry_id,)).fetchone()
-        return Entry(row[0], row[1], row[2], bool(row[3]), *row[4:]) if row else None
+            rows = self._connection.execute(f"{_ENTRY} WHERE {condition} ORDER BY entries.id", given).fetchall()
+        return [Entry(row[0], row[1], row[2], bool(row[3]), *row[4:]) for row in rows]
 
     def thumbnail(self, entry: Entry) -> bytes | None:
         """A small PNG of an entry's image, where the bundle has them."""

@@ -11,6 +11,11 @@
     ├── DatasetError      a dataset that is missing or unreadable
     ├── ParameterError    theta, lam, k or another number out of its range
     ├── MemoryLimitError  work that would not fit into memory
+    ├── JournalError      what was taught cannot be read or written
+    │   └── JournalFullError     the disk is full
+    ├── LabelTakenError       a label that would be taken for a known one
+    ├── TaughtLimitError      more taught images than are accepted
+    ├── RepeatedRequestError  an id that was used for another request
     └── ImageError        bytes that are not an image
         └── ImageTooLargeError   more pixels than are accepted
 """
@@ -50,6 +55,36 @@ class ParameterError(SecondlookError):
 
 class MemoryLimitError(SecondlookError):
     """Work would need more memory than there is."""
+
+
+class JournalError(SecondlookError):
+    """What was taught cannot be read or written."""
+
+
+class JournalFullError(JournalError):
+    """There is no room on the disk for what is to be taught."""
+
+
+class LabelTakenError(SecondlookError):
+    """A label differs only by case or white space from one that is ``known``."""
+
+    def __init__(self, known: str) -> None:
+        super().__init__(f"label: it differs from {known} only by case or white space: give that one, or another name")
+        self.known = known
+
+
+class TaughtLimitError(SecondlookError):
+    """More images would be taught than are accepted."""
+
+    def __init__(self, kept: int, most: int) -> None:
+        super().__init__(f"{kept:,} taught images are kept, at most {most:,} are accepted: remove some")
+
+
+class RepeatedRequestError(SecondlookError):
+    """A request has the id of another one."""
+
+    def __init__(self) -> None:
+        super().__init__("the Idempotency-Key was used for other images or another label: give each request its own")
 
 
 class ImageError(SecondlookError):

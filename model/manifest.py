@@ -36,6 +36,8 @@ class NetworkInfo(_Part):
     variant: str
     sha256: str
     trained_on: str = ""
+    classes: int | None = Field(None, ge=1)
+    """How many of the bundle's classes it knows, the first ones; None = all. The others were taught to the cache."""
     bfloat16: bool = False
     """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
 
@@ -182,4 +184,11 @@ class Manifest(_Part):
     fit: FitReport | None = None
     calibration: Calibration | None = None
     truncation: Truncation | None = None
+    taught: int | None = None
+    """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
+
+    @property
+    def network_classes(self) -> tuple[str, ...]:
+        """The classes that the network knows."""
+        return self.classes[: self.network.classes]

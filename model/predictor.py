@@ -14,6 +14,7 @@ from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax
 from model.doubt import energies, novelty_scores, p_value, prediction_set
 from model.errors import ImageError
 from model.lookup import Spent, vote_until_sure
+from model.overlay import Overlay
 from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
@@ -52,18 +53,21 @@ class Answer:
     """(n,) their shares of the vote; 0 for those beyond k."""
     whole: Floats
     """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
+    key: Floats
+    """(D,) the image's own."""
 
 
 class Predictor:
-    """Answers with one bundle; ``predict`` is called from one thread at a time."""
+    """Answers with one bundle, and what was taught since; ``predict`` is called from one thread at a time."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, overlay: Overlay | None = None) -> None:
+        self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
+        self.classes, self.store = self.overlay.classes, self.overlay.store
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         self._novelty = manifest.calibration.novelty if manifest.calibration else None
         # The neighbour whose similarity the novelty score is made from.
-        self._nth = min(self._novelty.neighbor if self._novelty else 1, bundle.store.count)
+        self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
 
     def parameters(
         self, theta: float | None = None, lam: float | None = None, k: int | Literal["all"] | None = None
@@ -99,7 +103,7 @@ class Predictor:
         sound = np.asarray(np.isfinite(np.concatenate((logits, keys), axis=1)).all(axis=1))
         logits = np.where(sound[:, None], logits, 0)
         keys = np.where(sound[:, None], keys, 0)
-        network = softmax(logits)
+        network = softmax(logits, len(self.classes))
         groups: dict[Parameters, list[int]] = {}
         for row, parameters in enumerate(asked):
             groups.setdefault(parameters, []).append(row)
@@ -128,6 +132,7 @@ class Predictor:
                     found.similarities[i, :listed],
                     shares[i],
                     whole[i],
+                    keys[row],
                 )
         return answers
 
@@ -143,14 +148,14 @@ class Predictor:
         calibration = self.bundle.manifest.calibration
         if calibration is None or calibration.sets is None or parameters != self.defaults:
             return None
-        classes = self.bundle.manifest.classes
+        classes = self.classes
         return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
 
     def _ask_cache(
         self, keys: Floats, network: Floats, energy: Floats, parameters: Parameters, neighbors: int, spent: Spent
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
-        store = self.bundle.store
+        store = self.store
         theta, lam, k = parameters
         listed = min(neighbors, store.count)
         cache = None

@@ -75,8 +75,12 @@ class Store(Protocol):
 
     dim: int
     count: int
-    values: Ints
     search_info: SearchInfo
+
+    @property
+    def values(self) -> Ints:
+        """(N,) class labels, in id order."""
+        ...
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
         """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""

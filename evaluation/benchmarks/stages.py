@@ -59,7 +59,7 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
     encodings = [engine.encode(images[start : start + 128]) for start in range(0, len(images), 128)]
     keys = np.concatenate([encoding.keys for encoding in encodings])
     logits = np.concatenate([encoding.logits for encoding in encodings])
-    network = softmax(logits)
+    network = softmax(logits, len(bundle.manifest.classes))
     classes = network.shape[1]
 
     nearest = k or store.count

@@ -10,8 +10,10 @@ import click
 
 from indexer.datasets import load
 from indexer.fit import KS
+from indexer.fold import fold
 from indexer.refit import recalibrate, refit
 from model import bundle as bundles
+from model.journal import Journal
 from model.manifest import FitReport, Manifest
 from model.root import activate, active_generation, default_root
 from secondlook.commands.index import read_recipe
@@ -101,7 +103,10 @@ def fit(
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
-        images = load(dataset, bundles.read_manifest(root, generation).dataset.split, data_root)
+        cached = bundles.read_manifest(root, generation).dataset
+        images = load(dataset, cached.split, data_root)
+        if images.content_hash() != cached.sha256:  # it may be what was taught that differs
+            images = fold(images, Journal(root))
         if calibrate:
             others = load(unknown, "train", data_root) if unknown is not None else None
             new, by = recalibrate(images, root, generation, others, progress)

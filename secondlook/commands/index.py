@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from indexer.datasets import CIFAR, Dataset, load
 from indexer.encoders import EncoderSource, FromBundle, FromNetwork
+from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
+from model.journal import Journal
 from model.manifest import Manifest
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
@@ -47,6 +49,12 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
 @click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
 @click.option("--no-thumbnails", is_flag=True, help="Keep no small copies of the images.")
 @click.option(
+    "--taught/--no-taught",
+    "with_taught",
+    default=True,
+    help="Fold in what was taught to the servers of this root: images, labels and removals.  [default: taught]",
+)
+@click.option(
     "--download", is_flag=True, help="Fetch cifar10 or cifar100 into the data root first (needs torchvision)."
 )
 @progress_option
@@ -65,6 +73,7 @@ def index(
     k: int | None,
     no_activate: bool,
     no_thumbnails: bool,
+    with_taught: bool,
     download: bool,
     progress_format: str,
 ) -> None:
@@ -80,6 +89,8 @@ def index(
         if download:
             fetch(dataset, data_root)
         images = load(dataset, split, data_root)
+        if with_taught:
+            images = fold(images, Journal(root))
         source = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
         options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
         generation = build(images, root, source, options, progress)

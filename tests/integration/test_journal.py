@@ -1,0 +1,187 @@
+"""The journal of what was taught: real files, several connections, processes that die, disks without room."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
+from model.journal import JOURNAL, Correction, Journal, NewImage, Request, TaughtImage
+
+KEY = np.arange(4, dtype=np.float32)
+
+
+def image(content: bytes = b"bytes", encoder: str = "") -> NewImage:
+    return NewImage("a.png", content, {(encoder, False): KEY} if encoder else {})
+
+
+def answer(numbers: list[int], change: int) -> str:
+    return f"{numbers} {change}"
+
+
+def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
+    other = Journal(tmp_path)
+    assert other.since(0) == (0, [], [], [])
+    assert not (tmp_path / JOURNAL).exists()
+    journal = Journal(tmp_path)
+    journal.teach("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
+    assert other.since(0) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], ["lobster"])
+    assert other.since(1).images == [TaughtImage(2, "lobster")]
+    assert other.content(2) == b"two"
+    assert other.content(3) is None
+    keys = other.keys("e")
+    assert list(keys) == [(1, False)]
+    assert keys[1, False].tolist() == KEY.tolist()
+    assert other.keys("another") == {}
+    other.keep_keys("another", {(1, True): 2 * KEY, (1, False): KEY})
+    other.keep_keys("another", {(1, True): KEY})
+    assert journal.keys("another")[1, True].tolist() == (2 * KEY).tolist()
+
+
+def test_labels_change_and_images_go(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("lobster", [image(b"secret", "e")], "alice")
+    assert journal.decide_image(1, "crab", "bob")
+    assert journal.since(1).images == [TaughtImage(1, "crab")]
+    assert journal.decide_image(1, "crab", "bob")
+    assert journal.newest() == 2
+    assert journal.decide_image(1, None, "carol")
+    assert journal.since(2).images == [TaughtImage(1, None)]
+    assert journal.content(1) is None
+    assert journal.keys("e") == {}
+    journal.keep_keys("e", {(1, False): KEY})
+    assert journal.keys("e") == {}
+    assert not journal.decide_image(1, "crab", "bob")
+    assert not journal.decide_image(2, None, "bob")
+    assert [(c.action, c.key, c.label, c.was) for c in journal.changes()] == [
+        ("removed", "carol", None, "crab"),
+        ("relabelled", "bob", "crab", "lobster"),
+        ("taught", "alice", "lobster", None),
+    ]
+    assert [c.number for c in journal.changes(before=3, limit=1)] == [2]
+    journal.close()
+    assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.decide("photos", "cat/1.png", "dog", "alice", was="cat", known=("cat", "dog"))
+    journal.decide("photos", "cat/2.png", None, "alice", was="cat")
+    journal.decide("photos", "cat/1.png", None, "alice", was="dog")
+    changed = journal.since(0)
+    assert changed.labels == []
+    assert changed.corrections == [Correction("photos", "cat/2.png", None), Correction("photos", "cat/1.png", None)]
+    assert journal.since(2).corrections == [Correction("photos", "cat/1.png", None)]
+
+
+def test_a_repeated_request_is_answered_and_not_done_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    request = Request("id", b"digest")
+    first = journal.teach("crab", [image()], "alice", request=request, answer=answer)
+    assert first == ("[1] 1", False)
+    assert Journal(tmp_path).teach("crab", [image()], "alice", request=request, answer=answer) == ("[1] 1", True)
+    with pytest.raises(RepeatedRequestError):
+        journal.teach("crab", [image()], "alice", request=Request("id", b"other"))
+    # Another key's ids are its own.
+    assert journal.teach("crab", [image()], "bob", request=request, answer=answer) == ("[2] 2", False)
+
+
+def test_two_processes_cannot_name_one_class_twice(tmp_path: Path) -> None:
+    Journal(tmp_path).teach("Lobster", [image()], "alice")
+    with pytest.raises(LabelTakenError) as caught:
+        Journal(tmp_path).teach("lobster", [image()], "bob")
+    assert caught.value.known == "Lobster"
+    assert Journal(tmp_path).newest() == 1
+
+
+def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("crab", [image(), image()], "alice", most=3)
+    with pytest.raises(TaughtLimitError):
+        journal.teach("crab", [image(), image()], "alice", most=3)
+    journal.decide_image(1, None, "alice")
+    journal.teach("crab", [image(), image()], "alice", most=3)
+    assert [i.number for i in journal.since(0).images if i.label] == [2, 3, 4]
+
+
+def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("crab", [image()], "alice")
+    with pytest.raises(ZeroDivisionError):
+        journal.teach("crab", [image(), image()], "alice", answer=lambda numbers, change: str(1 // 0))
+    assert journal.newest() == 1
+    assert len(Journal(tmp_path).since(0).images) == 1
+
+
+def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("crab", [image(b"one")], "alice")
+    journal.close()
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from model.journal import Journal, NewImage; from model.errors import JournalError\n"
+        "os.setuid(65534)\n"
+        "journal = Journal(Path(sys.argv[1])); print(journal.since(0).images, journal.content(1))\n"
+        "try: journal.teach('crab', [NewImage('a', b'b')], 'k')\n"
+        "except JournalError as error: print('refused')"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who may not write")
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == 0 and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert "[TaughtImage(number=1, label='crab')] b'one'" in said.stdout, said.stderr
+    assert "refused" in said.stdout
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but of some length " * 50, b"SQLite format 3\0damaged"])
+def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    with pytest.raises(JournalError, match=JOURNAL):
+        Journal(tmp_path).since(0)
+
+
+def test_another_versions_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / JOURNAL) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(JournalError, match="version 99"):
+        Journal(tmp_path)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from model.journal import Journal, NewImage, Request
+journal = Journal(Path(sys.argv[1]))
+for i in range(10_000):
+    journal.teach("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),
+        answer=lambda numbers, change: str(numbers))
+    print(i, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    acknowledged = 0
+    for life in range(4):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(life)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        for _ in range(3 + 5 * life):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        acknowledged += 3 + 5 * life + len(process.stdout.readlines())
+        process.stdout.close()
+        process.wait()
+        images = Journal(tmp_path).since(0).images
+        # The last call of each life may have been done and not acknowledged; each is done whole.
+        assert 2 * acknowledged <= len(images) <= 2 * (acknowledged + life + 1)
+        assert len(images) % 2 == 0
+        assert all(Journal(tmp_path).content(i.number) == bytes(20_000) for i in images[-4:])

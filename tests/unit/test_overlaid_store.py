@@ -1,0 +1,122 @@
+"""A store with keys beside it, entries left out and others relabelled, against one index of all that is left."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.cache import exact_vote, vote
+from model.errors import StoreError
+from model.manifest import QuickSearch, SearchInfo
+from model.overlaid_store import OverlaidStore
+from model.stores import ExactStore, FaissStore, Store
+
+FIRST = 1 << 40
+CLASSES = 4
+
+
+def unit(rng: np.random.Generator, count: int, dim: int = 6) -> np.ndarray:
+    keys = rng.standard_normal((count, dim)).astype(np.float32)
+    return keys / np.linalg.norm(keys, axis=1, keepdims=True)
+
+
+class Case:
+    """A base of ``count`` entries with some changes, and the same as one index."""
+
+    def __init__(self, seed: int, count: int, added: int, removed: int, relabelled: int, factory: str) -> None:
+        rng = np.random.default_rng(seed)
+        keys, values = unit(rng, count), rng.integers(0, CLASSES, count)
+        base: Store = ExactStore(keys, values) if factory == "exact" else FaissStore.build(keys, values, factory)
+        more, more_values = unit(rng, added), rng.integers(0, CLASSES + 1, added)
+        shuffled = rng.permutation(count)
+        gone, other = np.sort(shuffled[:removed]), np.sort(shuffled[removed : removed + relabelled])
+        labels = rng.integers(0, CLASSES + 1, len(other))
+        self.store = OverlaidStore(
+            base,
+            more,
+            FIRST + 2 * np.arange(added),
+            more_values,
+            removed=gone,
+            relabelled=other,
+            labels=labels,
+        )
+        now = values.copy()
+        now[other] = labels
+        kept = np.setdiff1d(np.arange(count), gone)
+        self.ids = np.concatenate((kept, FIRST + 2 * np.arange(added)))
+        self.whole = ExactStore(np.concatenate((keys[kept], more)), np.concatenate((now[kept], more_values)))
+        self.queries = unit(rng, 5)
+
+
+cases = st.builds(
+    Case,
+    seed=st.integers(0, 2**16),
+    count=st.integers(1, 40),
+    added=st.integers(0, 30),
+    removed=st.integers(0, 40),
+    relabelled=st.integers(0, 5),
+    factory=st.sampled_from(["exact", "Flat", "HNSW32"]),
+)
+
+
+@given(case=cases, k=st.integers(1, 60))
+def test_it_finds_what_one_index_of_the_same_entries_finds(case: Case, k: int) -> None:
+    found, wanted = case.store.search(case.queries, k), case.whole.search(case.queries, k)
+    np.testing.assert_allclose(found.similarities, wanted.similarities, atol=1e-5)
+    assert found.ids.shape == (len(case.queries), k)
+    named = wanted.ids >= 0
+    np.testing.assert_array_equal(found.ids >= 0, named)
+    ids = np.where(named, case.ids[np.maximum(wanted.ids, 0)] if len(case.ids) else -1, -1)
+    # Near-ties may swap places between an index and its reference.
+    assert (found.ids == ids).mean() > 0.9
+    by_id = dict(zip(case.ids.tolist(), case.whole.values.tolist(), strict=True))
+    assert [by_id.get(i, -1) for i in found.ids.ravel().tolist()] == found.values.ravel().tolist()
+    np.testing.assert_allclose(
+        vote(found.similarities, found.values, 20.0, CLASSES + 1),
+        vote(wanted.similarities, wanted.values, 20.0, CLASSES + 1),
+        atol=1e-4,
+    )
+
+
+@given(case=cases)
+def test_all_its_entries_vote_as_those_of_one_index(case: Case) -> None:
+    if not len(case.ids):
+        assert list(case.store.chunks()) == []
+        return
+    assert case.store.ids.tolist() == case.ids.tolist()
+    assert case.store.values.tolist() == case.whole.values.tolist()
+    assert case.store.count == case.whole.count
+    ours, theirs = (
+        exact_vote(case.queries, store.chunks(), (20.0,), CLASSES + 1)[0] for store in (case.store, case.whole)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "PQ2x4", "IVF2,Flat", "HNSW32"])
+def test_k_is_kept_where_the_nearest_are_all_removed(factory: str) -> None:
+    rng = np.random.default_rng(0)
+    keys = unit(rng, 700)
+    store = FaissStore.build(keys, np.zeros(700, np.int64), factory).with_search(SearchInfo(lists=2, candidates=700))
+    query = keys[:1]
+    nearest = store.search(query, 300).ids[0]
+    none = np.empty(0, np.int64)
+    left = OverlaidStore(
+        store, np.empty((0, 6), np.float32), none, none, removed=np.sort(nearest), relabelled=none, labels=none
+    )
+    found = left.search(query, 100)
+    assert (found.ids >= 0).all()
+    assert not np.isin(found.ids, nearest).any()
+    assert found.similarities[0, 0] <= store.search(query, 300).similarities[0, -1] + 1e-6
+
+
+def test_a_quick_search_has_the_added_keys_too() -> None:
+    rng = np.random.default_rng(1)
+    base = FaissStore.build(unit(rng, 400), np.zeros(400, np.int64), "IVF4,Flat")
+    base = base.with_search(SearchInfo(lists=4, quick=QuickSearch(lists=1, k=5, margin=0.5)))
+    key, none = unit(rng, 1), np.empty(0, np.int64)
+    store = OverlaidStore(base, key, np.array([FIRST]), np.array([1]), removed=none, relabelled=none, labels=none)
+    assert store.quick is not None
+    assert store.quick.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
+    assert store.quick.search_info.quick is None
+    with pytest.raises(StoreError):
+        store.search(key, 5, np.ones(401, bool))
