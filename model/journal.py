@@ -214,6 +214,16 @@ class Journal:
             )
             return [Change(*row) for row in rows or ()]
 
+    def answered(self, key: str, request: Request) -> str | None:
+        """What a request was answered that is repeated now; None where it is the first.
+
+        Raises:
+            RepeatedRequestError: its id was used for something else.
+        """
+        with self._reading() as read:
+            rows = read and read("SELECT digest, answer FROM requests WHERE key = ? AND request = ?", key, request.id)
+            return _same(rows[0], request) if rows else None
+
     def teach(
         self,
         label: str,
@@ -241,9 +251,7 @@ class Journal:
             if request is not None:
                 seen = run("SELECT digest, answer FROM requests WHERE key = ? AND request = ?", key, request.id)
                 if (first := seen.fetchone()) is not None:
-                    if first[0] != request.digest:
-                        raise RepeatedRequestError
-                    return Taught(first[1], is_repeated=True)
+                    return Taught(_same(first, request), is_repeated=True)
             if most is not None:
                 kept = run("SELECT count(*) FROM images WHERE label IS NOT NULL").fetchone()[0]
                 if kept + len(images) > most:
@@ -400,6 +408,12 @@ class Journal:
             return shutil.disk_usage(self._path.parent).free
         except OSError:
             return 0
+
+
+def _same(first: tuple[bytes, str], request: Request) -> str:
+    if first[0] != request.digest:
+        raise RepeatedRequestError
+    return first[1]
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

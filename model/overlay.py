@@ -90,6 +90,11 @@ class Overlay:
         return self.store.ids if isinstance(self.store, OverlaidStore) else np.arange(self.store.count)
 
     @property
+    def folded_ids(self) -> list[int]:
+        """Ids of the generation's own entries that were taught."""
+        return [position for own in self._folded.values() for position, _ in own]
+
+    @property
     def removed(self) -> int:
         """How many of the generation's own entries are removed."""
         return sum(label is None for label in self.decided.values())
@@ -178,16 +183,6 @@ class Overlay:
 
 def _ints(numbers: Iterable[int]) -> Ints:
     return np.fromiter(numbers, np.int64)
-
-
-def of_bundle(bundle: Bundle, journal: Journal | None) -> Overlay:
-    """The overlay of a bundle by a journal, or none where there is no journal.
-
-    Raises:
-        JournalError: the journal cannot be read.
-    """
-    empty = Overlay(bundle)
-    return empty.caught_up(journal) if journal is not None else empty
 
 
 def _with_missing(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from model.errors import BundleError, ParameterError
+from model.journal import Action
+from model.overlay import taught_id
 from model.recipe import NAMED
 from service.auth import require_admin
 from service.problems import Kind, ProblemError, documented
@@ -140,6 +142,39 @@ async def get_log(state: Running, job_id: str) -> str:
 async def cancel_job(state: Running, job_id: str) -> Job:
     """Answers when it has stopped; a rebuild that is over stays as it is."""
     return await state.rebuilds.cancel(job_id)
+
+
+class ChangeInfo(BaseModel):
+    """Something that was taught, relabelled or removed."""
+
+    change: int
+    at: str = Field(description="When; UTC.")
+    key: str = Field(description="Name of the key that it was done with.")
+    action: Action
+    entry: int | None = Field(description="Id of the taught image; null for an image of a dataset.")
+    dataset: str | None = Field(description="The dataset whose image it is; null for a taught one.")
+    source: str
+    label: str | None = Field(description="What it shows since; null = removed.")
+    was: str | None = Field(description="What it showed before.")
+
+
+@router.get("/changes", summary="Who taught, relabelled and removed what")
+async def list_changes(
+    state: Running,
+    before: Annotated[int | None, Query(ge=1, le=2**62, description="Those before this one.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 50,
+) -> list[ChangeInfo]:
+    """Newest first."""
+    journal = state.generations.journal
+    found = await run_in_threadpool(journal.changes, before, limit) if journal is not None else []
+    return [
+        ChangeInfo(
+            change=change.number,
+            entry=None if change.image is None else taught_id(change.image),
+            **{name: getattr(change, name) for name in ("at", "key", "action", "dataset", "source", "label", "was")},
+        )
+        for change in found
+    ]
 
 
 @router.get("/generations", summary="The bundles that can be activated")

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from model.predictor import Predictor
-from service import admin, entries, pages, predict, problems
+from service import admin, entries, pages, predict, problems, teach
 from service.batcher import Batcher
 from service.compute import step_back
 from service.door import Door
@@ -70,6 +70,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     problems.install(app)
     app.include_router(predict.router)
     app.include_router(entries.router)
+    app.include_router(teach.router)
     app.include_router(admin.router)
     pages.install(app)
     return app
@@ -90,17 +91,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
     batcher.start()
-    following = asyncio.create_task(generations.follow(), name="follow") if settings.bundles is not None else None
-    publishing = asyncio.create_task(_publish(metrics), name="publish") if settings.workers > 1 else None
+    tasks = [asyncio.create_task(_publish(metrics), name="publish")] if settings.workers > 1 else []
+    if settings.bundles is not None:
+        tasks.append(asyncio.create_task(generations.follow(), name="follow"))
+        tasks.append(asyncio.create_task(generations.follow_taught(), name="follow taught"))
     logger.info("generation %s answers", generations.active)
     try:
         yield
     finally:
-        for task in (following, publishing):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await rebuilds.close()
         await batcher.close()
         await asyncio.to_thread(decoders.shutdown, cancel_futures=True)

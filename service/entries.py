@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+import numpy as np
+from fastapi import APIRouter, Path, Query, Response
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
 
 from model.entries import Entry
+from model.errors import ParameterError
+from model.images import decode
+from model.journal import Journal
+from model.overlay import FIRST_ID, number_of
 from model.predictor import Predictor
 from service.errors import UnavailableError
-from service.problems import Kind, ProblemError, documented
-from service.schemas import EntryInfo, Health, ModelInfo, model_info
+from service.problems import Kind, ProblemError, clean, documented
+from service.schemas import EntryInfo, EntryList, Health, ModelInfo, entry_info, model_info
 from service.state import Running
+
+MAX_LISTED = 200
 
 router = APIRouter()
 
@@ -20,8 +30,37 @@ EntryId = Annotated[int, Path(ge=0, le=2**63 - 1, description="As listed among a
 
 @router.get("/v1/model", tags=["model"], summary="The bundle that answers")
 async def get_model(state: Running) -> ModelInfo:
-    """Its classes, parameters, dataset and calibration."""
-    return model_info(state.batcher.predictor)
+    """Its classes, parameters, dataset and calibration, and what was taught since."""
+    return model_info(state.batcher.predictor, state.settings.suggest_rebuild)
+
+
+@router.get("/v1/entries", tags=["model"], summary="The cached entries", responses=documented(Kind.INVALID_PARAMETER))
+def list_entries(
+    state: Running,
+    label: Annotated[str | None, Query(description="Those of this class only.")] = None,
+    taught: Annotated[bool | None, Query(description="Those of taught images only, or only the others.")] = None,
+    after: Annotated[int, Query(ge=-1, le=2**63 - 1, description="Those with a greater id.")] = -1,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many at most.")] = 50,
+) -> EntryList:
+    """In the order of their ids, as they vote now. Ids belong to the generation named."""
+    predictor = state.batcher.predictor
+    ids, values = predictor.overlay.ids, predictor.store.values
+    chosen = np.ones(len(ids), bool)
+    if label is not None:
+        if label not in predictor.overlay.index:
+            raise ParameterError(f"label: there is no class {clean(label)}: /v1/model lists them")
+        chosen &= values == predictor.overlay.index[label]
+    if taught is not None:
+        chosen &= ((ids >= FIRST_ID) | np.isin(ids, predictor.overlay.folded_ids)) == taught
+    found = ids[chosen]
+    rest = found[found > after]
+    listed = [entry for entry_id in rest[:limit].tolist() if (entry := predictor.overlay.entry(entry_id)) is not None]
+    return EntryList(
+        generation=predictor.bundle.manifest.generation,
+        total=len(found),
+        entries=[entry_info(predictor, entry) for entry in listed],
+        next=int(rest[limit - 1]) if len(rest) > limit else None,
+    )
 
 
 @router.get(
@@ -33,16 +72,7 @@ async def get_model(state: Running) -> ModelInfo:
 def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
     """Where it came from and what it shows. Ids belong to the generation named."""
     predictor = state.batcher.predictor
-    entry = _entry(predictor, entry_id)
-    return EntryInfo(
-        generation=predictor.bundle.manifest.generation,
-        id=entry.id,
-        label=predictor.bundle.manifest.classes[entry.value],
-        index=entry.value,
-        source=entry.source,
-        mirrored=entry.mirrored,
-        thumbnail=f"/v1/entries/{entry.id}/thumbnail" if entry.sheet is not None else None,
-    )
+    return entry_info(predictor, known_entry(predictor, entry_id))
 
 
 @router.get(
@@ -52,14 +82,29 @@ def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
     response_class=Response,
     responses={200: {"content": {"image/png": {}}}, **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER)},
 )
-def get_thumbnail(state: Running, entry_id: EntryId) -> Response:
+async def get_thumbnail(state: Running, entry_id: EntryId) -> Response:
     """A small PNG."""
     predictor = state.batcher.predictor
-    thumbnail = predictor.bundle.entries.thumbnail(_entry(predictor, entry_id))
-    if thumbnail is None:
+    # Where images are decoded at all: what was taught may be as large as what is asked about.
+    made = await run_in_threadpool(_thumbnail, predictor, state.generations.journal, entry_id)
+    if made is None:
         raise ProblemError(Kind.NOT_FOUND, f"Entry {entry_id} has no thumbnail.")
     # The same id is another picture in another generation.
-    return Response(thumbnail, media_type="image/png", headers={"Cache-Control": "no-cache"})
+    return Response(made, media_type="image/png", headers={"Cache-Control": "no-cache"})
+
+
+def _thumbnail(predictor: Predictor, journal: Journal | None, entry_id: int) -> bytes | None:
+    entry = known_entry(predictor, entry_id)
+    number = number_of(entry_id)
+    if number is None:
+        return predictor.bundle.entries.thumbnail(entry)
+    content = journal.content(number) if journal is not None else None
+    if content is None:
+        return None
+    image = Image.fromarray(decode(content, predictor.bundle.engine.size))
+    buffer = io.BytesIO()
+    (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if entry.mirrored else image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @router.get("/livez", tags=["health"], summary="Whether the process lives")
@@ -76,8 +121,13 @@ async def readyz(state: Running) -> Health:
     return Health(status="ready", generation=state.generations.active)
 
 
-def _entry(predictor: Predictor, entry_id: int) -> Entry:
-    entry = predictor.bundle.entries.get(entry_id)
+def known_entry(predictor: Predictor, entry_id: int) -> Entry:
+    """One entry, as it votes now.
+
+    Raises:
+        ProblemError: there is none of that id.
+    """
+    entry = predictor.overlay.entry(entry_id)
     if entry is None:
         raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
     return entry

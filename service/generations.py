@@ -11,7 +11,9 @@ from pathlib import Path
 
 from model.bundle import open_bundle, read_manifest
 from model.errors import BundleError, SecondlookError
+from model.journal import Journal
 from model.manifest import Manifest
+from model.overlay import Overlay
 from model.predictor import Predictor
 from model.root import activate, active_generation, default_root, generations, previous_generation, prune, refuse, seed
 from service.batcher import Batcher
@@ -22,6 +24,8 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+TAUGHT_SECONDS = 1.0
+"""How often the journal is looked at for what another process taught."""
 FOLLOW_SECONDS = 2.0
 """How often CURRENT is looked at for another process's switch."""
 LONGEST_RETRY_SECONDS = 300.0
@@ -36,44 +40,46 @@ def open_predictor(settings: Settings) -> Predictor:
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
+        JournalError: what was taught to it cannot be read.
     """
     if settings.bundles is not None:
         seed(settings.bundles)
     root = settings.bundles or default_root()
+    journal = Journal(root) if settings.bundles is not None else None
     try:
-        return _open(settings, root)
+        return _open(settings, root, None, journal)
     except BundleError as error:
         previous = previous_generation(root)
         try:
             if previous is None:
                 raise
-            fallback = _open(settings, root, previous)
+            fallback = _open(settings, root, previous, journal)
         except BundleError:
             raise error from None
         logger.error("%s; generation %s, active before, answers instead", error, previous)
         return fallback
 
 
-def _open(settings: Settings, root: Path, generation: str | None = None) -> Predictor:
+def _open(settings: Settings, root: Path, generation: str | None = None, journal: Journal | None = None) -> Predictor:
     # An engine's own threads are as nice as the one that made them.
     with ThreadPoolExecutor(1, thread_name_prefix="open", initializer=step_back) as opener:
-        return opener.submit(_open_here, settings, root, generation).result()
+        return opener.submit(_open_here, settings, root, generation, journal).result()
 
 
-def _open_here(settings: Settings, root: Path, generation: str | None) -> Predictor:
-    predictor = Predictor(
-        open_bundle(
-            root,
-            generation,
-            threads=settings.threads,
-            # That core is the event loop's: where batches took all, a seventh fewer images were answered (008).
-            spare_core=settings.threads == 0,
-            # One copy in memory for all workers.
-            mapped=settings.workers > 1,
-            device=settings.device,
-            precision=settings.precision,
-        )
+def _open_here(settings: Settings, root: Path, generation: str | None, journal: Journal | None) -> Predictor:
+    bundle = open_bundle(
+        root,
+        generation,
+        threads=settings.threads,
+        # That core is the event loop's: where batches took all, a seventh fewer images were answered (008).
+        spare_core=settings.threads == 0,
+        # One copy in memory for all workers.
+        mapped=settings.workers > 1,
+        device=settings.device,
+        precision=settings.precision,
     )
+    overlay = Overlay(bundle)
+    predictor = Predictor(bundle, overlay.caught_up(journal) if journal is not None else overlay)
     check_canary(predictor)
     return predictor
 
@@ -96,6 +102,8 @@ class Generations:
         self._batcher, self._settings = batcher, settings
         self._writable = settings.bundles is not None
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
+        self.journal = Journal(self.root) if self._writable else None
+        """What was taught to the root; None for the default bundle's, to which nothing is."""
         self._switching = asyncio.Lock()
         # Only these are pruned: what came since may be another server's rebuild that it has not opened yet.
         self._known = generations(self.root)
@@ -174,6 +182,33 @@ class Generations:
                 self._batcher.predictor = opened
         logger.info("generation %s answers", generation)
 
+    async def catch_up(self) -> None:
+        """Have the next batch answered with all that was taught, here or by another process.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        if self.journal is None:
+            return
+        async with self._switching:
+            predictor = self._batcher.predictor
+            overlay = await asyncio.to_thread(predictor.overlay.caught_up, self.journal)
+            if overlay is not predictor.overlay:
+                self._batcher.predictor = Predictor(predictor.bundle, overlay)
+
+    async def follow_taught(self) -> None:
+        """Catch up whenever another process teaches; runs until cancelled."""
+        complaint = ""
+        while True:
+            await asyncio.sleep(TAUGHT_SECONDS)
+            try:
+                await self.catch_up()
+                complaint = ""
+            except Exception as error:
+                if str(error) != complaint:
+                    complaint = str(error)
+                    logger.error("what was taught cannot be followed: %s", error, exc_info=True)
+
     async def follow(self) -> None:
         """Switch whenever another process changes CURRENT; runs until cancelled."""
         complaint, failed, wait, again = "", "", 0.0, 0.0
@@ -203,4 +238,4 @@ class Generations:
                     logger.error("%s; generation %s keeps answering", said, self.active, exc_info=not is_ours)
 
     async def _open(self, generation: str) -> Predictor:
-        return await asyncio.to_thread(_open, self._settings, self.root, generation)
+        return await asyncio.to_thread(_open, self._settings, self.root, generation, self.journal)

@@ -25,9 +25,9 @@ _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADE
 
 
 SMALL_BODY_BYTES = 64 << 10
-"""Bodies of all calls but that which takes images: they are read and parsed before the key is looked at."""
+"""Bodies of all calls but those that take images: they are read and parsed before the key is looked at."""
 
-TAKES_IMAGES = "/v1/predict"
+TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 
 LEAST_BYTES = 1 << 10
 """Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
@@ -65,7 +65,7 @@ class Guard:
             return
         received, seen, is_complete, started = 0, 0, False, False
         most = self.max_request_bytes
-        if scope["path"] != TAKES_IMAGES:
+        if scope["path"] not in TAKES_IMAGES:
             most = min(most, SMALL_BODY_BYTES)
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.body_timeout_s

@@ -236,6 +236,9 @@ class _States:
             return Gauge(f"secondlook_{name}", meaning, registry=registry, multiprocess_mode=mode)
 
         self._entries = gauge("entries", "Entries of the cache that answers.", "livemostrecent")
+        self._taught = gauge(
+            "taught_images", "Taught images that the generation does not have itself.", "livemostrecent"
+        )
         self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
         self._workers = gauge("workers", "Processes that answer.", "livesum")
         self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
@@ -250,7 +253,9 @@ class _States:
 
     def set(self, state: State, *, is_worker: bool) -> None:
         door, batcher = state.door, state.batcher
-        self._entries.set(batcher.predictor.bundle.store.count)
+        predictor = batcher.predictor
+        self._entries.set(predictor.store.count)
+        self._taught.set(len(predictor.overlay.added))
         self._ready.set(state.is_ready)
         self._workers.set(1)
         self._queue.set(batcher.waiting)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -41,7 +41,7 @@ WATCH_AFTER_S = 0.1
 router = APIRouter(tags=["predict"])
 
 _BINARY = {"type": "string", "format": "binary"}
-_REQUEST_BODY = {
+REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "description": "JPEG, PNG, WebP, GIF (its first frame) or BMP.",
     "content": {
@@ -130,7 +130,7 @@ class Direct:
 @router.post(
     PATH,
     summary="Say what images show",
-    openapi_extra={"requestBody": _REQUEST_BODY, **OPTIONAL},
+    openapi_extra={"requestBody": REQUEST_BODY, **OPTIONAL},
     response_model=Predictions,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,
@@ -170,7 +170,8 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
         except ClientDisconnect:
             state.metrics.count_dropped("client_gone")
             raise
-        reply, results = await _in_time(request, state, uploads, Overrides(theta, lam, k), nearest, timing)
+        overrides = Overrides(theta, lam, k)
+        reply, results = await answer_in_time(request, state, uploads, overrides, nearest, timing)
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
@@ -190,7 +191,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     return Response(ANSWER.dump_json(answer), media_type="application/json", headers=headers)
 
 
-async def _in_time(
+async def answer_in_time(
     request: Request, state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, timing: Timing
 ) -> tuple[Reply, list[Answer | Exception]]:
     """The answer, unless the client leaves first or its time is over.

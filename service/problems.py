@@ -12,7 +12,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from model.errors import ImageError, ImageTooLargeError, ParameterError, SecondlookError
+from model.errors import (
+    ImageError,
+    ImageTooLargeError,
+    JournalFullError,
+    LabelTakenError,
+    ParameterError,
+    RepeatedRequestError,
+    SecondlookError,
+    TaughtLimitError,
+)
 from service import errors
 from service.logs import request_log
 
@@ -74,6 +83,21 @@ class Kind(Enum):
         "The bundles cannot be changed",
         "The default bundle cannot be changed: set SECONDLOOK_BUNDLES to a folder and restart.",
     )
+    GENERATION_CHANGED = (
+        409,
+        "Another generation answers",
+        "Generation 20261122T101500Z-3f9c does not answer any more: an entry's id may be another image's now.",
+    )
+    LABEL_LIKE_ANOTHER = (
+        409,
+        "The label is like a known one",
+        "label: it differs from cat only by case or white space: give that one, or another name.",
+    )
+    TOO_MANY_TAUGHT = (
+        409,
+        "Too many images were taught",
+        "50,000 taught images are kept, at most 50,000 are accepted: remove some.",
+    )
     BUNDLE_REFUSED = (
         409,
         "The bundle is refused",
@@ -109,6 +133,11 @@ class Kind(Enum):
         "No image was sent",
         "The request has no image: send one or more in the field file.",
     )
+    IDEMPOTENCY_KEY_REUSED = (
+        422,
+        "The Idempotency-Key was used before",
+        "The Idempotency-Key was used for other images or another label: give each request its own.",
+    )
     QUEUE_FULL = (
         429,
         "Too many images are waiting",
@@ -128,6 +157,11 @@ class Kind(Enum):
         503,
         "Not ready",
         "The server does not compute answers now: try again later.",
+    )
+    DISK_FULL = (
+        507,
+        "The disk is full",
+        "There is no room to keep what was sent: nothing of it was kept.",
     )
     TOO_SLOW = (
         503,
@@ -157,6 +191,7 @@ class Problem(BaseModel):
     status: int = Field(examples=[400])
     detail: str = Field(examples=["cat.png: the image is damaged or cut short."])
     filename: str | None = None
+    known: str | None = Field(None, description="The label that the one given is like.")
 
 
 class ProblemError(HTTPException):
@@ -166,10 +201,16 @@ class ProblemError(HTTPException):
     """
 
     def __init__(
-        self, kind: Kind, detail: str, *, filename: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        filename: str | None = None,
+        known: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(kind.status, detail, headers)
-        self.kind, self.filename = kind, filename
+        self.kind, self.filename, self.known = kind, filename, known
 
     @property
     def problem(self) -> Problem:
@@ -180,6 +221,7 @@ class ProblemError(HTTPException):
             status=self.kind.status,
             detail=self.detail,
             filename=self.filename,
+            known=self.known,
         )
 
     def response(self) -> JSONResponse:
@@ -205,6 +247,14 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.TOO_MANY_PIXELS, sentence)
         case ImageError():
             return ProblemError(Kind.UNDECODABLE_IMAGE, sentence)
+        case LabelTakenError():
+            return ProblemError(Kind.LABEL_LIKE_ANOTHER, sentence, known=error.known)
+        case TaughtLimitError():
+            return ProblemError(Kind.TOO_MANY_TAUGHT, sentence)
+        case RepeatedRequestError():
+            return ProblemError(Kind.IDEMPOTENCY_KEY_REUSED, sentence)
+        case JournalFullError():
+            return ProblemError(Kind.DISK_FULL, Kind.DISK_FULL.example)
         case ParameterError():
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():

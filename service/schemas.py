@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple, NotRequired
 
+import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from model.entries import Entry
+from model.journal import SOURCE
 from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
 from model.predictor import Answer, Parameters, Predictor
 from service.problems import Problem
@@ -101,16 +104,29 @@ class Predictions(TypedDict):
 ANSWER = TypeAdapter(Predictions)
 
 
+class TaughtInfo(BaseModel):
+    """How what answers differs from its generation, by what was taught."""
+
+    images: int = Field(description="Taught images that the generation does not have itself.")
+    relabelled: int = Field(description="Its own entries that have another label now.")
+    removed: int = Field(description="Its own entries that are removed.")
+    change: int = Field(description="The newest change that it answers with.")
+    suggests_rebuild: bool = Field(description="Whether there is so much of it that a rebuild should fold it in.")
+
+
 class ModelInfo(BaseModel):
     """The bundle that answers."""
 
     generation: str
     created: str
-    classes: list[str]
+    classes: list[str] = Field(description="Those that the network knows, then those that were taught.")
+    network_classes: int = Field(description="How many of them the network knows; it gives the others 0.")
     theta: float
     lam: float
     k: int | None = Field(description="null = all entries vote.")
     entries: int
+    counts: list[int] = Field(description="Entries of each class.")
+    taught: TaughtInfo
     dataset: DatasetInfo
     network: NetworkInfo
     input: InputInfo
@@ -132,6 +148,17 @@ class EntryInfo(BaseModel):
     source: str
     mirrored: bool
     thumbnail: str | None = Field(description="Where its thumbnail is; null where the bundle has none.")
+    taught: bool = Field(description="Whether its image was taught, and does not come from a dataset.")
+    was: str | None = Field(description="Its label in the generation, where it has another one now.")
+
+
+class EntryList(BaseModel):
+    """Some entries, in the order of their ids."""
+
+    generation: str
+    total: int = Field(description="How many there are of what was asked for.")
+    entries: list[EntryInfo]
+    next: int | None = Field(description="Give it as `after` for those that follow; null where these are the last.")
 
 
 class GenerationInfo(BaseModel):
@@ -168,7 +195,7 @@ def prediction(
     predictor: Predictor, answer: Answer, parameters: Parameters, filename: str | None, wanted: Wanted
 ) -> Prediction:
     """One image's answer, which was given under these parameters."""
-    classes = predictor.bundle.manifest.classes
+    classes = predictor.classes
     order = (-answer.mixed).argsort(kind="stable")[: wanted.top]
     listed: list[ClassScore] = [
         {
@@ -205,17 +232,20 @@ def prediction(
     return told
 
 
-def model_info(predictor: Predictor) -> ModelInfo:
-    """What the active bundle's manifest says."""
+def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
+    """What the active bundle's manifest says, and what was taught since."""
     manifest = predictor.bundle.manifest
     return ModelInfo(
         generation=manifest.generation,
         created=manifest.created,
-        classes=list(manifest.classes),
+        classes=list(predictor.classes),
+        network_classes=len(manifest.network_classes),
         theta=manifest.theta,
         lam=manifest.lam,
         k=manifest.k,
-        entries=predictor.bundle.store.count,
+        entries=predictor.store.count,
+        counts=np.bincount(predictor.store.values, minlength=len(predictor.classes)).tolist(),
+        taught=taught_info(predictor, suggest_rebuild),
         dataset=manifest.dataset,
         network=manifest.network,
         input=manifest.input,
@@ -223,6 +253,38 @@ def model_info(predictor: Predictor) -> ModelInfo:
         engine=predictor.bundle.engine.name,
         calibration=manifest.calibration,
         truncation=manifest.truncation,
+    )
+
+
+def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
+    """How an overlay differs from its generation."""
+    overlay = predictor.overlay
+    return TaughtInfo(
+        images=len(overlay.added),
+        relabelled=len(overlay.decided) - overlay.removed,
+        removed=overlay.removed,
+        change=overlay.change,
+        suggests_rebuild=len(overlay.added) + len(overlay.decided) >= suggest_rebuild,
+    )
+
+
+def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
+    """One entry, as it votes now."""
+    manifest = predictor.bundle.manifest
+    is_taught = number_of(entry.id) is not None
+    was = None
+    if entry.id in predictor.overlay.decided and (own := predictor.bundle.entries.get(entry.id)) is not None:
+        was = manifest.classes[own.value]
+    return EntryInfo(
+        generation=manifest.generation,
+        id=entry.id,
+        label=predictor.classes[entry.value],
+        index=entry.value,
+        source=entry.source,
+        mirrored=entry.mirrored,
+        thumbnail=f"/v1/entries/{entry.id}/thumbnail" if is_taught or entry.sheet is not None else None,
+        taught=entry.source.startswith(SOURCE),
+        was=was,
     )
 
 

@@ -94,6 +94,15 @@ class Settings(BaseSettings):
         description="Newest generations kept after a rebuild; the active one, the one before it and any that is open "
         "are kept too. 0 = all.",
     )
+    max_taught: int = Field(
+        50_000, ge=0, description="Images kept of what is taught; beyond it, teaching is answered 409."
+    )
+    suggest_rebuild: int = Field(
+        5_000,
+        ge=1,
+        description="Entries that differ from their generation (taught, relabelled or removed), from which on a "
+        "rebuild, which folds them in, is suggested.",
+    )
     gate_margin: float = Field(
         1.0,
         ge=0,

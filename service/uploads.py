@@ -14,6 +14,8 @@ from service.problems import Kind, ProblemError, clean
 from service.settings import Settings
 
 FIELD = "file"
+MAX_TEXT_BYTES = 16 << 10
+"""Of a text field."""
 
 
 class Upload(NamedTuple):
@@ -31,14 +33,30 @@ def announced_bytes(request: Request) -> int:
     return int(length) if length.isdecimal() else 0
 
 
-async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> list[Upload]:
-    """All images of a request, one or more. At no time are more bytes held than the limits allow.
+class Form(NamedTuple):
+    """What a request brings."""
 
-    The ticket grows with each image after the first, and with the bytes.
+    files: list[Upload]
+    """One or more."""
+    fields: dict[str, str]
+    """Text fields of multipart/form-data, of those that were asked for."""
+
+
+async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> list[Upload]:
+    """The images of ``read_form``."""
+    return (await read_form(request, settings, ticket)).files
+
+
+async def read_form(request: Request, settings: Settings, ticket: Ticket, *texts: str) -> Form:
+    """All images of a request, one or more, and its text fields of those names.
+
+    At no time are more bytes held than the limits allow. The ticket grows with each image after the first,
+    and with the bytes.
 
     Raises:
         QueueFullError: others are being answered, and there is no room for all of this request.
-        ProblemError: nothing was sent as a file, too many files, not a type that is taken, or malformed multipart.
+        ProblemError: nothing was sent as a file, too many files, not a type that is taken, malformed multipart, or a
+            text field that is too long or no text.
         ClientDisconnect: the client left.
     """
     content_type = request.headers.get("content-type", "")
@@ -47,9 +65,9 @@ async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> 
         body = _Content(None, settings.max_file_bytes)
         async for chunk in _stream(request, ticket):
             body.add(chunk)
-        return [body.upload()]
+        return Form([body.upload()], {})
     if media_type == b"multipart/form-data":
-        return await _read_multipart(request, options.get(b"boundary", b""), settings, ticket)
+        return await _read_multipart(request, options.get(b"boundary", b""), settings, ticket, texts)
     named = f"is {clean(content_type)}" if content_type else "is missing"
     raise ProblemError(
         Kind.UNSUPPORTED_MEDIA_TYPE,
@@ -85,10 +103,12 @@ class _Content:
 
 
 class _Parts:
-    """What the multipart parser calls: keeps the parts of the field ``file``, skips all others."""
+    """What the multipart parser calls: keeps the parts of the field ``file`` and some of text, skips all others."""
 
-    def __init__(self, settings: Settings, ticket: Ticket) -> None:
-        self.settings, self.ticket = settings, ticket
+    def __init__(self, settings: Settings, ticket: Ticket, texts: tuple[str, ...]) -> None:
+        self.settings, self.ticket, self._texts = settings, ticket, texts
+        self.fields: dict[str, bytearray] = {}
+        self._text: str | None = None
         self.files: list[_Content] = []
         self.ended = False
         self._header = self._value = b""
@@ -96,7 +116,7 @@ class _Parts:
         self._current: _Content | None = None
 
     def on_part_begin(self) -> None:
-        self._disposition, self._current = b"", None
+        self._disposition, self._current, self._text = b"", None, None
 
     def on_header_begin(self) -> None:
         self._header = self._value = b""
@@ -113,7 +133,11 @@ class _Parts:
 
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if options.get(b"name") != FIELD.encode():
+        named = _decoded(options.get(b"name", b""))
+        if named in self._texts:
+            self._text = named
+            self.fields[named] = bytearray()
+        if named != FIELD:
             return
         if len(self.files) == self.settings.max_files:
             raise ProblemError(
@@ -129,13 +153,21 @@ class _Parts:
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._current is not None:
             self._current.add(data[start:end])
+        elif self._text is not None:
+            kept = self.fields[self._text]
+            kept += data[start:end]
+            if len(kept) > MAX_TEXT_BYTES:
+                detail = f"{self._text}: it has more than {MAX_TEXT_BYTES:,} bytes."
+                raise ProblemError(Kind.INVALID_PARAMETER, detail)
 
     def on_end(self) -> None:
         self.ended = True
 
 
-async def _read_multipart(request: Request, boundary: bytes, settings: Settings, ticket: Ticket) -> list[Upload]:
-    parts = _Parts(settings, ticket)
+async def _read_multipart(
+    request: Request, boundary: bytes, settings: Settings, ticket: Ticket, texts: tuple[str, ...]
+) -> Form:
+    parts = _Parts(settings, ticket, texts)
     try:
         if not boundary:
             raise FormParserError("no boundary")
@@ -160,10 +192,17 @@ async def _read_multipart(request: Request, boundary: bytes, settings: Settings,
     # A browser sends an empty part without a name for a file input in which nothing was chosen.
     files = [file for file in parts.files if file.received or file.filename != ""]
     if parts.ended and files:
-        return [file.upload() for file in files]
+        return Form([file.upload() for file in files], {name: _text(name, sent) for name, sent in parts.fields.items()})
     if not parts.ended and parts.files:
         raise ProblemError(Kind.MALFORMED_REQUEST, "The body ends in the middle of multipart/form-data.")
     raise ProblemError(Kind.MISSING_FILE, f"The request has no image: send one or more in the field {FIELD}.")
+
+
+def _text(name: str, sent: bytearray) -> str:
+    try:
+        return sent.decode()
+    except UnicodeDecodeError as error:
+        raise ProblemError(Kind.INVALID_PARAMETER, f"{name}: it is not text in UTF-8.") from error
 
 
 def _decoded(name: bytes) -> str:

@@ -1,0 +1,290 @@
+"""``POST``, ``PATCH`` and ``DELETE`` of entries: teaching, relabelling, removing. The next answer knows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.bundle import ENCODER
+from model.errors import ParameterError
+from model.journal import SOURCE, Journal, NewImage
+from model.journal import Request as Repeatable
+from model.labels import check_label
+from model.overlay import number_of, taught_id
+from model.predictor import Answer, Predictor
+from service.auth import require_admin
+from service.batcher import NO_OVERRIDES, Timing
+from service.entries import EntryId, known_entry
+from service.keys import Key
+from service.predict import REQUEST_BODY, answer_in_time
+from service.problems import Kind, Problem, ProblemError, clean, documented, of_image
+from service.schemas import EntryInfo, Opinion, entry_info
+from service.state import Running, State
+from service.uploads import FIELD, Upload, announced_bytes, read_form
+
+LABEL = "label"
+REPLAYED = "Idempotent-Replayed"
+
+router = APIRouter(
+    tags=["teach"],
+    responses=documented(
+        Kind.KEY_MISSING,
+        Kind.KEY_REFUSED,
+        Kind.ADMIN_DISABLED,
+        Kind.BUNDLES_READ_ONLY,
+        Kind.LABEL_LIKE_ANOTHER,
+        Kind.INVALID_PARAMETER,
+        Kind.MALFORMED_REQUEST,
+        Kind.DISK_FULL,
+    ),
+)
+
+_TEXT = {"type": "string", "description": "What the images show. A new label makes a new class."}
+_REQUEST_BODY = {
+    **REQUEST_BODY,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
+            }
+        },
+        "image/*": REQUEST_BODY["content"]["image/*"],
+    },
+}
+
+
+class TaughtEntry(BaseModel):
+    """An image that is an entry now."""
+
+    filename: str | None
+    id: int
+    before: Opinion = Field(description="What it was taken for until then.")
+
+
+class Taught(BaseModel):
+    """What teaching came to."""
+
+    generation: str
+    change: int = Field(description="Number of the change; /v1/admin/changes lists it.")
+    label: str
+    index: int | None = Field(description="The class; null where, in a repeated request's answer, it is gone again.")
+    is_new_class: bool
+    entries: list[TaughtEntry | Problem] = Field(description="In the order sent.")
+
+
+class Relabel(BaseModel):
+    """What an entry shows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str = Field(description="A new one makes a new class.")
+
+
+Generation = Annotated[
+    str | None, Query(description="The generation that the id was listed in; refused where another one answers now.")
+]
+Admin = Annotated[Key, Depends(require_admin)]
+
+
+@router.post(
+    "/v1/entries",
+    status_code=201,
+    summary="Teach images",
+    openapi_extra={"requestBody": _REQUEST_BODY},
+    response_model=Taught,
+    responses=documented(
+        Kind.UNDECODABLE_IMAGE,
+        Kind.MALFORMED_REQUEST,
+        Kind.BUNDLES_READ_ONLY,
+        Kind.LABEL_LIKE_ANOTHER,
+        Kind.TOO_MANY_TAUGHT,
+        Kind.TOO_MANY_BYTES,
+        Kind.TOO_MANY_PIXELS,
+        Kind.TOO_MANY_FILES,
+        Kind.UNSUPPORTED_MEDIA_TYPE,
+        Kind.INVALID_PARAMETER,
+        Kind.MISSING_FILE,
+        Kind.IDEMPOTENCY_KEY_REUSED,
+        Kind.QUEUE_FULL,
+        Kind.NOT_READY,
+        Kind.TOO_SLOW,
+    ),
+)
+async def teach(
+    request: Request,
+    state: Running,
+    key: Admin,
+    label: Annotated[str | None, Query(description="What the images show, where no field says it.")] = None,
+    partial_: Annotated[
+        bool, Query(alias="partial", description="Keep the images that can be, and say what is wrong with the others.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=200, description="The same call under the same key is done once."),
+    ] = None,
+) -> Response:
+    """Add images to the cache under a label, which makes a new class where it is new: all of them, or none.
+
+    They are on the disk when this answers, and the next prediction is made with them.
+    """
+    state.generations.require_writable()
+    journal = _journal(state)
+    with state.door.admit(announced_bytes(request)) as ticket:
+        form = await read_form(request, state.settings, ticket, LABEL)
+        label = _only(form.fields.get(LABEL), label)
+        check_label(label, state.batcher.predictor.classes)
+        repeatable = _repeatable(idempotency_key, label, partial_, form.files)
+        if repeatable is not None:
+            first = await asyncio.to_thread(journal.answered, key.name, repeatable)
+            if first is not None:
+                return _answer(state, first, is_replayed=True)
+        reply, results = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
+        problems = [problem for problem in failed if problem is not None]
+        if problems and (not partial_ or len(problems) == len(results)):
+            raise problems[0]
+        predictor = reply.predictor
+        encoder = predictor.bundle.manifest.files[ENCODER].sha256
+        images = [
+            NewImage(upload.filename or "", upload.content, {(encoder, False): result.key})
+            for upload, result in zip(form.files, results, strict=True)
+            if isinstance(result, Answer) and isinstance(upload.content, bytes)
+        ]
+        taught = await asyncio.to_thread(
+            journal.teach,
+            label,
+            images,
+            key.name,
+            known=predictor.classes,
+            most=state.settings.max_taught,
+            request=repeatable,
+            answer=partial(_kept, predictor, label, form.files, results),
+        )
+    await state.generations.catch_up()
+    return _answer(state, taught.answer, is_replayed=taught.is_repeated)
+
+
+@router.patch(
+    "/v1/entries/{entry_id}",
+    summary="Relabel an entry",
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.LABEL_LIKE_ANOTHER, Kind.GENERATION_CHANGED),
+)
+async def relabel(
+    state: Running, key: Admin, entry_id: EntryId, asked: Annotated[Relabel, Body()], generation: Generation = None
+) -> EntryInfo:
+    """Its image's mirrored copy goes with it. A new label makes a new class."""
+    await _decide(state, key, entry_id, asked.label, generation)
+    predictor = state.batcher.predictor
+    return entry_info(predictor, known_entry(predictor, entry_id))
+
+
+@router.delete(
+    "/v1/entries/{entry_id}",
+    status_code=204,
+    summary="Remove an entry",
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.GENERATION_CHANGED),
+)
+async def remove(state: Running, key: Admin, entry_id: EntryId, generation: Generation = None) -> None:
+    """Its image's mirrored copy goes with it. Rebuilds leave the image out."""
+    await _decide(state, key, entry_id, None, generation)
+
+
+async def _decide(state: State, key: Key, entry_id: int, label: str | None, generation: str | None) -> None:
+    """Write what an entry's image shows now (None = it is removed), and answer with it from the next batch on."""
+    state.generations.require_writable()
+    journal, predictor = _journal(state), state.batcher.predictor
+    manifest = predictor.bundle.manifest
+    if generation is not None and generation != manifest.generation:
+        raise ProblemError(
+            Kind.GENERATION_CHANGED,
+            f"Generation {clean(generation)} does not answer any more: an entry's id may be another image's now.",
+        )
+    entry = await asyncio.to_thread(known_entry, predictor, entry_id)
+    number = number_of(entry_id)
+    if number is None and entry.source.startswith(SOURCE):
+        number = int(entry.source.removeprefix(SOURCE))
+    if number is not None:
+        if not await asyncio.to_thread(journal.decide_image, number, label, key.name, predictor.classes):
+            raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
+    elif label != (was := predictor.classes[entry.value]):
+        decide = partial(journal.decide, was=was, known=predictor.classes)
+        await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
+    await state.generations.catch_up()
+
+
+def _journal(state: State) -> Journal:
+    journal = state.generations.journal
+    assert journal is not None  # a root that can be written has one
+    return journal
+
+
+def _only(in_form: str | None, in_query: str | None) -> str:
+    """The label, wherever it was given."""
+    given = {label for label in (in_form, in_query) if label is not None}
+    if len(given) > 1:
+        raise ParameterError(f"{LABEL}: the form and the query name two: give one")
+    if not given:
+        raise ParameterError(f"{LABEL}: it is missing: say what the images show")
+    return given.pop()
+
+
+def _repeatable(sent: str | None, label: str, is_partial: bool, uploads: list[Upload]) -> Repeatable | None:
+    if sent is None:
+        return None
+    digest = sha256(json.dumps([label, is_partial]).encode())
+    for upload in uploads:
+        content = upload.content if isinstance(upload.content, bytes) else b""
+        digest.update(sha256(content).digest())
+    return Repeatable(sent, digest.digest())
+
+
+def _problem(result: Answer | Exception, upload: Upload) -> ProblemError | None:
+    return of_image(result, upload.filename) if isinstance(result, Exception) else None
+
+
+def _kept(
+    predictor: Predictor,
+    label: str,
+    uploads: list[Upload],
+    results: list[Answer | Exception],
+    numbers: list[int],
+    change: int,
+) -> str:
+    """The answer, as it is kept for the case that the call is repeated."""
+    left = iter(numbers)
+    entries: list[TaughtEntry | Problem] = []
+    for upload, result in zip(uploads, results, strict=True):
+        if isinstance(result, Exception):
+            entries.append(of_image(result, upload.filename).problem)
+            continue
+        first = int(result.mixed.argmax())
+        before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
+        entries.append(TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before))
+    made = Taught(
+        generation=predictor.bundle.manifest.generation,
+        change=change,
+        label=label,
+        index=None,
+        is_new_class=label not in predictor.classes,
+        entries=entries,
+    )
+    return made.model_dump_json(exclude_none=True)
+
+
+def _answer(state: State, kept: str, *, is_replayed: bool) -> Response:
+    predictor = state.batcher.predictor
+    answer = json.loads(kept)
+    answer |= {
+        "generation": predictor.bundle.manifest.generation,
+        "index": predictor.overlay.index.get(answer[LABEL]),
+    }
+    headers = {REPLAYED: "true"} if is_replayed else None
+    return Response(json.dumps(answer), 201, headers, media_type="application/json")
