@@ -319,7 +319,7 @@ def _scores(
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network = softmax(logits)
+    network = softmax(logits, len(manifest.classes))
     energy = energies(logits, network)
     cache = np.empty_like(network)
     nth = min(novelty.neighbor, store.count) - 1

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from model.errors import BundleError, ParameterError
@@ -46,8 +46,8 @@ class RebuildRequest(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_,():x.]{0,63}$",
         description="A FAISS factory string; chosen by the keys' number if left out.",
     )
-    mirror: bool = Field(False, description="Whether mirrored copies are cached too.")
-    force: bool = Field(
+    mirror: StrictBool = Field(False, description="Whether mirrored copies are cached too.")
+    force: StrictBool = Field(
         False, description="Switch to the result even where it has more errors than the active generation."
     )
 

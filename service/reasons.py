@@ -7,12 +7,13 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from model.entries import Entry
+from model.journal import SOURCE
+from model.overlay import number_of
 from model.predictor import Answer, Predictor
 from model.reasons import decisive
 
 MAX_VOTES = 1000
-TAUGHT = "taught:"
-"""How the source of an entry begins that comes from no dataset."""
 
 
 class Neighbor(TypedDict):
@@ -42,25 +43,31 @@ class Votes(TypedDict):
     similarities: list[float]
 
 
+def thumbnail_of(entry: Entry) -> str | None:
+    """Where an entry's picture is."""
+    has_picture = entry.sheet is not None or number_of(entry.id) is not None
+    return f"/v1/entries/{entry.id}/thumbnail" if has_picture else None
+
+
 def neighbors_of(predictor: Predictor, answer: Answer, count: int) -> list[Neighbor]:
     """An answer's nearest entries, at most ``count``."""
-    classes, entries = predictor.bundle.manifest.classes, predictor.bundle.entries
+    overlay = predictor.overlay
     found: list[Neighbor] = []
     for i in range(min(count, len(answer.ids))):
         # An id below 0 is a place for which the store found no entry.
-        entry = entries.get(int(answer.ids[i])) if answer.ids[i] >= 0 else None
+        entry = overlay.entry(int(answer.ids[i])) if answer.ids[i] >= 0 else None
         if entry is None:
             continue
         found.append(
             {
                 "id": entry.id,
-                "label": classes[answer.values[i]],
+                "label": overlay.classes[answer.values[i]],
                 "similarity": float(answer.similarities[i]),
                 "weight": float(answer.weights[i]),
                 "source": entry.source,
                 "mirrored": entry.mirrored,
-                "taught": entry.source.startswith(TAUGHT),
-                "thumbnail": f"/v1/entries/{entry.id}/thumbnail" if entry.sheet is not None else None,
+                "taught": entry.source.startswith(SOURCE),
+                "thumbnail": thumbnail_of(entry),
             }
         )
     return found
@@ -74,7 +81,7 @@ def decisive_of(predictor: Predictor, answer: Answer, lam: float, count: int) ->
         return None
     return {
         "ids": answer.ids[found.places].tolist(),
-        "instead": predictor.bundle.manifest.classes[found.instead],
+        "instead": predictor.classes[found.instead],
     }
 
 

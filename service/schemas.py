@@ -13,7 +13,7 @@ from model.journal import SOURCE
 from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
 from model.predictor import Answer, Parameters, Predictor
 from service.problems import Problem
-from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, votes_of
+from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, thumbnail_of, votes_of
 
 
 class ClassScore(TypedDict):
@@ -271,7 +271,6 @@ def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
 def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
     """One entry, as it votes now."""
     manifest = predictor.bundle.manifest
-    is_taught = number_of(entry.id) is not None
     was = None
     if entry.id in predictor.overlay.decided and (own := predictor.bundle.entries.get(entry.id)) is not None:
         was = manifest.classes[own.value]
@@ -282,7 +281,7 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
         index=entry.value,
         source=entry.source,
         mirrored=entry.mirrored,
-        thumbnail=f"/v1/entries/{entry.id}/thumbnail" if is_taught or entry.sheet is not None else None,
+        thumbnail=thumbnail_of(entry),
         taught=entry.source.startswith(SOURCE),
         was=was,
     )
