@@ -1,0 +1,350 @@
+"""Teaching, relabelling and removing over HTTP: the next answer knows of it, rebuilds keep it, nothing is half done."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.datasets import load
+from indexer.fold import fold
+from model.journal import JOURNAL, Journal, NewImage
+from model.overlay import FIRST_ID, taught_id
+from model.root import active_generation, generations
+from service.app import create_app
+from tests.images_for_tests import make_image
+from tests.service_for_tests import (
+    ADMIN,
+    KEY,
+    Call,
+    add_generation,
+    copy_root,
+    files,
+    open_predictor,
+    problem,
+    serving,
+    settings,
+)
+
+NEW = "20990101T000000Z-abcd"
+PURPLE = (150, 40, 160)
+
+
+@pytest.fixture
+def root(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return copy_root(tiny_bundle, tmp_path / "bundles")
+
+
+@pytest.fixture
+def call(root: Path, colour_folder: Path) -> Iterator[Call]:
+    with serving(create_app(settings(bundles=root, admin_key=KEY, data=colour_folder.parent, max_taught=8))) as call:
+        yield call
+
+
+def striped(seed: int = 0) -> bytes:
+    """An image of a class that nobody was trained on."""
+    import io
+
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 40, (32, 32, 3)).astype(np.uint8)
+    pixels[:, ::4] += np.array(PURPLE, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def teach(call: Call, label: str | None, *contents: bytes, **options: Any) -> Any:
+    data = {} if label is None else {"label": label}
+    headers = ADMIN | options.pop("headers", {})
+    sent = files(*((f"{i}.png", content) for i, content in enumerate(contents)))
+    return call("POST", "/v1/entries", files=sent, data=data, headers=headers, **options)
+
+
+def look(call: Call, content: bytes, query: str = "neighbors=3&top=10") -> Any:
+    return call("POST", f"/v1/predict?{query}", files=files(("a.png", content))).json()["predictions"][0]
+
+
+def model(call: Call) -> Any:
+    return call("GET", "/v1/model").json()
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_new_class_is_known_to_the_next_answer(call: Call) -> None:
+    before = model(call)
+    response = teach(call, "striped", striped(1), striped(2))
+    assert response.status_code == 201
+    made = response.json()
+    assert (made["label"], made["index"], made["is_new_class"], made["change"]) == ("striped", 3, True, 2)
+    assert [entry["id"] for entry in made["entries"]] == [taught_id(1), taught_id(2)]
+    assert made["entries"][0]["filename"] == "0.png"
+    assert made["entries"][0]["before"]["label"] in before["classes"]
+    said = look(call, striped(1), "neighbors=3&top=10&lam=1&k=1")
+    assert (said["label"], said["index"]) == ("striped", 3)
+    assert said["neighbors"][0] | {"weight": 0} == {
+        "id": taught_id(1),
+        "label": "striped",
+        "similarity": pytest.approx(1, abs=1e-5),
+        "weight": 0,
+        "source": "taught:1",
+        "mirrored": False,
+        "taught": True,
+        "thumbnail": f"/v1/entries/{taught_id(1)}/thumbnail",
+    }
+    scores = {score["label"]: score for score in said["top"]}
+    assert scores["striped"]["network"] == 0
+    assert sum(score["probability"] for score in said["top"]) == pytest.approx(1, abs=1e-5)
+    after = model(call)
+    assert after["classes"] == [*before["classes"], "striped"]
+    assert after["network_classes"] == 3
+    assert after["counts"] == [*before["counts"], 2]
+    assert after["entries"] == before["entries"] + 2
+    assert after["taught"] == {"images": 2, "relabelled": 0, "removed": 0, "change": 2, "suggests_rebuild": False}
+    picture = call("GET", f"/v1/entries/{taught_id(1)}/thumbnail")
+    assert picture.headers["content-type"] == "image/png"
+    assert look(call, picture.content)["neighbors"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_raw_body_is_taught_too(call: Call) -> None:
+    headers = ADMIN | {"Content-Type": "image/png"}
+    response = call("POST", "/v1/entries?label=red", content=make_image("blue", seed=7), headers=headers)
+    assert response.status_code == 201
+    assert response.json()["is_new_class"] is False
+    assert look(call, make_image("blue", seed=7), "lam=1&k=1")["label"] == "red"
+
+
+def test_an_entry_is_relabelled_and_removed_with_its_votes(call: Call) -> None:
+    image = make_image("red", seed=3)
+    nearest = look(call, image, "neighbors=1")["neighbors"][0]
+    path = f"/v1/entries/{nearest['id']}"
+    generation = model(call)["generation"]
+    changed = call("PATCH", f"{path}?generation={generation}", json={"label": "blue"}, headers=ADMIN)
+    assert changed.status_code == 200
+    assert (changed.json()["label"], changed.json()["was"]) == ("blue", "red")
+    assert call("GET", path).json() == changed.json()
+    assert look(call, image, "lam=1&k=1")["label"] == "blue"
+    assert model(call)["taught"]["relabelled"] == 1
+    back = call("PATCH", path, json={"label": "red"}, headers=ADMIN).json()
+    assert (back["label"], back["was"]) == ("red", None)
+    assert model(call)["taught"]["relabelled"] == 0
+    assert call("DELETE", path, headers=ADMIN).status_code == 204
+    problem(call("GET", path), 404, "not-found")
+    problem(call("DELETE", path, headers=ADMIN), 404, "not-found")
+    problem(call("PATCH", path, json={"label": "blue"}, headers=ADMIN), 404, "not-found")
+    assert nearest["id"] not in [n["id"] for n in look(call, image, "neighbors=50")["neighbors"]]
+    changes = call("GET", "/v1/admin/changes", headers=ADMIN).json()
+    assert [(c["action"], c["label"], c["was"], c["key"]) for c in changes] == [
+        ("removed", None, "red", "SECONDLOOK_ADMIN_KEY"),
+        ("relabelled", "red", "blue", "SECONDLOOK_ADMIN_KEY"),
+        ("relabelled", "blue", "red", "SECONDLOOK_ADMIN_KEY"),
+    ]
+    assert call("GET", "/v1/admin/changes?before=3&limit=1", headers=ADMIN).json() == changes[1:2]
+
+
+def test_what_was_taught_is_relabelled_and_removed_too(call: Call) -> None:
+    entry = teach(call, "striped", striped()).json()["entries"][0]["id"]
+    assert call("PATCH", f"/v1/entries/{entry}", json={"label": "dotted"}, headers=ADMIN).json()["label"] == "dotted"
+    assert model(call)["classes"][3:] == ["dotted"]
+    assert call("DELETE", f"/v1/entries/{entry}", headers=ADMIN).status_code == 204
+    assert len(model(call)["classes"]) == 3
+    problem(call("GET", f"/v1/entries/{entry}/thumbnail"), 404, "not-found")
+    problem(call("GET", f"/v1/entries/{FIRST_ID + 2**40}"), 404, "not-found")
+
+
+def test_entries_are_listed_as_they_vote(call: Call) -> None:
+    teach(call, "striped", striped(1), striped(2))
+    first = call("GET", "/v1/entries?label=red&limit=2").json()
+    assert first["total"] == 20
+    call("PATCH", f"/v1/entries/{first['entries'][0]['id']}", json={"label": "striped"}, headers=ADMIN)
+    call("DELETE", f"/v1/entries/{first['entries'][1]['id']}", headers=ADMIN)
+    assert call("GET", "/v1/entries?label=red").json()["total"] == 18
+    listed: list[int] = []
+    after = -1
+    while after is not None:
+        page = call("GET", f"/v1/entries?label=striped&limit=2&after={after}").json()
+        listed += [entry["id"] for entry in page["entries"]]
+        after = page["next"]
+    assert listed == [first["entries"][0]["id"], taught_id(1), taught_id(2)]
+    assert call("GET", "/v1/entries?taught=true").json()["total"] == 2
+    assert call("GET", "/v1/entries?taught=false").json()["total"] == 59
+    problem(call("GET", "/v1/entries?label=nothing"), 422, "invalid-parameter")
+    problem(call("GET", "/v1/entries?limit=0"), 422, "invalid-parameter")
+
+
+def test_one_bad_image_leaves_nothing_of_its_call(call: Call) -> None:
+    detail = problem(teach(call, "striped", striped(), b"no image"), 400, "undecodable-image")
+    assert detail.startswith("1.png: ")
+    assert model(call)["taught"]["change"] == 0
+    response = teach(call, "striped", striped(), b"no image", params={"partial": "true"})
+    assert response.status_code == 201
+    kept, refused = response.json()["entries"]
+    assert kept["id"] == taught_id(1)
+    assert refused["type"].endswith("undecodable-image")
+    problem(teach(call, "striped", b"no image", params={"partial": "true"}), 400, "undecodable-image")
+
+
+@pytest.mark.parametrize("label", ["", " ", "x" * 10_000, "x" * 20_000, "two  spaces", "line\nbreak", None])
+def test_a_label_that_names_nothing_is_refused(call: Call, label: str | None) -> None:
+    assert problem(teach(call, label, striped()), 422, "invalid-parameter").startswith("label: ")
+    assert not model(call)["taught"]["change"]
+
+
+@pytest.mark.parametrize("label", ["Red", " red", "RED "])
+def test_a_label_like_a_known_one_names_that(call: Call, label: str) -> None:
+    response = teach(call, label, striped())
+    problem(response, 409, "label-like-another")
+    assert response.json()["known"] == "red"
+    entry = call("GET", "/v1/entries?label=blue&limit=1").json()["entries"][0]["id"]
+    response = call("PATCH", f"/v1/entries/{entry}", json={"label": label}, headers=ADMIN)
+    problem(response, 409, "label-like-another")
+    assert not model(call)["taught"]["change"]
+
+
+def test_two_labels_are_one_too_many(call: Call) -> None:
+    problem(teach(call, "striped", striped(), params={"label": "dotted"}), 422, "invalid-parameter")
+
+
+def test_teaching_needs_the_key(call: Call) -> None:
+    for method, path in (("POST", "/v1/entries"), ("PATCH", "/v1/entries/1"), ("DELETE", "/v1/entries/1")):
+        problem(call(method, path), 401, "key-missing")
+        problem(call(method, path, headers={"Authorization": "Bearer wrong"}), 403, "key-refused")
+    problem(call("GET", "/v1/admin/changes"), 401, "key-missing")
+
+
+def test_the_default_bundle_is_taught_nothing(tiny_bundle: Path) -> None:
+    with serving(create_app(settings(admin_key=KEY), predictor=open_predictor(tiny_bundle))) as call:
+        problem(teach(call, "red", striped()), 409, "bundles-read-only")
+        problem(call("DELETE", "/v1/entries/1", headers=ADMIN), 409, "bundles-read-only")
+        assert call("GET", "/v1/admin/changes", headers=ADMIN).json() == []
+    assert not (tiny_bundle / JOURNAL).exists()
+
+
+def test_a_repeated_call_is_done_once(call: Call) -> None:
+    headers = {"Idempotency-Key": "one"}
+    first = teach(call, "striped", striped(), headers=headers)
+    again = teach(call, "striped", striped(), headers=headers)
+    assert again.status_code == 201
+    assert again.json() == first.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert model(call)["taught"]["images"] == 1
+    problem(teach(call, "striped", striped(1), headers=headers), 422, "idempotency-key-reused")
+    problem(teach(call, "dotted", striped(), headers=headers), 422, "idempotency-key-reused")
+    assert model(call)["taught"]["images"] == 1
+
+
+def test_there_are_limits(call: Call) -> None:
+    assert teach(call, "striped", *(striped(i) for i in range(8))).status_code == 201
+    assert "8" in problem(teach(call, "striped", striped(9)), 409, "too-many-taught")
+    assert model(call)["taught"]["images"] == 8
+
+
+def test_an_id_of_another_generation_is_not_taken_for_one_of_this(call: Call, root: Path) -> None:
+    old = model(call)["generation"]
+    add_generation(root, NEW)
+    call("POST", f"/v1/admin/generations/{NEW}/activate", headers=ADMIN)
+    for method, body in (("PATCH", {"label": "blue"}), ("DELETE", None)):
+        response = call(method, f"/v1/entries/1?generation={old}", json=body, headers=ADMIN)
+        problem(response, 409, "generation-changed")
+    assert call("DELETE", f"/v1/entries/1?generation={NEW}", headers=ADMIN).status_code == 204
+
+
+def test_what_was_taught_outlives_switches_and_restarts(call: Call, root: Path, colour_folder: Path) -> None:
+    old = model(call)["generation"]
+    teach(call, "striped", striped(1))
+    call("DELETE", "/v1/entries/5", headers=ADMIN)
+    add_generation(root, NEW)
+    call("POST", f"/v1/admin/generations/{NEW}/activate", headers=ADMIN)
+    assert look(call, striped(1), "lam=1&k=1")["label"] == "striped"
+    problem(call("GET", "/v1/entries/5"), 404, "not-found")
+    with serving(create_app(settings(bundles=root, admin_key=KEY))) as other:
+        assert look(other, striped(1), "lam=1&k=1")["label"] == "striped"
+        teach(other, "dotted", striped(2))
+        eventually(lambda: look(call, striped(2), "lam=1&k=1")["label"] == "dotted")
+        assert model(call)["classes"] == model(other)["classes"]
+    call("POST", f"/v1/admin/generations/{old}/activate", headers=ADMIN)
+    assert look(call, striped(2), "lam=1&k=1")["label"] == "dotted"
+
+
+def test_what_was_imported_without_keys_is_embedded(call: Call, root: Path) -> None:
+    Journal(root).teach("striped", [NewImage("a.png", striped(1)), NewImage("b.png", b"no image")], "somebody")
+    eventually(lambda: model(call)["taught"]["change"] == 2)
+    assert model(call)["taught"]["images"] == 1
+    assert look(call, striped(1), "lam=1&k=1")["label"] == "striped"
+
+
+def test_a_rebuild_folds_in_what_was_taught_and_loses_nothing_that_comes_meanwhile(call: Call, root: Path) -> None:
+    teach(call, "striped", *(striped(i) for i in range(3)))
+    red = look(call, make_image("red", seed=3), "neighbors=2")["neighbors"]
+    call("PATCH", f"/v1/entries/{red[0]['id']}", json={"label": "blue"}, headers=ADMIN)
+    call("DELETE", f"/v1/entries/{red[1]['id']}", headers=ADMIN)
+    sources = [neighbor["source"] for neighbor in red]
+    body = {"dataset": "colours", "mirror": True, "force": True}
+    job = call("POST", "/v1/admin/rebuild", json=body, headers=ADMIN).json()["id"]
+    assert teach(call, "late", striped(9)).status_code == 201
+    eventually(lambda: call("GET", f"/v1/admin/jobs/{job}", headers=ADMIN).json()["state"] != "running")
+    ended = call("GET", f"/v1/admin/jobs/{job}", headers=ADMIN).json()
+    assert ended["state"] == "succeeded", ended
+    told = model(call)
+    assert told["generation"] == ended["generation"] == active_generation(root)
+    assert told["classes"] == ["blue", "green", "red", "striped", "late"]
+    assert told["network_classes"] == 3
+    assert told["counts"][3] == 6
+    assert told["taught"]["relabelled"] == told["taught"]["removed"] == 0
+    # What was taught while it ran is in it, or beside it; which, is the indexer's pace.
+    late = call("GET", "/v1/entries?label=late").json()
+    assert late["total"] == 2
+    assert [entry["mirrored"] for entry in late["entries"]] == [False, True]
+    assert look(call, striped(9), "lam=1&k=1")["label"] == "late"
+    listed = {e["source"]: e for e in call("GET", "/v1/entries?limit=200").json()["entries"]}
+    assert listed[sources[0]]["label"] == "blue"
+    assert sources[1] not in listed
+    taught = call("GET", "/v1/entries?taught=true&label=striped").json()
+    assert {entry["source"] for entry in taught["entries"]} == {"taught:1", "taught:2", "taught:3"}
+    # An entry of the generation's own that was taught is still that image's.
+    first = next(entry for entry in taught["entries"] if entry["source"] == "taught:1")
+    assert call("DELETE", f"/v1/entries/{first['id']}", headers=ADMIN).status_code == 204
+    assert call("GET", "/v1/entries?label=striped").json()["total"] == 4
+    # And the generation before knows of all of it.
+    before = generations(root)[0]
+    call("POST", f"/v1/admin/generations/{before}/activate", headers=ADMIN)
+    assert call("GET", "/v1/entries?label=striped").json()["total"] == 2
+    assert look(call, striped(9), "lam=1&k=1")["label"] == "late"
+
+
+def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder: Path) -> None:
+    dataset, journal = load(str(colour_folder)), Journal(tmp_path)
+    assert fold(dataset, journal) is dataset
+    journal.decide("another", dataset.source(0), None, "k", was="blue")
+    assert fold(dataset, journal) is dataset
+    journal.teach("striped", [NewImage("a", striped())], "k")
+    journal.decide(dataset.name, dataset.source(0), None, "k", was="blue")
+    journal.decide(dataset.name, dataset.source(1), "red", "k", was="blue", known=dataset.classes)
+    folded = fold(dataset, journal)
+    assert folded.classes == (*dataset.classes, "striped")
+    assert folded.own_classes == dataset.classes
+    assert len(folded.labels) == 60
+    assert [folded.source(i) for i in (0, 59)] == [dataset.source(1), "taught:1"]
+    assert folded.labels[[0, 1, 59]].tolist() == [2, 0, 3]
+    assert folded.read(59, (32, 32)).shape == (32, 32, 3)
+    held = {folded.source(int(i)) for i in folded.holdout()}
+    assert held == {dataset.source(int(i)) for i in dataset.holdout()}
+    assert folded.content_hash() not in (dataset.content_hash(), "")
+    hashed = folded.content_hash()
+    journal.decide_image(1, "dotted", "k")
+    assert fold(dataset, journal).content_hash() != hashed
+
+
+def test_answers_stay_json(call: Call) -> None:
+    response = teach(call, "naïve ☃", striped())
+    assert json.loads(response.content)["label"] == "naïve ☃"
+    assert model(call)["classes"][3] == "naïve ☃"
