@@ -68,7 +68,7 @@ class Scripted:
     def _answer(self, image: NDArray[np.uint8], parameters: Parameters, neighbors: int) -> Answer:
         said = np.array([image[0, 0, 0], parameters.lam], np.float32)
         ids = np.arange(neighbors)
-        return Answer(said, said, said, 0.0, None, ids, ids, ids.astype(np.float32), ids.astype(np.float64), said)
+        return Answer(said, said, said, 0.0, None, ids, ids, ids.astype(np.float32), ids.astype(np.float64), said, said)
 
 
 def image(*values: int, side: int = 2) -> NDArray[np.uint8]:
