@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from model.errors import (
     ImageError,
     ImageTooLargeError,
+    JournalError,
     JournalFullError,
     LabelTakenError,
     ParameterError,
@@ -163,6 +164,11 @@ class Kind(Enum):
         "The disk is full",
         "There is no room to keep what was sent: nothing of it was kept.",
     )
+    NOT_KEPT = (
+        503,
+        "What was sent cannot be kept",
+        "taught.sqlite cannot be used: attempt to write a readonly database.",
+    )
     TOO_SLOW = (
         503,
         "The answer took too long",
@@ -255,6 +261,8 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.IDEMPOTENCY_KEY_REUSED, sentence)
         case JournalFullError():
             return ProblemError(Kind.DISK_FULL, Kind.DISK_FULL.example)
+        case JournalError():
+            return ProblemError(Kind.NOT_KEPT, sentence)
         case ParameterError():
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():

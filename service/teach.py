@@ -41,6 +41,7 @@ router = APIRouter(
         Kind.LABEL_LIKE_ANOTHER,
         Kind.INVALID_PARAMETER,
         Kind.MALFORMED_REQUEST,
+        Kind.NOT_KEPT,
         Kind.DISK_FULL,
     ),
 )

@@ -88,3 +88,31 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def generation(url: str) -> str:
     """Which generation answers."""
     return str(httpx.get(f"{url}/v1/model").json()["generation"])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system in memory of its own, (re)mounted with some options."""
+    where = tmp_path / "disk"
+    where.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("mounting a file system is not permitted here")
+        return where
+
+    yield mount
+    subprocess.run(["umount", "-l", str(where)], capture_output=True)
+
+
+def fill(disk: Path) -> Path:
+    """Write until the disk is full."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            pass
+    return ballast

@@ -5,9 +5,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from evaluation.benchmarks.client import Client
 from model.bundle import open_bundle
 from model.root import active_generation, generations
-from tests.e2e.conftest import KEY, Server, generation, until
+from tests.e2e.conftest import KEY, Server, fill, generation, until
 from tests.e2e.load import children
 from tests.e2e.test_switching import ADMIN, ASKED, TOLERANCE, expected, make_datasets, rebuild
 
@@ -121,34 +120,6 @@ def drafts_in_use(server: Server, root: Path, dataset: str) -> bool:
     """Whether the leftovers survive a rebuild, which sweeps those whose writer is dead."""
     assert wait_for(start_rebuild(server, dataset))["state"] == "succeeded"
     return bool(leftovers(root))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A file system in memory of its own, (re)mounted with some options."""
-    where = tmp_path / "disk"
-    where.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
-        if subprocess.run(command, capture_output=True).returncode != 0:
-            pytest.skip("mounting a file system is not permitted here")
-        return where
-
-    yield mount
-    subprocess.run(["umount", "-l", str(where)], capture_output=True)
-
-
-def fill(disk: Path) -> Path:
-    """Write until the disk is full."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            pass
-    return ballast
 
 
 @pytest.mark.parametrize("free_share", [0.02, 0.3, 0.6, 0.9, 0.99])
