@@ -20,11 +20,12 @@ from indexer.datasets import Dataset
 from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, exact_vote, mix, softmax
+from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax
 from model.doubt import energies, novelty_scores, p_value
 from model.errors import BundleError
 from model.lookup import vote_until_sure
 from model.manifest import Calibration
+from model.overlay import Overlay
 
 SCORES = {
     "network": "network's probability",
@@ -319,7 +320,7 @@ def _scores(
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network = softmax(logits, len(manifest.classes))
+    network, by_class = softmax(logits, len(manifest.classes)), Overlay(bundle).class_weights
     energy = energies(logits, network)
     cache = np.empty_like(network)
     nth = min(novelty.neighbor, store.count) - 1
@@ -332,11 +333,20 @@ def _scores(
         found = store.search(keys[rows], listed)
         similarities[rows], values[rows] = found.similarities, found.values
         if manifest.k is None:
-            cache[rows] = exact_vote(keys[rows], store.chunks(), (manifest.theta,), network.shape[1])[0][0]
+            votes = exact_vote(keys[rows], store.chunks(), (manifest.theta,), network.shape[1])[0]
+            cache[rows] = reweigh(votes[0], by_class)
         else:
             k = min(manifest.k, store.count)
             found, cache[rows] = vote_until_sure(
-                store, keys[rows], network[rows], manifest.theta, manifest.lam, k, novelty, energies=energy[rows]
+                store,
+                keys[rows],
+                network[rows],
+                manifest.theta,
+                manifest.lam,
+                k,
+                novelty,
+                energies=energy[rows],
+                class_weights=by_class,
             )
         nearest[rows] = found.similarities[:, nth]
     mixed = mix(network, cache, manifest.lam)

@@ -18,12 +18,13 @@ from indexer.encoders import check_classes
 from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote
+from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote
 from model.doubt import energies
 from model.errors import DatasetError
 from model.lookup import vote_until_sure
 from model.manifest import FitReport, Manifest
 from model.metrics import ece_percent, error_percent, nll
+from model.overlay import Overlay
 from model.stores import Store
 
 QUERIES_AT_ONCE = 1000
@@ -174,7 +175,9 @@ def evaluate(
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
     logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
     network = softmax(logits, len(manifest.classes))
+    by_class = Overlay(bundle).class_weights
     votes = ask(bundle.store, keys, setting, network.shape[1], progress)
+    votes = np.stack([reweigh(of_theta, by_class) for of_theta in votes])
     as_served = (setting.theta, setting.lam, setting.k) == (manifest.theta, manifest.lam, manifest.k)
     if as_served and setting.k is not None:
         # What the server does; the cache alone is another model, which no quick search was fitted for.
@@ -190,6 +193,7 @@ def evaluate(
                 setting.k,
                 novelty,
                 energies=energies(logits[rows], network[rows]),
+                class_weights=by_class,
             )
             votes[0, rows] = found[1]
     models = opinions(network, votes, setting)

@@ -14,9 +14,11 @@ report a robustness that is not one (Athalye et al., 2018, 'Obfuscated gradients
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from evaluation.fitted import cache_only_theta
 from indexer.memory import check_memory
 from model.bundle import NETWORK, Bundle
-from model.cache import check_parameters
+from model.cache import check_parameters, class_weights
 from model.encoder import Encoder
 from model.errors import BundleError
 from model.network_file import load_network
@@ -57,9 +59,14 @@ class KeyCache(nn.Module):
         MemoryLimitError: the keys do not fit into memory as asked for.
     """
 
-    def __init__(self, store: Store, classes: int, keeping: Keeping = "float32", device: str = "cpu") -> None:
+    def __init__(
+        self, store: Store, classes: int, keeping: Keeping = "float32", device: str = "cpu", known: int | None = None
+    ) -> None:
+        """Keys of so many classes, of which the network knows the first ``known`` (None = all)."""
         super().__init__()
         self.count, self.dim, self.classes = store.count, store.dim, classes
+        counts = np.bincount(store.values, minlength=classes)
+        self._by_class = class_weights(counts, classes if known is None else known)
         values = torch.from_numpy(store.values)
         order = torch.argsort(values, stable=True)
         place = torch.empty_like(order)
@@ -153,7 +160,7 @@ class KeyCache(nn.Module):
             for c, run in self.runs:
                 score = shares[:, run].logsumexp(1, keepdim=True).clamp_(min=NO_ENTRY)
                 shares[:, run] = shares[:, run].sub_(score).exp_()
-                scores[t, :, c] = score[:, 0]
+                scores[t, :, c] = score[:, 0] + (0.0 if self._by_class is None else math.log(self._by_class[c]))
             all_shares.append(shares)
         return scores, all_shares
 
@@ -223,7 +230,8 @@ class Models(nn.Module):
         check_parameters(cache_theta, lam, chosen)
         file = load_network(bundle.path / NETWORK)
         encoder = Encoder(file.network, manifest.recipe, file.projection)
-        cache = KeyCache(bundle.store, len(manifest.classes), keeping, device)
+        known = len(manifest.network_classes)
+        cache = KeyCache(bundle.store, len(manifest.classes), keeping, device, known)
         # With channels last, a processor's convolutions take two thirds of the time.
         models = cls(encoder, cache, theta, lam, chosen, cache_theta).to(device)
         models.encoder.to(memory_format=torch.channels_last)

@@ -72,6 +72,30 @@ def vote(similarities: Floats, values: Ints, theta: float, classes: int) -> Floa
     return counts.reshape(rows, classes).astype(np.float32)
 
 
+def class_weights(counts: Ints, known: int) -> NDArray[np.float64] | None:
+    """How much an entry of each class counts in the vote (C,), from the entries of each; None where all count the same.
+
+    Classes from ``known`` on were taught, an image at a time: they have few entries because nobody taught more, and not
+    because they are rare. Each of them votes as if it had as many as a class of the network's has on average
+    (docs/decisions/011).
+    """
+    if known >= len(counts) or not counts[:known].any():
+        return None
+    weights = np.ones(len(counts))
+    weights[known:] = np.maximum(1.0, counts[:known].mean() / np.maximum(counts[known:], 1))
+    return weights
+
+
+def reweigh(cache: Floats, by_class: NDArray[np.float64] | None) -> Floats:
+    """p_cache (B,C) with each class's votes counted so many times."""
+    if by_class is None:
+        return cache
+    votes = cache * by_class
+    votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-300)
+    reweighed: Floats = votes.astype(np.float32)
+    return reweighed
+
+
 def mix(network: Floats, cache: Floats, lam: float) -> Floats:
     """The mixture of p_net and p_cache, both (B,C). Where the cache had no entry to ask (a row of 0), p_net alone."""
     asked = cache.any(axis=1)

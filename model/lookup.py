@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cache import Floats, mix, vote
+from model.cache import Floats, mix, reweigh, vote
 from model.doubt import novelty_scores
 from model.manifest import Novelty
 from model.stores import Neighbors, Store
@@ -56,26 +56,31 @@ def vote_until_sure(
     among: NDArray[np.bool_] | None = None,
     spent: Spent | None = None,
     energies: Floats | None = None,
+    class_weights: NDArray[np.float64] | None = None,
 ) -> tuple[Neighbors, Floats]:
     """Search and vote for keys (B,D): some of the nearest entries, and p_cache (B,C).
 
     The parameters must be those that the store's quick search was fitted for; network is p_net (B,C). With ``novelty``,
     an image that a quick search calls novel is looked for in full: more entries can only make it less so; where that
     goes by evidence, ``energies`` (B,) are theirs. The neighbours are as many as a quick search asks for, or k where
-    there is none.
+    there is none. ``class_weights`` (C,) is how much an entry of each class counts; None = all the same.
     """
     spent = spent or Spent()
     classes = network.shape[1]
+
+    def ask(found: Neighbors) -> Floats:
+        return reweigh(vote(found.similarities, found.values, theta, classes), class_weights)
+
     quick = store.search_info.quick
     if quick is None or store.quick is None or classes < 2 or (novelty is not None and novelty.neighbor > quick.k):
         with spent.on("search"):
             found = store.search(keys, k, among)
         with spent.on("vote"):
-            return found, vote(found.similarities, found.values, theta, classes)
+            return found, ask(found)
     with spent.on("search"):
         found = store.quick.search(keys, min(quick.k, k), among)
     with spent.on("vote"):
-        cache = vote(found.similarities, found.values, theta, classes)
+        cache = ask(found)
         unsure = lead(mix(network, cache, lam)) < quick.margin
     if novelty is not None:
         at = min(novelty.neighbor, found.similarities.shape[1]) - 1
@@ -84,7 +89,7 @@ def vote_until_sure(
         with spent.on("search"):
             full = store.search(keys[unsure], k, among)
         with spent.on("vote"):
-            cache[unsure] = vote(full.similarities, full.values, theta, classes)
+            cache[unsure] = ask(full)
         found.similarities[unsure] = full.similarities[:, : quick.k]
         found.ids[unsure], found.values[unsure] = full.ids[:, : quick.k], full.values[:, : quick.k]
     return found, cache

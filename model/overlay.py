@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bundle import ENCODER, Bundle
-from model.cache import Floats, Ints
+from model.cache import Floats, Ints, class_weights
 from model.entries import Entry
 from model.errors import ImageError, JournalError
 from model.images import decode
@@ -113,6 +114,16 @@ class Overlay:
             return entry
         decided = self.decided[entry_id]
         return None if decided is None else entry._replace(value=self.index[decided])
+
+    @cached_property
+    def counts(self) -> Ints:
+        """(C,) entries of each class."""
+        return np.bincount(self.store.values, minlength=len(self.classes))
+
+    @cached_property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """How much an entry of each class counts in the vote (C,); None where all count the same."""
+        return class_weights(self.counts, len(self.bundle.manifest.network_classes))
 
     @cached_property
     def index(self) -> dict[str, int]:

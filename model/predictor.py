@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.cache import Floats, Ints, check_parameters, exact_vote, mix, softmax, vote, weights
+from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
 from model.doubt import energies, novelty_scores, p_value, prediction_set
 from model.errors import ImageError
 from model.lookup import Spent, vote_until_sure
@@ -155,13 +155,22 @@ class Predictor:
         self, keys: Floats, network: Floats, energy: Floats, parameters: Parameters, neighbors: int, spent: Spent
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
-        store = self.store
+        store, by_class = self.store, self.overlay.class_weights
         theta, lam, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
             found, cache = vote_until_sure(
-                store, keys, network, theta, lam, min(k, store.count), self._novelty, spent=spent, energies=energy
+                store,
+                keys,
+                network,
+                theta,
+                lam,
+                min(k, store.count),
+                self._novelty,
+                spent=spent,
+                energies=energy,
+                class_weights=by_class,
             )
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
@@ -175,10 +184,15 @@ class Predictor:
                 votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
             near = found.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
-            return found, votes[0], shares, votes[0]
-        similarities, values = found.similarities[:, :k], found.values[:, :k]
-        own = weights(similarities, values, theta)[:, :listed]
-        shares[:, : own.shape[1]] = own
-        with spent.on("vote"):
-            whole = vote(similarities, values, theta, network.shape[1])
-        return found, whole if cache is None else cache, shares, whole
+            whole = votes[0]
+        else:
+            similarities, values = found.similarities[:, :k], found.values[:, :k]
+            own = weights(similarities, values, theta)[:, :listed]
+            shares[:, : own.shape[1]] = own
+            with spent.on("vote"):
+                whole = vote(similarities, values, theta, network.shape[1])
+        if by_class is not None:
+            shares *= by_class[np.maximum(found.values[:, :listed], 0)]
+            shares /= np.maximum((whole * by_class).sum(axis=1, keepdims=True), 1e-300)
+            whole = reweigh(whole, by_class)
+        return found, whole if cache is None or k is None else cache, shares, whole

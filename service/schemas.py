@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple, NotRequired
 
-import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
@@ -126,6 +125,9 @@ class ModelInfo(BaseModel):
     k: int | None = Field(description="null = all entries vote.")
     entries: int
     counts: list[int] = Field(description="Entries of each class.")
+    class_weights: list[float] = Field(
+        description="How much an entry of each class counts in the vote: 1, and more for those that were taught."
+    )
     taught: TaughtInfo
     dataset: DatasetInfo
     network: NetworkInfo
@@ -234,7 +236,7 @@ def prediction(
 
 def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
     """What the active bundle's manifest says, and what was taught since."""
-    manifest = predictor.bundle.manifest
+    manifest, by_class = predictor.bundle.manifest, predictor.overlay.class_weights
     return ModelInfo(
         generation=manifest.generation,
         created=manifest.created,
@@ -244,7 +246,8 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         lam=manifest.lam,
         k=manifest.k,
         entries=predictor.store.count,
-        counts=np.bincount(predictor.store.values, minlength=len(predictor.classes)).tolist(),
+        counts=predictor.overlay.counts.tolist(),
+        class_weights=[1.0] * len(predictor.classes) if by_class is None else by_class.tolist(),
         taught=taught_info(predictor, suggest_rebuild),
         dataset=manifest.dataset,
         network=manifest.network,

@@ -348,3 +348,24 @@ def test_answers_stay_json(call: Call) -> None:
     response = teach(call, "naïve ☃", striped())
     assert json.loads(response.content)["label"] == "naïve ☃"
     assert model(call)["classes"][3] == "naïve ☃"
+
+
+@pytest.mark.parametrize("k", ["5", "all"])
+def test_what_is_told_of_the_vote_adds_up_to_the_answer(call: Call, k: str) -> None:
+    teach(call, "striped", striped(1), striped(2))
+    told = model(call)
+    assert told["class_weights"] == [1, 1, 1, 10]
+    said = look(call, striped(3), f"neighbors=50&votes=62&top=10&theta=20&k={k}")
+    cache = {score["label"]: score["cache"] for score in said["top"]}
+    votes = said["votes"]
+    raw = np.exp(20 * (np.array(votes["similarities"]) - votes["similarities"][0]))[: 62 if k == "all" else 5]
+    by_class = np.bincount(votes["indices"][: len(raw)], raw, minlength=4) * told["class_weights"]
+    for label, share in zip(told["classes"], by_class / by_class.sum(), strict=True):
+        assert cache[label] == pytest.approx(share, abs=1e-4)
+    shares = dict.fromkeys(told["classes"], 0.0)
+    for neighbor in said["neighbors"]:
+        shares[neighbor["label"]] += neighbor["weight"]
+    if k == "5":
+        assert shares == pytest.approx(cache, abs=1e-4)
+    else:
+        assert sum(shares.values()) <= 1 + 1e-6

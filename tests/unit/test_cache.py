@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.cache import check_parameters, exact_vote, mix, softmax, vote, weights
+from model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
 from model.errors import ParameterError
 from model.stores import ExactStore
 
@@ -123,3 +123,14 @@ def test_softmax_survives_large_logits(logits: np.ndarray) -> None:
 def test_parameters_without_meaning_are_refused(theta: float, lam: float, k: int, named: str) -> None:
     with pytest.raises(ParameterError, match=f"^{named} must"):
         check_parameters(theta, lam, k)
+
+
+def test_a_taught_class_votes_as_one_of_usual_size() -> None:
+    by_class = class_weights(np.array([100, 300, 5, 400, 0]), 2)
+    assert by_class is not None
+    np.testing.assert_allclose(by_class, [1, 1, 40, 1, 200])
+    assert class_weights(np.array([100, 300]), 2) is None
+    cache = np.array([[0.5, 0.4, 0.1, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    found = reweigh(cache, by_class)
+    np.testing.assert_allclose(found, [np.array([0.5, 0.4, 4, 0, 0]) / 4.9, np.zeros(5)], rtol=1e-6)
+    assert reweigh(cache, None) is cache
