@@ -78,5 +78,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("model", "indexer", "evaluation", "service", "secondlook"):
             raise
-        click.echo(f"Error: this command needs {error.name}: install secondlook with the extras cpu and lab", err=True)
+        extras = "extra client" if error.name == "httpx" else "extras cpu and lab"
+        click.echo(f"Error: this command needs {error.name}: install secondlook with the {extras}", err=True)
         sys.exit(1)

@@ -1,7 +1,7 @@
 """What a server answers, as frozen dataclasses.
 
 Written by hand and not generated from OpenAPI: a generated client neither repeats nor splits calls, which is what there
-is to do here. A test holds these classes to the server's document; members that this version does not know are left out.
+is to do here. A test holds these classes to the server's document; members that are not known here are left out.
 """
 
 from __future__ import annotations

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import click
-import numpy as np
 
-from model import bundle as bundles
-from model.doubt import check_coverage
+from indexer.progress import on_terminal, silent
 from model.errors import ImageError
-from model.images import decode
-from model.predictor import Answer, Parameters, Predictor
-from model.root import default_root
-from secondlook.options import KType, bundles_option, generation_option, json_option, print_json
+from model.images import EXTENSIONS, decode
+from secondlook.options import KType, bundles_option, generation_option, json_option
+from secondlook.rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
+
+HERE, THERE = ("root", "generation"), ("key", "concurrency")
+"""Options that only go without, or only with, a server."""
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE|DIR...")
+@click.option("--server", metavar="URL", help="Ask a running server, such as http://127.0.0.1:8000.")
+@click.option("--key", envvar="SECONDLOOK_KEY", help="The server's key, if it wants one.  [env: SECONDLOOK_KEY]")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests to the server at once."
+)
 @bundles_option
 @generation_option
 @click.option("--theta", type=float, help="Another theta than the bundle's.")
@@ -26,8 +34,15 @@ from secondlook.options import KType, bundles_option, generation_option, json_op
 @click.option("--k", type=KType(), help="Another k.")
 @click.option("--coverage", type=float, help="Give the labels that hold the right one so often, such as 0.95.")
 @json_option
+@click.option("--csv", "as_csv_", is_flag=True, help="Print the result as CSV, with a header.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file: .csv and .json say how.")
+@click.pass_context
 def classify(
+    context: click.Context,
     images: tuple[Path, ...],
+    server: str | None,
+    key: str | None,
+    concurrency: int,
     root: Path | None,
     generation: str | None,
     theta: float | None,
@@ -35,64 +50,184 @@ def classify(
     k: int | None,
     coverage: float | None,
     as_json: bool,
+    as_csv_: bool,
+    out: Path | None,
 ) -> None:
-    """Classify IMAGES here, without a server: what mixture, network and cache say of each, and how far to trust it."""
-    if coverage is not None:
-        check_coverage(coverage)
-    bundle = bundles.open_bundle(root or default_root(), generation)
-    predictor = Predictor(bundle)
-    parameters = predictor.parameters(theta, lam, "all" if k == 0 else k)
+    """Classify images, and all in folders: what mixture, network and cache say of each, and how far to trust it.
+
+    Here, with a bundle, or by a running server. Results are in the order given; files that fail are named, and the exit
+    status is 1 then.
+    """
+    for name in HERE if server is not None else THERE:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "bundles" if name == "root" else name
+            raise click.UsageError(f"--{option} {'does not go' if server is not None else 'goes'} with --server")
+    files = list(_files(images))
+    voters: int | Literal["all"] | None = "all" if k == 0 else k
+    line, header = _form(as_json, as_csv_, out, coverage)
+    answering = (
+        _here(root, generation, theta, lam, voters, coverage)
+        if server is None
+        else _there(server, key, concurrency, theta, lam, voters, coverage)
+    )
     failed = 0
-    for path in images:
-        answer: Answer | ImageError
-        try:
-            pixels = decode(path.read_bytes(), bundle.engine.size)
-            (answer,) = predictor.predict(pixels[None], [parameters])
-        except ImageError as error:
-            answer = error
-        except OSError as error:
-            answer = ImageError(error.strerror or "cannot be read")
-        if isinstance(answer, ImageError):
-            failed += 1
-            if as_json:
-                print_json(file=str(path), error=str(answer))
-            else:
-                click.echo(f"{path}: {answer}", err=True)
-        else:
-            _print(path, answer, _doubt(predictor, answer, parameters, coverage), bundle.manifest.classes, as_json)
+    # The results' own stream is taken before a bar takes its place, but where both are the terminal's.
+    piped = None if sys.stdout.isatty() else sys.stdout
+    with answering as answer, _writing(out, piped) as write:
+        if header is not None:
+            write(header)
+        with on_terminal() if sys.stderr.isatty() and len(files) > 1 else nullcontext(silent) as progress:
+            progress("classify", 0, len(files))
+            for done, (path, said) in enumerate(zip(files, answer(files), strict=True), start=1):
+                if isinstance(said, Failure):
+                    failed += 1
+                    said = Failure("the folder has no images") if path.is_dir() else said
+                    click.echo(f"{path}: {said.sentence}", err=True)
+                if (written := line(str(path), said)) is not None:
+                    write(written)
+                progress("classify", done, len(files))
     if failed:
         raise click.exceptions.Exit(1)
 
 
-class _Doubt(NamedTuple):
-    credibility: float | None
-    """None where the bundle is not calibrated for these parameters."""
-    coverage: float | None
-    labels: list[str] | None
-    """Those that hold the right one so often."""
+Answering = Callable[[list[Path]], Iterable[Row | Failure]]
+Voters = int | Literal["all"] | None
 
 
-def _doubt(predictor: Predictor, answer: Answer, parameters: Parameters, coverage: float | None) -> _Doubt:
-    labels = predictor.prediction_set(answer, parameters, coverage) if coverage is not None else None
-    return _Doubt(predictor.credibility(answer, parameters), coverage, labels)
+@contextmanager
+def _here(
+    root: Path | None,
+    generation: str | None,
+    theta: float | None,
+    lam: float | None,
+    k: Voters,
+    coverage: float | None,
+) -> Iterator[Answering]:
+    """By a bundle, in this process."""
+    from model.bundle import open_bundle
+    from model.doubt import check_coverage
+    from model.predictor import Predictor
+    from model.root import default_root
+
+    if coverage is not None:
+        check_coverage(coverage)
+    bundle = open_bundle(root or default_root(), generation)
+    predictor = Predictor(bundle)
+    parameters = predictor.parameters(theta, lam, k)
+    classes = bundle.manifest.classes
+
+    def one(path: Path) -> Row | Failure:
+        try:
+            (answer,) = predictor.predict(decode(path.read_bytes(), bundle.engine.size)[None], [parameters])
+        except OSError as error:
+            return Failure(error.strerror or "cannot be read")
+        except ImageError as error:
+            return Failure(str(error))
+        if isinstance(answer, ImageError):
+            return Failure(str(answer))
+        mixed, network, cache = (
+            Opinion(classes[int(p.argmax())], float(p.max())) for p in (answer.mixed, answer.network, answer.cache)
+        )
+        labels = predictor.prediction_set(answer, parameters, coverage) if coverage is not None else None
+        return Row(
+            bundle.manifest.generation,
+            mixed,
+            network,
+            cache,
+            answer.novelty,
+            answer.is_novel,
+            predictor.credibility(answer, parameters),
+            labels,
+        )
+
+    yield lambda paths: map(one, paths)
 
 
-def _print(path: Path, answer: Answer, doubt: _Doubt, classes: tuple[str, ...], as_json: bool) -> None:
-    said = {}
-    for name, probabilities in (("mixed", answer.mixed), ("network", answer.network), ("cache", answer.cache)):
-        best = int(np.argmax(probabilities))
-        said[name] = {"label": classes[best], "probability": round(float(probabilities[best]), 4)}
-    if as_json:
-        asked = {} if doubt.coverage is None else {"prediction_set": doubt.labels}
-        sure = None if doubt.credibility is None else round(doubt.credibility, 4)
-        novelty = round(answer.novelty, 4)
-        print_json(file=str(path), **said, novelty=novelty, is_novel=answer.is_novel, credibility=sure, **asked)
+@contextmanager
+def _there(
+    server: str,
+    key: str | None,
+    concurrency: int,
+    theta: float | None,
+    lam: float | None,
+    k: Voters,
+    coverage: float | None,
+) -> Iterator[Answering]:
+    """By a server."""
+    from secondlook.client import Client, ClientError, KeyRefusedError, Prediction, ProblemError, Retry
+
+    def ask(paths: list[Path]) -> Iterator[Row | Failure]:
+        answers = client.predictions(
+            paths, top=1, lam=lam, theta=theta, k=k, coverage=coverage, concurrency=concurrency
+        )
+        for path, answer in zip(paths, answers, strict=True):
+            yield row(answer) if isinstance(answer, Prediction) else Failure(_without_name(str(answer), path))
+
+    def row(answer: Prediction) -> Row:
+        return Row(
+            answer.generation,
+            Opinion(answer.label, answer.probability),
+            Opinion(answer.network.label, answer.network.probability),
+            Opinion(answer.cache.label, answer.cache.probability),
+            answer.novelty.score,
+            answer.novelty.is_novel,
+            answer.credibility,
+            answer.prediction_set,
+        )
+
+    try:
+        # The first is for one call without patience: a wrong address is told at once.
+        impatient, client = Client(server, key, retry=Retry(within_s=0)), Client(server, key)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        with impatient, client:
+            impatient.model()
+            yield ask
+    except KeyRefusedError as error:
+        raise click.ClickException(f"{server}: {error.detail} Give it with --key or SECONDLOOK_KEY.") from error
+    except ProblemError as error:
+        if error.status == 422:
+            raise click.UsageError(error.detail) from error
+        raise click.ClickException(f"{server}: {error.detail}") from error
+    except ClientError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _files(given: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are given; of a folder, all images in it and below, hidden ones left out, or itself without any."""
+    for path in given:
+        inside = sorted(
+            found
+            for found in (path.rglob("*") if path.is_dir() else ())
+            if found.suffix.lower() in EXTENSIONS
+            and not any(part.startswith(".") for part in found.relative_to(path).parts)
+            and found.is_file()
+        )
+        yield from inside or [path]
+
+
+def _form(is_json: bool, is_csv: bool, out: Path | None, coverage: float | None) -> tuple[Line, str | None]:
+    """How results are written, and what stands above them."""
+    if is_json and is_csv:
+        raise click.UsageError("give --json or --csv")
+    ending = out.suffix.lower() if out is not None and not is_json and not is_csv else ""
+    if is_csv or ending == ".csv":
+        return as_csv, csv_line(list(COLUMNS))
+    return (as_json if is_json or ending in (".json", ".jsonl") else as_text)(coverage), None
+
+
+@contextmanager
+def _writing(out: Path | None, piped: object) -> Iterator[Callable[[str], None]]:
+    if out is None:
+        yield lambda line: click.echo(line, file=piped)  # type: ignore[arg-type]
         return
-    parts = [f"{name} {what['label']} {what['probability']:.2f}" for name, what in said.items() if name != "mixed"]
-    if doubt.credibility is not None:
-        parts.append(f"credibility {doubt.credibility:.2f}")
-    if doubt.labels is not None:
-        parts.append(f"{100 * (doubt.coverage or 0):g} % set: {', '.join(doubt.labels) or 'none'}")
-    if answer.is_novel:
-        parts.append("unlike anything cached")
-    click.echo(f"{path}: {said['mixed']['label']} {said['mixed']['probability']:.2f} ({', '.join(parts)})")
+    with out.open("w", encoding="utf-8") as file:
+        yield lambda line: print(line, file=file, flush=True)
+
+
+def _without_name(sentence: str, path: Path) -> str:
+    """A server's sentence on an image, as this command's lines put it: after the path, without a full stop."""
+    for name in (f"{path}: ", f"{path.name}: "):
+        sentence = sentence.removeprefix(name)
+    return sentence.removesuffix(".")

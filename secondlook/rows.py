@@ -1,0 +1,108 @@
+"""What is said of each file, written as lines to read, as CSV or as JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+COLUMNS = (
+    *("file", "generation", "label", "probability", "network", "network_probability", "cache", "cache_probability"),
+    *("novelty", "is_novel", "credibility", "prediction_set", "error"),
+)
+
+
+class Opinion(NamedTuple):
+    """The most probable class."""
+
+    label: str
+    probability: float
+
+
+class Row(NamedTuple):
+    """What is said of one image."""
+
+    generation: str
+    mixed: Opinion
+    network: Opinion
+    cache: Opinion
+    novelty: float
+    is_novel: bool | None
+    credibility: float | None
+    """None where the bundle is not calibrated for these parameters."""
+    prediction_set: list[str] | None
+    """Those that hold the right one as often as was asked for; None also where that was not asked."""
+
+
+class Failure(NamedTuple):
+    """Why nothing is said of one."""
+
+    sentence: str
+
+
+Line = Callable[[str, Row | Failure], str | None]
+"""A file's line in the results; None where it has none."""
+
+
+def as_text(coverage: float | None) -> Line:
+    """Lines to read. Failures have none: they are told where errors are."""
+
+    def line(file: str, said: Row | Failure) -> str | None:
+        if isinstance(said, Failure):
+            return None
+        parts = [f"{name} {one.label} {one.probability:.2f}" for name, one in _others(said)]
+        if said.credibility is not None:
+            parts.append(f"credibility {said.credibility:.2f}")
+        if said.prediction_set is not None:
+            parts.append(f"{100 * (coverage or 0):g} % set: {', '.join(said.prediction_set) or 'none'}")
+        if said.is_novel:
+            parts.append("unlike anything cached")
+        return f"{file}: {said.mixed.label} {said.mixed.probability:.2f} ({', '.join(parts)})"
+
+    return line
+
+
+def as_json(coverage: float | None) -> Line:
+    """One object a line; with a coverage, each has the set."""
+
+    def line(file: str, said: Row | Failure) -> str:
+        if isinstance(said, Failure):
+            return json.dumps({"file": file, "error": said.sentence})
+        opinions = {
+            name: {"label": one.label, "probability": round(one.probability, 4)}
+            for name, one in (("mixed", said.mixed), *_others(said))
+        }
+        told: dict[str, object] = {"file": file, "generation": said.generation, **opinions}
+        told |= {"novelty": round(said.novelty, 4), "is_novel": said.is_novel, "credibility": _rounded(said)}
+        if coverage is not None:
+            told["prediction_set"] = said.prediction_set
+        return json.dumps(told)
+
+    return line
+
+
+def as_csv(file: str, said: Row | Failure) -> str:
+    """A row of COLUMNS; a set's labels are divided by semicolons, what is not known is left empty."""
+    if isinstance(said, Failure):
+        return csv_line([file, *[""] * (len(COLUMNS) - 2), said.sentence])
+    opinions = [x for one in (said.mixed, said.network, said.cache) for x in (one.label, round(one.probability, 4))]
+    is_novel = "" if said.is_novel is None else str(said.is_novel).lower()
+    labels = ";".join(said.prediction_set or ())
+    return csv_line([file, said.generation, *opinions, round(said.novelty, 4), is_novel, _rounded(said), labels, ""])
+
+
+def csv_line(values: list[object]) -> str:
+    """Values as CSV, without the line's end."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()
+
+
+def _others(said: Row) -> tuple[tuple[str, Opinion], ...]:
+    return (("network", said.network), ("cache", said.cache))
+
+
+def _rounded(said: Row) -> float | None:
+    return None if said.credibility is None else round(said.credibility, 4)
