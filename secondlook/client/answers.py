@@ -152,6 +152,8 @@ class Model:
     """How many of the classes, the first ones, the network knows; the others were taught."""
     counts: list[int] = field(default_factory=list)
     """Entries of each class."""
+    class_weights: list[float] = field(default_factory=list)
+    """What one entry's vote for the class is multiplied with."""
     taught: TaughtCounts | None = None
 
 

@@ -21,7 +21,7 @@ HERE, THERE = ("root", "generation"), ("key", "concurrency")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE|DIR...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--server", metavar="URL", help="Ask a running server, such as http://127.0.0.1:8000.")
 @click.option("--key", envvar="SECONDLOOK_KEY", help="The server's key, if it wants one.  [env: SECONDLOOK_KEY]")
 @click.option(
@@ -53,7 +53,7 @@ def classify(
     as_csv_: bool,
     out: Path | None,
 ) -> None:
-    """Classify images, and all in folders: what mixture, network and cache say of each, and how far to trust it.
+    """Classify IMAGES, files or folders of them: what mixture, network and cache say of each, and how far to trust it.
 
     Here, with a bundle, or by a running server. Results are in the order given; files that fail are named, and the exit
     status is 1 then.
@@ -106,15 +106,20 @@ def _here(
     """By a bundle, in this process."""
     from model.bundle import open_bundle
     from model.doubt import check_coverage
+    from model.journal import Journal
+    from model.overlay import Overlay
     from model.predictor import Predictor
     from model.root import default_root
 
     if coverage is not None:
         check_coverage(coverage)
     bundle = open_bundle(root or default_root(), generation)
-    predictor = Predictor(bundle)
+    overlay = Overlay(bundle)
+    if root is not None:  # answers as a server on it gives them: with what was taught
+        overlay = overlay.caught_up(Journal(root))
+    predictor = Predictor(bundle, overlay)
     parameters = predictor.parameters(theta, lam, k)
-    classes = bundle.manifest.classes
+    classes = predictor.classes
 
     def one(path: Path) -> Row | Failure:
         try:

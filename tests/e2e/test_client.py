@@ -87,6 +87,17 @@ def test_images_of_all_kinds_are_predicted_whatever_the_server_takes_at_once(
         client.predict(images)
 
 
+def test_a_request_of_too_many_bytes_is_sent_in_parts(serve: Serve, tiny_bundle: Path, tmp_path: Path) -> None:
+    large = make_image("red", (600, 600))
+    limit = 3 * len(large)
+    server = serve(bundles=shutil.copytree(tiny_bundle, tmp_path / "bundles"), max_request_bytes=limit)
+    with Client(server.url) as client:
+        answers = client.predict([large] * 10 + [b"no image" + bytes(limit)], concurrency=2)
+    assert [one.cache.label for one in answers if isinstance(one, Prediction)] == ["red"] * 10
+    assert isinstance(answers[10], ProblemError)
+    assert answers[10].slug == "too-many-bytes"
+
+
 def test_whoever_finds_the_queue_full_comes_again(serve: Serve, tiny_bundle: Path, tmp_path: Path) -> None:
     server = serve(bundles=shutil.copytree(tiny_bundle, tmp_path / "bundles"), max_queue=1)
     large = make_image("red", (1500, 1500))  # so that the first is still there when the others come
@@ -131,6 +142,9 @@ def test_a_class_is_taught_corrected_and_rebuilt(serve: Serve, tiny_bundle: Path
         with pytest.raises(ProblemError, match="not one of JPEG"):
             client.teach([image, b"no image"], "stripes")
         assert client.model().counts[3] == 3  # nothing of it was kept
+        (tmp_path / "stripes.png").write_bytes(striped(2))
+        here = classify(tmp_path / "stripes.png", "--bundles", root, "--lam", 1, "--k", 1, "--csv")
+        assert next(csv.DictReader(io.StringIO(here.stdout)))["label"] == "stripes", here.stderr
         some = client.teach([image, b"no image"], "stripes", partial=True)
         assert [type(one) for one in some.entries] == [TaughtEntry, ProblemError]
         with pytest.raises(ProblemError, match="not one of JPEG"):
