@@ -11,6 +11,7 @@ from evaluation.curves import curves as measure_curves
 from evaluation.doubt import doubt as measure_doubt
 from evaluation.evaluate import Setting
 from evaluation.evaluate import evaluate as run
+from evaluation.newcomers import newcomers as measure_newcomers
 from evaluation.shift import IMAGES as SOME
 from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
@@ -65,6 +66,10 @@ from secondlook.options import (
     f"  [default: {', '.join(MADE)}]",
 )
 @click.option(
+    "--teach",
+    help="Teach classes of this dataset, a few images of each: are they recognised, are the known ones still?",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
 @json_option
@@ -85,6 +90,7 @@ def evaluate(
     refill: int,
     doubt: bool,
     unknown: tuple[str, ...],
+    teach: str | None,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -115,6 +121,9 @@ def evaluate(
         if doubt:
             strange = [of_nothing(name, bundle.engine.size, data_root) for name in dict.fromkeys(unknown or MADE)]
             studies["doubt"] = measure_doubt(bundle, asked, strange, images=images, progress=progress)
+        if teach is not None:
+            new = (load(teach, part, data_root) for part in ("train", "test"))
+            studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
         if out is not None:
             for name, found in studies.items():
                 study.write(found, out, name)
