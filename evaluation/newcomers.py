@@ -1,4 +1,4 @@
-"""How many images of a new class must be taught before it is recognised, and what that does to the classes known before.
+"""How many images of a new class must be taught before it is recognised, and what that does to the known classes.
 
 Classes of another dataset are drawn and taught, a few images of each, beside the bundle's own entries, as a server is
 taught; other images of them, and the bundle's test images, are then answered as served. Several draws are made: how
@@ -86,7 +86,7 @@ class Newcomers:
                 f"new classes of {self.unknown} taught to a cache of {self.known}",
                 ("images of each", "new, % right", "cache alone", "known, % right", "known taken for new, %"),
                 tuple(rows),
-                f"{len(self.classes)} draws of {len(self.classes[0])} classes; {self.images:,} images of known classes; "
+                f"{len(self.classes)} draws of {len(self.classes[0])} classes; {self.images:,} images of known ones; "
                 "95 % intervals over the new classes, and over the known classes' images",
             )
         ]
@@ -100,8 +100,8 @@ class Newcomers:
                 f"{last.shots} images of a new class: {last.new.value:.0f} % recognised, "
                 f"{self.before.value - last.old.value:.1f} points lost on the known",
                 self._draw,
-                "The share of a new class's images that are recognised grows with the images taught; each thin line is a "
-                "class, the thick one their mean, and the dashed one the known classes, which stay nearly level.",
+                "The share of a new class's images that are recognised grows with the images taught; each thin line "
+                "is a class, the thick one their mean, and the dashed one the known classes, which stay nearly level.",
             )
         ]
 
@@ -119,7 +119,7 @@ class Newcomers:
         axes.set(xscale="log", xlabel="images taught of each new class", ylabel="recognised, %", ylim=(0, 100))
         axes.set_xticks(shots, [str(count) for count in shots])
         axes.minorticks_off()
-        axes.legend(fontsize=9, loc="center right")
+        axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.9))
 
 
 def newcomers(

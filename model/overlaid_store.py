@@ -74,14 +74,21 @@ class OverlaidStore:
         if not len(self._keys):
             return own
         similarities = queries @ self._keys.T
-        columns = np.broadcast_to(np.arange(len(self._keys)), similarities.shape)
-        if len(self._keys) > k:
-            columns = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
-            similarities = np.take_along_axis(similarities, columns, axis=1)
+        # Most are further away than the k nearest of the generation's own, and sorting them all would cost more than
+        # comparing them did.
+        rows, columns = np.nonzero(similarities >= own.similarities[:, -1:])
+        if not len(rows):
+            return own
+        counts = np.bincount(rows, minlength=len(queries))
+        places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        near = np.full((len(queries), int(counts.max())), -np.inf, np.float32)
+        ids, values = np.full(near.shape, -1, np.int64), np.full(near.shape, -1, np.int64)
+        near[rows, places] = similarities[rows, columns]
+        ids[rows, places], values[rows, places] = self._ids[columns], self._values[columns]
         return _nearest(
-            np.concatenate((own.similarities, similarities), axis=1),
-            np.concatenate((own.ids, self._ids[columns]), axis=1),
-            np.concatenate((own.values, self._values[columns]), axis=1),
+            np.concatenate((own.similarities, near), axis=1),
+            np.concatenate((own.ids, ids), axis=1),
+            np.concatenate((own.values, values), axis=1),
             k,
         )
 

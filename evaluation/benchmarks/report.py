@@ -15,6 +15,7 @@ from evaluation.benchmarks.engines import EngineResult, IndexResult
 from evaluation.benchmarks.served import COMPARED, ServeResult
 from evaluation.benchmarks.stages import StageResult
 from evaluation.benchmarks.stores import FlatResult, StoreResult
+from evaluation.benchmarks.taught import MergedResult, TaughtResult
 from evaluation.benchmarks.timing import Machine
 from evaluation.benchmarks.votes import VoteResult
 from evaluation.plots import COLOURS, figure
@@ -33,6 +34,8 @@ class Report:
     index: IndexResult | None = None
     stages: list[StageResult] = field(default_factory=list)
     serve: ServeResult | None = None
+    taught: list[TaughtResult] = field(default_factory=list)
+    merged: MergedResult | None = None
     votes: list[VoteResult] = field(default_factory=list)
     flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
@@ -46,6 +49,8 @@ class Report:
             "index": {**asdict(self.index), "ratio": self.index.ratio} if self.index else None,
             "stages": [{**asdict(result), "cache_over_encode": result.cache_over_encode} for result in self.stages],
             "serve": self.serve.as_dict() if self.serve else None,
+            "taught": [asdict(result) for result in self.taught],
+            "merged": asdict(self.merged) if self.merged else None,
             "votes": [asdict(result) for result in self.votes],
             "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
@@ -73,10 +78,11 @@ class Report:
         """Print tables."""
         # Where nobody watches, tables need not fit a narrow screen.
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        m = self.machine
+        machine = self.machine
+        vectors = ", ".join(machine.vector_extensions) or "no AVX2"
         console.print(
-            f"{m.processor}, {m.cores} cores ({', '.join(m.vector_extensions) or 'no AVX2'}), {m.memory_gb:g} GB, "
-            f"reads {m.read_gb_per_second:g} GB/s; "
+            f"{machine.processor}, {machine.cores} cores ({vectors}), {machine.memory_gb:g} GB, "
+            f"reads {machine.read_gb_per_second:g} GB/s; "
             f"generation {self.generation}: {self.entries:,} keys of {self.dim} numbers",
             highlight=False,
         )
@@ -84,12 +90,21 @@ class Report:
             self._engine_table(),
             self._stage_table(),
             self._vote_table(),
+            self._taught_table(),
             self._serve_table(),
             self._flat_table(),
             self._store_table(),
         ):
             if table.row_count:
                 console.print(table)
+        if (m := self.merged) is not None:
+            console.print(
+                f"{m.base:,} entries, {m.added:,} added beside and {m.removed:,} removed, against one index of what is "
+                f"left: the same first class for {m.same_top1:,} of {m.queries:,} queries, "
+                f"{m.same_neighbors_percent:.3f} % of the neighbours the same, similarities within "
+                f"{m.largest_difference:.1e}",
+                highlight=False,
+            )
         if self.serve:
             for line in _sentences(self.serve):
                 console.print(line, highlight=False)
@@ -190,6 +205,22 @@ class Report:
         for classes, k in dict.fromkeys((r.classes, r.k) for r in self.votes):
             one, many = times[classes, k, 1], times[classes, k, 32]
             table.add_row(f"{classes:,}", f"{k:,}", f"{one:.3f}", f"{many:.3f}")
+        return table
+
+    def _taught_table(self) -> Table:
+        columns = ("taught images", "one ms", "of none", "images/s, of 16", "of none", "one more taught, ms", "open, s")
+        table = _table("answers beside taught images", *columns)
+        for r in self.taught:
+            first = self.taught[0]
+            table.add_row(
+                f"{r.images:,}",
+                f"{r.one_ms:.2f}",
+                f"{r.one_ms / first.one_ms:.2f}",
+                f"{r.images_per_second:,.0f}",
+                f"{r.images_per_second / first.images_per_second:.2f}",
+                f"{r.teach_ms:.1f}" if r.teach_ms is not None else "",
+                f"{r.open_s:.2f}",
+            )
         return table
 
     def _flat_table(self) -> Table:

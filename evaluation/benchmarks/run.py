@@ -12,6 +12,7 @@ from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.serve import serve
 from evaluation.benchmarks.stages import stages
 from evaluation.benchmarks.stores import CHUNK, QUERIES, flat_search, spread, stores
+from evaluation.benchmarks.taught import merged, taught
 from evaluation.benchmarks.timing import machine, median_ms
 from evaluation.benchmarks.votes import votes
 from indexer.datasets import ArrayDataset, load
@@ -69,6 +70,9 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     if "stages" in plan.parts:
         report.stages = stages(bundle, images, plan.seconds)
         report.votes = votes(plan.seconds / 4)
+    if "taught" in plan.parts:
+        report.taught = taught(bundle, images, plan.seconds)
+        report.merged = merged(bundle, train, test, progress)
     if "serve" in plan.parts:
         report.serve = serve(root, bundle, images, plan.max_batch, plan.with_peers, plan.seconds, progress)
     if "stores" in plan.parts:

@@ -18,7 +18,7 @@ from secondlook.options import (
     reporting,
 )
 
-PARTS = ("engines", "index", "stages", "serve", "stores")
+PARTS = ("engines", "index", "stages", "taught", "serve", "stores")
 
 
 @click.command()
@@ -72,8 +72,8 @@ def bench(
 ) -> None:
     """What things cost, on CIFAR images: all of it, or only the PARTs named.
 
-    engines, index (its build), stages (of an answer), serve (a running server under load, beside the same pipeline
-    without HTTP), stores (by size).
+    engines, index (its build), stages (of an answer), taught (answers beside taught entries), serve (a running server
+    under load, beside the same pipeline without HTTP), stores (by size).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """

@@ -67,7 +67,7 @@ from secondlook.options import (
 )
 @click.option(
     "--teach",
-    help="Teach classes of this dataset, a few images of each: are they recognised, are the known ones still?",
+    help="A dataset of which classes are taught, a few images of each: are they recognised afterwards?",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."

@@ -1,0 +1,155 @@
+"""What taught entries cost an answer, and whether a merged search is that of one index rebuilt from scratch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.benchmarks.stages import png
+from evaluation.benchmarks.stores import spread
+from evaluation.benchmarks.timing import repeated, seconds
+from indexer.datasets import Dataset
+from indexer.index import embed_images
+from indexer.progress import Progress, silent
+from model.bundle import ENCODER, Bundle
+from model.cache import Floats, Ints, mix, softmax, vote
+from model.journal import Journal, NewImage
+from model.overlaid_store import OverlaidStore
+from model.overlay import FIRST_ID, Overlay
+from model.predictor import Predictor
+from model.stores import FaissStore
+
+COUNTS = (0, 1_000, 10_000)
+BATCH = 16
+BASE, ADDED, REMOVED = 50_000, 5_000, 1_000
+QUERIES_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class TaughtResult:
+    """Predictions beside so many taught images."""
+
+    images: int
+    one_ms: float
+    """Median of one image alone."""
+    images_per_second: float
+    """In batches of 16."""
+    teach_ms: float | None
+    """Median of teaching one more image: kept on the disk, and a predictor that knows it."""
+    open_s: float
+    """Until a generation that is opened answers with all of them."""
+
+
+@dataclass(frozen=True)
+class MergedResult:
+    """A base of entries with some added beside and some removed, against one flat index of what is left."""
+
+    base: int
+    added: int
+    removed: int
+    queries: int
+    same_top1: int
+    """Queries whose mixture names the same class first."""
+    same_neighbors_percent: float
+    """Of the k nearest of all queries, those that both find."""
+    largest_difference: float
+    """Of a similarity."""
+
+
+def taught(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[TaughtResult]:
+    """Predict images (N,height,width,3) with more and more images taught: copies of entries, a little off."""
+    keys, _ = next(iter(bundle.store.chunks()))
+    many = spread(keys, np.zeros(len(keys), np.int64), len(keys) + 2 * max(COUNTS))[0][len(keys) :]
+    return [_beside(bundle, images, many, count, for_seconds) for count in COUNTS]
+
+
+def _beside(bundle: Bundle, images: NDArray[np.uint8], keys: Floats, count: int, for_seconds: float) -> TaughtResult:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        for some in _new(bundle, images, keys, count):
+            journal.teach("taught", some, "bench")
+        opened: list[Predictor] = []
+        open_s = seconds(lambda: opened.append(Predictor(bundle, Overlay(bundle).caught_up(journal))))
+        predictor, at = opened[0], iter(range(10**9))
+        times = repeated(lambda: _teach(journal, opened, images), for_seconds) if count else []
+        one = repeated(lambda: _predict(predictor, images, next(at), 1), for_seconds, 50)
+        batch = repeated(lambda: _predict(predictor, images, BATCH * next(at), BATCH), for_seconds)
+        journal.close()
+    return TaughtResult(
+        count,
+        1000 * float(np.median(one)),
+        BATCH / float(np.mean(batch)),
+        1000 * float(np.median(times)) if times else None,
+        open_s,
+    )
+
+
+def _new(bundle: Bundle, images: NDArray[np.uint8], keys: Floats, count: int) -> Iterator[list[NewImage]]:
+    """So many images to teach with their keys made already, a thousand at a time."""
+    encoder = bundle.manifest.files[ENCODER].sha256
+    content = [png(image) for image in images[:100]]
+    for start in range(0, count, 1000):
+        yield [
+            NewImage("a.png", content[i % 100], {(encoder, False): keys[2 * i], (encoder, True): keys[2 * i + 1]})
+            for i in range(start, min(count, start + 1000))
+        ]
+
+
+def _teach(journal: Journal, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
+    before = opened[-1]
+    journal.teach("taught", [NewImage("a.png", png(images[len(opened) % len(images)]))], "bench")
+    opened.append(Predictor(before.bundle, before.overlay.caught_up(journal)))
+
+
+def _predict(predictor: Predictor, images: NDArray[np.uint8], start: int, count: int) -> None:
+    start %= len(images) - count
+    predictor.predict(images[start : start + count], [predictor.defaults] * count)
+
+
+def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = silent) -> MergedResult:
+    """Add keys of mirrored training images beside a flat index, remove some of its own, ask with all test images."""
+    manifest, k = bundle.manifest, bundle.manifest.k or 200
+    count = min(BASE, len(train.labels))
+    added, removed = ADDED * count // BASE, REMOVED * count // BASE
+    _, keys, values = embed_images(train, np.arange(count), bundle.engine, progress)
+    more = _mirrored(bundle, train, added)
+    logits, asked, labels = embed_images(test, np.arange(len(test.labels)), bundle.engine, progress)
+    random = np.random.default_rng(0)
+    gone = np.sort(random.permutation(count)[:removed])
+    ids, none = FIRST_ID + 2 * np.arange(added), np.empty(0, np.int64)
+    laid = OverlaidStore(
+        FaissStore.build(keys, values), more, ids, values[:added], removed=gone, relabelled=none, labels=none
+    )
+    kept = np.setdiff1d(np.arange(count), gone)
+    whole = FaissStore.build(np.concatenate((keys[kept], more)), np.concatenate((values[kept], values[:added])))
+    names = np.concatenate((kept, ids))
+    network, same, shared, difference = softmax(logits, len(manifest.classes)), 0, 0, 0.0
+    for start in range(0, len(asked), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        ours, theirs = laid.search(asked[rows], k), whole.search(asked[rows], k)
+        answers = [
+            mix(network[rows], vote(f.similarities, f.values, manifest.theta, network.shape[1]), manifest.lam)
+            for f in (ours, theirs)
+        ]
+        same += int((answers[0].argmax(axis=1) == answers[1].argmax(axis=1)).sum())
+        difference = max(difference, float(np.abs(ours.similarities - theirs.similarities).max()))
+        shared += sum(map(_shared, ours.ids, names[theirs.ids]))
+        progress("merged", min(start + QUERIES_AT_ONCE, len(asked)), len(asked))
+    return MergedResult(count, added, removed, len(labels), same, 100 * shared / (len(asked) * k), difference)
+
+
+def _shared(ours: Ints, theirs: Ints) -> int:
+    return len(np.intersect1d(ours, theirs))
+
+
+def _mirrored(bundle: Bundle, dataset: Dataset, count: int) -> Floats:
+    found = []
+    for start in range(0, count, 64):
+        images = np.stack([dataset.read(i, bundle.engine.size) for i in range(start, min(count, start + 64))])
+        found.append(bundle.engine.encode(np.ascontiguousarray(images[:, :, ::-1])).keys)
+    return np.concatenate(found)
