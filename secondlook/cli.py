@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",
     "bundles": "secondlook.commands.bundles:bundles",
+    "taught": "secondlook.commands.taught:taught",
     "key": "secondlook.commands.key:key",
     "bench": "secondlook.commands.bench:bench",
 }

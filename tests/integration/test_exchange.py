@@ -1,0 +1,85 @@
+"""What was taught, written out and taken in elsewhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from indexer.exchange import IMAGES, LINES, take_in, write_out
+from model.errors import LabelTakenError, ParameterError
+from model.journal import Correction, Journal, NewImage
+from tests.images_for_tests import make_image
+
+ONE, TWO = make_image("red"), make_image("blue", format="JPEG")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    journal = Journal(tmp_path / "here")
+    journal.teach("crab", [NewImage("one.png", ONE), NewImage("gone.png", ONE)], "alice")
+    journal.teach("lobster ☃", [NewImage("two.jpg", TWO)], "alice")
+    journal.decide_image(2, None, "alice")
+    journal.decide("photos", "cat/1.png", "dog", "alice", was="cat")
+    journal.decide("photos", "cat/2.png", None, "alice", was="cat")
+    assert write_out(journal, tmp_path / "out") == (2, 2, 0)
+    return tmp_path / "out"
+
+
+def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> None:
+    assert {path.name for path in (written / IMAGES).iterdir()} == {"1.png", "3.jpg"}
+    there = Journal(tmp_path / "there")
+    assert take_in(there, written, "bob") == (2, 2, 0)
+    state = there.since(0)
+    assert [image.label for image in state.images] == ["crab", "lobster ☃"]
+    assert [there.content(image.number) for image in state.images] == [ONE, TWO]
+    assert there.name(1) == "one.png"
+    assert set(state.corrections) == {
+        Correction("photos", "cat/1.png", "dog"),
+        Correction("photos", "cat/2.png", None),
+    }
+    assert {change.key for change in there.changes()} == {"bob"}
+    assert take_in(there, written, "bob") == (0, 2, 2)
+    assert len(there.since(0).images) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "line 5: it is not JSON"),
+        ("[]", "line 5: it is neither"),
+        ('{"image": "images/1.png"}', "line 5: it is neither"),
+        ('{"image": "../secret.png", "label": "a"}', "line 5: its image lies outside"),
+        ('{"image": "/etc/passwd", "label": "a"}', "line 5: its image lies outside"),
+        ('{"image": "images/link.png", "label": "a"}', "line 5: its image lies outside"),
+        ('{"image": "images/none.png", "label": "a"}', "line 5: images/none.png cannot be read"),
+        ('{"image": "taught.jsonl", "label": "a"}', "line 5: taught.jsonl: the file is not one of"),
+        ('{"image": "images/1.png", "label": "a", "sha256": "00"}', "line 5: images/1.png is damaged"),
+    ],
+)
+def test_what_is_amiss_is_named_and_nothing_is_taught(written: Path, tmp_path: Path, line: str, why: str) -> None:
+    (tmp_path / "secret.png").write_bytes(ONE)
+    (written / IMAGES / "link.png").symlink_to(tmp_path / "secret.png")
+    with (written / LINES).open("a") as lines:
+        lines.write(line + "\n")
+    there = Journal(tmp_path / "there")
+    with pytest.raises(ParameterError, match=why):
+        take_in(there, written, "bob")
+    assert there.newest() == 0
+
+
+def test_folders_that_will_not_do(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="not empty"):
+        write_out(Journal(tmp_path / "here"), written)
+    with pytest.raises(ParameterError, match=LINES):
+        take_in(Journal(tmp_path / "there"), tmp_path, "bob")
+    Journal(tmp_path / "there").teach("Crab", [NewImage("a", ONE)], "alice")
+    with pytest.raises(LabelTakenError):
+        take_in(Journal(tmp_path / "another"), written, "bob", ("Crab",))
+    assert Journal(tmp_path / "another").newest() == 0
+    with pytest.raises(LabelTakenError):
+        take_in(Journal(tmp_path / "there"), written, "bob")
+
+
+def test_a_line_is_what_the_docs_say(written: Path) -> None:
+    first = json.loads((written / LINES).read_text().splitlines()[0])
+    assert first.keys() == {"image", "sha256", "label", "name"}
