@@ -39,13 +39,14 @@ def compare(new: Manifest, active: Manifest, margin: float) -> str:
     (percentage points) and by more than NOISE standard errors of the difference of two such samples; on the same images
     the true standard error is smaller, which errs on the side of the new one.
 
-    Nothing is compared where the classes differ (the two answer different questions) or where one was built with a
-    given theta, lam and k and so has no fit report.
+    Nothing is compared where the networks know other classes (the two answer different questions) or where
+    one was built with a given theta, lam and k and so has no fit report. Classes that were taught and are folded in are
+    in no holdout.
 
     Raises:
         GateError: it is worse.
     """
-    if set(new.classes) != set(active.classes):
+    if set(active.network_classes) != set(new.network_classes):
         return "errors not compared: the active generation has other classes"
     if new.fit is None or active.fit is None:
         return "errors not compared: one of the two generations was not fitted on a holdout"

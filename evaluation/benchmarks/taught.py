@@ -27,6 +27,7 @@ from model.stores import FaissStore
 COUNTS = (0, 1_000, 10_000)
 BATCH = 16
 BASE, ADDED, REMOVED = 50_000, 5_000, 1_000
+"""Entries of the index that is asked beside one made anew, keys added, and entries removed."""
 QUERIES_AT_ONCE = 500
 
 

@@ -50,6 +50,11 @@ def test_what_cannot_be_compared_is_let_through_and_said() -> None:
     assert "was not fitted" in compare(unfitted, good, 1.0)
     other = manifest(5.0, classes=["a", *good.classes[1:]])
     assert "other classes" in compare(bad, other, 1.0)
+    # Classes that were taught and folded in are in no holdout.
+    network = json.loads(good.network.model_dump_json()) | {"classes": 10}
+    folded = manifest(90.0, classes=[*good.classes, "lobster"], network=network)
+    with pytest.raises(GateError):
+        compare(folded, good, 1.0)
     reordered = manifest(5.0, classes=list(good.classes[::-1]))
     with pytest.raises(GateError):
         compare(bad, reordered, 1.0)
