@@ -6,7 +6,7 @@ import asyncio
 import json
 from functools import partial
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -259,33 +259,24 @@ def _kept(
     numbers: list[int],
     change: int,
 ) -> str:
-    """The answer, as it is kept for the case that the call is repeated."""
+    """The answer, less generation and index, as it is kept for the case that the call is repeated."""
     left = iter(numbers)
-    entries: list[TaughtEntry | Problem] = []
+    entries: list[dict[str, Any]] = []
     for upload, result in zip(uploads, results, strict=True):
         if isinstance(result, Exception):
-            entries.append(of_image(result, upload.filename).problem)
+            entries.append(of_image(result, upload.filename).problem.model_dump(exclude_none=True))
             continue
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
-        entries.append(TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before))
-    made = Taught(
-        generation=predictor.bundle.manifest.generation,
-        change=change,
-        label=label,
-        index=None,
-        is_new_class=label not in predictor.classes,
-        entries=entries,
-    )
-    return made.model_dump_json(exclude_none=True)
+        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entries.append(entry.model_dump())
+    is_new = label not in predictor.classes
+    return json.dumps({"change": change, LABEL: label, "is_new_class": is_new, "entries": entries})
 
 
 def _answer(state: State, kept: str, *, is_replayed: bool) -> Response:
-    predictor = state.batcher.predictor
-    answer = json.loads(kept)
-    answer |= {
-        "generation": predictor.bundle.manifest.generation,
-        "index": predictor.overlay.index.get(answer[LABEL]),
-    }
+    predictor, answer = state.batcher.predictor, json.loads(kept)
+    answer["generation"] = predictor.bundle.manifest.generation
+    answer["index"] = predictor.overlay.index.get(answer[LABEL])
     headers = {REPLAYED: "true"} if is_replayed else None
     return Response(json.dumps(answer), 201, headers, media_type="application/json")
