@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +24,9 @@ from pydantic import ValidationError
 
 from model.cache import Ints
 from model.engines import Engine, OnnxEngine
-from model.entries import Entries
+from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreError
+from model.journal import SOURCE
 from model.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, Manifest
 from model.root import GENERATION, Lease, active_generation, publish
 from model.stores import FaissStore, Store
@@ -54,6 +56,20 @@ class Bundle:
     entries: Entries
     lease: Lease | None = None
     """Keeps it from being pruned; None for a draft."""
+
+    @cached_property
+    def counts(self) -> Ints:
+        """(C,) entries of each class."""
+        return np.bincount(self.store.values, minlength=len(self.manifest.classes))
+
+    @cached_property
+    def taught(self) -> dict[int, list[Entry]]:
+        """Its own entries of images that were taught and folded in, by the image's number."""
+        found: dict[int, list[Entry]] = {}
+        for entry in self.entries.beginning_with(SOURCE):
+            if match := re.fullmatch(rf"{SOURCE}(\d+)", entry.source):
+                found.setdefault(int(match[1]), []).append(entry)
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ matter which changes a generation's rebuild had seen (docs/decisions/010).
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -93,7 +92,7 @@ class Overlay:
     @property
     def folded_ids(self) -> list[int]:
         """Ids of the generation's own entries that were taught."""
-        return [position for own in self._folded.values() for position, _ in own]
+        return [entry.id for own in self.bundle.taught.values() for entry in own]
 
     @property
     def removed(self) -> int:
@@ -118,7 +117,16 @@ class Overlay:
     @cached_property
     def counts(self) -> Ints:
         """(C,) entries of each class."""
-        return np.bincount(self.store.values, minlength=len(self.classes))
+        # Of all values it would take as long as they are many, with each image that is taught.
+        counts = np.zeros(len(self.classes), np.int64)
+        counts[: len(self.bundle.counts)] = self.bundle.counts
+        for position, label in self.decided.items():
+            counts[self.bundle.store.values[position]] -= 1
+            if label is not None:
+                counts[self.index[label]] += 1
+        for label, keys in self.added.values():
+            counts[self.index[label]] += len(keys)
+        return counts
 
     @cached_property
     def class_weights(self) -> NDArray[np.float64] | None:
@@ -142,8 +150,8 @@ class Overlay:
             return self
         changed = journal.since(self.change)
         encoder = self.bundle.manifest.files[ENCODER].sha256
-        folded = self._folded
-        live = {i.number: i.label for i in changed.images if i.label is not None and i.number not in folded}
+        own = self.bundle.taught
+        live = {i.number: i.label for i in changed.images if i.label is not None and i.number not in own}
         keys = _with_missing(self.bundle, journal, encoder, live, journal.keys(encoder, self.change))
         added = dict(self.added)
         for image in changed.images:
@@ -153,8 +161,8 @@ class Overlay:
             if copies:
                 added[number] = (label, np.stack(copies))
         decided = dict(self.decided)
-        for position, now, own in self._touched(changed):
-            if now == own:
+        for position, now, before in self._touched(changed):
+            if now == before:
                 decided.pop(position, None)
             else:
                 decided[position] = now
@@ -171,22 +179,12 @@ class Overlay:
         """Whether a copy is mirrored, for each that the generation keeps of an image."""
         return (False, True) if self.bundle.manifest.dataset.mirrored else (False,)
 
-    @cached_property
-    def _folded(self) -> dict[int, list[tuple[int, str]]]:
-        """Position and label of the generation's own entries of taught images, by number."""
-        found: dict[int, list[tuple[int, str]]] = {}
-        for entry in self.bundle.entries.beginning_with(SOURCE):
-            if match := re.fullmatch(rf"{SOURCE}(\d+)", entry.source):
-                label = self.bundle.manifest.classes[entry.value]
-                found.setdefault(int(match[1]), []).append((entry.id, label))
-        return found
-
     def _touched(self, changed: Changed) -> Iterator[tuple[int, str | None, str]]:
         """Positions of the generation's own entries that changes are about, with their label now and their own."""
-        for image in changed.images:
-            for position, own in self._folded.get(image.number, ()):
-                yield position, image.label, own
         manifest = self.bundle.manifest
+        for image in changed.images:
+            for entry in self.bundle.taught.get(image.number, ()):
+                yield entry.id, image.label, manifest.classes[entry.value]
         labels = {c.source: c.label for c in changed.corrections if c.dataset == manifest.dataset.name}
         for entry in self.bundle.entries.of_sources(labels):
             yield entry.id, labels[entry.source], manifest.classes[entry.value]

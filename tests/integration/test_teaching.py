@@ -369,3 +369,14 @@ def test_what_is_told_of_the_vote_adds_up_to_the_answer(call: Call, k: str) -> N
         assert shares == pytest.approx(cache, abs=1e-4)
     else:
         assert sum(shares.values()) <= 1 + 1e-6
+
+
+def test_counts_are_those_of_the_entries(call: Call, root: Path) -> None:
+    teach(call, "striped", striped(1), striped(2))
+    call("PATCH", "/v1/entries/3", json={"label": "striped"}, headers=ADMIN)
+    call("PATCH", "/v1/entries/30", json={"label": "blue"}, headers=ADMIN)
+    call("DELETE", "/v1/entries/45", headers=ADMIN)
+    told = model(call)
+    for label, count in zip(told["classes"], told["counts"], strict=True):
+        assert call("GET", f"/v1/entries?label={label}").json()["total"] == count
+    assert sum(told["counts"]) == told["entries"] == 61
