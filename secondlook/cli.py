@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "secondlook.commands.index:index",
     "fit": "secondlook.commands.fit:fit",
     "evaluate": "secondlook.commands.evaluate:evaluate",
+    "audit": "secondlook.commands.audit:audit",
     "jacobian": "secondlook.commands.jacobian:jacobian",
     "reproduce": "secondlook.commands.reproduce:reproduce",
     "attack": "secondlook.commands.attack:attack",
