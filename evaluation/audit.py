@@ -2,11 +2,11 @@
 
 Each entry's key is asked of the store that it lies in, leave-one-out: the entry itself, its mirrored copy and all else
 of the same source take no part, or an image would vouch for its own label. Labels are doubted by the vote that is
-served, under the bundle's own theta and k: with p the vote of an entry's neighbours and g its own label,
+served, under the bundle's own theta and k: with g an image's label and p its neighbours' vote,
 
-    score = ln((max p(y), y != g, + FLOOR) / (p(g) + FLOOR))
+    score = ln((p(y) + FLOOR) / (p(g) + FLOOR)),    y the other label with the most votes
 
-An image's score is the mean of its entries'; above 0, its neighbours would have given it another label.
+both votes being means over the image's copies. Above 0, its neighbours would have given it the other label.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ class Suspect:
     given_vote: float
     suggested_vote: float
 
+    def cells(self) -> tuple[str, ...]:
+        """As they are read."""
+        figures = f"{self.score:.2f}", f"{self.given_vote:.3f}", f"{self.suggested_vote:.3f}"
+        return (str(self.id), self.source, self.given, self.suggested, *figures)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -82,6 +87,10 @@ class Pair:
     ids: tuple[int, int]
     sources: tuple[str, str]
     labels: tuple[str, str]
+
+    def cells(self) -> tuple[str, ...]:
+        """As they are read."""
+        return (*(" | ".join(map(str, two)) for two in (self.labels, self.ids, self.sources)), f"{self.similarity:.3f}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,8 @@ class Audit:
     unused_count: int
     unused_by_class: dict[str, tuple[int, int]]
     """Entries of each class that are never used, and all of them."""
+    uses: tuple[int, int, int]
+    """Of how many entries of other images an entry is among the k nearest: at least, median, at most."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -131,6 +142,7 @@ class Audit:
             },
             "unused": {
                 "count": self.unused_count,
+                "uses": dict(zip(("least", "median", "most"), self.uses, strict=True)),
                 "by_class": {name: {"unused": few, "of": all_} for name, (few, all_) in self.unused_by_class.items()},
                 "listed": [asdict(one) for one in self.unused],
             },
@@ -143,11 +155,7 @@ class Audit:
                 f"labels that neighbours doubt: {len(self.suspects):,} of {self.images:,} images, {self.dataset}, "
                 f"generation {self.generation}",
                 ("id", "source", "given", "suggested", "score", "vote for given", "for suggested"),
-                tuple(
-                    (str(s.id), s.source, s.given, s.suggested)
-                    + (f"{s.score:.2f}", f"{s.given_vote:.3f}", f"{s.suggested_vote:.3f}")
-                    for s in self.suspects[: self.listed]
-                ),
+                tuple(suspect.cells() for suspect in self.suspects[: self.listed]),
                 f"{self._first(len(self.suspects))}; theta {self.theta:g}, k {self.k}; no image votes on itself",
                 names=4,
             ),
@@ -160,7 +168,11 @@ class Audit:
                     (name, f"{few:,}", f"{all_:,}", f"{100 * few / max(all_, 1):.2f}")
                     for name, (few, all_) in self.unused_by_class.items()
                 ),
+                "an entry is among the nearest of {:,} entries at least, {:,} (median), {:,} at most".format(
+                    *self.uses
+                ),
             ),
+            *self._unused(),
         ]
 
     def figures(self) -> list[Figure]:
@@ -174,15 +186,17 @@ class Audit:
             rows.writerow(("id", "source", "given", "suggested", "score", "given_vote", "suggested_vote"))
             rows.writerows(asdict(suspect).values() for suspect in self.suspects)
 
+    def _unused(self) -> list[Table]:
+        if not self.unused:
+            return []
+        rows = tuple((str(one.id), one.source, one.label) for one in self.unused)
+        return [Table("those entries", ("id", "source", "label"), rows, self._first(self.unused_count), names=3)]
+
     def _pairs(self, which: str, count: int, pairs: tuple[Pair, ...]) -> Table:
         return Table(
             f"near-duplicates {which}: {count:,} pairs of images",
             ("labels", "ids", "sources", "similarity"),
-            tuple(
-                (" | ".join(pair.labels), f"{pair.ids[0]} | {pair.ids[1]}", " | ".join(pair.sources))
-                + (f"{pair.similarity:.3f}",)
-                for pair in pairs
-            ),
+            tuple(pair.cells() for pair in pairs),
             f"{self._first(count)}; similar from {self.similar:g} on",
             names=3,
         )
@@ -212,13 +226,13 @@ def audit(
     names, by_class = manifest.classes, Overlay(bundle).class_weights
     images = images_of(bundle)
     doubt = Doubts(images, len(names))
-    used = np.zeros(bundle.store.count, bool)
+    uses = np.zeros(bundle.store.count, np.int64)
     across, within = _Pairs(len(images.first)), _Pairs(len(images.first))
     lengths = np.concatenate([np.linalg.norm(keys, axis=1) for keys, _ in bundle.store.chunks()])
     for rows, found in neighborhoods(bundle, images, k, progress):
         doubt.add(rows, values[rows], found.similarities, found.values, theta, by_class)
         there = found.ids >= 0
-        used[found.ids[there]] = True
+        uses += np.bincount(found.ids[there], minlength=len(uses))
         # The queries have length 1, the entries have that of their quantised keys.
         near = there & (found.similarities / lengths[found.ids] >= similar)
         same = found.values == values[rows][:, None]
@@ -228,7 +242,7 @@ def audit(
             pairs.add(images.of[rows][place], images.of[ids], found.similarities[place, nth] / lengths[ids])
     scores, suggested, own, other = doubt.of_images()
     ranked = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
-    unused = np.flatnonzero(~used)
+    unused = np.flatnonzero(uses == 0)
     few, all_ = (np.bincount(labels, minlength=len(names)) for labels in (values[unused], values))
     sources = images.sources
     return Audit(
@@ -257,6 +271,7 @@ def audit(
         unused=tuple(Unused(int(i), sources[images.of[i]], names[values[i]]) for i in unused[:listed]),
         unused_count=len(unused),
         unused_by_class={name: (int(few[i]), int(all_[i])) for i, name in enumerate(names)},
+        uses=(int(uses.min()), int(np.median(uses)), int(uses.max())),
     )
 
 
@@ -314,12 +329,12 @@ def neighborhoods(
 
 
 class Doubts:
-    """Each entry's score and label suggested, gathered by image."""
+    """Each entry's label suggested and the votes for it and for its own, gathered by image."""
 
     def __init__(self, images: Images, classes: int) -> None:
         self._images, self._classes = images, classes
         count = len(images.of)
-        self._scores, self._own, self._other = (np.zeros(count, np.float32) for _ in range(3))
+        self._own, self._other = np.zeros(count, np.float32), np.zeros(count, np.float32)
         self._suggested = np.zeros(count, np.int64)
 
     def add(
@@ -334,24 +349,20 @@ class Doubts:
         """Entries with the labels given (B,), and their neighbours' similarities and values (B,k)."""
         votes = reweigh(vote(similarities, values, theta, self._classes), by_class)
         everyone = np.arange(len(votes))
-        own = votes[everyone, given]
+        self._own[rows] = votes[everyone, given]
         votes[everyone, given] = -1.0
         self._suggested[rows] = votes.argmax(axis=1)
-        other = np.maximum(votes.max(axis=1), 0.0)  # a single class has no other
-        self._own[rows], self._other[rows] = own, other
-        self._scores[rows] = np.log((other + FLOOR) / (own + FLOOR))
+        self._other[rows] = np.maximum(votes.max(axis=1), 0.0)  # a single class has no other
 
     def of_images(self) -> tuple[NDArray[np.float64], Ints, NDArray[np.float64], NDArray[np.float64]]:
-        """Each image's score, the label that its most doubtful entry suggests, and the votes for both (M,)."""
+        """Each image's score, the other label that any of its entries has most votes for, and both votes (M,)."""
         of, count = self._images.of, len(self._images.first)
-        entries = np.maximum(np.bincount(of, minlength=count), 1)
-        scores, own, other = (
-            np.bincount(of, figures, minlength=count) / entries for figures in (self._scores, self._own, self._other)
-        )
+        entries = np.bincount(of, minlength=count)
+        own, other = (np.bincount(of, votes, minlength=count) / entries for votes in (self._own, self._other))
         suggested = np.empty(count, np.int64)
-        rising = np.argsort(self._scores, kind="stable")
+        rising = np.argsort(self._other, kind="stable")
         suggested[of[rising]] = self._suggested[rising]  # the last one written stays
-        return scores, suggested, own, other
+        return np.log((other + FLOOR) / (own + FLOOR)), suggested, own, other
 
 
 class _Pairs:

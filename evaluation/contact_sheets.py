@@ -57,7 +57,7 @@ def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:
     suspects = [
         Cell(
             [show(s.id, s.source)],
-            (f"{s.given} → {s.suggested}", f"score {s.score:.2f}", f"{place}. id {s.id}"),
+            (f"{s.given} -> {s.suggested}", f"score {s.score:.2f}", f"{place}. id {s.id}"),
         )
         for place, s in enumerate(found.suspects[: found.listed], 1)
     ]
@@ -69,7 +69,7 @@ def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:
         for pair in found.across
     ]
     titles = (
-        f"Given label → suggested: the first {len(suspects)} of {len(found.suspects):,} images that neighbours doubt",
+        f"Given label -> suggested: the first {len(suspects)} of {len(found.suspects):,} images that neighbours doubt",
         f"Near-duplicates with different labels: {len(pairs)} of {found.across_count:,}",
     )
     written = []
@@ -82,7 +82,7 @@ def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:
 
 
 def contact_sheet(title: str, cells: Sequence[Cell]) -> Image.Image:
-    """Cells from left to right and from top to bottom, below a title; a picture that is missing leaves a grey square."""
+    """Cells from left to right and from top to bottom, below a title; a missing picture leaves a grey square."""
     pictures = max(len(cell.pictures) for cell in cells)
     lines = max(len(cell.lines) for cell in cells)
     wide, high = pictures * SIDE + GAP, SIDE + lines * LINE + GAP + 4
@@ -114,8 +114,9 @@ def _write(
     colour: str,
     width: int,
 ) -> None:
-    """Text, cut to a width in pixels."""
-    whole = text
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…" if text != whole else text[:-1] + "…"
-    draw.text(at, text, fill=colour, font=font)
+    """Text, cut to a width in pixels; Pillow's own font has few signs beyond Latin ones."""
+    cut = text
+    while len(cut) > 2 and font.getlength(cut) > width:
+        text = text[:-1]
+        cut = text + ".."
+    draw.text(at, cut, fill=colour, font=font)

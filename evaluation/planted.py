@@ -70,7 +70,7 @@ class Planted:
         rows = [
             ("average precision", self.average_precision),
             ("precision (and recall) of the first as many as were planted", self.at_planted),
-            *((f"precision at {recall:.0%} recall", found) for recall, found in self.precision.items()),
+            *((f"precision at {100 * recall:g} % recall", found) for recall, found in self.precision.items()),
             ("doubted, of all images", self.doubted),
             ("precision of what is doubted", self.doubted_precision),
             ("recall of what is doubted", self.doubted_recall),
@@ -78,8 +78,8 @@ class Planted:
         ]
         return [
             Table(
-                f"{self.planted:,} wrong labels planted in {self.images:,} images ({self.share:.1%}), {self.dataset}, "
-                f"generation {self.generation}",
+                f"{self.planted:,} wrong labels planted in {self.images:,} images ({100 * self.share:g} %), "
+                f"{self.dataset}, generation {self.generation}",
                 ("", "%"),
                 tuple((name, Interval(*(100 * value for value in found)).text()) for name, found in rows),
                 f"theta {self.theta:g}, k {self.k}; mean of {self.seeds} seeds, in brackets the lowest and the "
@@ -92,7 +92,8 @@ class Planted:
         return [
             Figure(
                 "planted",
-                f"{self.share:.1%} wrong labels planted: average precision {100 * self.average_precision.value:.1f} %,\n"
+                f"Planted wrong labels, {100 * self.share:g} %: average precision "
+                f"{100 * self.average_precision.value:.1f} %,\n"
                 f"{100 * self.at_planted.value:.1f} % of the first {self.planted:,} images are planted ones",
                 self._draw,
                 "Precision by recall: the mean over the seeds, and between which values they lie.",

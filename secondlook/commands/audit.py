@@ -87,13 +87,14 @@ def audit(
         if out is not None:
             write(found, out, "audit")
             found.write_csv(out / "suspects.csv")
+            shown, why = None, ""
             try:
-                images = _indexed(bundle, dataset, data_root)
+                shown = _indexed(bundle, dataset, data_root)
             except DatasetError as error:
                 if dataset is not None:
                     raise
-                images, why = None, str(error)
-            if not write_sheets(found, out, pictures_of(bundle, images)) and images is None and found.suspects:
+                why = str(error)
+            if not write_sheets(found, out, pictures_of(bundle, shown)) and why:
                 click.echo(f"no contact sheets: the bundle has no thumbnails, and {why}", err=True)
     print_json(**found.as_dict()) if as_json else show(found)
 

@@ -1,0 +1,186 @@
+"""What an audit finds, in a store that was made up for it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from evaluation.audit import Audit, audit, images_of
+from evaluation.contact_sheets import Cell, contact_sheet, write_sheets
+from evaluation.planted import plant, planted
+from model.cache import Floats, Ints
+from model.errors import ParameterError
+from model.stores import ExactStore
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def bundle_of(keys: Floats, values: Ints, sources: list[str], k: int | None = 5, theta: float = 20.0) -> Any:
+    """As much of a bundle as an audit looks at."""
+    return SimpleNamespace(
+        manifest=SimpleNamespace(
+            classes=CLASSES,
+            network_classes=CLASSES,
+            theta=theta,
+            k=k,
+            generation="20261126T000000Z-0000",
+            dataset=SimpleNamespace(name="made", split="train"),
+            store=SimpleNamespace(factory="Flat"),
+        ),
+        store=ExactStore(keys, values),
+        entries=SimpleNamespace(sources=lambda: list(sources)),
+    )
+
+
+def unit(keys: Any) -> Floats:
+    made = np.asarray(keys, np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return made
+
+
+def groups(each: int = 20, mirrored: bool = True) -> tuple[Floats, Ints, list[str]]:
+    """Three clusters, a class each; the copies of an image lie right beside it."""
+    random = np.random.default_rng(0)
+    values = np.repeat(np.arange(3), each)
+    keys = unit(np.eye(8)[values] + random.normal(0, 0.12, (3 * each, 8)))
+    sources = [f"{i:03d}.png" for i in range(3 * each)]
+    if mirrored:
+        keys = np.concatenate((keys, unit(keys + random.normal(0, 0.001, keys.shape))))
+        values, sources = np.tile(values, 2), sources * 2
+    return keys, values, sources
+
+
+def test_a_wrong_label_is_found_first_and_the_right_one_suggested() -> None:
+    keys, values, sources = groups()
+    values[[7, 67]] = 2  # an image of ants and its mirrored copy
+    found = audit(bundle_of(keys, values, sources))
+    first = found.suspects[0]
+    assert (first.id, first.source, first.given, first.suggested) == (7, "007.png", "cow", "ant")
+    assert first.score > 4
+    assert first.suggested_vote > 0.95 > 0.05 > first.given_vote
+    assert [suspect.id for suspect in found.suspects] == [7]
+
+
+def test_a_mirrored_copy_does_not_vouch_for_its_own_image() -> None:
+    keys, values, sources = groups()
+    values[[7, 67]] = 2
+    # At this theta the copy alone would outvote all others: it is the nearest by far.
+    alone = audit(bundle_of(keys, values, sources, theta=2000.0))
+    assert [suspect.id for suspect in alone.suspects] == [7]
+    # Under another name it does vouch.
+    named = audit(bundle_of(keys, values, [*sources[:60], *(f"copy of {name}" for name in sources[60:])], theta=2000.0))
+    assert not named.suspects
+
+
+def test_near_duplicates_are_pairs_of_different_images_each_once() -> None:
+    keys, values, sources = groups(mirrored=True)
+    keys[25], keys[85] = keys[3], keys[63]  # a bee that is an ant
+    keys[50] = keys[51]  # two cows; of their mirrored copies, one stays what it was
+    found = audit(bundle_of(keys, values, sources), similar=0.9999)
+    (across,) = found.across
+    assert across.ids == (3, 25)
+    assert across.labels == ("ant", "bee")
+    assert across.similarity == pytest.approx(1.0, abs=1e-5)
+    assert [pair.ids for pair in found.within] == [(50, 51)]
+    assert (found.across_count, found.within_count) == (1, 1)
+    assert audit(bundle_of(keys, values, sources), similar=0.5, listed=4).within_count > 4
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(4, 25), st.integers(1, 3))
+def test_unused_entries_are_those_of_brute_force(seed: int, k: int, images: int, copies: int) -> None:
+    random = np.random.default_rng(seed)
+    image = random.permutation(np.repeat(np.arange(images), copies))
+    keys = unit(random.normal(size=(len(image), 4)))
+    values = (image % 3).astype(np.int64)
+    found = audit(bundle_of(keys, values, [str(i) for i in image], k=k))
+    similarities = keys.astype(np.float64) @ keys.T
+    uses = np.zeros(len(image), int)
+    for i, row in enumerate(similarities):
+        others = np.flatnonzero(image != image[i])
+        uses[others[np.argsort(-row[others])][:k]] += 1
+    assert [one.id for one in found.unused] == np.flatnonzero(uses == 0)[: found.listed].tolist()
+    assert found.unused_count == (uses == 0).sum()
+    assert sum(few for few, _ in found.unused_by_class.values()) == found.unused_count
+    assert found.uses == (uses.min(), int(np.median(uses)), uses.max())
+
+
+def test_an_image_alone_in_its_store_is_not_doubted() -> None:
+    found = audit(bundle_of(unit(np.eye(2)), np.array([1, 1]), ["a.png", "a.png"]))
+    assert (found.images, found.entries, found.unused_count) == (1, 2, 2)
+    assert not found.suspects
+
+
+def test_planting_is_by_image_seeded_and_never_the_label_it_had() -> None:
+    images = images_of(bundle_of(*groups()))
+    assert len(images.first) == 60
+    wrong = plant(images, 0.1, 3, seed=4)
+    assert (wrong != images.labels).sum() == 6
+    np.testing.assert_array_equal(wrong, plant(images, 0.1, 3, seed=4))
+    assert (wrong != plant(images, 0.1, 3, seed=5)).any()
+
+
+def test_planted_labels_are_found_where_classes_lie_apart_and_not_where_they_are_noise() -> None:
+    keys, values, sources = groups()
+    apart = planted(bundle_of(keys, values, sources), 0.05, seeds=3)
+    assert apart.planted == 3
+    assert apart.average_precision == (1.0, 1.0, 1.0)
+    assert set(apart.precision) == {0.5, 0.8, 0.9}
+    assert apart.restored.value == 1.0
+    assert apart.doubted_recall.value == 1.0
+    assert 0.05 <= apart.doubted.value < 0.1
+    noise = np.random.default_rng(1).permutation(60)
+    random = planted(bundle_of(keys, values[np.tile(noise, 2) + np.repeat((0, 60), 60)], sources), 0.05, seeds=3)
+    assert random.average_precision.value < 0.5
+    assert random.average_precision.low <= random.average_precision.value <= random.average_precision.high
+
+
+def test_only_some_images_can_be_ranked() -> None:
+    keys, values, sources = groups()
+    some = planted(bundle_of(keys, values, sources), 0.5, seeds=1, among=sources[:10])
+    assert some.images == 10
+    assert 0 < some.planted < 10
+    with pytest.raises(ParameterError, match="no label was planted among 0 images"):
+        planted(bundle_of(keys, values, sources), 0.5, seeds=1, among=["another.png"])
+
+
+@pytest.mark.parametrize("wrong", [{"theta": 0.0}, {"k": 0}, {"similar": 0.0}, {"similar": 1.5}])
+def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        audit(bundle_of(*groups()), **wrong)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, -1.0])
+def test_shares_without_meaning_are_refused(share: float) -> None:
+    with pytest.raises(ParameterError, match="share of planted labels"):
+        planted(bundle_of(*groups()), share)
+
+
+def doubted() -> Audit:
+    keys, values, sources = groups()
+    values[[7, 67]] = 2
+    return audit(bundle_of(keys, values, sources))
+
+
+def test_a_sheet_shows_the_pictures_there_are(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), "#FF0000")
+    (written,) = write_sheets(doubted(), tmp_path / "new", lambda entry_id, source: red if entry_id == 7 else None)
+    assert written.name == "suspects.png"
+    with Image.open(written) as sheet:
+        colours = {colour: count for count, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
+    assert colours[(255, 0, 0)] > 10_000
+    assert write_sheets(doubted(), tmp_path / "none", lambda entry_id, source: None) == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_long_names_do_not_run_into_the_next_picture() -> None:
+    def drawn(name: str) -> Image.Image:
+        return contact_sheet("t", [Cell([None], (name,)), Cell([None], ("",))])
+
+    right = (14 + 128 + 14, 0, drawn("").width, drawn("").height)
+    assert drawn("x" * 200).crop(right).tobytes() == drawn("").crop(right).tobytes()
+    assert drawn("x" * 200).tobytes() != drawn("").tobytes()
