@@ -94,8 +94,9 @@ def audit(
                 if dataset is not None:
                     raise
                 why = str(error)
-            if not write_sheets(found, out, pictures_of(bundle, shown)) and why:
-                click.echo(f"no contact sheets: the bundle has no thumbnails, and {why}", err=True)
+            sheets = write_sheets(found, out, pictures_of(bundle, shown))
+            if why and not sheets and (found.suspects or found.across):
+                click.echo(f"no contact sheets: the bundle has no thumbnails; {why}", err=True)
     print_json(**found.as_dict()) if as_json else show(found)
 
 

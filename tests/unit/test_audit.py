@@ -33,6 +33,7 @@ def bundle_of(keys: Floats, values: Ints, sources: list[str], k: int | None = 5,
             store=SimpleNamespace(factory="Flat"),
         ),
         store=ExactStore(keys, values),
+        counts=np.bincount(values, minlength=len(CLASSES)),
         entries=SimpleNamespace(sources=lambda: list(sources)),
     )
 
