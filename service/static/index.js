@@ -1,78 +1,40 @@
-import { element } from "./element.js";
+import { Problem } from "./api.js";
+import { showAdmin } from "./admin.js";
+import { announce } from "./cards.js";
+import { byId } from "./element.js";
+import { loadModel } from "./model.js";
+import "./look.js";
+import "./traffic.js";
 
-const form = document.getElementById("ask");
-const status = document.getElementById("status");
-const answers = document.getElementById("answers");
-const key = document.getElementById("key");
+const views = ["look", "admin"];
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-
-function verdict(prediction) {
-  const { network, cache, novelty } = prediction;
-  const parts = [element("h2", {}, `${prediction.label}, ${percent(prediction.probability)}`)];
-  if (novelty.is_novel) {
-    parts.push(element("p", { className: "bad" }, "Unlike all known images: take the answer with care."));
+/** Show the view that the address names. */
+function show(isMove) {
+  const named = location.hash.slice(1);
+  // Any other fragment is a place within the view that is shown.
+  if (isMove && named && !views.includes(named)) return;
+  const view = named === "admin" ? "admin" : "look";
+  for (const name of views) {
+    byId(name).hidden = name !== view;
+    const link = byId(`to-${name}`);
+    if (name === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-  for (const { label, probability } of prediction.top) {
-    const meter = element("meter", { value: probability });
-    meter.setAttribute("aria-label", label);
-    parts.push(element("p", { className: "soft" }, meter, ` ${percent(probability)} ${label}`));
+  document.title = view === "admin" ? "secondlook: admin" : "secondlook";
+  showAdmin(view === "admin");
+  if (isMove) {
+    scrollTo(0, 0);
+    byId(`${view}-title`).focus({ preventScroll: true });
   }
-  const alone = `Network alone: ${network.label}, ${percent(network.probability)}. `
-    + `Nearest images: ${cache.label}, ${percent(cache.probability)}.`;
-  parts.push(element("p", { className: "soft" }, alone));
-  const thumbnails = prediction.neighbors.map(({ id, label, similarity }) => {
-    const text = `${label}, similarity ${similarity.toFixed(3)}`;
-    const image = element("img", { src: `/v1/entries/${id}/thumbnail`, alt: text, title: text });
-    image.addEventListener("error", () => image.replaceWith(text));
-    return element("li", {}, image);
-  });
-  const list = element("ul", { className: "thumbnails" }, ...thumbnails);
-  list.setAttribute("aria-label", "Nearest known images");
-  parts.push(list);
-  return parts;
+}
+addEventListener("hashchange", () => show(true));
+show(false);
+
+for (const button of document.querySelectorAll("dialog [data-close]")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
 }
 
-function card(file, outcome) {
-  const picture = element("img", { className: "picture", alt: "", src: URL.createObjectURL(file) });
-  const free = () => URL.revokeObjectURL(picture.src);
-  picture.addEventListener("load", free);
-  picture.addEventListener("error", () => { free(); picture.remove(); });
-  const said = outcome.detail === undefined
-    ? verdict(outcome)
-    : [element("p", { className: "bad" }, outcome.detail)];
-  return element("li", {}, picture, element("div", {}, ...said, element("p", { className: "soft" }, file.name)));
-}
-
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const button = form.querySelector("button");
-  const files = [...form.elements.file.files];
-  button.disabled = true;
-  answers.replaceChildren();
-  status.textContent = "Looking …";
-  try {
-    const headers = key.value ? { Authorization: `Bearer ${key.value.trim()}` } : {};
-    const response = await fetch(form.action, { method: "POST", body: new FormData(form), headers });
-    const body = await response.json();
-    if (response.ok) {
-      answers.replaceChildren(...files.map((file, i) => card(file, body.predictions[i])));
-      status.textContent = `${files.length === 1 ? "1 image" : `${files.length} images`}, generation ${body.generation}.`;
-    } else {
-      status.textContent = body.detail;
-      // Some servers want a key; it is kept in the page alone.
-      if (response.status === 401 || response.status === 403) {
-        document.getElementById("ask-key").hidden = false;
-        key.focus();
-      }
-    }
-  } catch {
-    status.textContent = "The server does not answer. Is it running?";
-  }
-  button.disabled = false;
+loadModel().catch((problem) => {
+  if (!(problem instanceof Problem)) throw problem;
+  announce(problem.message);
 });
-
-fetch("/v1/model").then((response) => response.json()).then(({ classes, entries }) => {
-  const count = entries.toLocaleString("en");
-  document.getElementById("model").textContent = `${count} known images of ${classes.length} classes.`;
-}).catch(() => {});

@@ -1,0 +1,28 @@
+import { byId } from "./element.js";
+
+/** Ask for a key, with what was wrong with the one before; null where the reader closes the window. */
+export function askForKey(wrong) {
+  const dialog = byId("key-dialog");
+  const form = dialog.querySelector("form");
+  const field = byId("key");
+  const said = byId("key-wrong");
+  said.textContent = wrong;
+  field.value = "";
+  field.setAttribute("aria-invalid", String(Boolean(wrong)));
+  return new Promise((resolve) => {
+    let given = null;
+    const submit = (event) => {
+      event.preventDefault();
+      given = field.value.trim() || null;
+      dialog.close();
+    };
+    form.addEventListener("submit", submit);
+    dialog.addEventListener("close", () => {
+      form.removeEventListener("submit", submit);
+      field.value = "";
+      resolve(given);
+    }, { once: true });
+    dialog.showModal();
+    field.focus();
+  });
+}

@@ -1,0 +1,118 @@
+import { CHANGED } from "./api.js";
+import { Card, announce, ask, inWords } from "./cards.js";
+import { byId, element } from "./element.js";
+import { count, names, some } from "./format.js";
+import { onMix } from "./mixer.js";
+import { loadModel, onModel } from "./model.js";
+import { openTeach, taughtInWords, undo } from "./teach.js";
+
+const list = byId("cards");
+let cards = [];
+
+function showCounts() {
+  const selected = cards.filter((card) => card.isSelected).length;
+  document.body.classList.toggle("answered", cards.length > 0);
+  byId("selection").hidden = selected === 0;
+  byId("selected").textContent = `${selected} selected`;
+  const flipped = cards.filter((card) => card.answer && card.hasFlipped).length;
+  byId("flips").textContent = flipped ? `${flipped} of ${some(cards.length, "answer")} ${flipped === 1 ? "differs" : "differ"} from the model’s own mix` : "";
+}
+
+const doing = {
+  select: showCounts,
+  teach: openTeach,
+  undo,
+  retry(card) { look([card]); },
+  remove(card) {
+    const at = cards.indexOf(card);
+    cards = cards.filter((other) => other !== card);
+    card.element.remove();
+    card.free();
+    // The keyboard goes on where it was.
+    (cards[at] ?? cards[at - 1])?.label.focus() ?? byId("choose").focus();
+    showCounts();
+  },
+};
+
+/** Put images on the page, the newest first, and ask about them. */
+async function add(files) {
+  if (!files.length) return;
+  const added = [...files].map((file) => new Card(file, doing));
+  cards = [...added, ...cards];
+  list.prepend(...added.map((card) => card.element));
+  showCounts();
+  await look(added);
+}
+
+async function look(asked) {
+  announce(`Looking at ${some(asked.length, "image")} …`);
+  await ask(asked);
+  showCounts();
+  announce(inWords(asked), false);
+}
+
+async function askAll() {
+  await loadModel();
+  const asked = cards.filter((card) => card.answer);
+  if (!asked.length) return;
+  await ask(asked);
+  showCounts();
+  const taught = asked.filter((card) => card.taught && card.answer);
+  announce(taught.length ? `${taughtInWords(taught)}.` : inWords(asked), false);
+}
+document.addEventListener(CHANGED, () => askAll().catch((problem) => announce(problem.message)));
+
+onMix(() => {
+  for (const card of cards) card.refresh();
+  showCounts();
+});
+
+for (const [opener, input] of [["choose", "files"], ["photo", "camera"]]) {
+  byId(opener).addEventListener("click", () => byId(input).click());
+  byId(input).addEventListener("change", ({ target }) => {
+    add([...target.files]);
+    target.value = "";
+  });
+}
+
+// A page that is left for a dropped image is lost: so all of it takes them.
+let inside = 0;
+const hasFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
+const over = (isOver) => document.body.classList.toggle("over", isOver);
+document.addEventListener("dragenter", (event) => { if (hasFiles(event)) { inside += 1; over(true); } });
+document.addEventListener("dragleave", (event) => { if (hasFiles(event)) { inside -= 1; over(inside > 0); } });
+document.addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
+document.addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  inside = 0;
+  over(false);
+  location.hash = "look";
+  add([...event.dataTransfer.files]);
+});
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData?.files.length && !document.querySelector("dialog[open]")) add([...clipboardData.files]);
+});
+
+byId("teach-selected").addEventListener("click", () => openTeach(cards.filter((card) => card.isSelected)));
+const selectAll = (isSelected) => {
+  for (const card of cards) card.box.checked = isSelected && !card.box.disabled;
+  showCounts();
+};
+byId("select-all").addEventListener("click", () => selectAll(true));
+byId("select-none").addEventListener("click", () => { selectAll(false); byId("select-all").focus(); });
+byId("clear").addEventListener("click", () => {
+  for (const card of cards) card.free();
+  cards = [];
+  list.replaceChildren();
+  showCounts();
+  announce("The page is empty.");
+  byId("choose").focus();
+});
+
+onModel(({ classes, entries, network_classes: known, taught }) => {
+  const parts = [element("strong", {}, count(entries)), ` known images of ${some(classes.length, "class", "classes")}: ${names(classes)}.`];
+  if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
+  if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
+  byId("model").replaceChildren(...parts);
+});

@@ -1,0 +1,58 @@
+import { bar, element } from "./element.js";
+import { openEntry, picture } from "./entry.js";
+import { percent } from "./format.js";
+
+const FIRST = 6;
+
+/** The nearest known images of one answer, each with what it adds to the vote. */
+export class NeighborTiles {
+  constructor(answer) {
+    this.answer = answer;
+    this.sentence = element("p", { className: "soft" });
+    this.tiles = answer.neighbors.map((neighbor) => this.#tile(neighbor));
+    this.list = element("ul", { className: "tiles few", ariaLabel: "Nearest known images" }, this.tiles.map(({ item }) => item));
+    this.more = element("button", { type: "button", className: "link", "aria-expanded": "false" });
+    this.more.addEventListener("click", () => this.#open(this.list.classList.contains("few")));
+    this.element = element("div", { className: "neighbors" },
+      element("h4", {}, "Nearest known images ", element("small", {}, "similarity, share of the vote")), this.list,
+      element("div", { className: "row between" }, this.sentence, answer.neighbors.length > FIRST ? this.more : ""));
+    this.#open(false);
+  }
+
+  /** Their shares and which of them decide, under another mix. */
+  refresh({ shares, decisive, classes }, winner) {
+    const deciding = new Set(decisive?.places);
+    this.tiles.forEach(({ item, meter, share, mark, button, neighbor }, i) => {
+      const part = percent(shares[i] ?? 0);
+      meter.style.setProperty("--share", shares[i] ?? 0);
+      share.textContent = part;
+      item.classList.toggle("decisive", deciding.has(i));
+      item.classList.toggle("other", neighbor.label !== classes[winner]);
+      mark.hidden = !deciding.has(i);
+      button.setAttribute("aria-label", `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}, ${part} of the vote`
+        + `${deciding.has(i) ? ", decides the answer" : ""}${neighbor.taught ? ", taught" : ""}: details`);
+    });
+    const them = deciding.size === 1 ? "the one marked ★" : `the ${deciding.size} marked ★`;
+    this.sentence.textContent = decisive ? `Without ${them} it would be ${classes[decisive.instead]}.` : "";
+  }
+
+  #open(isOpen) {
+    this.list.classList.toggle("few", !isOpen);
+    this.more.setAttribute("aria-expanded", String(isOpen));
+    this.more.textContent = isOpen ? "Show fewer" : `Show all ${this.answer.neighbors.length}`;
+  }
+
+  #tile(neighbor) {
+    const meter = bar(neighbor.weight, "cache");
+    const share = element("span", { className: "part" });
+    const mark = element("span", { className: "star", hidden: true, ariaHidden: "true" }, "★");
+    const button = element("button", { type: "button", title: `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}` },
+      element("span", { className: "frame" }, picture(neighbor), mark),
+      element("span", { className: "name" }, neighbor.label),
+      element("span", { className: "alike" }, neighbor.similarity.toFixed(2)),
+      meter, share);
+    button.addEventListener("click", () => openEntry(neighbor, { share: share.textContent }));
+    const item = element("li", { className: neighbor.taught ? "taught" : "" }, button);
+    return { item, meter, share, mark, button, neighbor };
+  }
+}
