@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
@@ -11,14 +12,23 @@ from starlette.staticfiles import StaticFiles
 from service.metrics import CONTENT_TYPE, Metrics
 
 STATIC = Path(__file__).parent / "static"
+# Modules of two versions do not fit together: whether there is a newer one is asked each time.
+FRESH = {"Cache-Control": "no-cache"}
+
+
+class _Static(StaticFiles):
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(FRESH)
+        return response
 
 
 async def _home() -> FileResponse:
-    return FileResponse(STATIC / "index.html")
+    return FileResponse(STATIC / "index.html", headers=FRESH)
 
 
 async def _docs() -> FileResponse:
-    return FileResponse(STATIC / "docs.html")
+    return FileResponse(STATIC / "docs.html", headers=FRESH)
 
 
 # Asynchronous, because it reads what the event loop changes.
@@ -40,4 +50,4 @@ def install(app: FastAPI) -> None:
         summary="Figures for Prometheus",
         response_class=PlainTextResponse,
     )
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", _Static(directory=STATIC), name="static")

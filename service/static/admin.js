@@ -55,7 +55,10 @@ onModel(({ generation, entries, classes, network_classes: known, taught }) => {
     figure("Classes", count(classes.length), classes.length > known ? `${classes.length - known} taught` : ""),
   ];
   if (taught) {
-    figures.push(figure("Images taught", count(taught.images)), figure("Relabelled", count(taught.relabelled)), figure("Removed", count(taught.removed)));
+    const { images, relabelled, removed } = taught;
+    for (const [name, number] of Object.entries({ "Images taught": images, Relabelled: relabelled, Removed: removed })) {
+      figures.push(figure(name, count(number)));
+    }
   }
   byId("overview").replaceChildren(...figures);
   byId("answering").textContent = generation;
@@ -90,9 +93,10 @@ async function loadGenerations() {
 
 function sentence({ action, label, was, source }) {
   const what = source.startsWith("taught:") ? `Image ${source.slice("taught:".length)}` : source;
-  if (action === "taught") return [`${what} taught as `, element("strong", {}, label)];
-  if (action === "removed") return [what, " removed", ...(was ? [", it was ", element("strong", {}, was)] : [])];
-  return [what, " relabelled ", ...(was ? [element("span", { className: "was" }, was), " → "] : ["as "]), element("strong", {}, label)];
+  const now = element("strong", {}, label ?? was ?? "");
+  if (action === "taught") return [`${what} taught as `, now];
+  if (action === "removed") return was ? [`${what} removed, it was `, now] : [`${what} removed`];
+  return was ? [`${what} relabelled `, element("span", { className: "was" }, was), " → ", now] : [`${what} relabelled `, now];
 }
 
 let oldest = null;

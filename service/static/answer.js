@@ -11,6 +11,7 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
   };
   const { neighbors, decisive = null, votes = null } = prediction;
   const place = new Map(neighbors.map(({ id }, i) => [id, i]));
+  const places = decisive?.ids.map((id) => place.get(id));
   return {
     classes,
     network: by("network"),
@@ -18,7 +19,7 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
     mixed: by("probability"),
     indices: neighbors.map(({ label }) => classes.indexOf(label)),
     shares: neighbors.map(({ weight }) => weight),
-    decisive: decisive && { places: decisive.ids.map((id) => place.get(id)), instead: classes.indexOf(decisive.instead) },
+    decisive: decisive && { places, instead: classes.indexOf(decisive.instead) },
     votes,
     // Servers from before teaching count all the same.
     byClass: classes.map((_, i) => model.class_weights?.[i] ?? 1),

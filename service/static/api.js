@@ -28,9 +28,10 @@ export async function call(method, path, { body, headers = {}, as = "json" } = {
   const sent = { ...headers, ...(key ? { Authorization: authorization() } : {}) };
   const isForm = body === undefined || body instanceof FormData;
   if (!isForm) sent["Content-Type"] = "application/json";
+  const content = isForm ? body : JSON.stringify(body);
   let response;
   try {
-    response = await fetch(path, { method, headers: sent, body: isForm ? body : JSON.stringify(body), cache: "no-store" });
+    response = await fetch(path, { method, headers: sent, body: content, cache: "no-store" });
   } catch {
     throw new Problem({ detail: "The server does not answer. Is it running?" });
   }

@@ -1,7 +1,7 @@
 import { predict } from "./api.js";
 import { toAnswer } from "./answer.js";
 import { bar, byId, element } from "./element.js";
-import { percent, short, some } from "./format.js";
+import { names, percent, short, some } from "./format.js";
 import { first, remix } from "./mix.js";
 import { mixture } from "./mixer.js";
 import { loadModel, model } from "./model.js";
@@ -32,7 +32,8 @@ export class Card {
     this.share = element("span", { className: "chance" });
     this.notes = element("div", { className: "notes" });
     this.body = element("div", { className: "said" });
-    const close = element("button", { type: "button", className: "close", ariaLabel: `Take ${file.name} off the page` }, "×");
+    const close = element("button", { type: "button", className: "close" }, "×");
+    close.setAttribute("aria-label", `Take ${file.name} off the page`);
     close.addEventListener("click", () => doing.remove(this));
     this.element = element(
       "li", { className: "card waiting", "aria-labelledby": id, "aria-busy": "true" },
@@ -111,7 +112,8 @@ export class Card {
     this.bars.replaceChildren(...order.filter((i) => rows.has(i)).map((i) => element("tr", {},
       element("th", { scope: "row", title: answer.classes[i] }, answer.classes[i]),
       ...[["mixture", mixed.mixed], ["network", mixed.network], ["cache", mixed.cache]].map(([kind, values]) => element(
-        "td", { className: first(values) === i ? "first" : "" }, bar(values[i], kind), element("span", {}, percent(values[i])),
+        "td", { className: first(values) === i ? "first" : "" },
+        bar(values[i], kind), element("span", {}, percent(values[i])),
       )))));
     this.#doubt(mixed === answer);
     this.tiles.refresh(mixed, winner);
@@ -144,7 +146,7 @@ export class Card {
       say("taught", element("span", { className: "was" }, `${before.label} ${percent(before.probability)}`), " → ",
         element("strong", {}, `${answer.classes[own]} ${percent(now)}`), " ", ids.length ? undo : "");
       if (answer.classes[own] !== label) {
-        say("soft", `Taught as ${label}, which does not outweigh the network yet: more photos of it help, or a larger lam.`);
+        say("soft", `Taught as ${label}, which is outweighed yet: more photos of it help, or a larger lam.`);
       }
     }
     this.notes.replaceChildren(...notes);
@@ -153,10 +155,11 @@ export class Card {
   #doubt(isOwn) {
     const { novelty, credibility, set } = this.answer;
     const threshold = model.calibration?.novelty?.threshold ?? THRESHOLD;
-    const facts = [["Novelty", `${novelty.score.toFixed(2)}`, novelty.is_novel === null ? "" : `novel above ${short(threshold)}`]];
+    const above = novelty.is_novel === null ? "" : `novel above ${short(threshold)}`;
+    const facts = [["Novelty", novelty.score.toFixed(2), above]];
     // Both were calibrated for the model's own mix alone.
     if (isOwn && credibility !== null) facts.push(["Credibility", percent(credibility), ""]);
-    if (isOwn && set !== null) facts.push(["95 % set", set.length ? set.slice(0, 6).join(", ") : "none", set.length > 6 ? some(set.length, "label") : ""]);
+    if (isOwn && set !== null) facts.push(["95 % set", set.length ? names(set, 6) : "none", ""]);
     this.doubt.replaceChildren(...facts.map(([name, value, more]) => element(
       "div", {}, element("dt", {}, name), element("dd", {}, value, more ? element("small", {}, ` ${more}`) : ""),
     )));
@@ -182,7 +185,8 @@ function portions(cards) {
 export async function ask(cards) {
   for (const part of portions(cards)) {
     // What others taught meanwhile is in the model's counts, which the mixing needs.
-    const [{ body, predictions }] = await Promise.all([predict(part.map(({ file }) => file)), loadModel().catch(() => null)]);
+    const answered = predict(part.map(({ file }) => file));
+    const [{ body, predictions }] = await Promise.all([answered, loadModel().catch(() => null)]);
     const isNews = body && (!model || body.generation !== model.generation
       || predictions.some(({ top = [] }) => top.some(({ label, index }) => model.classes[index] !== label)));
     if (isNews) await loadModel();

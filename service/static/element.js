@@ -1,4 +1,7 @@
-/** A new element with properties and children; text is never read as markup. Names that are no properties are attributes. */
+/**
+ * A new element with properties (or attributes, where there is no such property) and children; text is never read as
+ * markup.
+ */
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {

@@ -38,7 +38,8 @@ export async function loadEntries() {
     return element("li", { className: entry.taught ? "taught" : "" }, button);
   }));
   const from = LISTED * (starts.length - 1);
-  byId("entries-count").textContent = total ? `${count(from + 1)} to ${count(from + entries.length)} of ${count(total)}` : "None.";
+  const range = `${count(from + 1)} to ${count(from + entries.length)} of ${count(total)}`;
+  byId("entries-count").textContent = total ? range : "None.";
   byId("entries-next").disabled = next === null;
   byId("entries-back").disabled = starts.length === 1;
   return undefined;

@@ -23,8 +23,12 @@ export function openEntry(entry, { share = "" } = {}) {
   byId("entry-picture").replaceChildren(picture(entry));
   byId("entry-title").textContent = entry.label;
   const facts = [
-    ["Similarity", entry.similarity?.toFixed(3)], ["Share of the vote", share], ["Came from", entry.taught ? "teaching" : entry.source],
-    ["Was", entry.was], ["Mirrored", entry.mirrored ? "yes: its original goes with it" : ""], ["Number", String(entry.id)],
+    ["Similarity", entry.similarity?.toFixed(3)],
+    ["Share of the vote", share],
+    ["Came from", entry.taught ? "teaching" : entry.source],
+    ["Was", entry.was],
+    ["Mirrored", entry.mirrored ? "yes: its original goes with it" : ""],
+    ["Number", String(entry.id)],
   ];
   byId("entry-facts").replaceChildren(...facts.filter(([, value]) => value).map(([name, value]) => element(
     "div", {}, element("dt", {}, name), element("dd", {}, value))));

@@ -15,7 +15,8 @@ function showCounts() {
   byId("selection").hidden = selected === 0;
   byId("selected").textContent = `${selected} selected`;
   const flipped = cards.filter((card) => card.answer && card.hasFlipped).length;
-  byId("flips").textContent = flipped ? `${flipped} of ${some(cards.length, "answer")} ${flipped === 1 ? "differs" : "differ"} from the model’s own mix` : "";
+  const differ = `${flipped} of ${some(cards.length, "answer")} ${flipped === 1 ? "differs" : "differ"}`;
+  byId("flips").textContent = flipped ? `${differ} from the model’s own mix` : "";
 }
 
 const doing = {
@@ -111,7 +112,8 @@ byId("clear").addEventListener("click", () => {
 });
 
 onModel(({ classes, entries, network_classes: known, taught }) => {
-  const parts = [element("strong", {}, count(entries)), ` known images of ${some(classes.length, "class", "classes")}: ${names(classes)}.`];
+  const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
+  const parts = [element("strong", {}, count(entries)), ` known images of ${of}.`];
   if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
   byId("model").replaceChildren(...parts);

@@ -1,10 +1,10 @@
 /**
  * The mixture's arithmetic, as model/cache.py and model/reasons.py have it (A. E. Orhan, 2018, equations 1 to 3):
  *
- *   p_cache(y) = sum_i w_i exp(theta (s_i - max s)) [v_i = y] / sum_i w_i exp(theta (s_i - max s))    over the k nearest
+ *   p_cache(y) = sum_i w_i exp(theta (s_i - max s)) [v_i = y] / sum_i w_i exp(theta (s_i - max s))
  *   p(y)       = (1 - lam) p_net(y) + lam p_cache(y)
  *
- * where w_i is how much an entry of that class counts (docs/decisions/011): 1, and more for classes that were taught.
+ * over the k nearest, where w_i is how much an entry of that class counts (docs/decisions/011): 1, and more for classes that were taught.
  * Nothing here knows of the page: plain arrays in, plain arrays out.
  */
 
@@ -60,9 +60,9 @@ export function decisive(network, cache, lam, indices, shares) {
 
 /**
  * What an answer is under other parameters. `answer` has what the server said: network, cache, mixed (by class),
- * indices (the listed neighbours' classes), shares (theirs of the vote), decisive, votes (or null), whether more entries
- * voted than those (isPartial), how much an entry of each class counts (byClass), and the parameters that it said it
- * under (own). Without votes theta and k cannot be followed, and the server's p_cache stands.
+ * indices (the listed neighbours' classes), shares (theirs of the vote), decisive, votes (or null), whether more
+ * entries voted than those (isPartial), how much an entry of each class counts (byClass), and the parameters that it
+ * said it under (own). Without votes theta and k cannot be followed, and the server's p_cache stands.
  */
 export function remix(answer, { lam, theta, k }) {
   const { own, network, votes } = answer;

@@ -56,7 +56,8 @@ function show() {
     output.textContent = shown(value);
     input.closest(".slider").classList.toggle("moved", value !== own[name]);
   }
-  byId("mix-now").textContent = Object.entries(sliders).map(([name, { shown }]) => `${name} ${shown(chosen[name])}`).join(" · ");
+  const now = Object.entries(sliders).map(([name, { shown }]) => `${name} ${shown(chosen[name])}`);
+  byId("mix-now").textContent = now.join(" · ");
   byId("reset").disabled = Object.keys(own).every((name) => own[name] === chosen[name]);
 }
 
@@ -84,9 +85,9 @@ onModel((model) => {
   const { entries } = model;
   const before = own;
   own = within(model, entries);
-  const kept = chosen ?? own;
   // What was moved stays where it was; the rest follows the model.
-  chosen = Object.fromEntries(Object.keys(own).map((name) => [name, before && kept[name] !== before[name] ? kept[name] : own[name]]));
+  const moved = Object.keys(own).filter((name) => before && chosen[name] !== before[name]);
+  chosen = { ...own, ...Object.fromEntries(moved.map((name) => [name, chosen[name]])) };
   for (const [name, slider] of Object.entries(sliders)) {
     slider.scale = slider.values(entries);
     if (!slider.scale.includes(chosen[name])) chosen[name] = own[name];
@@ -94,4 +95,5 @@ onModel((model) => {
     slider.input.disabled = slider.scale.length < 2;
   }
   show();
+  if (before) listener();
 });

@@ -10,7 +10,8 @@ export class NeighborTiles {
     this.answer = answer;
     this.sentence = element("p", { className: "soft" });
     this.tiles = answer.neighbors.map((neighbor) => this.#tile(neighbor));
-    this.list = element("ul", { className: "tiles few", ariaLabel: "Nearest known images" }, this.tiles.map(({ item }) => item));
+    this.list = element("ul", { className: "tiles few" }, this.tiles.map(({ item }) => item));
+    this.list.setAttribute("aria-label", "Nearest known images");
     this.more = element("button", { type: "button", className: "link", "aria-expanded": "false" });
     this.more.addEventListener("click", () => this.#open(this.list.classList.contains("few")));
     this.element = element("div", { className: "neighbors" },
@@ -29,7 +30,7 @@ export class NeighborTiles {
       item.classList.toggle("decisive", deciding.has(i));
       item.classList.toggle("other", neighbor.label !== classes[winner]);
       mark.hidden = !deciding.has(i);
-      button.setAttribute("aria-label", `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}, ${part} of the vote`
+      button.setAttribute("aria-label", `${button.title}, ${part} of the vote`
         + `${deciding.has(i) ? ", decides the answer" : ""}${neighbor.taught ? ", taught" : ""}: details`);
     });
     const them = deciding.size === 1 ? "the one marked ★" : `the ${deciding.size} marked ★`;
@@ -46,7 +47,8 @@ export class NeighborTiles {
     const meter = bar(neighbor.weight, "cache");
     const share = element("span", { className: "part" });
     const mark = element("span", { className: "star", hidden: true, ariaHidden: "true" }, "★");
-    const button = element("button", { type: "button", title: `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}` },
+    const title = `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}`;
+    const button = element("button", { type: "button", title },
       element("span", { className: "frame" }, picture(neighbor), mark),
       element("span", { className: "name" }, neighbor.label),
       element("span", { className: "alike" }, neighbor.similarity.toFixed(2)),

@@ -2,6 +2,7 @@ import { Problem, callWithKey, needAdmin, send, tellChanged } from "./api.js";
 import { announce } from "./cards.js";
 import { byId, element } from "./element.js";
 import { percent, some } from "./format.js";
+import { first } from "./mix.js";
 import { model, onModel } from "./model.js";
 
 const SENT_AT_ONCE = 32;
@@ -31,8 +32,9 @@ field.addEventListener("input", tellWhatIsMeant);
 export function openTeach(chosen) {
   cards = chosen;
   tickets = new Map();
-  const what = cards.length === 1 ? `What does ${cards[0].file.name} show?` : `What do these ${cards.length} images show?`;
-  byId("teach-title").textContent = what;
+  const [{ file }] = cards;
+  const subject = cards.length === 1 ? `does ${file.name}` : `do these ${cards.length} images`;
+  byId("teach-title").textContent = `What ${subject} show?`;
   byId("teach-pictures").replaceChildren(...cards.slice(0, 12).map((card) => element(
     "img", { src: card.picture.src, alt: card.file.name })));
   const said = new Set(cards.map((card) => card.shown));
@@ -55,7 +57,7 @@ export function openTeach(chosen) {
 function ticketOf(label) {
   if (!tickets.has(label)) {
     // Not randomUUID, which pages over plain HTTP do not have.
-    tickets.set(label, [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
+    tickets.set(label, crypto.getRandomValues(new Uint32Array(4)).join("-"));
   }
   return tickets.get(label);
 }
@@ -116,6 +118,9 @@ export async function undo(card) {
 
 /** What teaching did to the answers, in words. */
 export function taughtInWords(taught) {
-  return taught.map(({ file, taught: { before }, answer, shown }) => (
-    `${file.name}: ${before.label} ${percent(before.probability)} before, now ${shown} ${percent(Math.max(...answer.mixed))}`)).join(". ");
+  return taught.map(({ file, taught: { before }, answer }) => {
+    const now = first(answer.mixed);
+    const then = `${before.label} ${percent(before.probability)} before`;
+    return `${file.name}: ${then}, now ${answer.classes[now]} ${percent(answer.mixed[now])}`;
+  }).join(". ");
 }

@@ -51,11 +51,18 @@ const FIGURES = [
     of: (before, now) => (now.answered - before.answered) / (now.at - before.at),
     shown: short, over: 1,
   },
-  { name: "Median time of an answer", of: (before, now) => median(before.buckets, now.buckets), shown: seconds, over: KEPT },
+  {
+    name: "Median time of an answer",
+    of: (before, now) => median(before.buckets, now.buckets),
+    shown: seconds, over: KEPT,
+  },
   { name: "Images waiting", of: (_, now) => now.queue, shown: short, over: 1 },
   {
     name: "Network and cache differ",
-    of: (before, now) => (now.answered > before.answered ? (now.differing - before.differing) / (now.answered - before.answered) : null),
+    of(before, now) {
+      const answered = now.answered - before.answered;
+      return answered ? (now.differing - before.differing) / answered : null;
+    },
     shown: percent, over: KEPT,
   },
 ];
@@ -64,7 +71,8 @@ let readings = [];
 
 /** A line through values, oldest first; null where nothing was to be told. */
 function sparkline(values) {
-  const line = drawing("svg", { viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true", class: "spark" });
+  const box = { viewBox: "0 0 120 28", preserveAspectRatio: "none" };
+  const line = drawing("svg", { ...box, "aria-hidden": "true", class: "spark" });
   const most = Math.max(...values.filter((value) => value !== null), 1e-9);
   const place = (value, i) => `${120 - (values.length - 1 - i) * (120 / (KEPT - 1))},${26 - (24 * value) / most}`;
   const points = values.map((value, i) => (value === null ? null : place(value, i))).filter(Boolean);
@@ -77,7 +85,8 @@ function show() {
   byId("traffic-figures").replaceChildren(...FIGURES.map(({ name, of, shown, over }) => {
     const values = readings.slice(1).map((reading, i) => of(readings[Math.max(0, i + 1 - over)], reading));
     const value = readings.length > 1 ? of(readings.at(Math.max(-1 - over, -readings.length)), now) : null;
-    return element("div", {}, element("dt", {}, name), element("dd", {}, value === null ? "–" : shown(value), sparkline(values)));
+    const told = value === null ? "–" : shown(value);
+    return element("div", {}, element("dt", {}, name), element("dd", {}, told, sparkline(values)));
   }));
 }
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 KEY = "a key for tests"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -116,3 +127,46 @@ def fill(disk: Path) -> Path:
         except OSError:
             pass
     return ballast
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium. While it is open, no other event loop can run in this thread: so it is closed after a file."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open the page of a server; in the end, nothing went wrong in it and it asked no other address."""
+    contexts, wrong = [], []
+
+    def open_page(server: Server, view: str = "", **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        # A refused call is logged by the browser itself, and is what some tests are about.
+        page.on(
+            "console",
+            lambda told: wrong.append(told.text) if told.type == "error" and "status of" not in told.text else None,
+        )
+        page.on(
+            "request", lambda asked: None if asked.url.startswith((server.url, "blob:")) else wrong.append(asked.url)
+        )
+        page.goto(f"{server.url}/{view}")
+        page.locator("#model strong").wait_for(state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -336,7 +336,8 @@ def test_the_documents_and_pages_need_no_other_address(call: Call) -> None:
         assert "<style" not in page.text
         for part in page.text.split('"'):
             if part.startswith("/static/"):
-                assert call("GET", part).status_code == 200
+                file = call("GET", part)
+                assert (file.status_code, file.headers["cache-control"]) == (200, "no-cache")
 
 
 def test_grey_and_palette_images_are_accepted(call: Call) -> None:
