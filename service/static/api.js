@@ -91,7 +91,7 @@ export async function send(path, files, fields = {}, headers = {}) {
   }
 }
 
-const ASKED = "top=1000&neighbors=12&votes=500&coverage=0.95&abstain=true";
+const ASKED = "top=1000&neighbors=12&votes=500&coverage=0.95";
 
 /** What images show: `{body, predictions}`, with a problem document where an image failed. */
 export async function predict(files) {

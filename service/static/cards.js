@@ -1,7 +1,7 @@
 import { predict } from "./api.js";
 import { toAnswer } from "./answer.js";
 import { bar, byId, element } from "./element.js";
-import { names, percent, short, some } from "./format.js";
+import { count, names, percent, short, some } from "./format.js";
 import { first, remix } from "./mix.js";
 import { mixture } from "./mixer.js";
 import { loadModel, model } from "./model.js";
@@ -24,7 +24,7 @@ export class Card {
     this.answer = null;
     this.taught = null;
     const id = `card-${made += 1}`;
-    this.picture = element("img", { className: "picture", alt: "", src: URL.createObjectURL(file) });
+    this.picture = element("img", { className: "picture", alt: "", decoding: "async", src: URL.createObjectURL(file) });
     this.picture.addEventListener("error", () => this.picture.classList.add("broken"));
     this.box = element("input", { type: "checkbox", ariaLabel: `Select ${file.name}` });
     this.box.addEventListener("change", () => doing.select());
@@ -137,6 +137,7 @@ export class Card {
     const own = first(answer.mixed);
     this.hasFlipped = own !== winner;
     if (this.hasFlipped) say("flip", `The model’s own mix says ${answer.classes[own]}, ${percent(answer.mixed[own])}`);
+    if (mixed.isCut) say("soft", `From the nearest ${count(answer.votes.indices.length)} entries alone.`);
     if (taught) {
       const { before, label, ids } = taught;
       const now = answer.mixed[own];

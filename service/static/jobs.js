@@ -1,14 +1,17 @@
 import { Problem, call } from "./api.js";
 import { byId, element } from "./element.js";
 import { count, seconds, time } from "./format.js";
+import { onModel } from "./model.js";
 
-const EVERY_MS = 1000;
+const EVERY_MS = 500;
 const STATES = { running: "● running", succeeded: "✓ succeeded", failed: "✕ failed", cancelled: "– cancelled" };
 let timer = null;
 let say = null;
 let tell = null;
 /** The one that ran when it was last looked. */
 let running = null;
+/** The generation whose dataset the form offers. */
+let known = null;
 
 /** Look after rebuilds while the view is in sight: `saying` is told what goes wrong, `onEnd` when one is over. */
 export function watchJobs(isWatching, saying, onEnd) {
@@ -32,7 +35,7 @@ async function look() {
   clearTimeout(timer);
   if (!document.hidden) await attempt(async () => show(await call("GET", "/v1/admin/jobs")));
   // Even where none runs: another server on the same folder may start one.
-  timer = setTimeout(look, running ? EVERY_MS : 5 * EVERY_MS);
+  timer = setTimeout(look, running ? EVERY_MS : 10 * EVERY_MS);
 }
 
 const rows = new Map();
@@ -96,19 +99,28 @@ const read = (id, { log }) => attempt(async () => {
   log.textContent = await call("GET", `/v1/admin/jobs/${id}/log`, { as: "text" }) || "Nothing was written.";
 });
 
-byId("rebuild").addEventListener("submit", (event) => {
+const { dataset, recipe, store, mirror, force } = byId("rebuild").elements;
+
+onModel((model) => {
+  dataset.placeholder = model.dataset.name;
+  if (known !== model.generation) mirror.checked = model.dataset.mirrored;
+  known = model.generation;
+});
+
+byId("rebuild").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const { dataset, recipe, store, mirror, force } = event.target.elements;
   const body = { mirror: mirror.checked, force: force.checked };
   for (const field of [dataset, recipe, store]) if (field.value.trim()) body[field.name] = field.value.trim();
-  attempt(async () => {
-    say("");
-    byId("job-status").textContent = "";
+  const status = byId("job-status");
+  try {
     await call("POST", "/v1/admin/rebuild", { body });
-    byId("job-status").textContent = "The rebuild has begun.";
+    status.textContent = "The rebuild has begun.";
     await look();
     byId("cancel").focus();
-  });
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    status.textContent = problem.message;
+  }
 });
 
 byId("cancel").addEventListener("click", ({ target }) => attempt(async () => {

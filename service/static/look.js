@@ -42,6 +42,7 @@ async function add(files) {
   cards = [...added, ...cards];
   list.prepend(...added.map((card) => card.element));
   showCounts();
+  added[0].element.scrollIntoView({ block: "nearest" });
   await look(added);
 }
 
@@ -63,9 +64,16 @@ async function askAll() {
 }
 document.addEventListener(CHANGED, () => askAll().catch((problem) => announce(problem.message)));
 
+// However quickly a slider moves, once for each time that the screen is drawn.
+let isDue = false;
 onMix(() => {
-  for (const card of cards) card.refresh();
-  showCounts();
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    for (const card of cards) card.refresh();
+    showCounts();
+  });
 });
 
 for (const [opener, input] of [["choose", "files"], ["photo", "camera"]]) {
@@ -75,6 +83,8 @@ for (const [opener, input] of [["choose", "files"], ["photo", "camera"]]) {
     target.value = "";
   });
 }
+
+if (/Mac|iP/.test(navigator.platform)) byId("modifier").textContent = "⌘";
 
 // A page that is left for a dropped image is lost: so all of it takes them.
 let inside = 0;

@@ -77,6 +77,8 @@ export function remix(answer, { lam, theta, k }) {
     cache,
     shares,
     mixed: mix(network, cache, lam),
+    // All entries are meant, and those that were told voted.
+    isCut: !stands && k === null && answer.isPartial,
     decisive: decisive(network, cache, lam, answer.indices, shares),
   };
 }

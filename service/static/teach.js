@@ -69,7 +69,7 @@ async function teach(label) {
     const made = await send("/v1/entries", part.map(({ file }) => file), { label }, headers);
     part.forEach((card, i) => {
       const { id, before } = made.entries[i];
-      card.taught = { label, before: card.taught?.before ?? before, ids: [...(card.taught?.ids ?? []), id] };
+      card.taught = { label, before: card.taught?.before ?? before, ids: [...new Set([...(card.taught?.ids ?? []), id])] };
       card.box.checked = false;
     });
   }

@@ -99,6 +99,26 @@ def test_the_pages_arithmetic_is_the_servers(server: Server, visit: Visit) -> No
             assert decisive == wanted["decisive"]
 
 
+def test_what_cannot_be_computed_is_said(server: Server, visit: Visit) -> None:
+    # Of a cache whose entries all vote, and are more than the page was told.
+    page, body = visit(server), ask(server, make_image("red", seed=5), "&k=all&votes=20")
+    model = httpx.get(f"{server.url}/v1/model").json()
+    said = body["predictions"][0]
+    got = page.evaluate(
+        """async ([body, model, theta]) => {
+            const { toAnswer } = await import("/static/answer.js");
+            const { remix } = await import("/static/mix.js");
+            const answer = toAnswer(body.predictions[0], body, model);
+            return [body.theta, theta].map((each) => remix(answer, { lam: 0.5, theta: each, k: null }));
+        }""",
+        [body, model, 2 * body["theta"]],
+    )
+    assert [one["isCut"] for one in got] == [False, True]
+    for score in said["top"]:
+        mixed = (score["network"] + score["cache"]) / 2
+        assert got[0]["mixed"][score["index"]] == pytest.approx(mixed, abs=1e-6)
+
+
 def test_sliders_mix_anew_as_the_server_would(server: Server, visit: Visit) -> None:
     page, image = visit(server), make_image("red", seed=5)
     (card,) = look(page, upload("a.png", image))

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from model.root import active_generation
 from tests.e2e.conftest import KEY, Server, generation
 from tests.e2e.page import WRONG, ask, give_key, look, percent, striped, upload
-from tests.images_for_tests import make_image
+from tests.images_for_tests import make_folder, make_image
 
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 Serve = Callable[..., Server]
@@ -106,11 +106,14 @@ def test_a_neighbour_is_relabelled_and_removed(server: Server, visit: Visit) -> 
     assert httpx.get(f"{server.url}/v1/entries/{nearest['id']}").status_code == 404
 
 
-def test_a_rebuild_is_watched_and_rolled_back(server: Server, root: Path, visit: Visit) -> None:
+def test_a_rebuild_is_watched_and_rolled_back(serve: Serve, root: Path, tmp_path: Path, visit: Visit) -> None:
+    make_folder(tmp_path / "data" / "many", per_class=400)  # some seconds of it
+    server = serve(bundles=root, data=tmp_path / "data", admin_key=KEY)
     page, first = visit(server, "#admin"), active_generation(root)
     page.get_by_role("button", name="Enter the key").click()
     give_key(page)
     expect(page.locator("#generations tr")).to_have_count(1)
+    page.get_by_role("textbox", name="Dataset").fill("many")
     page.get_by_role("button", name="Rebuild", exact=True).click()
     progress = page.get_by_role("progressbar")
     expect(progress).to_be_visible()
@@ -160,3 +163,17 @@ def test_entries_and_changes_are_listed(server: Server, visit: Visit) -> None:
     page.get_by_role("button", name="Forget the key").click()
     expect(page.get_by_role("heading", name="This needs the admin key")).to_be_visible()
     expect(page.locator("#entries")).to_be_hidden()
+
+
+def test_what_cannot_be_changed_is_said_in_words(serve: Serve, visit: Visit) -> None:
+    page = visit(serve(admin_key=KEY))
+    (card,) = look(page, upload("a.png", striped(1)))
+    card.get_by_role("button", name=WRONG).click()
+    page.get_by_label("It shows", exact=True).fill("lobster")
+    page.keyboard.press("Enter")
+    give_key(page)
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("default bundle cannot be changed")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Admin").click()
+    page.get_by_role("button", name="Rebuild", exact=True).click()
+    expect(page.locator("#job-status")).to_contain_text("default bundle cannot be changed")
