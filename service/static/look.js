@@ -41,6 +41,7 @@ async function add(files) {
   const added = [...files].map((file) => new Card(file, doing));
   cards = [...added, ...cards];
   list.prepend(...added.map((card) => card.element));
+  for (const card of added) sight.observe(card.element);
   showCounts();
   added[0].element.scrollIntoView({ block: "nearest" });
   await look(added);
@@ -64,15 +65,43 @@ async function askAll() {
 }
 document.addEventListener(CHANGED, () => askAll().catch((problem) => announce(problem.message)));
 
-// However quickly a slider moves, once for each time that the screen is drawn.
+// However quickly a slider moves, what is in sight is mixed once for each time that the screen is drawn; the rest when
+// it rests.
+const RESTS_MS = 150;
+const MIXED_AT_ONCE = 6;
+const inSight = new Set();
+const sight = new IntersectionObserver((changes) => {
+  for (const { target, isIntersecting } of changes) {
+    if (isIntersecting) inSight.add(target);
+    else inSight.delete(target);
+  }
+  mixSome(stale.filter(({ element }) => inSight.has(element)));
+});
+let stale = [];
 let isDue = false;
+let resting = null;
+
+function mixSome(some_) {
+  for (const card of some_) card.refresh();
+  stale = stale.filter((card) => !some_.includes(card));
+  showCounts();
+}
+
+function mixRest() {
+  if (!stale.length) return;
+  mixSome(stale.slice(0, MIXED_AT_ONCE));
+  resting = setTimeout(mixRest);
+}
+
 onMix(() => {
+  stale = [...cards];
+  clearTimeout(resting);
+  resting = setTimeout(mixRest, RESTS_MS);
   if (isDue) return;
   isDue = true;
   requestAnimationFrame(() => {
     isDue = false;
-    for (const card of cards) card.refresh();
-    showCounts();
+    mixSome(stale.filter(({ element }) => inSight.has(element)));
   });
 });
 
