@@ -13,6 +13,7 @@ from indexer.datasets import Dataset
 from model.errors import ImageError
 from model.images import decode
 from model.journal import SOURCE, Journal
+from model.labels import new_labels
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
     if not images and not decided:
         return dataset
     used = {label for _, label in images} | {label for label in decided.values() if label is not None}
-    new = [label for label in changed.labels if label in used and label not in dataset.classes]
-    classes = (*dataset.classes, *new)
+    classes = (*dataset.classes, *new_labels(changed.labels, used, dataset.classes))
     index = {label: value for value, label in enumerate(classes)}
     labels = dataset.labels.copy()
     kept = np.ones(len(labels), bool)

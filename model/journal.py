@@ -443,7 +443,10 @@ def _note_label(run: Callable[..., sqlite3.Cursor], label: str | None, known: Se
     if taken is None:
         run("INSERT INTO labels (label, folded) VALUES (?, ?)", label, fold(label))
     elif taken[0] != label:
-        raise LabelTakenError(taken[0])
+        used = "SELECT 1 FROM images WHERE label = ? UNION ALL SELECT 1 FROM corrections WHERE label = ?"
+        if run(used, taken[0], taken[0]).fetchone() is not None:
+            raise LabelTakenError(taken[0])
+        run("UPDATE labels SET label = ? WHERE label = ?", label, taken[0])
 
 
 def _keep_key(run: Callable[..., sqlite3.Cursor], number: int, encoder: str, mirrored: bool, key: Floats) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from model.errors import LabelTakenError, ParameterError
 
@@ -37,3 +37,12 @@ def check_label(label: str, known: Sequence[str] = ()) -> None:
         raise ParameterError("label: it has characters that do not print")
     if label != " ".join(label.split()):
         raise ParameterError("label: it has white space at an end, or twice in a row")
+
+
+def new_labels(given: Sequence[str], used: Collection[str], own: Sequence[str]) -> list[str]:
+    """The used labels that are none of a generation's ``own``, in the order in which they were ``given`` to the root.
+
+    One that another generation knew by itself when it was given comes after those.
+    """
+    new = [label for label in given if label in used and label not in own]
+    return new + sorted(set(used) - {*own, *new})

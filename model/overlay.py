@@ -22,6 +22,7 @@ from model.entries import Entry
 from model.errors import ImageError, JournalError
 from model.images import decode
 from model.journal import SOURCE, Changed, Journal
+from model.labels import new_labels
 from model.overlaid_store import OverlaidStore
 from model.stores import Store
 
@@ -64,7 +65,7 @@ class Overlay:
         """The generation's, then those that were taught."""
         own = self.bundle.manifest.classes
         used = {label for label, _ in self.added.values()} | {label for label in self.decided.values() if label}
-        return (*own, *(label for label in self.labels if label in used and label not in own))
+        return (*own, *new_labels(self.labels, used, own))
 
     @cached_property
     def store(self) -> Store:

@@ -99,6 +99,14 @@ def test_two_processes_cannot_name_one_class_twice(tmp_path: Path) -> None:
     assert Journal(tmp_path).newest() == 1
 
 
+def test_a_label_that_nothing_has_any_more_may_be_written_otherwise(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("lobster", [image()], "alice")
+    journal.decide_image(1, None, "alice")
+    journal.teach("Lobster", [image()], "alice")
+    assert journal.since(0).labels == ["Lobster"]
+
+
 def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image(), image()], "alice", most=3)

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluation.evaluate import evaluate
 from indexer.datasets import load
+from indexer.encoders import FromBundle
 from indexer.fold import fold
+from indexer.index import IndexOptions, index
+from model.bundle import open_bundle
 from model.journal import JOURNAL, Journal, NewImage
-from model.overlay import FIRST_ID, taught_id
-from model.root import active_generation, generations
+from model.overlay import FIRST_ID, Overlay, taught_id
+from model.root import activate, active_generation, generations
 from service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import (
@@ -380,3 +384,37 @@ def test_counts_are_those_of_the_entries(call: Call, root: Path) -> None:
     for label, count in zip(told["classes"], told["counts"], strict=True):
         assert call("GET", f"/v1/entries?label={label}").json()["total"] == count
     assert sum(told["counts"]) == told["entries"] == 61
+
+
+def test_classes_taught_in_one_generation_are_classes_of_another(tmp_path: Path, colour_folder: Path) -> None:
+    journal, red = Journal(tmp_path), make_image("red")
+    # Known to the generation that answers then, and so no new label to it.
+    journal.teach("zebra", [NewImage("a", red)], "k", known=("zebra",))
+    journal.teach("ant", [NewImage("a", red)], "k", known=("ant",))
+    journal.teach("striped", [NewImage("a", red)], "k")
+    dataset = load(str(colour_folder))
+    assert fold(dataset, journal).classes == (*dataset.classes, "striped", "ant", "zebra")
+
+
+def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: Path, colour_folder: Path) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    journal, dataset = Journal(root), load(str(colour_folder))
+    for label in ("striped", "dotted"):
+        journal.teach(label, [NewImage("a", striped(i)) for i in range(2)], "k")
+        activate(root, index(fold(dataset, journal), root, FromBundle(root), IndexOptions()))
+    bundle = open_bundle(root, threads=1)
+    manifest = bundle.manifest
+    assert manifest.classes == (*dataset.classes, "striped", "dotted")
+    assert (manifest.network_classes, manifest.taught) == (dataset.classes, 4)
+    assert Overlay(bundle).caught_up(journal).added == {}
+    # Where another generation knew the class by itself, it is one of this one's all the same.
+    journal.teach("zebra", [NewImage("a", striped(9))], "k", known=("zebra",))
+    overlay = Overlay(bundle).caught_up(journal)
+    assert overlay.classes == (*manifest.classes, "zebra")
+    assert overlay.class_weights is not None
+    assert overlay.class_weights.tolist() == [1, 1, 1, 10, 10, 20]
+    # What measures a bundle knows of classes that its network does not.
+    evaluation = evaluate(bundle, dataset)
+    assert evaluation.count == 60
+    assert evaluation.mixed.error_percent <= evaluation.network.error_percent
+    assert sum(len(listed) for listed in bundle.taught.values()) == 4
