@@ -13,6 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.e2e.conftest import KEY, Server
 
 Upload = dict[str, Any]
+# A loaded machine is no reason to fail.
+expect.set_options(timeout=20_000)
 WRONG = re.compile("^That.s wrong")
 """The name of the button that teaches; its apostrophe is a printer's."""
 

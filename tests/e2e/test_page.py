@@ -274,6 +274,9 @@ def test_nothing_stands_in_the_way_of_anybody(server: Server, visit: Visit, sche
     page.get_by_role("button", name="Rebuild", exact=True).click()
     expect(page.get_by_role("progressbar")).to_be_visible()
     assert violations(page) == []
+    page.goto(f"{server.url}/docs")
+    expect(page.get_by_role("heading", name="Calls")).to_be_visible()
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("width", [360, 1280])
