@@ -11,6 +11,12 @@ export function percent(share) {
   return `${(100 * share).toFixed(share === 0 || share === 1 ? 0 : 1)} %`;
 }
 
+/** The same where there is little room. */
+export function brief(share) {
+  if (share < 0.001) return share ? "≈ 0 %" : "0 %";
+  return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+}
+
 /** A number with three digits that count, and no zeros at its end. */
 export const short = (number) => String(Number(number.toPrecision(3)));
 

@@ -1,6 +1,6 @@
 import { bar, element } from "./element.js";
 import { openEntry, picture } from "./entry.js";
-import { percent } from "./format.js";
+import { brief, percent } from "./format.js";
 
 const FIRST = 6;
 
@@ -9,7 +9,7 @@ export class NeighborTiles {
   constructor(answer) {
     this.answer = answer;
     this.sentence = element("p", { className: "soft" });
-    this.tiles = answer.neighbors.map((neighbor) => this.#tile(neighbor));
+    this.tiles = answer.neighbors.map((neighbor, i) => this.#tile(neighbor, i));
     this.list = element("ul", { className: "tiles few" }, this.tiles.map(({ item }) => item));
     this.list.setAttribute("aria-label", "Nearest known images");
     this.more = element("button", { type: "button", className: "link", "aria-expanded": "false" });
@@ -22,11 +22,12 @@ export class NeighborTiles {
 
   /** Their shares and which of them decide, under another mix. */
   refresh({ shares, decisive, classes }, winner) {
+    this.shares = shares;
     const deciding = new Set(decisive?.places);
     this.tiles.forEach(({ item, meter, share, mark, button, neighbor }, i) => {
       const part = percent(shares[i] ?? 0);
       meter.style.setProperty("--share", shares[i] ?? 0);
-      share.textContent = part;
+      share.textContent = brief(shares[i] ?? 0);
       item.classList.toggle("decisive", deciding.has(i));
       item.classList.toggle("other", neighbor.label !== classes[winner]);
       mark.hidden = !deciding.has(i);
@@ -43,7 +44,7 @@ export class NeighborTiles {
     this.more.textContent = isOpen ? "Show fewer" : `Show all ${this.answer.neighbors.length}`;
   }
 
-  #tile(neighbor) {
+  #tile(neighbor, i) {
     const meter = bar(neighbor.weight, "cache");
     const share = element("span", { className: "part" });
     const mark = element("span", { className: "star", hidden: true, ariaHidden: "true" }, "★");
@@ -53,7 +54,7 @@ export class NeighborTiles {
       element("span", { className: "name" }, neighbor.label),
       element("span", { className: "alike" }, neighbor.similarity.toFixed(2)),
       meter, share);
-    button.addEventListener("click", () => openEntry(neighbor, { share: share.textContent }));
+    button.addEventListener("click", () => openEntry(neighbor, { share: percent(this.shares[i] ?? 0) }));
     const item = element("li", { className: neighbor.taught ? "taught" : "" }, button);
     return { item, meter, share, mark, button, neighbor };
   }
