@@ -70,6 +70,8 @@ export class Card {
   /** What the server says of it. */
   say(answer) {
     this.answer = answer;
+    // What was taught is told with the first answer that knows of it.
+    if (this.taught) this.taught.isTold = true;
     this.#settle();
     this.element.classList.remove("failed");
     this.box.disabled = false;
@@ -138,7 +140,7 @@ export class Card {
     this.hasFlipped = own !== winner;
     if (this.hasFlipped) say("flip", `The model’s own mix says ${answer.classes[own]}, ${percent(answer.mixed[own])}`);
     if (mixed.isCut) say("soft", `From the nearest ${count(answer.votes.indices.length)} entries alone.`);
-    if (taught) {
+    if (taught?.isTold) {
       const { before, label, ids } = taught;
       const now = answer.mixed[own];
       const undo = element("button", { type: "button", className: "link" }, "Undo");

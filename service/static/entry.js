@@ -1,4 +1,5 @@
 import { Problem, callWithKey, tellChanged } from "./api.js";
+import { openDialog } from "./dialogs.js";
 import { byId, element } from "./element.js";
 
 /** An entry's thumbnail, or its label's first letter where the bundle keeps no pictures. */
@@ -35,7 +36,7 @@ export function openEntry(entry, { share = "" } = {}) {
   field.value = "";
   wrong.textContent = "";
   remove.textContent = REMOVE;
-  dialog.showModal();
+  openDialog(dialog);
 }
 
 async function change(method, body) {

@@ -30,10 +30,6 @@ function show(isMove) {
 addEventListener("hashchange", () => show(true));
 show(false);
 
-for (const button of document.querySelectorAll("dialog [data-close]")) {
-  button.addEventListener("click", () => button.closest("dialog").close());
-}
-
 loadModel().catch((problem) => {
   if (!(problem instanceof Problem)) throw problem;
   announce(problem.message);

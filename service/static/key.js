@@ -1,3 +1,4 @@
+import { openDialog } from "./dialogs.js";
 import { byId } from "./element.js";
 
 /** Ask for a key, with what was wrong with the one before; null where the reader closes the window. */
@@ -22,7 +23,7 @@ export function askForKey(wrong) {
       field.value = "";
       resolve(given);
     }, { once: true });
-    dialog.showModal();
+    openDialog(dialog);
     field.focus();
   });
 }

@@ -1,5 +1,6 @@
 import { Problem, callWithKey, needAdmin, send, tellChanged } from "./api.js";
 import { announce } from "./cards.js";
+import { openDialog } from "./dialogs.js";
 import { byId, element } from "./element.js";
 import { percent, some } from "./format.js";
 import { first } from "./mix.js";
@@ -50,7 +51,7 @@ export function openTeach(chosen) {
   }));
   field.value = "";
   tellWhatIsMeant();
-  dialog.showModal();
+  openDialog(dialog);
   field.focus();
 }
 
@@ -109,6 +110,8 @@ export async function undo(card) {
       });
     }
     card.taught = null;
+    // The button that was pressed goes.
+    card.label.focus({ preventScroll: true });
     tellChanged();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

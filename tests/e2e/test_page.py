@@ -234,6 +234,8 @@ def test_the_keyboard_is_enough(server: Server, visit: Visit) -> None:
     go_to("Undo")
     page.keyboard.press("Enter")
     expect(page.locator(".note.taught")).to_have_count(0)
+    expect(page.locator(".card h3")).to_be_focused()
+    expect(page.locator("#status")).to_contain_text("1 image answered")
     page.locator(".card .tiles button").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#entry-dialog")).to_be_visible()

@@ -97,6 +97,8 @@ def test_a_neighbour_is_relabelled_and_removed(server: Server, visit: Visit) -> 
     dialog.get_by_role("button", name="Relabel").click()
     give_key(page)
     expect(tiles.first).to_have_attribute("aria-label", re.compile("^blue, "))
+    # The window that was open is closed over tiles that are new.
+    expect(card.get_by_role("heading", level=3)).to_be_focused()
     entry = httpx.get(f"{server.url}/v1/entries/{nearest['id']}").json()
     assert (entry["label"], entry["was"]) == ("blue", nearest["label"])
     tiles.first.click()
