@@ -63,26 +63,29 @@ class MergedResult:
 
 
 def taught(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[TaughtResult]:
-    """Predict images (N,height,width,3) with more and more images taught: copies of entries, a little off."""
-    keys, _ = next(iter(bundle.store.chunks()))
-    many = spread(keys, np.zeros(len(keys), np.int64), len(keys) + 2 * max(COUNTS))[0][len(keys) :]
-    return [_beside(bundle, images, many, count, for_seconds) for count in COUNTS]
+    """Predict images (N,height,width,3) with more and more taught: keys a little off those of entries, same labels."""
+    keys, values = next(iter(bundle.store.chunks()))
+    many, of = spread(keys, values, len(keys) + 2 * max(COUNTS))
+    more, labels = many[len(keys) :], [bundle.manifest.classes[value] for value in of[len(keys) :: 2]]
+    return [_beside(bundle, images, more, labels[:count], for_seconds) for count in COUNTS]
 
 
-def _beside(bundle: Bundle, images: NDArray[np.uint8], keys: Floats, count: int, for_seconds: float) -> TaughtResult:
+def _beside(
+    bundle: Bundle, images: NDArray[np.uint8], keys: Floats, labels: list[str], for_seconds: float
+) -> TaughtResult:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
-        for some in _new(bundle, images, keys, count):
-            journal.teach("taught", some, "bench")
+        for label, some in _new(bundle, images, keys, labels):
+            journal.teach(label, some, "bench", known=bundle.manifest.classes)
         opened: list[Predictor] = []
         open_s = seconds(lambda: opened.append(Predictor(bundle, Overlay(bundle).caught_up(journal))))
         predictor, at = opened[0], iter(range(10**9))
-        times = repeated(lambda: _teach(journal, opened, images), for_seconds) if count else []
+        times = repeated(lambda: _teach(journal, opened, images), for_seconds) if labels else []
         one = repeated(lambda: _predict(predictor, images, next(at), 1), for_seconds, 50)
         batch = repeated(lambda: _predict(predictor, images, BATCH * next(at), BATCH), for_seconds)
         journal.close()
     return TaughtResult(
-        count,
+        len(labels),
         1000 * float(np.median(one)),
         BATCH / float(np.mean(batch)),
         1000 * float(np.median(times)) if times else None,
@@ -90,20 +93,22 @@ def _beside(bundle: Bundle, images: NDArray[np.uint8], keys: Floats, count: int,
     )
 
 
-def _new(bundle: Bundle, images: NDArray[np.uint8], keys: Floats, count: int) -> Iterator[list[NewImage]]:
-    """So many images to teach with their keys made already, a thousand at a time."""
+def _new(
+    bundle: Bundle, images: NDArray[np.uint8], keys: Floats, labels: list[str]
+) -> Iterator[tuple[str, list[NewImage]]]:
+    """Images to teach under each label, with keys made already: an image's own and that of its mirrored copy."""
     encoder = bundle.manifest.files[ENCODER].sha256
     content = [png(image) for image in images[:100]]
-    for start in range(0, count, 1000):
-        yield [
-            NewImage("a.png", content[i % 100], {(encoder, False): keys[2 * i], (encoder, True): keys[2 * i + 1]})
-            for i in range(start, min(count, start + 1000))
-        ]
+    for label in sorted(set(labels)):
+        places = [i for i, of in enumerate(labels) if of == label]
+        made = ({(encoder, False): keys[2 * i], (encoder, True): keys[2 * i + 1]} for i in places)
+        yield label, [NewImage("a.png", content[i % 100], own) for i, own in zip(places, made, strict=True)]
 
 
 def _teach(journal: Journal, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
     before = opened[-1]
-    journal.teach("taught", [NewImage("a.png", png(images[len(opened) % len(images)]))], "bench")
+    known, image = before.bundle.manifest.classes, images[len(opened) % len(images)]
+    journal.teach(known[0], [NewImage("a.png", png(image))], "bench", known=known)
     opened.append(Predictor(before.bundle, before.overlay.caught_up(journal)))
 
 
