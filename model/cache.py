@@ -112,7 +112,8 @@ def exact_vote(
 
     Queries (B,D) and chunks of keys (n,D) with values (n,) -> (len(thetas),B,classes) float32, the sums (len(thetas),B)
     by which the weights relative to the nearest entry's were divided, and that entry's similarity (B,). The maximum is
-    a running one, so memory stays at B x n similarities whatever the number of entries is.
+    a running one, so memory stays at B x n similarities whatever the number of entries is. Without any entry, the votes
+    and similarities are 0 and the sums the least there is.
     """
     sums = np.zeros((len(thetas), len(queries), classes))
     top = np.full((len(queries), 1), -np.inf, np.float32)
@@ -128,5 +129,5 @@ def exact_vote(
         for i, theta in enumerate(thetas):
             sums[i][:, present] += np.add.reduceat(np.exp(np.float32(theta) * similarities), first, axis=1)
         top = higher
-    totals = sums.sum(axis=2)
-    return (sums / totals[:, :, None]).astype(np.float32), totals, top[:, 0]
+    totals = np.maximum(sums.sum(axis=2), 1e-300)
+    return (sums / totals[:, :, None]).astype(np.float32), totals, np.where(np.isneginf(top), 0, top)[:, 0]

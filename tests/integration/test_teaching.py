@@ -375,6 +375,17 @@ def test_what_is_told_of_the_vote_adds_up_to_the_answer(call: Call, k: str) -> N
         assert sum(shares.values()) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("k", ["5", "all"])
+def test_the_network_answers_alone_where_every_entry_is_removed(call: Call, k: str) -> None:
+    for number in range(60):
+        assert call("DELETE", f"/v1/entries/{number}", headers=ADMIN).status_code == 204
+    query = f"k={k}&lam=1&top=3&neighbors=5&votes=5&abstain=true&coverage=0.9"
+    said = look(call, make_image("red", seed=4), query)
+    assert [score["probability"] for score in said["top"]] == [score["network"] for score in said["top"]]
+    assert said["novelty"]["is_novel"]
+    assert (said["neighbors"], said["votes"]["similarities"]) == ([], [])
+
+
 def test_counts_are_those_of_the_entries(call: Call, root: Path) -> None:
     teach(call, "striped", striped(1), striped(2))
     call("PATCH", "/v1/entries/3", json={"label": "striped"}, headers=ADMIN)
