@@ -19,7 +19,8 @@ from evaluation.plots import COLOURS, INK
 from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
-from indexer.index import BATCH, embed_images
+from indexer.embedding import BATCH
+from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax

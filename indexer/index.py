@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from indexer.calibrate import calibrate
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
+from indexer.embedding import BATCH, Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
 from indexer.fit import QUERIES_AT_ONCE, Holdout, fit
 from indexer.fold import Folded
@@ -24,7 +24,7 @@ from indexer.truncation import measure
 from model import bundle as bundles
 from model.cache import Floats, check_parameters
 from model.engines import Engine
-from model.entries import Entry, contact_sheet, write_entries
+from model.entries import Entry, write_entries
 from model.errors import DatasetError
 from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
@@ -40,7 +40,8 @@ from model.stores import (
     parts,
 )
 
-BATCH = 64
+ENTRIES_AT_ONCE = 65_536
+"""Entries on their way to the table, as Python's own numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,21 @@ class IndexOptions:
     thumbnails: bool = True
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    keys: Floats
-    values: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    """Position in the dataset of each entry's image."""
-    mirrored: NDArray[np.bool_]
-    logits: Floats
-    """Network logits of each entry."""
-    sheets: list[bytes]
-    """Contact sheets, where thumbnails are wanted."""
-    sheet: NDArray[np.int64]
-    """The sheet that shows each entry; -1 = none."""
-    place: NDArray[np.int64]
-    """Which of the sheet's pictures each entry is."""
+Gather = Callable[[Dataset, PreparedEncoder, Unreadable, Progress], Embedded]
+"""Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was unreadable."""
 
 
 def index(
-    dataset: Dataset, root: Path, source: EncoderSource, options: IndexOptions, progress: Progress = silent
+    dataset: Dataset,
+    root: Path,
+    source: EncoderSource,
+    options: IndexOptions,
+    progress: Progress = silent,
+    gather: Gather | None = None,
 ) -> str:
-    """Embed a dataset into a new bundle below root; its generation. CURRENT is not touched.
+    """Embed a dataset into a new bundle below root, or take what ``gather`` gives; its generation.
+
+    CURRENT is not touched.
 
     Raises:
         DatasetError: too many images are unreadable, or there is no holdout to fit on.
@@ -101,11 +96,14 @@ def index(
         exact = options.parameters is not None and options.parameters.k is None and factory == "Flat"
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         unreadable = Unreadable.of(len(dataset.labels))
-        embedded = _embed(dataset, encoder, options, unreadable, progress)
+        embedded = (gather or _embedding(options))(dataset, encoder, unreadable, progress)
+        if not len(embedded.keys):
+            raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+        values = dataset.labels[embedded.positions]
         progress("store", 0, 1)
-        store = FaissStore.build(embedded.keys, embedded.values, factory)
+        store = FaissStore.build(embedded.keys, values, factory)
         progress("store", 1, 1)
-        holdout, held = _holdout(dataset, embedded)
+        holdout, held = _holdout(dataset, embedded, values)
         fitted = None
         if options.parameters is None:
             if not len(holdout.labels) or held.all():
@@ -119,8 +117,9 @@ def index(
             pass  # Nothing is left out.
         elif len(holdout.labels) and not held.all():
             novelty = fitted.calibration.novelty if fitted else None
-            less, classes = _Less(embedded, held), len(dataset.classes)
-            store, truncation = measure(store, less, holdout, held, chosen, classes, novelty, progress)
+            exact_keys, classes = _Less(embedded.keys, values, held), len(dataset.classes)
+            store, truncation = measure(store, exact_keys, holdout, held, chosen, classes, novelty, progress)
+            del exact_keys
         elif not store.is_exhaustive:
             store = store.with_search(store.efforts()[-1])
         calibration = None
@@ -128,9 +127,12 @@ def index(
             novelty = fitted.calibration.novelty
             calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
         store.write(folder / bundles.KEYS)
-        np.save(folder / bundles.VALUES, embedded.values.astype(np.int32), allow_pickle=False)
+        np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
-            folder / bundles.ENTRIES, _entries(dataset, embedded), embedded.sheets, height=encoder.engine.size[0]
+            folder / bundles.ENTRIES,
+            _entries(dataset, embedded, values),
+            embedded.sheets,
+            height=encoder.engine.size[0],
         )
         store_info = StoreInfo(
             kind="faiss", factory=factory, dim=store.dim, count=store.count, search=store.search_info, why=why
@@ -210,61 +212,30 @@ def embed_images(
     return np.concatenate(logits), np.concatenate(keys), dataset.labels[np.concatenate(done)]
 
 
-def _embed(
-    dataset: Dataset, encoder: PreparedEncoder, options: IndexOptions, unreadable: Unreadable, progress: Progress
-) -> _Embedded:
-    engine = encoder.engine
-    count, copies = len(dataset.labels), 2 if options.mirror else 1
-    # One allocation: at 100,000 entries of 12,288 numbers a second copy of the keys would cost 4.9 GB.
-    keys = np.empty((count * copies, engine.dim), np.float32)
-    logits = np.empty((count * copies, engine.classes), np.float32)
-    positions = np.empty(count * copies, np.int64)
-    mirrored = np.zeros(count * copies, bool)
-    making: list[Future[bytes]] = []
-    sheet = np.full(count * copies, -1, np.int64)
-    place = np.zeros(count * copies, np.int64)
-    done = 0
-    # Contact sheets are made beside the encoder: between two batches they would leave it idle.
-    with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
-        for indices, images in batches(dataset, np.arange(count), engine.size, BATCH, unreadable):
-            for mirror in (False, True)[:copies]:
-                seen = np.ascontiguousarray(images[:, :, ::-1]) if mirror else images
-                encoding = (encoder.mirror_engine if mirror and encoder.mirror_engine else engine).encode(seen)
-                rows = slice(done, done + len(indices))
-                logits[rows], keys[rows] = encoding
-                positions[rows], mirrored[rows] = indices, mirror
-                if options.thumbnails:
-                    sheet[rows], place[rows] = len(making), np.arange(len(indices))
-                    making.append(pool.submit(contact_sheet, seen))
-                done += len(indices)
-            progress("embed", done // copies, count)
-    if not done:
-        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
-    if not np.isfinite(keys[:done]).all():
-        raise DatasetError("the network gives keys that are not finite for some images")
-    return _Embedded(
-        keys[:done],
-        dataset.labels[positions[:done]],
-        positions[:done],
-        mirrored[:done],
-        logits[:done],
-        [made.result() for made in making],
-        sheet[:done],
-        place[:done],
-    )
+def _embedding(options: IndexOptions) -> Gather:
+    """Embeds all images here and now."""
+
+    def gather(dataset: Dataset, encoder: PreparedEncoder, unreadable: Unreadable, progress: Progress) -> Embedded:
+        everything = np.arange(len(dataset.labels))
+        copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
+        return embed(dataset, everything, encoder, unreadable, progress, **copies)
+
+    return gather
 
 
-def _entries(dataset: Dataset, embedded: _Embedded) -> Iterator[Entry]:
-    columns = (embedded.positions, embedded.values, embedded.mirrored, embedded.sheet, embedded.place)
-    for i, (position, value, mirrored, sheet, place) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
+def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> Iterator[Entry]:
+    columns = (embedded.positions, values, embedded.mirrored, embedded.sheet, embedded.place)
+    for start in range(0, len(values), ENTRIES_AT_ONCE):
+        rows = zip(*(column[start : start + ENTRIES_AT_ONCE].tolist() for column in columns), strict=True)
+        for i, (position, value, mirrored, sheet, place) in enumerate(rows, start):
+            yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def _holdout(dataset: Dataset, embedded: _Embedded) -> tuple[Holdout, NDArray[np.bool_]]:
+def _holdout(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> tuple[Holdout, NDArray[np.bool_]]:
     """The holdout's images as queries, and which entries (N,) come from them."""
     held = np.isin(embedded.positions, dataset.holdout())
     queries = held & ~embedded.mirrored
-    return Holdout(embedded.logits[queries], embedded.keys[queries], embedded.values[queries]), held
+    return Holdout(embedded.logits, embedded.keys[queries], values[queries]), held
 
 
 def _known(engine: Engine, dataset: Dataset) -> int | None:
@@ -276,11 +247,12 @@ def _known(engine: Engine, dataset: Dataset) -> int | None:
 class _Less:
     """Chunks of the keys as embedded, those held left out, without a second copy of all."""
 
-    embedded: _Embedded
+    keys: Floats
+    values: NDArray[np.int64]
     held: NDArray[np.bool_]
 
     def __iter__(self) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
-        for part in parts(*self.embedded.keys.shape):
+        for part in parts(*self.keys.shape):
             kept = ~self.held[part]
             if kept.any():
-                yield self.embedded.keys[part][kept], self.embedded.values[part][kept]
+                yield self.keys[part][kept], self.values[part][kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ def contact_sheet(images: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def write_entries(path: Path, entries: Iterable[Entry], sheets: Sequence[bytes], height: int) -> None:
+def write_entries(path: Path, entries: Iterable[Entry], sheets: Iterable[bytes], height: int) -> None:
     """Write a new file of entries, and their contact sheets of pictures of that height.
 
     Raises:

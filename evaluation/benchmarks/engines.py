@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from evaluation.benchmarks.timing import repeated, seconds
 from indexer.datasets import ArrayDataset, Dataset
+from indexer.embedding import BATCH
 from indexer.encoders import FromBundle
-from indexer.index import BATCH, IndexOptions, index
+from indexer.index import IndexOptions, index
 from indexer.progress import Progress, silent
 from model.bundle import ENCODER, NETWORK, Bundle
 from model.engines import Encoding, Engine, OnnxEngine
