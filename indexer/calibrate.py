@@ -13,11 +13,11 @@ from model.lookup import vote_until_sure
 from model.manifest import Calibration, Novelty
 from model.metrics import ece_percent
 from model.predictor import Parameters
-from model.stores import FaissStore
+from model.stores import TunableStore
 
 
 def calibrate(
-    store: FaissStore,
+    store: TunableStore,
     holdout: Holdout,
     held_entries: NDArray[np.bool_],
     parameters: Parameters,
@@ -54,7 +54,7 @@ def calibrate(
     )
 
 
-def similarities(store: FaissStore, keys: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Floats:
+def similarities(store: TunableStore, keys: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Floats:
     """Of the k nearest entries of keys (n,D), of those marked in among (N,): (n,k), descending."""
     whole = entries_less(store, ~among) if among is not None and store.is_exhaustive else None
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from indexer.embedding import BATCH, Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
 from indexer.fit import QUERIES_AT_ONCE, Holdout, fit
 from indexer.fold import Folded
+from indexer.keeping import keeper_of
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.truncation import measure
@@ -27,18 +29,11 @@ from model.engines import Engine
 from model.entries import Entry, write_entries
 from model.errors import DatasetError
 from model.images import RESIZE
-from model.manifest import DatasetInfo, InputInfo, Manifest, StoreInfo
+from model.manifest import DatasetInfo, InputInfo, Manifest
+from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
 from model.root import draft, new_generation
-from model.stores import (
-    FaissStore,
-    check_k,
-    check_trainable,
-    choose_store,
-    empty_index,
-    is_exhaustive,
-    parts,
-)
+from model.stores import parts
 
 ENTRIES_AT_ONCE = 65_536
 """Entries on their way to the table, as Python's own numbers."""
@@ -49,7 +44,10 @@ class IndexOptions:
     """What decides an index."""
 
     store: str = "auto"
-    """A FAISS factory string; auto = chosen by the number and size of the keys."""
+    """A FAISS factory string, or ``milvus`` with or without one of its own after a colon.
+
+    auto = chosen by the number and size of the keys; in Milvus, where a server of that is set.
+    """
     mirror: bool = False
     """Cache each image's mirrored copy too, as the paper does."""
     parameters: Parameters | None = None
@@ -68,41 +66,43 @@ def index(
     options: IndexOptions,
     progress: Progress = silent,
     gather: Gather | None = None,
+    milvus: Milvus | None = None,
 ) -> str:
     """Embed a dataset into a new bundle below root, or take what ``gather`` gives; its generation.
 
-    CURRENT is not touched.
+    CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the one in the environment.
 
     Raises:
         DatasetError: too many images are unreadable, or there is no holdout to fit on.
-        RecipeError, StoreError, EngineError, BundleError, ParameterError, MemoryLimitError: as their names say; then
-            nothing is written.
+        RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
+            names say; then nothing is written.
     """
     if options.parameters:
         check_parameters(*options.parameters)
-    with draft(root) as folder:
+    with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
-        factory, why = options.store, ""
-        copies = 2 if options.mirror else 1
-        if options.store == "auto":
-            count = len(dataset.labels)
-            fewest = max(1, count - Unreadable.of(count).allowed)
-            factory, why = choose_store(copies * count, encoder.engine.dim, copies * fewest)
+        copies, count = 2 if options.mirror else 1, len(dataset.labels)
+        fewest = max(1, count - Unreadable.of(count).allowed)
         # Refuse what cannot be before the long work, not after it.
-        empty_index(factory, encoder.engine.dim)
-        check_trainable(factory, copies * len(dataset.labels))
-        if options.parameters:
-            check_k(options.parameters.k, is_exhaustive=is_exhaustive(factory))
-        exact = options.parameters is not None and options.parameters.k is None and factory == "Flat"
+        keeper = keeper_of(
+            options.store,
+            milvus or from_environment(),
+            copies * count,
+            encoder.engine.dim,
+            copies * fewest,
+            options.parameters.k if options.parameters else None,
+            is_k_given=options.parameters is not None,
+        )
+        undo.callback(keeper.discard)
+        exact = options.parameters is not None and options.parameters.k is None and keeper.info.factory == "Flat"
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         unreadable = Unreadable.of(len(dataset.labels))
         embedded = (gather or _embedding(options))(dataset, encoder, unreadable, progress)
         if not len(embedded.keys):
             raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
         values = dataset.labels[embedded.positions]
-        progress("store", 0, 1)
-        store = FaissStore.build(embedded.keys, values, factory)
-        progress("store", 1, 1)
+        generation = new_generation()
+        store = keeper.build(generation, embedded.keys, values, progress)
         holdout, held = _holdout(dataset, embedded, values)
         fitted = None
         if options.parameters is None:
@@ -126,7 +126,7 @@ def index(
         if fitted is not None:
             novelty = fitted.calibration.novelty
             calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
-        store.write(folder / bundles.KEYS)
+        store_info = keeper.write(store, folder)
         np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
             folder / bundles.ENTRIES,
@@ -134,14 +134,11 @@ def index(
             embedded.sheets,
             height=encoder.engine.size[0],
         )
-        store_info = StoreInfo(
-            kind="faiss", factory=factory, dim=store.dim, count=store.count, search=store.search_info, why=why
-        )
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded
         progress("verify", 0, 1)
         manifest = Manifest(
-            generation=new_generation(),
+            generation=generation,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             secondlook_version=version("secondlook"),
             dataset=DatasetInfo(
@@ -165,9 +162,10 @@ def index(
             truncation=truncation,
             taught=dataset.change if isinstance(dataset, Folded) else None,
         )
-        bundles.commit(root, folder, manifest)
+        bundles.commit(root, folder, manifest, milvus)
+        undo.pop_all()
         progress("verify", 1, 1)
-    return manifest.generation
+    return generation
 
 
 def memory_needed(entries: int, dim: int, *, measured: bool = True) -> int:

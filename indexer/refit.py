@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ from model.bundle import Bundle
 from model.cache import Floats, softmax
 from model.doubt import energies
 from model.errors import DatasetError
+from model.manifest import Manifest, StoreInfo
+from model.milvus_store import MilvusStore
 from model.predictor import Parameters
 from model.root import draft, new_generation
 from model.stores import FaissStore, check_k
@@ -39,7 +42,7 @@ def refit(
     """
     old, store = _open(dataset, root, generation)
     for k in ks:
-        check_k(k, is_exhaustive=store.is_exhaustive)
+        check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
     holdout, held = _holdout(dataset, old, progress)
     classes = len(dataset.classes)
     fitted = fit(holdout, store, held, classes, ks=ks, progress=progress)
@@ -48,6 +51,7 @@ def refit(
     return _write_changed(
         root,
         old,
+        progress,
         theta=fitted.theta,
         lam=fitted.lam,
         k=fitted.k,
@@ -83,12 +87,12 @@ def recalibrate(
         novelty, tried = choose_novelty(known, Seen(similarities(store, keys, most), _energies(logits)))
     chosen = Parameters(manifest.theta, manifest.lam, manifest.k)
     calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
-    return _write_changed(root, old, calibration=calibration), tried
+    return _write_changed(root, old, progress, calibration=calibration), tried
 
 
-def _open(dataset: Dataset, root: Path, generation: str) -> tuple[Bundle, FaissStore]:
+def _open(dataset: Dataset, root: Path, generation: str) -> tuple[Bundle, FaissStore | MilvusStore]:
     old = bundles.open_bundle(root, generation)
-    assert isinstance(old.store, FaissStore)
+    assert isinstance(old.store, FaissStore | MilvusStore)
     if dataset.content_hash() != old.manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
@@ -106,9 +110,9 @@ def _energies(logits: Floats) -> Floats:
     return energies(logits, softmax(logits))
 
 
-def _write_changed(root: Path, old: Bundle, **changed: object) -> str:
+def _write_changed(root: Path, old: Bundle, progress: Progress, **changed: object) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
-    with draft(root) as folder:
+    with draft(root) as folder, ExitStack() as undo:
         for name in old.manifest.files:
             shutil.copyfile(old.path / name, folder / name)
         manifest = old.manifest.model_copy(
@@ -119,5 +123,16 @@ def _write_changed(root: Path, old: Bundle, **changed: object) -> str:
                 **changed,
             }
         )
+        if isinstance(old.store, MilvusStore):
+            manifest = manifest.model_copy(update={"store": _copied(old.store, manifest, undo, progress)})
         bundles.commit(root, folder, manifest)
+        undo.pop_all()
     return manifest.generation
+
+
+def _copied(store: MilvusStore, manifest: Manifest, undo: ExitStack, progress: Progress) -> StoreInfo:
+    """A generation's own collection of the same keys: each generation has one, so that it can be dropped with it."""
+    keys = np.concatenate([chunk for chunk, _ in store.chunks()])
+    copied = store.copied(manifest.generation, keys, progress)
+    undo.callback(copied.drop)
+    return manifest.store.model_copy(update={"collection": copied.collection})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from model.doubt import energies
 from model.lookup import lead, vote_until_sure
 from model.manifest import Novelty, QuickSearch, Truncation
 from model.predictor import Parameters
-from model.stores import FaissStore
+from model.stores import Store, TunableStore
+
+S = TypeVar("S", bound=TunableStore)
 
 CHANGED_PERCENT = 0.1
 """Answers that may change because a search does not look at every entry."""
@@ -44,7 +47,7 @@ K_COST = 0.1
 
 
 def measure(
-    store: FaissStore,
+    store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
     holdout: Holdout,
     held_entries: NDArray[np.bool_],
@@ -52,7 +55,7 @@ def measure(
     classes: int,
     novelty: Novelty | None = None,
     progress: Progress = silent,
-) -> tuple[FaissStore, Truncation]:
+) -> tuple[S, Truncation]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
 
     The search is chosen on the same images that the distance is measured on.
@@ -102,13 +105,13 @@ def measure(
 
 
 def least_effort(
-    store: FaissStore,
+    store: S,
     queries: Floats,
     network: Floats,
     parameters: Parameters,
     whole: Floats,
     among: NDArray[np.bool_] | None = None,
-) -> FaissStore:
+) -> S:
     """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
 
     ``whole`` are the answers (n,C) of a search that looks at every entry. A store that misses the bounds at its
@@ -117,7 +120,7 @@ def least_effort(
     theta, lam, k = parameters
     assert k is not None
 
-    def answer(effort: FaissStore, k: int) -> Floats:
+    def answer(effort: Store, k: int) -> Floats:
         found = effort.search(queries, k, among)
         return mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
 
@@ -134,7 +137,8 @@ def least_effort(
     cheapest = whole_cost
     for quick in _quick_searches(info.lists, k):
         tried = store.with_search(info.model_copy(update={"quick": quick})).quick
-        assert tried is not None
+        if tried is None:  # not one that can be searched quickly
+            break
         answers = answer(tried, quick.k)
         ahead = lead(answers)
         for margin in MARGINS:

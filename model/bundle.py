@@ -25,9 +25,11 @@ from pydantic import ValidationError
 from model.cache import Ints
 from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
-from model.errors import BundleError, EngineError, StoreError
+from model.errors import BundleError, EngineError, StoreAwayError, StoreError
 from model.journal import SOURCE
 from model.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, Manifest
+from model.milvus import Milvus, from_environment
+from model.milvus_store import MilvusStore
 from model.root import GENERATION, Lease, active_generation, publish
 from model.stores import FaissStore, Store
 
@@ -40,7 +42,7 @@ ENCODER, NETWORK, KEYS, VALUES, ENTRIES = (
     "values.npy",
     "entries.sqlite",
 )
-REQUIRED = (ENCODER, KEYS, VALUES, ENTRIES)
+REQUIRED = (ENCODER, VALUES, ENTRIES)
 UNIT_TOLERANCE = 0.05
 """How far from 1 the canary's key lengths may be (reduced precision)."""
 
@@ -83,7 +85,7 @@ class OpenEncoder:
     """Keeps the bundle from being pruned."""
 
 
-def commit(root: Path, folder: Path, manifest: Manifest) -> Path:
+def commit(root: Path, folder: Path, manifest: Manifest, milvus: Milvus | None = None) -> Path:
     """Complete a draft: write its manifest, make it durable, verify it, and give it its name.
 
     Raises:
@@ -92,7 +94,7 @@ def commit(root: Path, folder: Path, manifest: Manifest) -> Path:
     files = {path.name: _file_info(path) for path in sorted(folder.iterdir())}
     complete = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n")
-    verify(folder, manifest.generation)
+    verify(folder, manifest.generation, milvus=milvus)
     return publish(root, folder, manifest.generation)
 
 
@@ -114,24 +116,36 @@ def open_bundle(
     mapped: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    milvus: Milvus | None = None,
+    even_away: bool = False,
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
     ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``), ``mapped`` is the store's.
     ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
+    ``milvus`` and ``even_away`` are as for ``verify``.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
         EngineError: there is no such device, or what it needs is not installed.
     """
     generation, lease = _leased(root, generation)
-    bundle = verify(root / generation, generation, threads=threads, spare_core=spare_core, mapped=mapped)
+    bundle = verify(
+        root / generation,
+        generation,
+        threads=threads,
+        spare_core=spare_core,
+        mapped=mapped,
+        milvus=milvus,
+        even_away=even_away,
+    )
     bundle = replace(bundle, lease=lease)
     if device == "cpu":
         return bundle
     bfloat16 = bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
     bundle = replace(bundle, engine=_on_device(bundle.path, bundle.manifest, device, bfloat16))
-    if bundle.manifest.k is None:  # every answer goes through all keys, a chunk at a time, where the vote is computed
+    # Kept elsewhere; or every answer goes through all keys, a chunk at a time, where the vote is computed.
+    if bundle.manifest.store.kind != "faiss" or bundle.manifest.k is None:
         return bundle
     from model.torch_store import TorchStore
 
@@ -184,9 +198,19 @@ def _on_device(folder: Path, manifest: Manifest, device: str, bfloat16: bool) ->
 
 
 def verify(
-    folder: Path, generation: str, *, threads: int = 0, spare_core: bool = False, mapped: bool = False
+    folder: Path,
+    generation: str,
+    *,
+    threads: int = 0,
+    spare_core: bool = False,
+    mapped: bool = False,
+    milvus: Milvus | None = None,
+    even_away: bool = False,
 ) -> Bundle:
     """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
+
+    ``milvus`` is the server that holds the keys, where they are in one; None = the one in the environment. With
+    ``even_away`` the bundle may be opened while that does not answer: its collection is checked when it does.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -195,6 +219,19 @@ def verify(
     refuse = partial(_refusal, generation)
     _check_files(folder, manifest, manifest.files)
     values = _values(folder / VALUES, len(manifest.classes), refuse)
+    store: Store
+    if manifest.store.kind == "milvus":
+        store = _in_milvus(manifest, values, milvus or from_environment(), even_away)
+    else:
+        store = _in_folder(folder, manifest, values, mapped)
+    entries = Entries(folder / ENTRIES)
+    if entries.count != store.count:
+        raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
+    return Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries)
+
+
+def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> FaissStore:
+    refuse = partial(_refusal, manifest.generation)
     try:
         store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search, mapped=mapped)
     except StoreError as error:
@@ -207,10 +244,25 @@ def verify(
         )
     if not all(np.isfinite(keys).all() for keys, _ in store.chunks()):
         raise refuse(KEYS, "has a key that is not finite")
-    entries = Entries(folder / ENTRIES)
-    if entries.count != store.count:
-        raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
-    return Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries)
+    return store
+
+
+def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_away: bool) -> MilvusStore:
+    refuse, kept = partial(_refusal, manifest.generation), manifest.store
+    if milvus is None:
+        raise refuse(MANIFEST, "says that its keys are in Milvus: set SECONDLOOK_MILVUS__ADDRESS")
+    if kept.collection is None or len(values) != kept.count:
+        raise refuse(VALUES, f"has {len(values):,} labels, the manifest says {kept.count:,} in a collection")
+    try:
+        store = MilvusStore(milvus, kept.collection, values, kept.dim, kept.factory, kept.search)
+        store.check()
+    except StoreError as error:
+        raise BundleError(f"bundle {manifest.generation} is refused: {error}") from error
+    except StoreAwayError as error:
+        if not even_away:
+            raise
+        store.lose(str(error))
+    return store
 
 
 def _refusal(generation: str, file: str, why: str) -> BundleError:
@@ -220,7 +272,7 @@ def _refusal(generation: str, file: str, why: str) -> BundleError:
 def _check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     """Hold files to the manifest: that it lists what a bundle needs, and their sizes and hashes."""
     refuse = partial(_refusal, manifest.generation)
-    for name in REQUIRED:
+    for name in (*REQUIRED, *([KEYS] if manifest.store.kind == "faiss" else [])):
         if name not in manifest.files:
             raise refuse(MANIFEST, f"does not list {name}")
     for name in names:

@@ -7,6 +7,7 @@
     ├── RecipeError       a key recipe that the network or the data cannot give
     ├── EngineError       an encoder that cannot run here
     ├── StoreError        a factory string, or a search that a store cannot do
+    ├── StoreAwayError    a store on another machine that does not answer now
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
     ├── ParameterError    theta, lam, k or another number out of its range
@@ -39,6 +40,10 @@ class EngineError(SecondlookError):
 
 class StoreError(SecondlookError):
     """A store cannot be built or searched as asked."""
+
+
+class StoreAwayError(SecondlookError):
+    """A store on another machine does not answer now; it may later."""
 
 
 class BundleError(SecondlookError):

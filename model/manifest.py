@@ -75,8 +75,10 @@ class SearchInfo(_Part):
 class StoreInfo(_Part):
     """How the keys are kept."""
 
-    kind: Literal["faiss"]
+    kind: Literal["faiss", "milvus"]
     factory: str
+    collection: str | None = None
+    """The keys' collection, where they are in Milvus."""
     dim: int
     count: int
     search: SearchInfo = SearchInfo()

@@ -83,7 +83,8 @@ class Predictor:
             None if k == "all" else self.defaults.k if k is None else k,
         )
         check_parameters(*chosen)
-        check_k(chosen.k, is_exhaustive=is_exhaustive(self.bundle.manifest.store.factory))
+        store = self.bundle.manifest.store
+        check_k(chosen.k, is_exhaustive=is_exhaustive(store.factory), kind=store.kind)
         return chosen
 
     def predict(

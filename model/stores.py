@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import faiss
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.cache import Floats, Ints
 from model.errors import BundleError, ParameterError, StoreError
 from model.manifest import SearchInfo
+from model.milvus import MAX_K
 
 _faiss: Any = faiss  # Its type hints miss the constructors of search parameters.
 
@@ -93,6 +94,23 @@ class Store(Protocol):
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """All keys (n,D) and values (n,), a chunk at a time, in id order; decoded where they are quantised."""
+        ...
+
+
+class TunableStore(Store, Protocol):
+    """A store that can be searched with more or less effort."""
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search looks at every entry."""
+        ...
+
+    def efforts(self) -> list[SearchInfo]:
+        """The search parameters worth trying, cheapest first; none for an exhaustive store."""
+        ...
+
+    def with_search(self, search: SearchInfo) -> Self:
+        """The same entries, searched in another way."""
         ...
 
 
@@ -293,7 +311,7 @@ def empty_index(factory: str, dim: int) -> Any:
 
 def is_exhaustive(factory: str) -> bool:
     """Whether a search in a store of that factory string looks at every entry."""
-    return "IVF" not in factory and "HNSW" not in factory
+    return not re.search("IVF|HNSW|DISKANN", factory)
 
 
 def check_trainable(factory: str, count: int) -> int:
@@ -313,12 +331,17 @@ def check_trainable(factory: str, count: int) -> int:
     return needed
 
 
-def check_k(k: int | None, *, is_exhaustive: bool) -> None:
-    """Refuse a k that an approximate store cannot serve.
+def check_k(k: int | None, *, is_exhaustive: bool, kind: Literal["faiss", "milvus"] = "faiss") -> None:
+    """Refuse a k that a store cannot serve.
 
     Raises:
-        ParameterError: k is beyond MAX_APPROXIMATE_K, and not None (= the exact sum).
+        ParameterError: k is beyond MAX_APPROXIMATE_K in an approximate FAISS store, and not None (= the exact sum); or
+            beyond what Milvus serves, or None there.
     """
+    if kind == "milvus":
+        if k is None or k > MAX_K:
+            raise ParameterError(f"k must be at most {MAX_K:,} with keys in Milvus, not {'all' if k is None else k}")
+        return
     if not is_exhaustive and k is not None and k > MAX_APPROXIMATE_K:
         raise ParameterError(
             f"k must be at most {MAX_APPROXIMATE_K:,} (or all) with a store that is searched in part, not {k:,}"

@@ -10,6 +10,7 @@ import click
 from model import root as roots
 from model.bundle import open_bundle, read_manifest
 from model.errors import BundleError
+from model.milvus_generations import activate as make_active
 from secondlook.options import bundles_option, json_option, print_json
 
 LEFT_OUT: Any = {
@@ -71,7 +72,7 @@ def activate(generation: str, root: Path | None) -> None:
     if root is None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
     open_bundle(root, generation)
-    roots.activate(root, generation)
+    make_active(root, generation)
     click.echo(generation)
 
 

@@ -15,7 +15,8 @@ from indexer.refit import recalibrate, refit
 from model import bundle as bundles
 from model.journal import Journal
 from model.manifest import FitReport, Manifest
-from model.root import activate, active_generation, default_root
+from model.milvus_generations import activate
+from model.root import active_generation, default_root
 from secondlook.commands.index import read_recipe
 from secondlook.options import (
     KType,

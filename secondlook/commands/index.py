@@ -18,9 +18,10 @@ from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
 from model.journal import Journal
 from model.manifest import Manifest
+from model.milvus_generations import activate
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
-from model.root import activate, active_generation, default_root
+from model.root import active_generation, default_root
 from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
 
 
@@ -38,7 +39,13 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
     "--recipe",
     help=f"{', '.join(NAMED)}, or a JSON file; without it, the active bundle's recipe (compact with --network).",
 )
-@click.option("--store", default="auto", show_default=True, metavar="FACTORY|auto", help="A FAISS factory string.")
+@click.option(
+    "--store",
+    default="auto",
+    show_default=True,
+    metavar="FACTORY|auto",
+    help="A FAISS factory string; or milvus, or milvus:INDEX.",
+)
 @click.option("--mirror", is_flag=True, help="Cache each image's mirrored copy too.")
 @click.option(
     "--fit", "fit_flag", is_flag=True, help="Fit theta, lam and k on the holdout (what happens without them)."

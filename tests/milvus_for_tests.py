@@ -1,0 +1,100 @@
+"""A real Milvus server (standalone 2.3.5, as its Python package brings it), which tests may stop, kill and restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from model.milvus import Milvus, MilvusSettings
+
+BOOT_SECONDS = 120.0
+SESSION_SECONDS = 5
+"""After a kill, the new process waits until the dead one's sessions are over: by default for half a minute."""
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class MilvusProcess:
+    """One at a time on a machine: its etcd takes the ports 2379 and 2380."""
+
+    def __init__(self, folder: Path, *, secured: bool = False) -> None:
+        from milvus import MilvusServer, MilvusServerConfig
+
+        self.port, self._health = _free_port(), _free_port()
+        config = MilvusServerConfig(data_dir=str(folder))
+        config.set("proxy_port", self.port)
+        config.set("authorization_enabled", secured)
+        config.extra_configs["common.session.ttl"] = SESSION_SECONDS
+        # Its own start() would refuse a port on which a killed server's connections still linger. So it starts once, to
+        # write its files, and from then on here.
+        server = MilvusServer(config, wait_for_started=False)
+        server.start()
+        server.stop()
+        program = server.get_milvus_executable_path()
+        self._folder = folder
+        self._command = [program, "run", "standalone"]
+        self._environment = os.environ | {
+            "DEPLOY_MODE": "STANDALONE",
+            "METRICS_PORT": str(self._health),
+            "MILVUS_RUN_DIR": str(folder / "run"),
+            "LD_LIBRARY_PATH": str(Path(program).parent),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *, wait: bool = True) -> None:
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until it says that it is well."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            assert self._process.poll() is None, (self._folder / "server.log").read_text()[-2000:]
+            try:
+                if httpx.get(f"http://127.0.0.1:{self._health}/healthz", timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError("Milvus did not start")
+
+    def kill(self) -> None:
+        """It ignores SIGTERM now and then."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def settings(self, **changed: Any) -> MilvusSettings:
+        return MilvusSettings(address=self.address, **changed)
+
+    def connect(self, **changed: Any) -> Milvus:
+        return Milvus(self.settings(**changed))
