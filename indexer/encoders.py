@@ -68,14 +68,25 @@ class FromBundle:
             BundleError: the bundle is refused.
             DatasetError: the dataset's classes are not the network's.
         """
-        generation = self.generation or active_generation(self.root)
-        has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
-        old = bundles.open_encoder(self.root, generation, device=best_device() if has_network else "cpu")
-        check_classes(dataset, old.manifest)
+        old = self.open(dataset)
         for name in (bundles.ENCODER, bundles.NETWORK):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
         return PreparedEncoder(old.engine, old.manifest.network, old.manifest.recipe)
+
+    def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:
+        """The encoder where it lies, on a GPU where there is one; on a processor with so many threads, 0 = all cores.
+
+        Raises:
+            BundleError: the bundle is refused.
+            DatasetError: the dataset's classes are not the network's.
+        """
+        generation = self.generation or active_generation(self.root)
+        has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
+        device = best_device() if has_network else "cpu"
+        old = bundles.open_encoder(self.root, generation, device=device, threads=threads)
+        check_classes(dataset, old.manifest)
+        return old
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@
     ├── StoreAwayError    a store on another machine that does not answer now
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
+    ├── PartsError        parts of an index that are missing, damaged or do not belong together
     ├── ParameterError    theta, lam, k or another number out of its range
     ├── MemoryLimitError  work that would not fit into memory
     ├── JournalError      what was taught cannot be read or written
@@ -52,6 +53,10 @@ class BundleError(SecondlookError):
 
 class DatasetError(SecondlookError):
     """A dataset is missing or unreadable."""
+
+
+class PartsError(SecondlookError):
+    """Parts of an index are missing, damaged or do not belong together, or nothing can run them."""
 
 
 class ParameterError(SecondlookError):

@@ -137,7 +137,7 @@ def publish(root: Path, folder: Path, generation: str) -> Path:
         BundleError: the root cannot be written.
     """
     for path in (*folder.iterdir(), folder):
-        _fsync(path)
+        fsync(path)
     target = root / generation
     try:
         os.rename(folder, target)
@@ -145,7 +145,7 @@ def publish(root: Path, folder: Path, generation: str) -> Path:
         # Two servers may seed one root at once: the one that comes second finds a whole bundle there.
         if not (target / MANIFEST).exists():
             raise BundleError(f"{target} cannot be written: {error.strerror}") from error
-    _fsync(root)
+    fsync(root)
     return target
 
 
@@ -200,9 +200,9 @@ def _write(root: Path, name: str, lines: list[str]) -> None:
     temporary = root / f".{CURRENT}.{secrets.token_hex(4)}"
     try:
         temporary.write_text("".join(f"{line}\n" for line in lines))
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, root / name)
-        _fsync(root)
+        fsync(root)
     except OSError:
         with suppress(OSError):  # a read-only file system refuses even to remove what is not there
             temporary.unlink()
@@ -275,7 +275,7 @@ def _retire(root: Path, generation: str) -> bool:
     try:
         if _named(root, PREVIOUS) == generation:
             (root / PREVIOUS).unlink()
-            _fsync(root)
+            fsync(root)
         os.rename(root / generation, root / f".{generation}.draft")
     finally:
         os.close(lock)
@@ -341,7 +341,8 @@ def generations(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if GENERATION.fullmatch(path.name) and path.is_dir())
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

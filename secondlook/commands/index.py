@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from pydantic import ValidationError
 
 from indexer.datasets import CIFAR, Dataset, load
@@ -14,6 +15,8 @@ from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
+from indexer.merge import merge, open_parts
+from indexer.shards import Shards, shard_folder
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
 from model.journal import Journal
@@ -64,8 +67,24 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
 @click.option(
     "--download", is_flag=True, help="Fetch cifar10 or cifar100 into the data root first (needs torchvision)."
 )
+@click.option(
+    "--parts",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for parts of the index, which --shard and --ray fill and --merge makes the bundle of.",
+)
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="Split the dataset into so many parts.")
+@click.option(
+    "--shard",
+    type=click.IntRange(0),
+    metavar="I",
+    help="Embed part I of N, counted from 0, and no more. Parts may be embedded side by side, by any scheduler; one "
+    "that was killed goes on where it was.",
+)
+@click.option("--merge", "merging", is_flag=True, help="Make the bundle of the parts, when all are finished.")
 @progress_option
+@click.pass_context
 def index(
+    context: click.Context,
     dataset: str,
     root: Path,
     data_root: Path | None,
@@ -82,12 +101,19 @@ def index(
     no_thumbnails: bool,
     with_taught: bool,
     download: bool,
+    parts: Path | None,
+    shards: int | None,
+    shard: int | None,
+    merging: bool,
     progress_format: str,
 ) -> None:
     """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
 
     The new generation's id is printed last.
+
+    With --parts, on many machines: --shard for each part, then --merge (docs/indexing-at-scale.md).
     """
+    _check_mode(context)
     given = [value is not None for value in (theta, lam, k)]
     if any(given) and (fit_flag or not all(given)):
         raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
@@ -96,11 +122,27 @@ def index(
         if download:
             fetch(dataset, data_root)
         images = load(dataset, split, data_root)
-        if with_taught:
-            images = fold(images, Journal(root))
-        source = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
+        if shard is not None:
+            assert parts is not None
+            assert shards is not None
+            source = FromBundle(_encoder_root(root))
+            work = Shards(images, source, parts, shards, mirror=mirror, thumbnails=not no_thumbnails)
+            was_left = work.write(shard, progress)
+            said = "is finished" if was_left else "was finished already"
+            click.echo(f"shard {shard} of {shards} {said}: {shard_folder(parts, shard)}", err=True)
+            if progress_format == "json":
+                print_json(shard=shard, shards=shards)
+            return
         options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
-        generation = build(images, root, source, options, progress)
+        journal = Journal(root) if with_taught else None
+        if merging:
+            assert parts is not None
+            generation = merge(images, open_parts(parts), root, _encoder_root(root), options, journal, progress)
+        else:
+            if journal is not None:
+                images = fold(images, journal)
+            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
+            generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
     manifest = bundles.read_manifest(root, generation)
@@ -113,6 +155,44 @@ def index(
         print_json(generation=generation)
     else:
         click.echo(generation)
+
+
+_OF_THE_BUNDLE = ("store", "fit_flag", "theta", "lam", "k", "no_activate", "with_taught")
+_OF_THE_EMBEDDING = ("mirror", "no_thumbnails", "network", "recipe", "shards")
+
+
+def _check_mode(context: click.Context) -> None:
+    """Refuse options that mean nothing together.
+
+    Raises:
+        click.UsageError: names them.
+    """
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+    if "shard" in given:
+        if not {"parts", "shards"} <= given.keys():
+            raise click.UsageError("--shard needs --shards and --parts")
+        if "network" in given or "recipe" in given:
+            raise click.UsageError(
+                "shards take the encoder of a bundle: index a small part of the images with --network or --recipe "
+                "first, and give that --bundles"
+            )
+        _exclude(given, "--shard", *_OF_THE_BUNDLE, "merging")
+    elif "merging" in given:
+        if "parts" not in given:
+            raise click.UsageError("--merge needs --parts")
+        _exclude(given, "--merge, which takes the parts as they were embedded", *_OF_THE_EMBEDDING)
+    else:
+        _exclude(given, "an index in one piece: give --shard or --merge too", "parts", "shards")
+
+
+def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
+    for name in names:
+        if name in given:
+            raise click.UsageError(f"{given[name]} does not go with {mode}")
 
 
 def _what_was_built(manifest: Manifest) -> Iterator[str]:
@@ -153,12 +233,17 @@ def fetch(dataset: str, data_root: Path | None) -> None:
 
 
 def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: Callable[[], Dataset]) -> EncoderSource:
-    active = root if (root / "CURRENT").exists() else default_root()
+    active = _encoder_root(root)
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
         network = active / active_generation(active) / bundles.NETWORK
     return FromNetwork(network, read_recipe(recipe or "compact"), test)
+
+
+def _encoder_root(root: Path) -> Path:
+    """Where the encoder comes from: the root, or, where it has no bundle yet, that of the default bundle."""
+    return root if (root / "CURRENT").exists() else default_root()
 
 
 def read_recipe(text: str) -> str | Recipe:
