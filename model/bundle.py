@@ -59,6 +59,11 @@ class Bundle:
     lease: Lease | None = None
     """Keeps it from being pruned; None for a draft."""
 
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the keys are on another machine that does not answer now."""
+        return isinstance(self.store, MilvusStore) and self.store.is_away
+
     @cached_property
     def counts(self) -> Ints:
         """(C,) entries of each class."""

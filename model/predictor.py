@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
 from model.doubt import energies, novelty_scores, p_value, prediction_set
-from model.errors import ImageError
+from model.errors import ImageError, StoreAwayError
 from model.lookup import Spent, vote_until_sure
 from model.overlay import Overlay
 from model.stores import Neighbors, check_k, is_exhaustive
@@ -39,10 +39,10 @@ class Answer:
     """(C,)."""
     mixed: Floats
     """(C,)."""
-    novelty: float
-    """The score of ``model.doubt``."""
+    novelty: float | None
+    """The score of ``model.doubt``; None where the cache could not be asked."""
     is_novel: bool | None
-    """None where the bundle has no calibration."""
+    """None there, and where the bundle has no calibration."""
     ids: Ints
     """(n,) the nearest entries."""
     values: Ints
@@ -56,11 +56,20 @@ class Answer:
     key: Floats
     """(D,) the image's own."""
 
+    @property
+    def has_cache(self) -> bool:
+        """Whether any entry voted: not where there is none, nor where the cache could not be asked."""
+        return bool(self.cache.any())
+
 
 class Predictor:
-    """Answers with one bundle, and what was taught since; ``predict`` is called from one thread at a time."""
+    """Answers with one bundle, and what was taught since; ``predict`` is called from one thread at a time.
 
-    def __init__(self, bundle: Bundle, overlay: Overlay | None = None) -> None:
+    While a store on another machine is away, ``alone`` has the network answer by itself.
+    """
+
+    def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, alone: bool = False) -> None:
+        self.alone = alone
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
         manifest = bundle.manifest
@@ -97,6 +106,9 @@ class Predictor:
         """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
 
         ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``spent``.
+
+        Raises:
+            StoreAwayError: the store is away, and the network is not to answer alone.
         """
         spent = spent or Spent()
         with spent.on("encode"):
@@ -113,9 +125,17 @@ class Predictor:
         )
         for parameters, rows in groups.items():
             energy = energies(logits[rows], network[rows])
-            found, cache, shares, whole = self._ask_cache(
-                keys[rows], network[rows], energy, parameters, neighbors, spent
-            )
+            try:
+                found, cache, shares, whole = self._ask_cache(
+                    keys[rows], network[rows], energy, parameters, neighbors, spent
+                )
+            except StoreAwayError:
+                if not self.alone:
+                    raise
+                for row in rows:
+                    if sound[row]:
+                        answers[row] = _without_cache(network[row], keys[row])
+                continue
             mixed = mix(network[rows], cache, parameters.lam)
             listed = shares.shape[1]
             scores = novelty_scores(self._novelty, found.similarities[:, self._nth - 1], energy).tolist()
@@ -140,14 +160,15 @@ class Predictor:
     def credibility(self, answer: Answer, parameters: Parameters) -> float | None:
         """The conformal p-value of an answer's class; None where the bundle has no calibration for that vote."""
         calibration, own = self.bundle.manifest.calibration, self.defaults
-        if calibration is None or calibration.credibility is None or parameters[::2] != own[::2]:
+        is_fitted = parameters[::2] == own[::2]
+        if calibration is None or calibration.credibility is None or not is_fitted or not answer.has_cache:
             return None
         return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
 
     def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
         """Labels that hold the right one so often, most probable first; None without a calibration for that mixture."""
         calibration = self.bundle.manifest.calibration
-        if calibration is None or calibration.sets is None or parameters != self.defaults:
+        if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
             return None
         classes = self.classes
         return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
@@ -197,3 +218,10 @@ class Predictor:
             shares /= np.maximum((whole * by_class).sum(axis=1, keepdims=True), 1e-300)
             whole = reweigh(whole, by_class)
         return found, whole if cache is None or k is None else cache, shares, whole
+
+
+def _without_cache(network: Floats, key: Floats) -> Answer:
+    """The network's own answer (C,), of an image with that key."""
+    nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
+    none = np.empty(0, np.float32)
+    return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)

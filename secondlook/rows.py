@@ -27,8 +27,10 @@ class Row(NamedTuple):
     generation: str
     mixed: Opinion
     network: Opinion
-    cache: Opinion
-    novelty: float
+    cache: Opinion | None
+    """None where no entry voted."""
+    novelty: float | None
+    """None where the cache could not be asked."""
     is_novel: bool | None
     credibility: float | None
     """None where the bundle is not calibrated for these parameters."""
@@ -75,7 +77,13 @@ def as_json(coverage: float | None) -> Line:
             for name, one in (("mixed", said.mixed), *_others(said))
         }
         told: dict[str, object] = {"file": file, "generation": said.generation, **opinions}
-        told |= {"novelty": round(said.novelty, 4), "is_novel": said.is_novel, "credibility": _rounded(said)}
+        if said.cache is None:
+            told["cache"] = None
+        told |= {
+            "novelty": _rounded(said.novelty),
+            "is_novel": said.is_novel,
+            "credibility": _rounded(said.credibility),
+        }
         if coverage is not None:
             told["prediction_set"] = said.prediction_set
         return json.dumps(told)
@@ -87,10 +95,13 @@ def as_csv(file: str, said: Row | Failure) -> str:
     """A row of COLUMNS; a set's labels are divided by semicolons, what is not known is left empty."""
     if isinstance(said, Failure):
         return csv_line([file, *[""] * (len(COLUMNS) - 2), said.sentence])
-    opinions = [x for one in (said.mixed, said.network, said.cache) for x in (one.label, round(one.probability, 4))]
+    opinions: list[object] = []
+    for one in (said.mixed, said.network, said.cache):
+        opinions += [one.label, round(one.probability, 4)] if one is not None else ["", ""]
     is_novel = "" if said.is_novel is None else str(said.is_novel).lower()
     labels = ";".join(said.prediction_set or ())
-    return csv_line([file, said.generation, *opinions, round(said.novelty, 4), is_novel, _rounded(said), labels, ""])
+    numbers = (_rounded(said.novelty), is_novel, _rounded(said.credibility))
+    return csv_line([file, said.generation, *opinions, *numbers, labels, ""])
 
 
 def csv_line(values: list[object]) -> str:
@@ -101,8 +112,8 @@ def csv_line(values: list[object]) -> str:
 
 
 def _others(said: Row) -> tuple[tuple[str, Opinion], ...]:
-    return (("network", said.network), ("cache", said.cache))
+    return (("network", said.network), *((("cache", said.cache),) if said.cache is not None else ()))
 
 
-def _rounded(said: Row) -> float | None:
-    return None if said.credibility is None else round(said.credibility, 4)
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 4)

@@ -103,6 +103,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        generations.close()
         await rebuilds.close()
         await batcher.close()
         await asyncio.to_thread(decoders.shutdown, cancel_futures=True)

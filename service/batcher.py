@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import StoreAwayError
 from model.lookup import Spent
 from model.predictor import Answer, Parameters, Predictor
 from service.compute import ComputeThread
@@ -321,6 +322,8 @@ def _predict(
         metrics.observe_batch(len(images), spent)
         total.add(spent)
         return answers
+    except StoreAwayError as error:  # which no image is to blame for
+        return [error] * len(images)
     except Exception as error:
         logger.warning("a batch of %d failed", len(images), exc_info=True)
         if len(images) == 1:

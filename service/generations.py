@@ -10,13 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.bundle import open_bundle, read_manifest
-from model.errors import BundleError, SecondlookError
+from model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
 from model.journal import Journal
 from model.manifest import Manifest
+from model.milvus import Milvus
+from model.milvus_generations import activate, active_generation
 from model.overlay import Overlay
 from model.predictor import Predictor
-from model.root import activate, active_generation, default_root, generations, previous_generation, prune, refuse, seed
+from model.root import active_generation as current_generation
+from model.root import default_root, generations, previous_generation, prune, refuse, seed
 from service.batcher import Batcher
+from service.cluster import Primary, mirror_of
 from service.compute import step_back
 from service.errors import GateError, ReadOnlyError, UnknownGenerationError
 from service.gate import check_canary, compare
@@ -42,31 +46,51 @@ def open_predictor(settings: Settings) -> Predictor:
         BundleError: names the file that is amiss and what is wrong with it.
         JournalError: what was taught to it cannot be read.
     """
-    if settings.bundles is not None:
+    if settings.bundles is not None and not settings.replica:
         seed(settings.bundles)
-    root = settings.bundles or default_root()
-    journal = Journal(root) if settings.bundles is not None else None
+    root, milvus = settings.bundles or default_root(), _milvus(settings)
+    journal = _journal(settings)
     try:
-        return _open(settings, root, None, journal)
+        return _open(settings, root, _named(root, milvus), journal, milvus)
     except BundleError as error:
         previous = previous_generation(root)
         try:
             if previous is None:
                 raise
-            fallback = _open(settings, root, previous, journal)
+            fallback = _open(settings, root, previous, journal, milvus)
         except BundleError:
             raise error from None
         logger.error("%s; generation %s, active before, answers instead", error, previous)
         return fallback
 
 
-def _open(settings: Settings, root: Path, generation: str | None = None, journal: Journal | None = None) -> Predictor:
+def _milvus(settings: Settings) -> Milvus | None:
+    return Milvus(settings.milvus) if settings.milvus is not None else None
+
+
+def _journal(settings: Settings) -> Journal | None:
+    """The root's journal, for a server that may write there; a replica's is the mirror in Milvus."""
+    return Journal(settings.bundles) if settings.bundles is not None and not settings.replica else None
+
+
+def _named(root: Path, milvus: Milvus | None) -> str:
+    """The generation to start with."""
+    try:
+        return active_generation(root, milvus)
+    except (StoreAwayError, StoreError) as error:
+        logger.error("%s; what %s names answers", error, root / "CURRENT")
+        return current_generation(root)
+
+
+def _open(settings: Settings, root: Path, generation: str, journal: Journal | None, milvus: Milvus | None) -> Predictor:
     # An engine's own threads are as nice as the one that made them.
     with ThreadPoolExecutor(1, thread_name_prefix="open", initializer=step_back) as opener:
-        return opener.submit(_open_here, settings, root, generation, journal).result()
+        return opener.submit(_open_here, settings, root, generation, journal, milvus).result()
 
 
-def _open_here(settings: Settings, root: Path, generation: str | None, journal: Journal | None) -> Predictor:
+def _open_here(
+    settings: Settings, root: Path, generation: str, journal: Journal | None, milvus: Milvus | None
+) -> Predictor:
     bundle = open_bundle(
         root,
         generation,
@@ -77,11 +101,27 @@ def _open_here(settings: Settings, root: Path, generation: str | None, journal: 
         mapped=settings.workers > 1,
         device=settings.device,
         precision=settings.precision,
+        milvus=milvus,
+        even_away=True,
     )
-    overlay = Overlay(bundle)
-    predictor = Predictor(bundle, overlay.caught_up(journal) if journal is not None else overlay)
-    check_canary(predictor)
+    overlay = _caught_up(Overlay(bundle), journal, milvus)
+    predictor = Predictor(bundle, overlay, alone=milvus is not None and milvus.settings.when_away == "network")
+    if not bundle.is_store_away:
+        check_canary(predictor)
     return predictor
+
+
+def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None) -> Overlay:
+    """The overlay with all that was taught: by the journal, or by what the primary put into Milvus."""
+    if journal is not None:
+        return overlay.caught_up(journal)
+    if milvus is None or overlay.bundle.manifest.store.kind != "milvus":
+        return overlay
+    try:
+        return mirror_of(milvus, overlay).caught_up(overlay)
+    except (StoreAwayError, StoreError) as error:
+        logger.error("what was taught is not known now: %s", error)
+        return overlay
 
 
 def _is_final(error: BaseException | None) -> bool:
@@ -100,10 +140,12 @@ class Generations:
 
     def __init__(self, settings: Settings, batcher: Batcher) -> None:
         self._batcher, self._settings = batcher, settings
-        self._writable = settings.bundles is not None
+        self._writable = settings.bundles is not None and not settings.replica
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
-        self.journal = Journal(self.root) if self._writable else None
-        """What was taught to the root; None for the default bundle's, to which nothing is."""
+        self.journal = _journal(settings)
+        """What was taught to the root; None for the default bundle's, to which nothing is, and in a replica."""
+        self._milvus = _milvus(settings)
+        self._primary = Primary(self._milvus, self.root) if self._milvus is not None and self._writable else None
         self._switching = asyncio.Lock()
         # Only these are pruned: what came since may be another server's rebuild that it has not opened yet.
         self._known = generations(self.root)
@@ -114,11 +156,13 @@ class Generations:
         return self._batcher.predictor.bundle.manifest.generation
 
     def require_writable(self) -> None:
-        """Refuse to change the default bundle's folder.
+        """Refuse to change the default bundle's folder, or anything from a replica.
 
         Raises:
-            ReadOnlyError: no folder for bundles was set.
+            ReadOnlyError: no folder for bundles was set, or this is a replica.
         """
+        if self._settings.replica:
+            raise ReadOnlyError("this server is a replica, which changes nothing: send this call to the primary")
         if not self._writable:
             raise ReadOnlyError("the default bundle cannot be changed: set SECONDLOOK_BUNDLES to a folder and restart")
 
@@ -167,17 +211,20 @@ class Generations:
         """Verify and load a generation, name it in CURRENT, and let it answer from the next batch on.
 
         Raises:
-            ReadOnlyError: no folder for bundles was set.
+            ReadOnlyError: no folder for bundles was set, or this is a replica.
             UnknownGenerationError: there is no such generation.
             BundleError: it is refused; the one before keeps answering.
+            StoreAwayError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
         """
         self.require_writable()
         async with self._switching:
             if generation not in await asyncio.to_thread(generations, self.root):
                 raise UnknownGenerationError("there is no such generation: /v1/admin/generations lists them")
             opened = None if generation == self.active else await self._open(generation)
+            if self._primary is not None and opened is not None:  # a replica that follows at once finds it there
+                await asyncio.to_thread(self._primary.publish, opened.overlay)
             # Written first: this may fail, and then nothing has changed. Replacing the predictor cannot fail.
-            await asyncio.to_thread(activate, self.root, generation)
+            await asyncio.to_thread(activate, self.root, generation, self._milvus)
             if opened is not None:
                 self._batcher.predictor = opened
         logger.info("generation %s answers", generation)
@@ -188,13 +235,11 @@ class Generations:
         Raises:
             JournalError: the journal cannot be read.
         """
-        if self.journal is None:
-            return
         async with self._switching:
             predictor = self._batcher.predictor
-            overlay = await asyncio.to_thread(predictor.overlay.caught_up, self.journal)
+            overlay = await asyncio.to_thread(_caught_up, predictor.overlay, self.journal, self._milvus)
             if overlay is not predictor.overlay:
-                self._batcher.predictor = Predictor(predictor.bundle, overlay)
+                self._batcher.predictor = Predictor(predictor.bundle, overlay, alone=predictor.alone)
 
     async def follow_taught(self) -> None:
         """Catch up whenever another process teaches; runs until cancelled."""
@@ -203,21 +248,29 @@ class Generations:
             await asyncio.sleep(TAUGHT_SECONDS)
             try:
                 await self.catch_up()
+                if self._primary is not None:
+                    await asyncio.to_thread(self._primary.publish, self._batcher.predictor.overlay)
                 complaint = ""
             except Exception as error:
                 if str(error) != complaint:
                     complaint = str(error)
-                    logger.error("what was taught cannot be followed: %s", error, exc_info=True)
+                    is_ours = isinstance(error, SecondlookError)
+                    logger.error("what was taught cannot be followed: %s", error, exc_info=not is_ours)
 
     async def follow(self) -> None:
-        """Switch whenever another process changes CURRENT; runs until cancelled."""
+        """Switch whenever another process changes what the alias or CURRENT names; runs until cancelled."""
         complaint, failed, wait, again = "", "", 0.0, 0.0
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
             named = ""
             try:
                 async with self._switching:
-                    named = await asyncio.to_thread(active_generation, self.root)
+                    try:
+                        named = await asyncio.to_thread(active_generation, self.root, self._milvus)
+                    except StoreAwayError:  # searches find out, and say so
+                        continue
+                    if self._primary is not None:
+                        await asyncio.to_thread(self._primary.sweep)
                     if named == self.active:
                         complaint = failed = ""
                         continue
@@ -237,5 +290,10 @@ class Generations:
                     said = complaint if is_ours else "CURRENT cannot be followed"
                     logger.error("%s; generation %s keeps answering", said, self.active, exc_info=not is_ours)
 
+    def close(self) -> None:
+        """Let another process write to Milvus."""
+        if self._primary is not None:
+            self._primary.close()
+
     async def _open(self, generation: str) -> Predictor:
-        return await asyncio.to_thread(_open, self._settings, self.root, generation, self.journal)
+        return await asyncio.to_thread(_open, self._settings, self.root, generation, self.journal, self._milvus)

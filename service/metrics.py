@@ -106,6 +106,11 @@ class Metrics:
             "Answers in which network and cache name different classes.",
             registry=registry,
         )
+        self._without_cache = Counter(
+            "secondlook_answers_without_cache",
+            "Answers of the network alone: no entry voted, as the cache has none or could not be asked.",
+            registry=registry,
+        )
         self._novel = Counter("secondlook_answers_novel", "Answers to images called novel.", registry=registry)
         self._top_probability = Histogram(
             "secondlook_top_probability",
@@ -172,12 +177,15 @@ class Metrics:
                 self._images.labels(to_problem(result).kind.slug).inc()
                 continue
             self._answered.inc()
-            if result.network.argmax() != result.cache.argmax():
+            if not result.has_cache:
+                self._without_cache.inc()
+            elif result.network.argmax() != result.cache.argmax():
                 self._differing.inc()
             if result.is_novel:
                 self._novel.inc()
             self._top_probability.observe(float(result.mixed.max()))
-            self._novelty.observe(result.novelty)
+            if result.novelty is not None:
+                self._novelty.observe(result.novelty)
 
     def count_rebuild(self, state: str) -> None:
         """Count a rebuild that is over."""
@@ -239,6 +247,7 @@ class _States:
         self._taught = gauge(
             "taught_images", "Taught images that the generation does not have itself.", "livemostrecent"
         )
+        self._away = gauge("store_away", "1 while the keys are on another machine that does not answer.", "livemax")
         self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
         self._workers = gauge("workers", "Processes that answer.", "livesum")
         self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
@@ -256,6 +265,7 @@ class _States:
         predictor = batcher.predictor
         self._entries.set(predictor.store.count)
         self._taught.set(len(predictor.overlay.added))
+        self._away.set(predictor.bundle.is_store_away)
         self._ready.set(state.is_ready)
         self._workers.set(1)
         self._queue.set(batcher.waiting)

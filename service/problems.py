@@ -21,6 +21,7 @@ from model.errors import (
     ParameterError,
     RepeatedRequestError,
     SecondlookError,
+    StoreAwayError,
     TaughtLimitError,
 )
 from service import errors
@@ -267,6 +268,10 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():
             return ProblemError(Kind.QUEUE_FULL, sentence, headers={"Retry-After": str(error.retry_after_s)})
+        case StoreAwayError():  # its sentence names an address
+            return ProblemError(
+                Kind.NOT_READY, "The cache cannot be asked now: try again later.", headers={"Retry-After": "1"}
+            )
         case errors.UnavailableError() | errors.SizeChangedError():
             return ProblemError(Kind.NOT_READY, sentence, headers={"Retry-After": "5"})
         case errors.ReadOnlyError():

@@ -22,7 +22,7 @@ class ClassScore(TypedDict):
     index: int
     probability: float
     network: float
-    cache: float
+    cache: Annotated[float | None, Field(description="null where no entry voted.")]
 
 
 class Opinion(TypedDict):
@@ -56,8 +56,14 @@ class Prediction(TypedDict):
     probability: float
     top: list[ClassScore]
     network: Opinion
-    cache: Opinion
-    novelty: Novelty
+    cache: Annotated[
+        Opinion | None,
+        Field(
+            description="null where no entry voted: the cache has none, or it cannot be asked now. Then the network "
+            "answers alone."
+        ),
+    ]
+    novelty: Annotated[Novelty | None, Field(description="null where the cache cannot be asked now.")]
     credibility: Annotated[
         float | None,
         Field(
@@ -85,7 +91,13 @@ class Prediction(TypedDict):
         ]
     ]
     abstained: NotRequired[
-        Annotated[bool, Field(description="With `abstain`: whether to say 'unknown' instead, as the image is novel.")]
+        Annotated[
+            bool | None,
+            Field(
+                description="With `abstain`: whether to say 'unknown' instead, as the image is novel. null where the "
+                "cache cannot be asked now."
+            ),
+        ]
     ]
 
 
@@ -205,7 +217,7 @@ def prediction(
             "index": int(i),
             "probability": float(answer.mixed[i]),
             "network": float(answer.network[i]),
-            "cache": float(answer.cache[i]),
+            "cache": float(answer.cache[i]) if answer.has_cache else None,
         }
         for i in order
     ]
@@ -218,8 +230,10 @@ def prediction(
         "probability": first["probability"],
         "top": listed,
         "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
-        "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])},
-        "novelty": {"score": answer.novelty, "is_novel": answer.is_novel},
+        "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])}
+        if answer.has_cache
+        else None,
+        "novelty": {"score": answer.novelty, "is_novel": answer.is_novel} if answer.novelty is not None else None,
         "credibility": predictor.credibility(answer, parameters),
         "neighbors": neighbors_of(predictor, answer, wanted.neighbors) if wanted.neighbors else [],
     }
@@ -230,7 +244,7 @@ def prediction(
     if wanted.coverage is not None:
         told["prediction_set"] = predictor.prediction_set(answer, parameters, wanted.coverage)
     if wanted.abstain:
-        told["abstained"] = bool(answer.is_novel)
+        told["abstained"] = bool(answer.is_novel) if answer.novelty is not None else None
     return told
 
 

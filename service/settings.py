@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.milvus import MilvusSettings
 
 PREFIX = "SECONDLOOK_"
 
@@ -103,6 +107,14 @@ class Settings(BaseSettings):
         description="Entries that differ from their generation (taught, relabelled or removed), from which on a "
         "rebuild, which folds them in, is suggested.",
     )
+    milvus: MilvusSettings | None = Field(
+        None, description="Where the keys are kept beyond one machine (docs/scaling.md)."
+    )
+    replica: bool = Field(
+        False,
+        description="Whether the server only answers, as one of several on one cache in Milvus: it follows the "
+        "primary, writes nothing to its folder of bundles, and refuses what would change something.",
+    )
     gate_margin: float = Field(
         1.0,
         ge=0,
@@ -115,6 +127,14 @@ class Settings(BaseSettings):
         description="Seconds to decode, wait and compute, counted from the last byte received, before a 503.",
     )
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> Settings:
+        if self.replica and (self.milvus is None or self.bundles is None):
+            raise ValueError(
+                f"a replica follows its primary through Milvus: set {PREFIX}MILVUS__ADDRESS and {PREFIX}BUNDLES"
+            )
+        return self
+
     def hide_paths(self, sentence: str) -> str:
         """A sentence for clients: the folders that this server was given are called by their variables."""
         for folder, name in ((self.bundles, "BUNDLES"), (self.data, "DATA")):
@@ -123,10 +143,21 @@ class Settings(BaseSettings):
         return sentence
 
 
+def _flat() -> Iterator[tuple[str, FieldInfo]]:
+    """All settings; those of a part are called by it, and the field."""
+    for name, field in Settings.model_fields.items():
+        if name != "milvus":
+            yield name, field
+            continue
+        for inner, of_part in MilvusSettings.model_fields.items():
+            yield f"{name}__{inner}", of_part
+
+
 def settings_table() -> str:
     """A Markdown table of all settings, for the README."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "unset" if field.default is None else f"`{field.default}`"
+    for name, field in _flat():
+        is_unset = field.is_required() or field.default is None or field.default == SecretStr("")
+        default = "unset" if is_unset else f"`{field.default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"

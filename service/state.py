@@ -37,6 +37,9 @@ class State:
 
         Not while a batch takes longer than its requests may: a predictor's call that hangs never returns.
         """
+        predictor = self.batcher.predictor
+        if predictor.bundle.is_store_away and not predictor.alone:
+            return False
         hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
         return self.batcher.is_running and not hangs and not self.drain.has_begun
 

@@ -172,6 +172,8 @@ class _Parent:
         self._settings, self._folder = settings, folder
         key = settings.admin_key
         told = settings.model_dump(mode="json") | {"admin_key": key.get_secret_value() if key else None}
+        if settings.milvus is not None:
+            told["milvus"] = told["milvus"] | {"token": settings.milvus.token.get_secret_value()}
         self._told = json.dumps(told).encode() + b"\n"
         # FAISS searches with OpenMP's threads, and would take all cores in each worker.
         self._environment = {"OMP_NUM_THREADS": str(settings.threads)} | os.environ | {METRICS_FOLDER: folder}

@@ -39,7 +39,8 @@ class ClassScore:
     index: int
     probability: float
     network: float
-    cache: float
+    cache: float | None
+    """None where no entry voted."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ class Prediction:
     probability: float
     top: list[ClassScore]
     network: Opinion
-    cache: Opinion
-    novelty: Novelty
+    cache: Opinion | None
+    """None where no entry voted: the cache has none, or it could not be asked, and the network answered alone."""
+    novelty: Novelty | None
+    """None where the cache could not be asked."""
     filename: str | None = None
     credibility: float | None = None
     neighbors: list[Neighbor] = field(default_factory=list)

@@ -35,7 +35,8 @@ def serve(
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise click.UsageError(f"SECONDLOOK_{'__'.join(map(str, first['loc'])).upper()}: {first['msg']}") from error
+        name = "__".join(map(str, first["loc"])).upper() or "REPLICA"
+        raise click.UsageError(f"SECONDLOOK_{name}: {first['msg']}") from error
     try:
         if settings.workers > 1:
             processes.run(settings)

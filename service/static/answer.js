@@ -6,7 +6,7 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
   for (const { label, index } of prediction.top) classes[index] = label;
   const by = (name) => {
     const values = new Array(classes.length).fill(0);
-    for (const score of prediction.top) values[score.index] = score[name];
+    for (const score of prediction.top) values[score.index] = score[name] ?? 0;
     return values;
   };
   const { neighbors, decisive = null, votes = null } = prediction;
@@ -27,6 +27,8 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
     own: within({ lam, theta, k }, model.entries),
     // Their ids are positions in the generation that answered.
     neighbors: neighbors.map((neighbor) => ({ ...neighbor, generation })),
+    // Nothing voted: there is no entry, or the server cannot ask for them now.
+    isAlone: prediction.cache === null,
     novelty: prediction.novelty,
     credibility: prediction.credibility ?? null,
     set: prediction.prediction_set ?? null,

@@ -110,7 +110,7 @@ export class Card {
     this.#note(mixed, winner);
     const order = mixed.mixed.map((_, i) => i).sort((a, b) => mixed.mixed[b] - mixed.mixed[a]);
     // What network and cache think of first is shown, however little the mixture thinks of it.
-    const rows = new Set([...order.slice(0, SHOWN), first(mixed.network), first(mixed.cache)]);
+    const rows = new Set([...order.slice(0, SHOWN), first(mixed.network), ...(answer.isAlone ? [] : [first(mixed.cache)])]);
     this.bars.replaceChildren(...order.filter((i) => rows.has(i)).map((i) => element("tr", {},
       element("th", { scope: "row", title: answer.classes[i] }, answer.classes[i]),
       ...[["mixture", mixed.mixed], ["network", mixed.network], ["cache", mixed.cache]].map(([kind, values]) => element(
@@ -130,10 +130,11 @@ export class Card {
     const { answer, taught } = this;
     const notes = [];
     const say = (className, ...parts) => notes.push(element("p", { className: `note ${className}` }, ...parts));
-    if (answer.novelty.is_novel) say("novel", "Unlike anything I know");
+    if (answer.isAlone) say("alone", "The cache cannot be asked now: the network answers alone.");
+    if (answer.novelty?.is_novel) say("novel", "Unlike anything I know");
     const byNetwork = first(mixed.network);
     const byCache = first(mixed.cache);
-    if (byNetwork !== byCache) {
+    if (byNetwork !== byCache && !answer.isAlone) {
       say("differ", `Network says ${answer.classes[byNetwork]}, cache says ${answer.classes[byCache]}`);
     }
     const own = first(answer.mixed);
@@ -158,8 +159,11 @@ export class Card {
   #doubt(isOwn) {
     const { novelty, credibility, set } = this.answer;
     const threshold = model.calibration?.novelty?.threshold ?? THRESHOLD;
-    const above = novelty.is_novel === null ? "" : `novel above ${short(threshold)}`;
-    const facts = [["Novelty", novelty.score.toFixed(2), above]];
+    const facts = [];
+    if (novelty !== null) {
+      const above = novelty.is_novel === null ? "" : `novel above ${short(threshold)}`;
+      facts.push(["Novelty", novelty.score.toFixed(2), above]);
+    }
     // Both were calibrated for the model's own mix alone.
     if (isOwn && credibility !== null) facts.push(["Credibility", percent(credibility), ""]);
     if (isOwn && set !== null) facts.push(["95 % set", set.length ? names(set, 6) : "none", ""]);
