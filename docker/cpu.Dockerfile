@@ -2,8 +2,10 @@
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/secondlook
 WORKDIR /src
-COPY locks/serve.txt locks/serve.txt
-RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/serve.txt
+# cluster.txt has the client of Milvus too.
+ARG LOCK=serve.txt
+COPY locks/${LOCK} locks/
+RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/${LOCK}
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY indexer indexer
