@@ -1,6 +1,7 @@
 # make serve   set everything up and serve the default model on http://127.0.0.1:8000
 # make test    set everything up and pass the tests
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
+# make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
 # make paper   the published errors, from the author's own weights; fails where one is missed (half an hour, 10 GB of memory)
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test soak check bench paper lock setup setup-test clean
+.PHONY: serve test soak cluster check bench paper lock setup setup-test clean
 
 serve: setup
 	$(BIN)/secondlook serve
@@ -21,6 +22,9 @@ test: setup-test
 # The last -m counts: this one overrides that of pyproject.toml.
 soak: setup-test
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
+
+cluster: setup-test
+	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .

@@ -219,15 +219,16 @@ class MilvusStore:
             StoreAwayError: no answer came in time; or none did before, and it is not back yet.
             StoreError: k is beyond what Milvus serves, or too few of the entries in ``among`` are within it.
         """
-        k = min(k, self.count)
-        if k > MAX_K:
-            raise StoreError(f"Milvus finds at most {MAX_K:,} neighbours, not {k:,}")
+        nearest = min(k, self.count)
+        if nearest > MAX_K:
+            raise StoreError(f"Milvus finds at most {MAX_K:,} neighbours, not {nearest:,}")
         if among is not None:
-            return self._search_among(queries, k, among)
-        similarities, ids = self._reach(lambda: self._search(queries, k))
+            similarities, ids = self._search_among(queries, nearest, among)
+        else:
+            similarities, ids = self._reach(lambda: self._search(queries, nearest))
         return ordered(similarities, ids, self.values, k)
 
-    def _search_among(self, queries: Floats, k: int, among: NDArray[np.bool_]) -> Neighbors:
+    def _search_among(self, queries: Floats, k: int, among: NDArray[np.bool_]) -> tuple[Floats, Ints]:
         """More are asked for, and those that are not meant left out; a list of ids would be longer than a message."""
         share = among.mean() if len(among) else 1.0
         wanted = k = min(k, int(among.sum()))
@@ -241,11 +242,7 @@ class MilvusStore:
                 raise StoreError(f"fewer than {wanted:,} of the entries asked for are among the {asked:,} nearest")
             asked = min(2 * asked, self.count, MAX_K)
         columns = np.argsort(~meant, axis=1, kind="stable")[:, :wanted]
-        return Neighbors(
-            np.take_along_axis(found.similarities, columns, axis=1),
-            np.take_along_axis(found.ids, columns, axis=1),
-            np.take_along_axis(found.values, columns, axis=1),
-        )
+        return tuple(np.take_along_axis(part, columns, axis=1) for part in found[:2])  # type: ignore[return-value]
 
     def _search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         similarities = np.full((len(queries), k), -np.inf, np.float32)
@@ -273,13 +270,12 @@ class MilvusStore:
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """All keys and values, read from the server in order of id."""
-        if self._own_keys is not None:
-            for rows in parts(*self._own_keys.shape):
-                yield self._own_keys[rows], self.values[rows]
-            return
-        for rows in _rows(self.count, READ_ROWS):
-            keys, _ = self._read(np.arange(rows.start, rows.stop))
-            yield keys, self.values[rows]
+        for part in parts(self.count, self.dim):
+            if self._own_keys is not None:
+                yield self._own_keys[part], self.values[part]
+                continue
+            at_once = (np.arange(part.start, part.stop)[rows] for rows in _rows(part.stop - part.start, READ_ROWS))
+            yield np.concatenate([self._read(ids)[0] for ids in at_once]), self.values[part]
 
     def _read(self, ids: Ints) -> tuple[Floats, Ints]:
         """Keys (n,D) and values (n,) of some entries, n being at most READ_ROWS."""

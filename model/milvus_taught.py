@@ -1,8 +1,8 @@
 """What was taught, put into Milvus for the servers that cannot read the root's journal.
 
-The journal stays the truth: one server, the primary, has it. It writes how the journal changes a generation (an overlay)
-into a collection beside the generation's own, and its replicas make the same overlay of that. Every row has the number of
-the change that it came with; the head's is written last, so that what it names is all there.
+The journal stays the truth: one server, the primary, has it. It writes how the journal changes a generation (an
+overlay) into a collection beside the generation's own, and its replicas make the same overlay of that. Every row has
+the number of the change that it came with; the head's is written last, so that what it names is all there.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Fixtures shared by all tests, and the marks that tests get from their folder."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.images_for_tests import make_folder
+from tests.milvus_for_tests import MilvusProcess
 
 # A slow machine is no reason to fail: no test here asserts a time.
 settings.register_profile("untimed", deadline=None)
@@ -59,6 +61,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, t
     generation = index(load(str(colour_folder)), root, FromNetwork(tiny_network, recipe), IndexOptions())
     activate(root, generation)
     return root
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusProcess]:
+    """A real Milvus server. A test that stops it starts it again."""
+    server = MilvusProcess(tmp_path_factory.mktemp("milvus"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

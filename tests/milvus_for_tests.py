@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,24 @@ import httpx
 from model.milvus import Milvus, MilvusSettings
 
 BOOT_SECONDS = 120.0
-SESSION_SECONDS = 5
-"""After a kill, the new process waits until the dead one's sessions are over: by default for half a minute."""
+SESSION_SECONDS = 10
+"""After a kill, the new process waits until the dead one's sessions are over, by default for half a minute; and one that
+is paused for longer gives up."""
+PREPARE = """
+import sys
+from milvus import MilvusServer, MilvusServerConfig
+folder, port, secured, session = sys.argv[1:]
+config = MilvusServerConfig(data_dir=folder)
+config.set("proxy_port", int(port))
+config.set("authorization_enabled", secured == "1")
+config.extra_configs["common.session.ttl"] = int(session)
+server = MilvusServer(config, wait_for_started=False)
+server.start()
+server.stop()
+print(server.get_milvus_executable_path())
+"""
+"""Has the package write its files. From then on the server starts here: the package's own start refuses a port on which
+a killed server's connections still linger."""
 
 
 def _free_port() -> int:
@@ -29,19 +46,10 @@ class MilvusProcess:
     """One at a time on a machine: its etcd takes the ports 2379 and 2380."""
 
     def __init__(self, folder: Path, *, secured: bool = False) -> None:
-        from milvus import MilvusServer, MilvusServerConfig
-
         self.port, self._health = _free_port(), _free_port()
-        config = MilvusServerConfig(data_dir=str(folder))
-        config.set("proxy_port", self.port)
-        config.set("authorization_enabled", secured)
-        config.extra_configs["common.session.ttl"] = SESSION_SECONDS
-        # Its own start() would refuse a port on which a killed server's connections still linger. So it starts once, to
-        # write its files, and from then on here.
-        server = MilvusServer(config, wait_for_started=False)
-        server.start()
-        server.stop()
-        program = server.get_milvus_executable_path()
+        told = [str(folder), str(self.port), str(int(secured)), str(SESSION_SECONDS)]
+        made = subprocess.run([sys.executable, "-c", PREPARE, *told], check=True, capture_output=True, text=True)
+        program = made.stdout.strip()
         self._folder = folder
         self._command = [program, "run", "standalone"]
         self._environment = os.environ | {

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from indexer.progress import silent
 from model.errors import StoreError
+from model.milvus_store import MilvusStore
+from model.root import new_generation
 from model.stores import ExactStore, FaissStore, Store
 from model.torch_store import TorchStore
 from tests.memory_for_tests import mapped
@@ -16,8 +19,25 @@ TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[[np.ndarray, np.ndarray], Store]
 
 
-@pytest.fixture(params=["exact", "torch", "Flat", "SQfp16", "SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16"])
+BUILT: dict[bytes, MilvusStore] = {}
+"""By their keys: it takes seconds."""
+
+
+@pytest.fixture(
+    params=["exact", "torch", "milvus", *("Flat", "SQfp16", "SQ8", "IVF8,Flat", "IVF8,SQ8", "IVF8,SQ8,RFlat", "HNSW16")]
+)
 def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "milvus":
+        connected = request.getfixturevalue("milvus").connect()
+
+        def keep(keys: np.ndarray, values: np.ndarray) -> Store:
+            given = keys.tobytes() + values.tobytes()
+            if given not in BUILT:
+                BUILT[given] = MilvusStore.build(connected, new_generation(), keys, values, "FLAT", silent)
+            built = BUILT[given]
+            return MilvusStore(connected, built.collection, values, built.dim, built.factory)
+
+        return keep
     if request.param == "exact":
         return ExactStore
     if request.param == "torch":
