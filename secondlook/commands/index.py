@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
 from indexer.merge import merge, open_parts
+from indexer.on_ray import Job, default_shards, embed_on_ray
 from indexer.shards import Shards, shard_folder
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
@@ -81,6 +83,14 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
     "that was killed goes on where it was.",
 )
 @click.option("--merge", "merging", is_flag=True, help="Make the bundle of the parts, when all are finished.")
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS|local",
+    help="Embed on a Ray cluster, all of whose nodes see the same folders, or with Ray on this machine; then merge. "
+    "The same command goes on after one that was stopped.  [default of --parts: below --bundles, for a while]",
+)
+@click.option("--workers", type=click.IntRange(1), help="With --ray: so many at once.  [default: one a GPU, or a node]")
 @progress_option
 @click.pass_context
 def index(
@@ -105,13 +115,15 @@ def index(
     shards: int | None,
     shard: int | None,
     merging: bool,
+    address: str | None,
+    workers: int | None,
     progress_format: str,
 ) -> None:
     """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
 
     The new generation's id is printed last.
 
-    With --parts, on many machines: --shard for each part, then --merge (docs/indexing-at-scale.md).
+    On many machines: --shard for each part, then --merge; or --ray (docs/indexing-at-scale.md).
     """
     _check_mode(context)
     given = [value is not None for value in (theta, lam, k)]
@@ -135,7 +147,18 @@ def index(
             return
         options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
         journal = Journal(root) if with_taught else None
-        if merging:
+        if address is not None:
+            folder = parts or root / PARTS
+            job = Job.of(
+                *(dataset, split, data_root, _encoder_root(root), folder, shards or default_shards(len(images.labels))),
+                mirror=mirror,
+                thumbnails=not no_thumbnails,
+            )
+            embed_on_ray(address, job, workers, progress)
+            generation = merge(images, open_parts(folder), root, _encoder_root(root), options, journal, progress)
+            if parts is None:
+                shutil.rmtree(folder)
+        elif merging:
             assert parts is not None
             generation = merge(images, open_parts(parts), root, _encoder_root(root), options, journal, progress)
         else:
@@ -157,6 +180,10 @@ def index(
         click.echo(generation)
 
 
+PARTS = "parts"
+"""The folder below the root for parts that nobody asked for."""
+
+_OF_RAY = ("address", "workers")
 _OF_THE_BUNDLE = ("store", "fit_flag", "theta", "lam", "k", "no_activate", "with_taught")
 _OF_THE_EMBEDDING = ("mirror", "no_thumbnails", "network", "recipe", "shards")
 
@@ -172,21 +199,21 @@ def _check_mode(context: click.Context) -> None:
         for parameter in context.command.params
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+    if given.keys() & {"shard", "address"} and given.keys() & {"network", "recipe"}:
+        raise click.UsageError(
+            "shards take the encoder of a bundle: index a small part of the images with --network or --recipe first, "
+            "and give that --bundles"
+        )
     if "shard" in given:
         if not {"parts", "shards"} <= given.keys():
             raise click.UsageError("--shard needs --shards and --parts")
-        if "network" in given or "recipe" in given:
-            raise click.UsageError(
-                "shards take the encoder of a bundle: index a small part of the images with --network or --recipe "
-                "first, and give that --bundles"
-            )
-        _exclude(given, "--shard", *_OF_THE_BUNDLE, "merging")
+        _exclude(given, "--shard", *_OF_THE_BUNDLE, *_OF_RAY, "merging")
     elif "merging" in given:
         if "parts" not in given:
             raise click.UsageError("--merge needs --parts")
-        _exclude(given, "--merge, which takes the parts as they were embedded", *_OF_THE_EMBEDDING)
-    else:
-        _exclude(given, "an index in one piece: give --shard or --merge too", "parts", "shards")
+        _exclude(given, "--merge, which takes the parts as they were embedded", *_OF_THE_EMBEDDING, *_OF_RAY)
+    elif "address" not in given:
+        _exclude(given, "an index in one piece: give --shard, --merge or --ray too", "parts", "shards", "workers")
 
 
 def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
