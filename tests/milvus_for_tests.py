@@ -17,8 +17,8 @@ from model.milvus import Milvus, MilvusSettings
 
 BOOT_SECONDS = 120.0
 SESSION_SECONDS = 10
-"""After a kill, the new process waits until the dead one's sessions are over, by default for half a minute; and one that
-is paused for longer gives up."""
+"""After a kill, the new process waits until the dead one's sessions are over, by default for half a minute; and one
+that is paused for longer gives up."""
 PREPARE = """
 import sys
 from milvus import MilvusServer, MilvusServerConfig

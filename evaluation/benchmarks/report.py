@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.benchmarks.engines import EngineResult, IndexResult
+from evaluation.benchmarks.milvus import BATCHES, MilvusResult
 from evaluation.benchmarks.served import COMPARED, ServeResult
 from evaluation.benchmarks.stages import StageResult
 from evaluation.benchmarks.stores import FlatResult, StoreResult
@@ -39,6 +40,7 @@ class Report:
     votes: list[VoteResult] = field(default_factory=list)
     flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
+    milvus: list[MilvusResult] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON, derived ratios included."""
@@ -54,6 +56,7 @@ class Report:
             "votes": [asdict(result) for result in self.votes],
             "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
+            "milvus": [result.as_dict() for result in self.milvus],
             "growth": growth(self.stores),
         }
 
@@ -94,6 +97,7 @@ class Report:
             self._serve_table(),
             self._flat_table(),
             self._store_table(),
+            self._milvus_table(),
         ):
             if table.row_count:
                 console.print(table)
@@ -117,6 +121,33 @@ class Report:
                 f"the encoder alone {self.index.encoder_images_per_second:,.0f}: ratios {self.index.ratio:.2f} and "
                 f"{self.index.embed_images_per_second / self.index.encoder_images_per_second:.2f}"
             )
+
+    def _milvus_table(self) -> Table:
+        table = _table(
+            "Milvus, and FAISS here on the same keys with the same effort",
+            "index",
+            "entries",
+            "effort",
+            "build, s",
+            *(f"{batch} queries, ms" for batch in BATCHES),
+            "Milvus over FAISS",
+            "same top-1 as exact",
+            "similarities within",
+            "recall %",
+        )
+        for r in self.milvus:
+            table.add_row(
+                r.index,
+                f"{r.entries:,}",
+                r.effort,
+                f"{r.milvus_build_seconds:.1f} / {r.faiss_build_seconds:.1f}",
+                *(f"{r.milvus_ms[batch]:.2f} / {r.faiss_ms[batch]:.2f}" for batch in BATCHES),
+                " ".join(f"{r.milvus_ms[batch] / r.faiss_ms[batch]:.1f}" for batch in BATCHES),
+                f"{r.same_top1:,} of {r.answers:,}",
+                f"{r.largest_difference:.1e}",
+                f"{r.recall_percent:.1f}",
+            )
+        return table
 
     def _engine_table(self) -> Table:
         table = _table(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.benchmarks.engines import engines, first, index_build
+from evaluation.benchmarks.milvus import COMPARED, milvus_search
 from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.serve import serve
 from evaluation.benchmarks.stages import stages
@@ -22,7 +23,8 @@ from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.engines import Encoding
-from model.errors import DatasetError, ParameterError
+from model.errors import DatasetError, ParameterError, StoreError
+from model.milvus import from_environment
 from model.predictor import Parameters
 from model.root import active_generation
 from model.stores import check_trainable, empty_index
@@ -51,6 +53,7 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     Raises:
         DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root.
         ParameterError: a server is to be measured, which answers with the active bundle, and this is another.
+        StoreError: Milvus is to be measured, and none is set.
         ServerError: a server does not start, or answers otherwise than the bundle itself.
     """
     manifest = bundle.manifest
@@ -58,6 +61,9 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     images = read_all(test, bundle.engine.size)[0]
     if "serve" in plan.parts and manifest.generation != active_generation(root):
         raise ParameterError("serve measures the active generation: leave --generation out, or activate it")
+    milvus = from_environment()
+    if "milvus" in plan.parts and milvus is None:
+        raise StoreError("there is no Milvus server to measure: set SECONDLOOK_MILVUS__ADDRESS")
     if "stores" in plan.parts:
         _check_stores(plan, manifest.store.dim, len(train.labels))
     report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
@@ -94,6 +100,14 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
                 plan.seconds,
                 progress,
             )
+    if "milvus" in plan.parts:
+        assert milvus is not None
+        _, keys, values = embed_images(train, np.arange(len(train.labels)), bundle.engine, progress)
+        logits, asked, _ = embed_images(test, np.arange(min(COMPARED, len(test.labels))), bundle.engine, progress)
+        chosen = Parameters(manifest.theta, manifest.lam, manifest.k)
+        for count in plan.entries:
+            own, queries = spread(keys, values, count), Encoding(logits, asked)
+            report.milvus += milvus_search(milvus, *own, queries, chosen, plan.seconds, progress)
     return report
 
 

@@ -18,7 +18,7 @@ from secondlook.options import (
     reporting,
 )
 
-PARTS = ("engines", "index", "stages", "taught", "serve", "stores")
+PARTS = ("engines", "index", "stages", "taught", "serve", "stores", "milvus")
 
 
 @click.command()
@@ -34,7 +34,7 @@ PARTS = ("engines", "index", "stages", "taught", "serve", "stores")
     multiple=True,
     default=(10_000, 50_000, 1_000_000),
     show_default=True,
-    help="A size at which 'stores' are measured; may be repeated.",
+    help="A size at which 'stores' and 'milvus' are measured; may be repeated.",
 )
 @click.option(
     "--store",
@@ -73,7 +73,8 @@ def bench(
     """What things cost, on CIFAR images: all of it, or only the PARTs named.
 
     engines, index (its build), stages (of an answer), taught (answers beside taught entries), serve (a running server
-    under load, beside the same pipeline without HTTP), stores (by size).
+    under load, beside the same pipeline without HTTP), stores (by size). Only where it is named: milvus (the same
+    keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """
@@ -83,7 +84,15 @@ def bench(
     root = root or default_root()
     bundle = bundles.open_bundle(root, generation)
     max_batch = int(Settings.model_fields["max_batch"].default)
-    plan = Plan((*named, *parts) or PARTS, images, entries, factories, seconds, max_batch, peers)
+    plan = Plan(
+        (*named, *parts) or tuple(part for part in PARTS if part != "milvus"),
+        images,
+        entries,
+        factories,
+        seconds,
+        max_batch,
+        peers,
+    )
     with reporting(progress_format) as progress:
         report = run(root, bundle, data_root, plan, progress)
     if as_json or progress_format == "json":
