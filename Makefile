@@ -24,7 +24,7 @@ soak: setup-test
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 cluster: setup-test
-	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
+	$(BIN)/pytest -m "cluster and not soak" $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .
