@@ -104,10 +104,11 @@ async def trial(
                 tally.count(replies)
         assert tally.counts["network alone"] == 0
         switching, failed_switching = tally.counts.copy(), len(load.failures)
+        after = f"{percentile(moved, 0.5) / 1000:.1f} s after the job's end (at most {percentile(moved, 1) / 1000:.1f})"
         note(
             f"{cycles} rebuilds and switches of three servers behind nginx on one Milvus: "
-            f"{switching['whole']:,} answers, {failed_switching} failed, {switching['mixed up']} mixed; all three moved "
-            f"{percentile(moved, 0.5) / 1000:.1f} s after the job's end (at most {percentile(moved, 1) / 1000:.1f})"
+            f"{switching['whole']:,} answers, {failed_switching} failed, {switching['mixed up']} mixed; all three "
+            f"moved {after}"
         )
 
         servers[2].process.kill()
