@@ -220,9 +220,9 @@ class Reach:
                 if str(error) != self._away:
                     logger.error("%s is away: %s", self._what, error)
                     self._away = str(error)
-                del probe
-                pause.wait(PROBE_SECONDS)
             else:
                 self._away = None
                 logger.warning("%s is back", self._what)
                 return
+            del probe  # nothing here may hold what nobody else does, nor an error whose trace does
+            pause.wait(PROBE_SECONDS)
