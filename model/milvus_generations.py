@@ -52,10 +52,19 @@ def active_generation(root: Path, milvus: Milvus | None) -> str:
 
     Raises:
         BundleError: there is none.
-        StoreAwayError, StoreError: as for ``named_generation``.
+        StoreAwayError: Milvus does not answer.
+        StoreError: its alias names what is no generation of this cache, or none of this root.
     """
     named = named_generation(milvus) if milvus is not None else None
-    return named or roots.active_generation(root)
+    if named is None:
+        return roots.active_generation(root)
+    if named not in generations(root):
+        assert milvus is not None
+        raise StoreError(
+            f"alias {milvus.settings.cache} of the Milvus server at {milvus.address} names generation {named}, which is "
+            f"not in {root}: bring its folder there, or activate another one"
+        )
+    return named
 
 
 def activate(root: Path, generation: str, milvus: Milvus | None = None) -> None:

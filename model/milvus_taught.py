@@ -58,7 +58,7 @@ class Mirror:
         """
         if not self._milvus.call("has_collection", self._name):
             self._milvus.run(self._create)
-        now, then = _rows(overlay), _rows(before)
+        now, then = _rows(overlay, before), _rows(before, overlay)
         changed = [row for row_id, row in now.items() if not _same(row, then.get(row_id))]
         changed += [_Row(row_id, State.AS_BEFORE) for row_id in then.keys() - now.keys()]
         for start in range(0, len(changed), AT_ONCE):
@@ -164,9 +164,13 @@ class Mirror:
         )
 
 
-def _rows(overlay: Overlay) -> dict[int, _Row]:
+def _rows(overlay: Overlay, other: Overlay) -> dict[int, _Row]:
+    """An overlay's rows by id, without those of images that another has too: most, of two that follow each other."""
     rows = [_Row(-1 - place, State.LABELLED, label) for place, label in enumerate(overlay.labels)]
-    for number, (label, keys) in overlay.added.items():
+    for number, taught in overlay.added.items():
+        if taught is other.added.get(number):
+            continue
+        label, keys = taught
         rows += [
             _Row(taught_id(number, mirrored=copy > 0), State.LABELLED, label, key) for copy, key in enumerate(keys)
         ]
