@@ -61,8 +61,8 @@ def active_generation(root: Path, milvus: Milvus | None) -> str:
     if named not in generations(root):
         assert milvus is not None
         raise StoreError(
-            f"alias {milvus.settings.cache} of the Milvus server at {milvus.address} names generation {named}, which is "
-            f"not in {root}: bring its folder there, or activate another one"
+            f"alias {milvus.settings.cache} of the Milvus server at {milvus.address} names generation {named}, "
+            f"which is not in {root}: bring its folder there, or activate another one"
         )
     return named
 

@@ -301,6 +301,8 @@ def _answer(
         done = 0
         for request, parameters in accepted:
             own = answers[done : done + len(request.images)]
+            if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
+                refused[request] = away[0]  # all of it: no image is to blame
             replies[request] = Reply(predictor, parameters, [_with_neighbors(a, request.neighbors) for a in own])
             done += len(request.images)
             request.timing.batch.add(spent)

@@ -174,6 +174,8 @@ def test_the_network_answers_alone_while_milvus_is_away(
             f"{refusing.url}/v1/predict", content=make_image("red"), headers={"Content-Type": "image/png"}
         )
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        two = [("file", (f"{i}.png", make_image("red"), "image/png")) for i in range(2)]
+        assert httpx.post(f"{refusing.url}/v1/predict", files=two).status_code == 503
         assert milvus.address.removeprefix("http://") not in refused.text
         assert httpx.get(f"{refusing.url}/readyz").status_code == 503
         assert httpx.get(f"{alone.url}/readyz").status_code == 200
