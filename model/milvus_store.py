@@ -19,7 +19,7 @@ from model.errors import StoreAwayError, StoreError
 from model.manifest import SearchInfo
 from model.milvus import MAX_K, WRITE_SECONDS, Milvus, Reach
 from model.root import GENERATION
-from model.stores import Neighbors, ordered, parts
+from model.stores import LISTS_PER_ROOT, Neighbors, ordered, parts
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,6 +36,8 @@ READ_ROWS = 4096
 """Keys read in one call."""
 SPOT_CHECKS = 256
 """Keys read back before a collection is used."""
+LINKS = 32
+"""Of each key in a graph."""
 FLAT_ENTRIES = 200_000
 """Up to so many, ``milvus`` alone compares all keys; beyond, it builds a graph."""
 EFFORTS = tuple(2**step for step in range(5, 13))
@@ -58,8 +60,8 @@ class MilvusIndex(NamedTuple):
         """
         if not FACTORY.fullmatch(factory):
             raise StoreError(
-                f"there is no store {PREFIX}:{factory}: give {PREFIX} alone, or {PREFIX}: and FLAT, IVF_FLAT,<lists>, "
-                "IVF_SQ8,<lists>, HNSW,<links from 4 to 64> or DISKANN"
+                f"there is no store {PREFIX}:{factory}: give {PREFIX} alone, or {PREFIX}: and FLAT, IVF_FLAT[,<lists>], "
+                "IVF_SQ8[,<lists>], HNSW[,<links from 4 to 64>] or DISKANN"
             )
         kind, _, number = factory.partition(",")
         return cls(kind, int(number or 0))
@@ -89,13 +91,18 @@ class MilvusIndex(NamedTuple):
 
 
 def chosen(store: str, count: int) -> tuple[str, str]:
-    """The factory string of ``milvus`` or ``milvus:FACTORY`` for so many entries, and why, where it was chosen."""
+    """The factory string of ``milvus`` or ``milvus:FACTORY`` for so many entries, and why, where it was chosen.
+
+    Lists and links that are not given are added.
+    """
     _, colon, factory = store.partition(":")
+    if factory in ("IVF_FLAT", "IVF_SQ8"):
+        return f"{factory},{2 ** max(0, round(np.log2(LISTS_PER_ROOT * np.sqrt(count))))}", ""
     if colon:
-        return factory, ""
+        return f"HNSW,{LINKS}" if factory == "HNSW" else factory, ""
     if count <= FLAT_ENTRIES:
         return "FLAT", f"{count:,} keys are soon compared, all of them"
-    return "HNSW,32", f"{count:,} keys are too many to compare them all"
+    return f"HNSW,{LINKS}", f"{count:,} keys are too many to compare them all"
 
 
 def collection_of(cache: str, generation: str) -> str:

@@ -37,6 +37,9 @@ def test_the_index_is_chosen_by_the_number_of_entries() -> None:
     assert chosen("milvus", 1000)[0] == "FLAT"
     assert MilvusIndex.of(chosen("milvus", 10**8)[0]).kind == "HNSW"
     assert chosen("milvus:DISKANN", 1000) == ("DISKANN", "")
+    assert chosen("milvus:IVF_SQ8", 10**6) == ("IVF_SQ8,2048", "")
+    for given in ("milvus:HNSW", "milvus:IVF_FLAT", "milvus:IVF_FLAT,7", "milvus"):
+        MilvusIndex.of(chosen(given, 2)[0])
 
 
 def test_more_lists_than_there_are_are_not_asked_for() -> None:
