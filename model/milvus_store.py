@@ -60,8 +60,8 @@ class MilvusIndex(NamedTuple):
         """
         if not FACTORY.fullmatch(factory):
             raise StoreError(
-                f"there is no store {PREFIX}:{factory}: give {PREFIX} alone, or {PREFIX}: and FLAT, IVF_FLAT[,<lists>], "
-                "IVF_SQ8[,<lists>], HNSW[,<links from 4 to 64>] or DISKANN"
+                f"there is no store {PREFIX}:{factory}: give {PREFIX} alone, or {PREFIX}: and FLAT, "
+                "IVF_FLAT[,<lists>], IVF_SQ8[,<lists>], HNSW[,<links from 4 to 64>] or DISKANN"
             )
         kind, _, number = factory.partition(",")
         return cls(kind, int(number or 0))

@@ -11,16 +11,20 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from model.milvus import Milvus
 from model.milvus_store import collection_of
 from tests.e2e.conftest import KEY, Server, until
+from tests.e2e.page import look as look_at_page
+from tests.e2e.page import upload
 from tests.images_for_tests import make_image
 from tests.milvus_for_tests import MilvusProcess
 
 pytestmark = pytest.mark.cluster
 
 Serve = Callable[..., Server]
+Visit = Callable[..., Any]
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 NO_TIME = 2.0
 """Seconds: an answer while Milvus is away takes its time limit at most, and then next to none."""
@@ -152,12 +156,18 @@ def test_a_primary_teaches_its_replicas_and_they_move_together(
 
 
 def test_the_network_answers_alone_while_milvus_is_away(
-    serve: Serve, root: Path, cache: dict[str, str], milvus: MilvusProcess, figures: Callable[[str], None]
+    serve: Serve,
+    root: Path,
+    cache: dict[str, str],
+    milvus: MilvusProcess,
+    visit: Visit,
+    figures: Callable[[str], None],
 ) -> None:
     alone = serve(**cache, bundles=root)
     refusing = serve(**cache, bundles=root, replica="true", milvus__when_away="refuse")
     before = look(alone, "green", "top=3&votes=3&coverage=0.9&abstain=true&neighbors=2")
     assert before["cache"] is not None
+    page = visit(alone)
     milvus.pause()
     try:
         times = []
@@ -181,6 +191,9 @@ def test_the_network_answers_alone_while_milvus_is_away(
         assert httpx.get(f"{alone.url}/readyz").status_code == 200
         assert metric(alone, "secondlook_store_away") == 1
         assert metric(alone, "secondlook_answers_without_cache_total") == 20
+        (card,) = look_at_page(page, upload("green.png", make_image("green", seed=7)))
+        expect(card).to_contain_text("The cache cannot be asked now: the network answers alone.")
+        expect(card.get_by_role("heading", level=3)).to_have_text(said["label"])
     finally:
         milvus.resume()
     start = time.monotonic()
