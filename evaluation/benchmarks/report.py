@@ -13,6 +13,7 @@ from rich.table import Table
 
 from evaluation.benchmarks.engines import EngineResult, IndexResult
 from evaluation.benchmarks.milvus import BATCHES, MilvusResult
+from evaluation.benchmarks.on_ray import RayResult
 from evaluation.benchmarks.served import COMPARED, ServeResult
 from evaluation.benchmarks.stages import StageResult
 from evaluation.benchmarks.stores import FlatResult, StoreResult
@@ -41,6 +42,7 @@ class Report:
     flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
     milvus: list[MilvusResult] = field(default_factory=list)
+    ray: list[RayResult] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON, derived ratios included."""
@@ -57,6 +59,7 @@ class Report:
             "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
             "milvus": [result.as_dict() for result in self.milvus],
+            "ray": [asdict(result) for result in self.ray],
             "growth": growth(self.stores),
         }
 
@@ -98,6 +101,7 @@ class Report:
             self._flat_table(),
             self._store_table(),
             self._milvus_table(),
+            self._ray_table(),
         ):
             if table.row_count:
                 console.print(table)
@@ -147,6 +151,15 @@ class Report:
                 f"{r.largest_difference:.1e}",
                 f"{r.recall_percent:.1f}",
             )
+        return table
+
+    def _ray_table(self) -> Table:
+        of = f" of {self.ray[0].images:,} image files" if self.ray else ""
+        table = _table(f"embedding{of}", "way", "images/s", "of index", "first file after, s")
+        for r in self.ray:
+            first = f"{r.first_file_seconds:.1f}" if r.first_file_seconds is not None else ""
+            of_index = f"{r.images_per_second / self.ray[0].images_per_second:.2f}"
+            table.add_row(r.name, f"{r.images_per_second:,.0f}", of_index, first)
         return table
 
     def _engine_table(self) -> Table:

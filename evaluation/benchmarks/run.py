@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.benchmarks.engines import engines, first, index_build
 from evaluation.benchmarks.milvus import COMPARED, milvus_search
+from evaluation.benchmarks.on_ray import embedding
 from evaluation.benchmarks.report import Report
 from evaluation.benchmarks.serve import serve
 from evaluation.benchmarks.stages import stages
@@ -18,6 +19,7 @@ from evaluation.benchmarks.timing import machine, median_ms
 from evaluation.benchmarks.votes import votes
 from indexer.datasets import ArrayDataset, load
 from indexer.embed import read_all
+from indexer.encoders import FromBundle
 from indexer.index import embed_images
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
@@ -36,7 +38,7 @@ class Plan:
 
     parts: tuple[str, ...]
     images: int
-    """Images that the index build takes."""
+    """Images that the index build takes, and Ray."""
     entries: tuple[int, ...]
     factories: tuple[str, ...]
     seconds: float = 2.0
@@ -54,6 +56,7 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root.
         ParameterError: a server is to be measured, which answers with the active bundle, and this is another.
         StoreError: Milvus is to be measured, and none is set.
+        EngineError: Ray is to be measured, and is not installed.
         ServerError: a server does not start, or answers otherwise than the bundle itself.
     """
     manifest = bundle.manifest
@@ -108,6 +111,9 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         for count in plan.entries:
             own, queries = spread(keys, values, count), Encoding(logits, asked)
             report.milvus += milvus_search(milvus, *own, queries, chosen, plan.seconds, progress)
+    if "ray" in plan.parts:
+        source = FromBundle(root, manifest.generation)
+        report.ray = embedding(source, train, min(plan.images, len(train.labels)), progress)
     return report
 
 
