@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,12 @@ def _free_port() -> int:
 
 
 class MilvusProcess:
-    """One at a time on a machine: its etcd takes the ports 2379 and 2380."""
+    """One at a time on a machine, since its etcd takes the ports 2379 and 2380: another waits for its turn."""
 
     def __init__(self, folder: Path, *, secured: bool = False) -> None:
+        self._turn: int | None = None
         self.port, self._health = _free_port(), _free_port()
+        self._take_turn()
         told = [str(folder), str(self.port), str(int(secured)), str(SESSION_SECONDS)]
         made = subprocess.run([sys.executable, "-c", PREPARE, *told], check=True, capture_output=True, text=True)
         program = made.stdout.strip()
@@ -65,6 +69,7 @@ class MilvusProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> None:
+        self._take_turn()
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
@@ -92,6 +97,14 @@ class MilvusProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._turn is not None:
+            os.close(self._turn)
+            self._turn = None
+
+    def _take_turn(self) -> None:
+        if self._turn is None:
+            self._turn = os.open(Path(tempfile.gettempdir()) / "secondlook-milvus.lock", os.O_CREAT | os.O_RDWR, 0o666)
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
 
     def pause(self) -> None:
         assert self._process is not None
