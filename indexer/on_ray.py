@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,7 +191,9 @@ def _cluster(address: str) -> Iterator[Any]:
         if ":" in address:  # of a cluster that is not there, Ray would wait for a very long time
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_S).close()
+        stopped = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, **quiet)
+        signal.signal(signal.SIGTERM, stopped)  # Ray would end this process then and there, and write where it was
     except (OSError, RuntimeError, ValueError) as error:
         raise EngineError(f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}") from error
     try:

@@ -189,6 +189,9 @@ class Shards:
             return False
         folder = shard_folder(self._parts, shard)
         folder.mkdir(parents=True, exist_ok=True)
+        if read_info(folder) is None:
+            for stray in folder.glob("*.npz"):  # nothing says what they are of
+                stray.unlink()
         _replace(folder / MANIFEST, _as_json(ShardInfo(plan=self.plan, shard=shard)))
         fsync(self._parts)
         ranges = chunk_ranges(self.plan.images, self.plan.shards, shard)

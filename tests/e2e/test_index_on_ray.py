@@ -43,8 +43,8 @@ def cluster(environment: None) -> Iterator[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def many_colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seconds of work: 4,800 images, one of them unreadable."""
-    folder = make_folder(tmp_path_factory.mktemp("datasets") / "many", per_class=1600)
+    """Seconds of work: 6,000 images, one of them unreadable."""
+    folder = make_folder(tmp_path_factory.mktemp("datasets") / "many", per_class=2000)
     (folder / "green" / "040.png").write_bytes(b"no image")
     return folder
 
@@ -74,16 +74,22 @@ def inodes(parts: Path) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in parts.glob("*/*.npz")}
 
 
-def test_a_killed_worker_costs_no_image(
+def test_stopped_commands_and_killed_workers_cost_no_image(
     cluster: tuple[str, int], tiny_bundle: Path, many_colours: Path, tmp_path: Path
 ) -> None:
     address, pid = cluster
     root = copy_root(tiny_bundle, tmp_path / "root")
+    parts = root / "parts"
     command = ("index", many_colours, "--bundles", root, "--ray", address, "--workers", 2, "--mirror")
     arguments = [sys.executable, "-m", "secondlook", *map(str, command)]
+    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
+        while not (first := inodes(parts)):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        parts = root / "parts"
-        while len(killed := actors(pid)) < 2 or not (written := inodes(parts)):
+        while len(killed := actors(pid)) < 2 or not (written := inodes(parts)).keys() - first.keys():
             assert process.poll() is None
             time.sleep(0.02)
         for actor in killed:
@@ -92,7 +98,7 @@ def test_a_killed_worker_costs_no_image(
         while not actors(pid) - killed:  # others take over
             assert process.poll() is None
             time.sleep(0.02)
-        assert written.items() <= inodes(parts).items()
+        assert first.items() <= written.items() <= inodes(parts).items()
         out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert not parts.exists()
@@ -100,7 +106,7 @@ def test_a_killed_worker_costs_no_image(
     assert plain.returncode == 0, plain.stderr
     generations = [said.strip().splitlines()[-1] for said in (out, plain.stdout)]
     bundles = [open_bundle(root, generation) for generation in generations]
-    assert bundles[0].store.count == 2 * 4799
+    assert bundles[0].store.count == 2 * 5999
     assert bundles[0].manifest.dataset.unreadable == ("green/040.png",)
     assert_same(*bundles)
 

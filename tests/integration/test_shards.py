@@ -199,6 +199,12 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     assert Shards(dataset, FromBundle(root), parts, 1).write(0)
     assert_same(merged(dataset, root, parts), plain)
 
+    # Files that no manifest speaks for are embedded anew.
+    (shard_folder(parts, 0) / "shard.json").unlink()
+    np.savez(shard_folder(parts, 0) / "00000001.npz", **read_chunk(shard_folder(parts, 0) / "00000000.npz"))  # type: ignore[arg-type]
+    embed(dataset, root, parts, 1)
+    assert_same(merged(dataset, root, parts), plain)
+
 
 def test_the_limit_of_unreadable_images_counts_over_all_shards(tiny_bundle: Path, tmp_path: Path) -> None:
     root, made = copy_root(tiny_bundle, tmp_path / "root"), make_folder(tmp_path / "many", per_class=100)
