@@ -308,11 +308,18 @@ def check_collection(milvus: Milvus, name: str, dim: int, count: int) -> None:
     found = int(fields.get(KEY, {}).get("params", {}).get("dim", 0))
     if found != dim:
         raise StoreError(f"collection {name} has keys of {found} numbers, the bundle's have {dim}")
-    if not str(milvus.call("get_load_state", name)["state"]).endswith("Loaded"):
+    if not is_loaded(milvus, name):
         milvus.call("load_collection", name, timeout=WRITE_SECONDS)
     kept = count_of(milvus, name)
     if kept != count:
         raise StoreError(f"collection {name} has {kept:,} keys, the bundle says {count:,}")
+
+
+def is_loaded(milvus: Milvus, collection: str) -> bool:
+    """Whether a collection is there and can be searched."""
+    if not milvus.call("has_collection", collection):
+        return False
+    return str(milvus.call("get_load_state", collection)["state"]).endswith("Loaded")
 
 
 def count_of(milvus: Milvus, collection: str) -> int:

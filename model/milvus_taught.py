@@ -17,7 +17,7 @@ import numpy as np
 from model.cache import Floats
 from model.labels import MAX_LABEL
 from model.milvus import WRITE_SECONDS, Milvus
-from model.milvus_store import ID, KEY, TAUGHT, collection_of
+from model.milvus_store import ID, KEY, TAUGHT, collection_of, is_loaded
 from model.overlay import Overlay, number_of, taught_id
 
 CHANGE, STATE, LABEL = "change", "state", "label"
@@ -71,7 +71,7 @@ class Mirror:
         Raises:
             StoreAwayError, StoreError: the server does not answer, or refuses.
         """
-        if not self._milvus.call("has_collection", self._name):
+        if not is_loaded(self._milvus, self._name):  # or not yet: the primary makes it at this moment
             return overlay
         head = self._query(f"{ID} == {HEAD}", [CHANGE])
         if not head or head[0][CHANGE] == overlay.change:

@@ -209,7 +209,7 @@ export async function ask(cards) {
 export function inWords(cards) {
   const known = cards.filter(({ answer }) => answer);
   const said = known.slice(0, 5).map(({ file, shown, answer }) => (
-    `${file.name}: ${shown}${answer.novelty.is_novel ? ", unlike anything known" : ""}`));
+    `${file.name}: ${shown}${answer.novelty?.is_novel ? ", unlike anything known" : ""}`));
   const failed = cards.length - known.length;
   const parts = [some(known.length, "image") + " answered", ...said];
   if (known.length > 5) parts.push("and more");
