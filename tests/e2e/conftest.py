@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.e2e.balancer import Cluster, balanced
 
 KEY = "a key for tests"
 CHROMIUM_FLAGS = [
@@ -86,6 +89,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@pytest.fixture
+def balance() -> Iterator[Callable[..., Cluster]]:
+    """Start the cluster's balancer before some servers, the primary first."""
+    with ExitStack() as started:
+        yield lambda servers, *wrapper: started.enter_context(balanced(servers, *wrapper))
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -1,15 +1,10 @@
 """The cluster's balancer: Debian's nginx with the very configuration of the Compose file, before real servers."""
 
 import asyncio
-import json
-import os
 import shutil
-import socket
 import subprocess
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,107 +13,14 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from tests.e2e.balancer import NOBODY, Cluster, addresses
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.load import Load
 from tests.e2e.test_switching import ADMIN, ASKED
 
-CLUSTER = Path(__file__).parents[2] / "docker/cluster"
+pytestmark = pytest.mark.cluster
+
 PNG = {"Content-Type": "image/png"}
-NOBODY = 65534
-
-
-@dataclass
-class Cluster:
-    """A balancer, its servers (the primary first) and its log."""
-
-    url: str
-    servers: list[Server]
-    log: Path
-
-    def lines(self) -> list[dict[str, str]]:
-        """Its access log."""
-        found = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [json.loads(line) for line in found]
-
-    def answering(self, method: str, path: str, **options: Any) -> set[str]:
-        """Which servers answer a call that is made a dozen times, as the log tells."""
-        before = len(self.lines())
-        for _ in range(12):
-            httpx.request(method, f"{self.url}{path}", **options)
-        until(lambda: len(self.lines()) >= before + 12, 5)
-        return {line["servers"] for line in self.lines()[before:]}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def addresses(servers: list[Server]) -> list[str]:
-    return [urlsplit(server.url).netloc for server in servers]
-
-
-@pytest.fixture
-def balance() -> Iterator[Callable[..., Cluster]]:
-    """Start nginx as nobody; of nginx.conf only the port is changed, and servers.conf names the servers of the test."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        pytest.skip("there is no nginx: apt-get install nginx-light")
-    started: list[subprocess.Popen[bytes]] = []
-    folders: list[Path] = []
-
-    def start(servers: list[Server], *wrapper: str) -> Cluster:
-        # Not below pytest's folder, which nobody but its owner may enter.
-        folder = Path(tempfile.mkdtemp(prefix="balancer-"))
-        folders.append(folder)
-        prefix = folder / "prefix"
-        prefix.mkdir()
-        port = free_port()
-        conf = (CLUSTER / "nginx.conf").read_text()
-        assert conf.count("listen 8080;") == 1
-        (folder / "nginx.conf").write_text(conf.replace("listen 8080;", f"listen 127.0.0.1:{port};"))
-        (folder / "servers.conf").write_text(servers_conf(addresses(servers)))
-        log = folder / "log"
-        log.touch()
-        user = None
-        if os.geteuid() == 0:
-            for path in (folder, prefix, log):
-                os.chown(path, NOBODY, NOBODY)
-            user = NOBODY if not wrapper else None
-        filled = [part.replace("PREFIX", str(prefix)) for part in wrapper]
-        with log.open("a") as file:  # nginx opens it once more
-            command = [*filled, nginx, "-e", "stderr", "-p", f"{prefix}/", "-c", f"{folder}/nginx.conf"]
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, user=user, extra_groups=[])
-        started.append(process)
-        url = f"http://127.0.0.1:{port}"
-
-        def answers() -> bool:
-            assert process.poll() is None, log.read_text()
-            try:
-                return httpx.get(f"{url}/livez").status_code == 200
-            except httpx.ConnectError:
-                return False
-
-        until(answers, 10)
-        return Cluster(url, servers, log)
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(10)
-    for folder in folders:
-        shutil.rmtree(folder)
-
-
-def servers_conf(addresses: list[str]) -> str:
-    """The project's own, its names replaced by addresses: they need no resolver, and no nginx that has one."""
-    text = (CLUSTER / "servers.conf").read_text()
-    (named,) = (line for line in text.splitlines() if "server replica:8000" in line)
-    (resolver,) = (line for line in text.splitlines() if line.startswith("resolver "))
-    text = text.replace(resolver, "").replace(" resolve", "").replace("primary:8000", addresses[0])
-    replicas = [named.replace(" resolve", "").replace("replica:8000", address) for address in addresses[1:]]
-    return text.replace(named.replace(" resolve", ""), "\n".join(replicas))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from model.milvus_store import MilvusIndex
 from service.settings import settings_table
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,12 @@ def started(name: str, environment: dict[str, str]) -> subprocess.CompletedProce
         command = [part.replace("$$", "$") for part in SERVICES[name]["entrypoint"]]
         path = f"{folder}:/usr/bin:/bin"
         return subprocess.run(command, env=environment | {"PATH": path}, capture_output=True, text=True)
+
+
+def test_the_stores_in_the_document_are_some() -> None:
+    named = re.findall(r"--store milvus:(\S+)", (ROOT / "docs/cluster.md").read_text())
+    assert len(named) == 2
+    assert {MilvusIndex.of(factory).kind for factory in named} == {"HNSW"}
 
 
 def test_grafana_asks_the_prometheus_that_asks_the_server() -> None:
