@@ -24,7 +24,6 @@ from model.predictor import Answer, Predictor
 from model.root import generations
 from tests.e2e.conftest import KEY, Server, generation
 from tests.e2e.load import Load
-from tests.e2e.test_balancer import balance  # noqa: F401
 from tests.e2e.test_milvus import cache, connect, index  # noqa: F401
 from tests.e2e.test_switching import ASKED, TOLERANCE, make_datasets, rebuild
 from tests.milvus_for_tests import MilvusProcess
@@ -145,7 +144,7 @@ async def trial(
 @pytest.mark.parametrize("cycles", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_three_servers_on_one_milvus_lose_and_mix_no_answer(
     serve: Callable[..., Server],
-    balance: Callable[..., Any],  # noqa: F811
+    balance: Callable[..., Any],
     cache: dict[str, str],  # noqa: F811
     milvus: MilvusProcess,
     tiny_bundle: Path,
