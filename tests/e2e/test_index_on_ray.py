@@ -74,6 +74,7 @@ def inodes(parts: Path) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in parts.glob("*/*.npz")}
 
 
+@pytest.mark.cluster
 def test_stopped_commands_and_killed_workers_cost_no_image(
     cluster: tuple[str, int], tiny_bundle: Path, many_colours: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_stopped_commands_and_killed_workers_cost_no_image(
     assert_same(*bundles)
 
 
+@pytest.mark.cluster
 def test_what_an_actor_cannot_do_is_said_in_a_sentence(
     cluster: tuple[str, int], tiny_bundle: Path, tmp_path: Path
 ) -> None:
