@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys, service.serve
 print([name for name in ("torch", "safetensors", "onnx") if name in sys.modules])
@@ -10,3 +12,21 @@ print([name for name in ("torch", "safetensors", "onnx") if name in sys.modules]
 def test_serving_imports_no_torch() -> None:
     result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+WATCHED = """
+import importlib, importlib.abc, os, sys
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print("loaded with", os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("module", ["model.engines", "evaluation.benchmarks.engines", "service.serve"])
+def test_onnx_runtime_is_told_to_send_nothing_before_it_is_loaded(module: str) -> None:
+    result = subprocess.run([sys.executable, "-c", WATCHED, module], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[0] == "loaded with 1"
