@@ -355,10 +355,13 @@ def _index(client: Any, name: str, index: MilvusIndex) -> None:
 
 
 def _wait_indexed(milvus: Milvus, name: str, progress: Progress) -> None:
+    seen = -1
     while True:
         told = milvus.call("describe_index", name, KEY, timeout=WRITE_SECONDS) or {}
         total, done = int(told.get("total_rows", 0)), int(told.get("indexed_rows", 0))
-        progress("index", done, max(total, 1))
+        if done != seen:
+            progress("index", done, max(total, 1))
+            seen = done
         if str(told.get("state", "Finished")) == "Failed":
             raise StoreError(f"Milvus cannot index {name}: {told.get('index_state_fail_reason', '')}")
         if int(told.get("pending_index_rows", 0)) == 0 and str(told.get("state", "Finished")) == "Finished":

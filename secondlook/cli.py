@@ -30,6 +30,7 @@ COMMANDS = {
     "taught": "secondlook.commands.taught:taught",
     "key": "secondlook.commands.key:key",
     "bench": "secondlook.commands.bench:bench",
+    "plan": "secondlook.commands.plan:plan_command",
 }
 
 BAD_REQUESTS = (RecipeError, StoreError, ParameterError, MemoryLimitError)
