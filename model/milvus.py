@@ -24,6 +24,8 @@ OLDEST = (2, 3)
 """What was tested is 2.3.5: aliases, counts and upserts are all there."""
 MAX_K = 16_384
 """Most neighbours, queries and rows that one call of Milvus may ask for."""
+CALL_SECONDS = 10.0
+"""How long a call may take that is no search: nobody waits for an answer meanwhile."""
 WRITE_SECONDS = 120.0
 """How long a call that writes, loads or counts may take; pymilvus waits and repeats while the server asks for less."""
 PROBE_SECONDS = 0.5
@@ -101,24 +103,24 @@ class Milvus:
             uri=settings.address,
             token=settings.token.get_secret_value(),
             db_name="" if settings.database == "default" else settings.database,
+            # Also of connecting anew, which a search does when the connection was lost.
             timeout=settings.timeout_s,
         )
-        found = str(client.get_server_version(timeout=settings.timeout_s))
+        found = str(client.get_server_version(timeout=CALL_SECONDS))
         numbers = re.match(r"v?(\d+)\.(\d+)", found)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             raise StoreError(f"the Milvus server at {self.address} is of version {found}: at least {oldest} is needed")
         return client
 
-    def call(self, method: str, *args: Any, timeout: float | None = None, **options: Any) -> Any:
-        """Call the client; ``timeout`` in seconds, a search's where none is given.
+    def call(self, method: str, *args: Any, timeout: float = CALL_SECONDS, **options: Any) -> Any:
+        """Call the client; ``timeout`` in seconds.
 
         Raises:
             StoreAwayError: no answer came in time, or nothing listens there.
             StoreError: it refuses the token, is too old, or refuses the call.
         """
-        limit = timeout or self.settings.timeout_s
-        return self.run(lambda client: getattr(client, method)(*args, timeout=limit, **options))
+        return self.run(lambda client: getattr(client, method)(*args, timeout=timeout, **options))
 
     def run(self, act: Callable[[Any], T]) -> T:
         """Do something with the client.

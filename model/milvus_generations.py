@@ -16,7 +16,7 @@ from typing import Any
 from model import root as roots
 from model.bundle import read_manifest
 from model.errors import BundleError, StoreError
-from model.milvus import Milvus, from_environment
+from model.milvus import CALL_SECONDS, Milvus, from_environment
 from model.milvus_store import TAUGHT, check_collection, drop, generation_of
 from model.root import generations
 
@@ -98,7 +98,7 @@ def _aliased(milvus: Milvus) -> str | None:
         from pymilvus import MilvusException
 
         try:
-            told = client.describe_alias(milvus.settings.cache, timeout=milvus.settings.timeout_s)
+            told = client.describe_alias(milvus.settings.cache, timeout=CALL_SECONDS)
         except MilvusException as error:
             if error.code != UNKNOWN_ALIAS and "alias not found" not in str(error.message):
                 raise

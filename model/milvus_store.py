@@ -264,6 +264,7 @@ class MilvusStore:
                 anns_field=KEY,
                 search_params={"metric_type": "IP", "params": self._index.search(self.search_info, k)},
                 consistency_level=CONSISTENCY,
+                timeout=self._milvus.settings.timeout_s,
             )
             for row, found in zip(range(rows.start, rows.stop), hits, strict=True):
                 ids[row, : len(found)] = found.ids

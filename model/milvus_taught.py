@@ -77,10 +77,13 @@ class Mirror:
         if not head or head[0][CHANGE] == overlay.change:
             return overlay
         newest = int(head[0][CHANGE])
+        if newest < overlay.change:  # the primary's journal was put back from a copy
+            overlay = Overlay(overlay.bundle)
         labels = dict(enumerate(overlay.labels))
         added, decided = dict(overlay.added), dict(overlay.decided)
         copies: dict[int, dict[int, tuple[str, Floats]]] = {}
-        for row in self._since(overlay.change, newest):
+        # Rows that are newer than the head come once more with the next one: each says what is, and not what changed.
+        for row in self._since(overlay.change):
             row_id, state, label = int(row[ID]), State(row[STATE]), str(row[LABEL])
             number = number_of(row_id)
             if row_id < 0:
@@ -106,11 +109,9 @@ class Mirror:
             decided=decided,
         )
 
-    def _since(self, change: int, newest: int) -> Iterator[dict[str, Any]]:
-        """Rows of the changes after one, up to another."""
-        after = HEAD
-        wanted = f"{CHANGE} > {change} and {CHANGE} <= {newest}"
-        ids = sorted(int(row[ID]) for row in self._query(wanted, [ID]) if row[ID] > after)
+    def _since(self, change: int) -> Iterator[dict[str, Any]]:
+        """Rows of the changes after one."""
+        ids = sorted(int(row[ID]) for row in self._query(f"{CHANGE} > {change}", [ID]) if row[ID] > HEAD)
         for start in range(0, len(ids), AT_ONCE):
             some = ids[start : start + AT_ONCE]
             yield from self._milvus.call(

@@ -42,13 +42,11 @@ class Primary:
         """
         if overlay.bundle.manifest.store.kind != "milvus" or not self._is_one():
             return
-        before = self._published
-        if before is not None and before.bundle is overlay.bundle:
-            if before.change == overlay.change:
-                return
-        else:
-            before = mirror_of(self._milvus, overlay).caught_up(Overlay(overlay.bundle))
-        mirror_of(self._milvus, overlay).publish(overlay, before)
+        mirror, before = mirror_of(self._milvus, overlay), self._published
+        if before is None or before.bundle is not overlay.bundle:
+            before = mirror.caught_up(Overlay(overlay.bundle))
+        if before.change != overlay.change:
+            mirror.publish(overlay, before)
         self._published = overlay
 
     def sweep(self) -> None:
