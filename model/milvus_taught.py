@@ -86,8 +86,10 @@ class Mirror:
         for row in self._since(overlay.change):
             row_id, state, label = int(row[ID]), State(row[STATE]), str(row[LABEL])
             number = number_of(row_id)
-            if row_id < 0:
+            if row_id < 0 and state is State.LABELLED:
                 labels[-1 - row_id] = label
+            elif row_id < 0:
+                labels.pop(-1 - row_id, None)
             elif number is not None:
                 copies.setdefault(number, {})
                 if state is State.LABELLED:
