@@ -100,7 +100,9 @@ def test_a_fit_finds_the_law_that_made_the_results() -> None:
 
 
 def flat(nested: Any, name: str = "") -> dict[str, Any]:
-    """The numbers and texts of nested dictionaries, by their path."""
+    """The numbers and texts of nested dictionaries and tuples, by their path."""
+    if isinstance(nested, tuple):
+        nested = dict(enumerate(nested))
     if isinstance(nested, dict):
         return {path: one for key, inner in nested.items() for path, one in flat(inner, f"{name}/{key}").items()}
     return {name: nested}
