@@ -114,7 +114,9 @@ def test_the_coefficients_are_those_of_the_results_in_the_repository() -> None:
     # Least squares differ in the last digits from one processor to another.
     found, expected = flat(again.model_dump()), flat(written.model_dump())
     assert found.keys() == expected.keys()
-    assert found == pytest.approx(expected, rel=1e-9), "secondlook plan --fit … > evaluation/plan/costs.json"
+    for name, value in expected.items():
+        same = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        assert found[name] == same, f"{name}: secondlook plan --fit … > evaluation/plan/costs.json"
 
 
 def test_what_was_left_out_of_the_fit_is_predicted_within_thirty_percent() -> None:
