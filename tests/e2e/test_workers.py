@@ -108,7 +108,7 @@ def test_they_count_together_share_the_keys_and_stop_clean(serve: Serve, root: P
     assert second.stderr == f"Error: {host} port {port} cannot be listened on: Address already in use\n"
     with socket.create_connection((host, port)) as slow:
         head = (
-            f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(ASKED)}\r\n\r\n"
+            f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(ASKED)}\r\n\r\n"
         )
         slow.sendall(head.encode() + ASKED[:10])
         until(lambda: next(scrapes(server.url))["secondlook_admitted_images"] == 1)
