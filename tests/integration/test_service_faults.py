@@ -46,7 +46,7 @@ class Crowd:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     def send(self, content: Any = None, **options: Any) -> "asyncio.Task[httpx.Response]":
         body = make_image("red") if content is None else content
