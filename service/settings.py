@@ -25,6 +25,13 @@ ELSEWHERE = ("key",)
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
 
 
+def _leads_somewhere(given: Path) -> Path:
+    path = given.expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} is a link to {path.readlink()}, which is not there: make that folder first")
+    return path
+
+
 def _split(given: object) -> object:
     return re.split(r"[,\s]+", given.strip(", ")) if isinstance(given, str) else given
 
@@ -74,7 +81,7 @@ class Settings(BaseSettings):
         description="Path below which a proxy serves this server, such as `/look`; links in answers begin with it. "
         "Unset, an `X-Forwarded-Prefix` is believed that comes from this machine.",
     )
-    bundles: Absolute | None = Field(
+    bundles: Annotated[Path, AfterValidator(_leads_somewhere), AfterValidator(Path.resolve)] | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
         "Unset serves the default bundle, which cannot be rebuilt.",
