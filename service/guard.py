@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.hosts import PROBED, Hosts
 from service.prefix import link
-from service.problems import Kind, ProblemError, clean, to_problem
+from service.problems import Kind, ProblemError, compressed, to_problem
 
 logger = logging.getLogger(__name__)
 
@@ -162,15 +162,6 @@ class Guard:
             f"Fewer than {LEAST_BYTES:,} bytes of the body came within {self.body_stall_s:g} s: send it faster.",
             headers={"Connection": "close"},
         )
-
-
-def compressed(header: str, coding: bytes) -> ProblemError:
-    """The refusal of a body that is not sent as it is."""
-    return ProblemError(
-        Kind.COMPRESSED_BODY,
-        f"The body is compressed or coded ({header}: {clean(coding.decode('latin-1'))}): send it as it is.",
-        headers={"Accept-Encoding": "identity"},
-    )
 
 
 def _too_many_bytes(most: int) -> ProblemError:
