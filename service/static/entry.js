@@ -6,7 +6,8 @@ import { byId, element } from "./element.js";
 export function picture({ id, label, thumbnail }) {
   const letter = () => element("span", { className: "letter", ariaHidden: "true" }, [...label][0] ?? "?");
   if (!thumbnail) return letter();
-  const image = element("img", { src: `v1/entries/${id}/thumbnail`, alt: "", loading: "lazy" });
+  const { pathname: src } = new URL(`v1/entries/${id}/thumbnail`, document.baseURI);
+  const image = element("img", { src, alt: "", loading: "lazy" });
   image.addEventListener("error", () => image.replaceWith(letter()));
   return image;
 }
