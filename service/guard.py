@@ -35,6 +35,9 @@ TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 LEAST_BYTES = 1 << 10
 """Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
 
+SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key"})
+"""Headers of which a second one would be read by some, and not by others."""
+
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
 """All that any call here takes."""
 
@@ -109,6 +112,9 @@ class Guard:
 
         try:
             self.hosts.check(scope)
+            single = [name for name, _ in scope["headers"] if name in SINGLE]
+            if len(single) > len(set(single)):
+                raise _given_twice(max(single, key=single.count))
             # Whoever watches the server shall see it stop.
             if self.drain.has_begun and scope["path"] not in PROBED:
                 raise _stopping("new requests")
@@ -162,6 +168,10 @@ class Guard:
             f"Fewer than {LEAST_BYTES:,} bytes of the body came within {self.body_stall_s:g} s: send it faster.",
             headers={"Connection": "close"},
         )
+
+
+def _given_twice(name: bytes) -> ProblemError:
+    return ProblemError(Kind.MALFORMED_REQUEST, f"The request has two headers {name.decode().title()}: send one.")
 
 
 def _too_many_bytes(most: int) -> ProblemError:

@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_api_route("/", _home, include_in_schema=False)
     # FastAPI's own page loads its scripts from elsewhere.
     app.add_api_route("/docs", _docs, include_in_schema=False)
-    app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
+    app.add_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_api_route(
         "/metrics",
         _metrics,

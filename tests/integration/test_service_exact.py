@@ -241,3 +241,15 @@ def test_another_servers_request_is_not_answered(call: Call) -> None:
     for path in ("/v1/entries", "/", "/v1/entries/0/thumbnail", "/static/index.js", "/nothing", "/readyz"):
         problem(call("GET", path, headers={"Host": "evil.example"}), 421, "host-not-served")
     problem(call("POST", "/v1/predict", headers={"Host": "evil.example:8000"}, **FORM), 421, "host-not-served")
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Encoding", "content-type", "Idempotency-Key"])
+def test_two_headers_where_one_counts_are_refused(call: Call, name: str) -> None:
+    sent = call("POST", "/v1/predict", content=IMAGE, headers=[(name, "identity"), (name, "gzip")])
+    assert name.title() in problem(sent, 400, "malformed-request")
+
+
+def test_a_label_is_found_however_it_is_written(call: Call) -> None:
+    assert call("GET", "/v1/entries", params={"label": " red\u200b"}).json()["total"] > 0
+    problem(call("GET", "/v1/entries", params={"label": "\u202ered"}), 422, "invalid-parameter")
+    problem(call("GET", "/v1/entries", params={"label": "nothing"}), 422, "invalid-parameter")
