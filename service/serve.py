@@ -19,10 +19,12 @@ from fastapi import FastAPI
 from service import logs
 from service.app import create_app
 from service.connection import connection
+from service.connections import Connections
 from service.ending import STOPPING, Ending
 from service.generations import open_predictor
 from service.pulse import Pulse
 from service.settings import Settings
+from service.shortage import most_connections
 from service.state import State
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=connection(settings.header_timeout_s, settings.body_timeout_s),
+            http=connection(settings.header_timeout_s, settings.body_timeout_s, Connections(most_connections())),
             timeout_graceful_shutdown=CLOSE_SECONDS,
         ),
         app,
