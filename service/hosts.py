@@ -7,6 +7,8 @@ theirs in ``Host``.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import socket
 from functools import lru_cache
@@ -15,7 +17,9 @@ from ipaddress import ip_address
 from starlette.types import Scope
 
 from service.problems import Kind, ProblemError, clean
-from service.settings import Settings
+from service.settings import PREFIX, Settings, unknown_variables
+
+logger = logging.getLogger(__name__)
 
 PROBED = frozenset({"/livez", "/readyz", "/metrics"})
 """Paths that whoever watches a server asks for by its address: a pod's, say, which no setting can name."""
@@ -34,6 +38,16 @@ def is_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return all(ip_address(one.partition("%")[0]).is_loopback for one in found)
+
+
+def tell_at_start(settings: Settings) -> None:
+    """Log what whoever starts a server should know of what it was told."""
+    for sentence in unknown_variables(os.environ):
+        logger.warning("%s", sentence)
+    if settings.allowed_hosts is None and not is_loopback(settings.host):
+        logger.warning(
+            "requests to any name are answered: set %sALLOWED_HOSTS to the names that this server has", PREFIX
+        )
 
 
 class Hosts:

@@ -22,6 +22,8 @@ from service.connection import connection
 from service.connections import Connections
 from service.ending import STOPPING, Ending
 from service.generations import open_predictor
+from service.hosts import tell_at_start
+from service.listening import bind, refusal
 from service.pulse import Pulse
 from service.settings import Settings
 from service.shortage import most_connections
@@ -49,12 +51,15 @@ def run(
     Raises:
         BundleError: the active bundle is refused.
         KeysError: the file of keys is wrong.
-        SystemExit: the address cannot be listened on.
+        ListenError: the address cannot be listened on.
     """
     logging.config.dictConfig(logs.config(settings.log))
     logging.captureWarnings(True)
     for number in STOPPING:  # while it starts, there is nothing to finish
         signal.signal(number, signal.SIG_DFL)
+    if listening is None:
+        listening = bind(settings.host, settings.port)
+        tell_at_start(settings)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
     app = create_app(settings, predictor=open_predictor(settings))
     server = _Server(
@@ -120,7 +125,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program began to listen since the port was bound
+            raise refusal(error, self.config.host, self.config.port) from error
         if self.started:
             running: State = self._app.state.running
             self._ending.stop_children = running.rebuilds.kill

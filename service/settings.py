@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from model.errors import ParameterError
 from model.milvus import MilvusSettings
 from service.prefix import PREFIX as PREFIX_PATH
+from service.problems import likely
 
 PREFIX = "SECONDLOOK_"
+ELSEWHERE = ("key",)
+"""Variables that begin so, too, and are read by commands that are no server."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
+
+
+def _leads_somewhere(given: Path) -> Path:
+    path = given.expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} is a link to {path.readlink()}, which is not there: make that folder first")
+    return path
 
 
 def _split(given: object) -> object:
@@ -69,7 +81,7 @@ class Settings(BaseSettings):
         description="Path below which a proxy serves this server, such as `/look`; links in answers begin with it. "
         "Unset, an `X-Forwarded-Prefix` is believed that comes from this machine.",
     )
-    bundles: Absolute | None = Field(
+    bundles: Annotated[Path, AfterValidator(_leads_somewhere), AfterValidator(Path.resolve)] | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
         "Unset serves the default bundle, which cannot be rebuilt.",
@@ -190,6 +202,41 @@ def _flat() -> Iterator[tuple[str, FieldInfo]]:
             continue
         for inner, of_part in MilvusSettings.model_fields.items():
             yield f"{name}__{inner}", of_part
+
+
+def read_settings(**given: object) -> Settings:
+    """The settings: these, and for the others environment variables.
+
+    Raises:
+        ParameterError: one is wrong; names its variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        names = [str(part) for part in first["loc"] if isinstance(part, str)]
+        if first["type"] == "extra_forbidden":
+            why = "there is no such setting" + likely(names[-1], list(MilvusSettings.model_fields))
+        else:
+            why = str(first.get("ctx", {}).get("error") or first["msg"])
+        if names == ["port"] and str(first["input"]).startswith("tcp://"):
+            why += ". Kubernetes sets it for a service of that name: set enableServiceLinks to false"
+        raise ParameterError(f"{PREFIX}{'__'.join(names).upper() or 'REPLICA'}: {why}") from error
+    except SettingsError as error:
+        raise ParameterError(f"{PREFIX}MILVUS: it is no JSON object: set {PREFIX}MILVUS__ADDRESS instead") from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence on each environment variable that looks like a setting and is none."""
+    known = [f"{PREFIX}{name}".upper() for name in (*dict(_flat()), "milvus", *ELSEWHERE)]
+    sentences = []
+    for name in sorted(environment):
+        if not name.upper().startswith(PREFIX) or name.upper() in known:
+            continue
+        close = get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+        meant = f"{close[0]} is the likely one" if close else "the README lists them"
+        sentences.append(f"{name} is no setting: {meant}")
+    return sentences
 
 
 def settings_table() -> str:

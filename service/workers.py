@@ -20,20 +20,20 @@ import logging.config
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
 from service import logs
 from service.ending import EARLIER_S, GRACE_S, SAME_S
 from service.errors import ServiceError
+from service.hosts import tell_at_start
+from service.listening import bind, close, reserve
 from service.pulse import BEAT, BEAT_S, SILENT_S, Pulse, Watched
 from service.settings import Settings
 
@@ -50,10 +50,6 @@ LATER_S = 0.25
 """By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
-class ListenError(ServiceError):
-    """The address cannot be listened on."""
-
-
 def run(settings: Settings) -> None:
     """Serve with several workers until a signal stops them.
 
@@ -64,14 +60,14 @@ def run(settings: Settings) -> None:
     logging.config.dictConfig(logs.config(settings.log))
     if sys.platform != "linux":
         raise ServiceError("several workers need Linux: set SECONDLOOK_WORKERS to 1")
-    reserved = _reserve(settings.host, settings.port)
+    reserved = reserve(settings.host, settings.port)
+    tell_at_start(settings)
     try:
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
             status = asyncio.run(_Parent(share(settings, port), folder).run())
     finally:
-        for held in reserved:
-            held.close()
+        close(reserved)
     if status:
         sys.exit(status)
 
@@ -109,7 +105,7 @@ def work() -> None:
     from service.serve import run as serve
 
     try:
-        listening = [_bind(*address, is_shared=True) for address in _addresses(settings.host, settings.port)]
+        listening = bind(settings.host, settings.port, is_shared=True)
         serve(settings, listening, partial(_tell_parent, tells), pulse)
     finally:
         if is_orphan.is_set():
@@ -139,50 +135,6 @@ def _end_with_parent(told: int, is_orphan: threading.Event) -> None:
         pass
     is_orphan.set()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-Address = tuple[int, Any]
-"""Family, and what sockets of that family call an address."""
-
-
-def _addresses(host: str, port: int) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
-
-
-def _bind(family: int, address: Any, *, is_shared: bool) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _reserve(host: str, port: int) -> list[socket.socket]:
-    """Sockets that keep the port for the workers, and take no connections.
-
-    Raises:
-        ListenError: another program has it, or this one may not have it.
-    """
-    reserved: list[socket.socket] = []
-    try:
-        for family, address in _addresses(host, port):
-            # Not shared at first: or else a second server would take a part of the first one's connections.
-            with _bind(family, (address[0], port, *address[2:]), is_shared=False) as alone:
-                port = alone.getsockname()[1]
-            reserved.append(_bind(family, (address[0], port, *address[2:]), is_shared=True))
-    except OSError as error:
-        for held in reserved:
-            held.close()
-        raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
-    return reserved
 
 
 class _Parent:

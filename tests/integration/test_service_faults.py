@@ -169,7 +169,7 @@ def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated) -> None:
 def test_what_is_given_up_before_it_is_computed_is_counted(gated: Gated) -> None:
     app = create_app(settings(request_timeout_s=0.5), predictor=gated)
     scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": []}
-    scope["headers"] = [(b"content-type", b"image/png")]
+    scope["headers"] = [(b"host", b"localhost"), (b"content-type", b"image/png")]
 
     async def leaves() -> Any:
         if messages:
