@@ -100,7 +100,7 @@ USING = [
     ("GET", "/v1/entries", "service.entries.entry_info"),
     ("GET", "/v1/entries/3", "service.entries.known_entry"),
     ("GET", "/v1/entries/3/thumbnail", "service.entries.known_entry"),
-    ("POST", "/v1/predict", "service.predict.prediction"),
+    ("POST", "/v1/predict", "service.writing.prediction"),
     ("PATCH", "/v1/entries/3", "service.teach.known_entry"),
     ("DELETE", "/v1/entries/3", "service.teach.known_entry"),
     ("GET", "/v1/admin/generations", "service.generations.generations"),
