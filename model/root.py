@@ -232,7 +232,7 @@ def _refused(root: Path) -> set[str]:
     """The generations that are there and were refused."""
     try:
         named = (root / REFUSED).read_text("ascii", "replace").split()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     return {*named} & {*generations(root)}
 
@@ -376,8 +376,10 @@ def _named(root: Path, pointer: str) -> str | None:
     """The generation that a pointer names; None where there is no such file, empty where it names none."""
     try:
         named = (root / pointer).read_bytes().decode("ascii", "replace").strip()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # it may be there: to take it for missing would have others answer, or be pruned
+        raise BundleError(f"{root}/{pointer} cannot be read: {error.strerror}") from error
     return named if GENERATION.fullmatch(named) else ""
 
 

@@ -73,6 +73,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         body_timeout_s=settings.body_timeout_s,
         body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
+        answer_timeout_s=2 * settings.request_timeout_s,
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)

@@ -17,9 +17,11 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.connections import SEND_BUFFER_BYTES, Connections
 from service.guard import RAW_HEADERS
 from service.logs import request_id
 from service.problems import MEDIA_TYPE, Kind, ProblemError, compressed
+from service.shortage import MAX_CONNECTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,11 @@ class Together:
             self._transport.write(head)
 
 
-def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpToolsProtocol]:
-    """A connection's class, with these bounds."""
+def connection(
+    header_timeout_s: float, body_timeout_s: float, connections: Connections | None = None
+) -> type[HttpToolsProtocol]:
+    """A connection's class, with these bounds; those that are open are among ``connections``."""
+    others = connections or Connections(MAX_CONNECTIONS)
 
     class Connection(HttpToolsProtocol):
         """One client's connection.
@@ -108,11 +113,23 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         """What the connection ends with, once those before it are answered."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            together = Together(transport, self.loop, lambda: self._is_body_over and self._last is None)
+            # The system keeps answers that a client does not take, and lets them grow to megabytes.
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            together = Together(transport, self.loop, self._is_all_read)
             super().connection_made(cast(asyncio.Transport, together))
-            self._arm(header_timeout_s, self._head_is_late)
+            if others.admit(self):
+                self._arm(header_timeout_s, self._head_is_late)
+            else:
+                detail = "Too many connections are open: try again later."
+                self._refuse(ProblemError(Kind.NOT_READY, detail, headers={"Retry-After": "5"}))
+
+        def _is_all_read(self) -> bool:
+            """Whether nothing more is known to come: of a body, or after what was refused."""
+            return self._is_body_over and (self._last is None or not self._head_bytes)
 
         def connection_lost(self, exc: Exception | None) -> None:
+            others.leave(self)
             self._disarm()
             self._held = None
             if self._taking is not None:
@@ -266,9 +283,11 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         def pause_writing(self) -> None:
             super().pause_writing()
             self._watch_taking()
+            others.waits(self)
 
         def resume_writing(self) -> None:
             super().resume_writing()
+            others.took(self)
             if self._is_late:  # and now all of it was taken after all
                 self._is_late = False
                 self.transport.set_write_buffer_limits()
@@ -295,6 +314,17 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         def _cut_off(self) -> None:
             self._taking = None
             logger.warning("a client did not take its answer within %g s: the connection was cut off", body_timeout_s)
+            self._abort()
+
+        @property
+        def unsent(self) -> int:
+            return int(self.transport.get_write_buffer_size())
+
+        def cut_off(self) -> None:
+            logger.warning("a client did not take its answer, as many others: the connection was cut off")
+            self._abort()
+
+        def _abort(self) -> None:
             # With a reset: or else the system would keep megabytes for the client for minutes.
             linger = struct.pack("ii", 1, 0)
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.hosts import PROBED, Hosts
 from service.prefix import link
 from service.problems import Kind, ProblemError, compressed, to_problem
+from service.shortage import is_passing
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +62,12 @@ class Guard:
         body_timeout_s: float = 60.0,
         body_stall_s: float = 10.0,
         drain: Drain | None = None,
+        answer_timeout_s: float = 60.0,
     ) -> None:
         self.app, self.hosts, self.max_request_bytes = app, hosts, max_request_bytes
         self.body_timeout_s, self.body_stall_s = body_timeout_s, body_stall_s
         self.drain = drain or Drain()
+        self.answer_timeout_s = answer_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on."""
@@ -79,8 +83,14 @@ class Guard:
         if scope["path"] not in TAKES_IMAGES:
             most = min(most, SMALL_BODY_BYTES)
         clock = asyncio.get_running_loop().time
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        limit = asyncio.timeout(self.answer_timeout_s + (self.body_timeout_s if has_body else 0))
         deadline = clock() + self.body_timeout_s
         stalled = clock() + self.body_stall_s
+
+        def bound(when: float | None) -> None:
+            with suppress(RuntimeError):  # it is over, and this is the answer that says so
+                limit.reschedule(when)
 
         async def bounded() -> Message:
             nonlocal received, seen, stalled, is_complete, is_waiting
@@ -93,6 +103,8 @@ class Guard:
             except TimeoutError as error:
                 raise (self._stalled() if stalled < deadline else self._too_slow()) from error
             is_complete = not message.get("more_body", False)
+            if is_complete:
+                bound(clock() + self.answer_timeout_s)
             received += len(message.get("body", b""))
             if received > most:
                 raise _too_many_bytes(most)
@@ -104,6 +116,7 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                bound(None)  # how long it may take to be taken is the connection's to say
                 # No route sets one of these, so none is looked for.
                 message["headers"] = [*message["headers"], *RAW_HEADERS]
                 if self.drain.has_begun or is_waiting:
@@ -111,20 +124,21 @@ class Guard:
             await send(message)
 
         try:
-            self.hosts.check(scope)
-            single = [name for name, _ in scope["headers"] if name in SINGLE]
-            if len(single) > len(set(single)):
-                raise _given_twice(max(single, key=single.count))
-            # Whoever watches the server shall see it stop.
-            if self.drain.has_begun and scope["path"] not in PROBED:
-                raise _stopping("new requests")
-            if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-                raise compressed("Content-Encoding", headers["content-encoding"].encode("latin-1"))
-            declared = headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > most:
-                # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
-                raise _too_many_bytes(most)
-            await self._pass(scope, bounded, with_headers)
+            async with limit:
+                self.hosts.check(scope)
+                single = [name for name, _ in scope["headers"] if name in SINGLE]
+                if len(single) > len(set(single)):
+                    raise _given_twice(max(single, key=single.count))
+                # Whoever watches the server shall see it stop.
+                if self.drain.has_begun and scope["path"] not in PROBED:
+                    raise _stopping("new requests")
+                if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+                    raise compressed("Content-Encoding", headers["content-encoding"].encode("latin-1"))
+                declared = headers.get("content-length", "")
+                if declared.isdecimal() and int(declared) > most:
+                    # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
+                    raise _too_many_bytes(most)
+                await self._pass(scope, bounded, with_headers)
         except ClientDisconnect:
             pass  # there is nobody to answer
         except asyncio.CancelledError:
@@ -135,8 +149,9 @@ class Guard:
         except Exception as error:
             if started:
                 raise
-            problem = to_problem(error)
-            if problem.kind is Kind.INTERNAL:
+            # What nothing else bounds: a thread that waits for a disk, a lock whose holder does.
+            problem = self._too_late() if limit.expired() else to_problem(error)
+            if problem.kind is Kind.INTERNAL or is_passing(error):
                 logger.exception("%s failed", scope["method"])
             await problem.response()(scope, receive, with_headers)
 
@@ -161,6 +176,10 @@ class Guard:
             f"The body did not arrive within {self.body_timeout_s:g} s: send less at once, or faster.",
             headers={"Connection": "close"},
         )
+
+    def _too_late(self) -> ProblemError:
+        detail = f"No answer within {self.answer_timeout_s:g} s: what it began may go on; try again later."
+        return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": "5"})
 
     def _stalled(self) -> ProblemError:
         return ProblemError(

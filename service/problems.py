@@ -22,11 +22,13 @@ from model.errors import (
     RepeatedRequestError,
     SecondlookError,
     StoreAwayError,
+    StoreError,
     TaughtLimitError,
 )
 from service import errors
 from service.kinds import Kind as Kind
 from service.logs import request_log
+from service.shortage import is_passing
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 200
@@ -111,7 +113,7 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():
             return ProblemError(Kind.QUEUE_FULL, sentence, headers={"Retry-After": str(error.retry_after_s)})
-        case StoreAwayError():  # its sentence names an address
+        case StoreAwayError() | StoreError():  # their sentences name an address
             return ProblemError(
                 Kind.NOT_READY, "The cache cannot be asked now: try again later.", headers={"Retry-After": "1"}
             )
@@ -123,6 +125,12 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.NOT_FOUND, sentence)
         case errors.RebuildRunningError():
             return ProblemError(Kind.REBUILD_RUNNING, sentence)
+    if is_passing(error):
+        return ProblemError(
+            Kind.NOT_READY,
+            "The server is short of memory, of open files, or cannot reach its disk: try again in a moment.",
+            headers={"Retry-After": "5"},
+        )
     return ProblemError(Kind.INTERNAL, "The server failed on this request; its log says why.")
 
 
