@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from service.problems import Kind
+    from service.kinds import Kind
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
@@ -50,10 +50,14 @@ def request_log() -> RequestLog:
     return _current.get() or RequestLog("")
 
 
-def begin_request(request_id: str | None, traceparent: str | None) -> RequestLog:
+def request_id(given: str | None) -> str:
+    """The client's id of a request where it is well-formed, else a new one."""
+    return given if given is not None and REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def begin_request(given_id: str | None, traceparent: str | None) -> RequestLog:
     """Begin a request's log. The client's id and trace are taken where they are well-formed."""
-    valid = request_id is not None and REQUEST_ID.fullmatch(request_id)
-    log = RequestLog(request_id if request_id and valid else uuid4().hex, parse_traceparent(traceparent))
+    log = RequestLog(request_id(given_id), parse_traceparent(traceparent))
     _current.set(log)
     return log
 

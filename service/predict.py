@@ -25,9 +25,10 @@ from service.batcher import Overrides, Reply, Timing
 from service.errors import SizeChangedError
 from service.problems import Kind, ProblemError, documented, of_image, of_validation
 from service.reasons import MAX_VOTES
-from service.schemas import ANSWER, Predictions, Wanted, prediction
+from service.schemas import Predictions, Wanted
 from service.state import State
 from service.uploads import FIELD, Upload, announced_bytes, read_uploads
+from service.writing import written
 
 PATH = "/v1/predict"
 DISCONNECTED = "http.disconnect"
@@ -49,6 +50,7 @@ REQUEST_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
             }
         },
@@ -118,6 +120,7 @@ class Direct:
         scope["route"] = router.routes[0]  # as FastAPI would: requests are counted by it
         request = Request(scope, receive, send)
         await require_predict(request)
+        request.app.state.declared.check_query(scope)
         try:
             asked = Asked.model_validate(dict(request.query_params))
         except ValidationError as error:
@@ -175,20 +178,8 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
-    answer: Predictions = {
-        "generation": reply.predictor.bundle.manifest.generation,
-        "lam": reply.parameters.lam,
-        "theta": reply.parameters.theta,
-        "k": reply.parameters.k,
-        "predictions": [
-            of_image(result, upload.filename).problem
-            if isinstance(result, Exception)
-            else prediction(reply.predictor, result, reply.parameters, upload.filename, wanted)
-            for upload, result in zip(uploads, results, strict=True)
-        ],
-    }
-    headers = {"Server-Timing": _server_timing(timing)}
-    return Response(ANSWER.dump_json(answer), media_type="application/json", headers=headers)
+    body = await written(reply, results, [upload.filename for upload in uploads], wanted)
+    return Response(body, media_type="application/json", headers={"Server-Timing": _server_timing(timing)})
 
 
 async def answer_in_time(

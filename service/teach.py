@@ -54,6 +54,7 @@ _REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
             }
         },
@@ -141,7 +142,7 @@ async def teach(
     with state.door.admit(announced_bytes(request)) as ticket:
         form = await read_form(request, state.settings, ticket, LABEL)
         label = _only(form.fields.get(LABEL), label)
-        check_label(label, state.batcher.predictor.classes)
+        label = check_label(label, state.batcher.predictor.classes)
         repeatable = _repeatable(idempotency_key, label, partial_, form.files)
         if repeatable is not None:
             first = await asyncio.to_thread(journal.answered, key.name, repeatable)
@@ -209,6 +210,8 @@ async def _decide(state: State, key: Key, entry_id: int, label: str | None, gene
             f"Generation {clean(generation)} does not answer any more: an entry's id may be another image's now.",
         )
     entry = await asyncio.to_thread(known_entry, predictor, entry_id)
+    if label is not None:
+        label = check_label(label, predictor.classes)
     number = number_of(entry_id)
     if number is None and entry.source.startswith(SOURCE):
         number = int(entry.source.removeprefix(SOURCE))
