@@ -22,7 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from model.errors import ImageError
 from model.images import jpeg, png, simple, tiff
 from model.images.exif import orientation
-from model.images.fitting import INVERTED, fit, spare
+from model.images.fitting import INVERTED, fit, lay_on_white, spare
 from model.images.formats import FORMATS, Header, Inspected, Limits, sniff
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
@@ -132,11 +132,7 @@ def _decode(format: str, data: bytes, size: tuple[int, int], limits: Limits) -> 
                 _check_rows(image, _jpeg(found.data.removesuffix(jpeg.END) + jpeg.FILL + jpeg.END, size))
             return fit(image, size, found.orientation)
         case "PNG":
-            image = _loaded(PngImageFile, found.data)
-            colour = png.transparent(found.data)
-            if colour is not None:
-                image.info["transparency"] = colour
-            return fit(image, size, found.orientation)
+            return fit(_png(found.data), size, found.orientation)
         case "BMP":
             image = _loaded(BmpImageFile, found.data)
             if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
@@ -181,6 +177,26 @@ def _check_rows(image: Image.Image, filled: Image.Image) -> None:
             if there < 1 - MISSING:
                 raise ImageError(f"the JPEG is cut short: only the upper {there:.0%} of the image is there")
             return
+
+
+def _png(data: bytes) -> Image.Image:
+    image = _loaded(PngImageFile, data)
+    colour, depth = png.transparent(data), data[24]
+    if colour is None:
+        return image
+    if len(colour) == 1:
+        # Pillow scales samples of fewer than 8 bits, and does not scale this one.
+        image.info["transparency"] = colour[0] if depth >= 8 else colour[0] * 255 // ((1 << depth) - 1)
+    elif depth == 8:
+        image.info["transparency"] = colour
+    else:
+        # Pillow decodes 8 of the 16 bits: the upper ones, or the lower ones where they are taken for the upper.
+        del image.info["transparency"]
+        lower = PngImageFile(io.BytesIO(data))
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+        lower.load()
+        lay_on_white(image, lower, colour)
+    return image
 
 
 def _heif(data: bytes) -> Any:

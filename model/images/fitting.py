@@ -166,6 +166,16 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled)
 
 
+def lay_on_white(upper: Image.Image, lower: Image.Image, colour: tuple[int, ...]) -> None:
+    """Make pixels of one 16-bit colour white in an RGB image of the samples' upper bytes, given that of the lower."""
+    for start, stop in _bands(upper.width, 0, upper.height):
+        box = (0, start, upper.width, stop)
+        is_clear = np.ones((stop - start, upper.width), bool)
+        for image, shift in ((upper, 8), (lower, 0)):
+            is_clear &= (np.asarray(image.crop(box)) == [sample >> shift & 255 for sample in colour]).all(axis=2)
+        upper.paste(_WHITE, box, Image.fromarray(is_clear))
+
+
 def _from_float(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)
     if not (samples.min() >= 0 and samples.max() <= 1):  # of NaN too

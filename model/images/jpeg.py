@@ -37,7 +37,7 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
         ImageTooLargeError: more pixels than the limit.
     """
     kept = [data[:2]]
-    frame, turned, at = None, 1, 2
+    frame, turned, at = None, None, 2
     for _ in range(SEGMENTS):
         # Whatever stands before a marker is skipped, as browsers skip it.
         next_one = _NEXT.search(data, at)
@@ -54,7 +54,7 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
             raise ImageError("the JPEG is cut short before its pixels")
         if marker in _FRAMES and frame is None:
             frame = (marker, segment)
-        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and turned == 1:
+        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and turned is None:
             turned = orientation(segment[2:])
         if marker in _NEEDED or _says_colours(marker, segment):
             kept += (b"\xff", next_one[1], segment)
@@ -69,7 +69,7 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
     is_cut = data.find(END, at) < 0
     stream = data if size == at and not is_cut else b"".join((*kept, data[at:], END if is_cut else b""))
     scans = 1 + data.count(_SCAN, at)
-    found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned)
+    found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned or 1)
     if is_cut and scans == 1:
         # Decoded a second time, to see what is missing.
         return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel)

@@ -97,6 +97,7 @@ FILES: dict[str, Callable[[], bytes]] = {
             (2, 8, 3, ()),
             (2, 8, 3, (chunk(b"tRNS", b"\0\x3c" * 3),)),
             (2, 16, 3, ()),
+            (2, 16, 3, (chunk(b"tRNS", b"\0\x3c" * 3),)),
             (3, 8, 1, (PALETTE,)),
             (3, 8, 1, (PALETTE, CLEAR)),
             (4, 8, 2, ()),
