@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from model.predictor import Predictor
 from service import admin, declared, entries, pages, predict, problems, teach
@@ -91,6 +92,8 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
+    # AnyIO imports its parts with its first call, which is to fail in no request because open files are few then.
+    await run_in_threadpool(int)
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)
