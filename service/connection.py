@@ -11,34 +11,40 @@ import re
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.connections import SEND_BUFFER_BYTES, Connections
-from service.guard import RAW_HEADERS, compressed
+from service.guard import RAW_HEADERS
 from service.logs import request_id
-from service.problems import MEDIA_TYPE, Kind, ProblemError
+from service.problems import MEDIA_TYPE, Kind, ProblemError, compressed
 from service.shortage import MAX_CONNECTIONS
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
+LINGER_S = 1.0
+"""How long what a client still sends is read and dropped before its connection is closed."""
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
 """A request's target that names the server too, as a proxy is asked."""
 
 
 class Together:
-    """A transport that sends an answer's head and the first of its body at once.
+    """A transport that sends an answer's head and the first of its body at once, and has the client read its end.
 
     Uvicorn writes them one after the other. A server that is killed in between (1 of 16 were, under load) leaves half
-    an answer, and nothing that a balancer could have another server answer.
+    an answer, and nothing that a balancer could have another server answer. And it closes at once: where the client
+    still sends, the system answers that with a reset, and what the client has not read yet is gone.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._head = b""
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, is_read: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._transport, self._loop, self._is_read = transport, loop, is_read
+        self._head, self._lingers = b"", False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -53,10 +59,21 @@ class Together:
             return
         self._transport.write(data)
 
+    def is_closing(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._lingers or self._transport.is_closing()
+
     def close(self) -> None:
-        """Close, once all is sent."""
+        """Close, once all is sent; a moment later, if the client is not done."""
         self._send_head()
-        self._transport.close()
+        if self._is_read() or self.is_closing():
+            self._transport.close()
+            return
+        self._lingers = True
+        with suppress(OSError):  # the client has left
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        self._loop.call_later(LINGER_S, self._transport.close)
 
     def _send_head(self) -> None:
         head, self._head = self._head, b""
@@ -99,7 +116,8 @@ def connection(
             # The system keeps answers that a client does not take, and lets them grow to megabytes.
             own = transport.get_extra_info("socket")
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            super().connection_made(cast(asyncio.Transport, Together(transport, self.loop)))
+            together = Together(transport, self.loop, lambda: self._is_body_over and self._last is None)
+            super().connection_made(cast(asyncio.Transport, together))
             if others.admit(self):
                 self._arm(header_timeout_s, self._head_is_late)
             else:
@@ -116,7 +134,7 @@ def connection(
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._last is not None:  # nothing that follows is a request
+            if self._last is not None or self.transport.is_closing():  # nothing that follows is a request
                 return
             self._head_bytes += len(data)
             if self._is_body_over and self._timer is None:  # here begins the head of a request, or goes on

@@ -14,6 +14,7 @@ from model.entries import Entry
 from model.errors import ParameterError
 from model.images import decode
 from model.journal import Journal
+from model.labels import normalize_label
 from model.overlay import FIRST_ID, number_of
 from model.predictor import Predictor
 from service.errors import UnavailableError
@@ -49,6 +50,8 @@ def list_entries(
     ids, values = predictor.overlay.ids, predictor.store.values
     chosen = np.ones(len(ids), bool)
     if label is not None:
+        if label not in predictor.overlay.index:
+            label = normalize_label(label)
         if label not in predictor.overlay.index:
             raise ParameterError(f"label: there is no class {clean(label)}: /v1/model lists them")
         chosen &= values == predictor.overlay.index[label]

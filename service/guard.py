@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.hosts import PROBED, Hosts
 from service.prefix import link
-from service.problems import Kind, ProblemError, clean, to_problem
+from service.problems import Kind, ProblemError, compressed, to_problem
 from service.shortage import is_passing
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 
 LEAST_BYTES = 1 << 10
 """Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
+
+SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key"})
+"""Headers of which a second one would be read by some, and not by others."""
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
 """All that any call here takes."""
@@ -123,6 +126,9 @@ class Guard:
         try:
             async with limit:
                 self.hosts.check(scope)
+                single = [name for name, _ in scope["headers"] if name in SINGLE]
+                if len(single) > len(set(single)):
+                    raise _given_twice(max(single, key=single.count))
                 # Whoever watches the server shall see it stop.
                 if self.drain.has_begun and scope["path"] not in PROBED:
                     raise _stopping("new requests")
@@ -183,13 +189,8 @@ class Guard:
         )
 
 
-def compressed(header: str, coding: bytes) -> ProblemError:
-    """The refusal of a body that is not sent as it is."""
-    return ProblemError(
-        Kind.COMPRESSED_BODY,
-        f"The body is compressed or coded ({header}: {clean(coding.decode('latin-1'))}): send it as it is.",
-        headers={"Accept-Encoding": "identity"},
-    )
+def _given_twice(name: bytes) -> ProblemError:
+    return ProblemError(Kind.MALFORMED_REQUEST, f"The request has two headers {name.decode().title()}: send one.")
 
 
 def _too_many_bytes(most: int) -> ProblemError:

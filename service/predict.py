@@ -50,6 +50,7 @@ REQUEST_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
             }
         },

@@ -88,7 +88,7 @@ def test_files_and_links_are_said(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is a file"):
         seed(tmp_path / "file")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(BundleError, match="is a link to .*gone, which is not there"):
+    with pytest.raises(BundleError, match=r"is a link to .*gone, which is not there"):
         seed(tmp_path / "link")
     served = run("serve", "--port=0", SECONDLOOK_BUNDLES=str(tmp_path / "link"), PATH="/usr/bin")
     assert served.returncode in (1, 2)
