@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, FastAPI
 
 from model.predictor import Predictor
@@ -91,6 +93,8 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
+    # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
+    await anyio.to_thread.run_sync(getattr, anyio, "open_file")
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)

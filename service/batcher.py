@@ -222,7 +222,6 @@ class Batcher:
             own = [next(answers) for _ in part.images]
             request.answers += [_with_neighbors(answer, request.neighbors) for answer in own]
             request.timing.batch.add(spent)
-            request.spent += seconds * len(own) / len(images)
             if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
                 outcomes[request] = away[0]  # all of it: no image is to blame
             elif len(request.answers) == len(request.images):

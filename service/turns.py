@@ -2,9 +2,10 @@
 
 A batch is to take TURN_S at most. It has as many images as that allows, which is learnt from the batches before: an
 image for which all entries vote may cost a hundred times what it usually does, and so lets usual requests go in between
-(``Spent.between``). Whoever was computed for the least time goes first, of those the smallest request; so one that
-comes alone waits for the batch that is being computed, and not for all that came before it. Every OLDEST_AFTER batches
-the one that came first begins: a stream of others shall not keep it from its end.
+(``Spent.between``). The smallest request goes first, of those the one that came first: so one image waits for the batch
+that is being computed, and not for all that came before it, and large requests come to their end one after the other
+(in turns, all of them would come to it late). Every OLDEST_AFTER batches the one that came first begins: a stream of
+small ones shall not keep it from its end.
 """
 
 from __future__ import annotations
@@ -82,8 +83,6 @@ class Request:
     answers: list[Answer | Exception] = field(default_factory=list)
     taken: int = 0
     """How many of its images are computed, or being computed."""
-    spent: float = 0.0
-    """Seconds for which it was computed; of a batch that it shared, its share."""
 
     @property
     def left(self) -> int:
@@ -169,7 +168,7 @@ class Turns:
         if not live:
             return []
         self._batches += 1
-        order = sorted(live, key=lambda request: (request.spent, len(request.images)))
+        order = sorted(live, key=lambda request: len(request.images))
         first = live[0] if self._batches % OLDEST_AFTER == 0 else order[0]
         asked = first.predictor or predictor
         limit = room = self._limit(first.kind)

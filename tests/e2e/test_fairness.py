@@ -14,8 +14,7 @@ from tests.images_for_tests import COLOURS, make_image
 
 Serve = Callable[..., Server]
 IMAGES = 64
-OTHERS = 7
-"""With one more, the door would be full."""
+OTHERS = 4
 
 
 def form() -> bytes:
