@@ -106,7 +106,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         generations.close()
         await rebuilds.close()
         await batcher.close()
-        await asyncio.to_thread(decoders.shutdown, cancel_futures=True)
+        # Not waited for: what still decodes has nobody who would get its answer, and may take minutes.
+        decoders.shutdown(wait=False, cancel_futures=True)
 
 
 async def _publish(metrics: Metrics) -> None:
