@@ -114,7 +114,7 @@ def take_in(
             done += len(some)
             progress("import", done, total)
     for dataset, source, decided in decisions:
-        journal.decide(dataset, source, decided, key, was="", known=known_classes)
+        journal.decide(dataset, source, decided, key, own="", known=known_classes, even_removed=True)
     return Moved(total, len(decisions), known)
 
 

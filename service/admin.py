@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from model.errors import BundleError, ParameterError
 from model.journal import Action
-from model.overlay import taught_id
 from model.recipe import NAMED
+from model.taught_keys import taught_id
 from service.auth import require_admin
 from service.problems import Kind, ProblemError, documented
 from service.records import Job

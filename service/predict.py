@@ -192,9 +192,18 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
 
 
 async def answer_in_time(
-    request: Request, state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, timing: Timing
+    request: Request,
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    timing: Timing,
+    *,
+    mirrored: bool = False,
 ) -> tuple[Reply, list[Answer | Exception]]:
     """The answer, unless the client leaves first or its time is over.
+
+    With ``mirrored`` the reply has answers for mirrored copies too, after those for the images.
 
     Raises:
         ClientDisconnect: the client left.
@@ -220,9 +229,9 @@ async def answer_in_time(
     try:
         async with asyncio.timeout(state.settings.request_timeout_s) as limit:
             try:
-                return await _answer(state, uploads, overrides, neighbors, deadline, timing)
+                return await _answer(state, uploads, overrides, neighbors, deadline, timing, mirrored=mirrored)
             except SizeChangedError:
-                return await _answer(state, uploads, overrides, neighbors, deadline, timing)
+                return await _answer(state, uploads, overrides, neighbors, deadline, timing, mirrored=mirrored)
             finally:
                 has_ended = True
                 watching.cancel()
@@ -243,7 +252,14 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _answer(
-    state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, deadline: float, timing: Timing
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    deadline: float,
+    timing: Timing,
+    *,
+    mirrored: bool,
 ) -> tuple[Reply, list[Answer | Exception]]:
     """The reply for those images that can be decoded, and what came of each image sent, in order."""
     predictor = state.batcher.predictor
@@ -256,7 +272,8 @@ async def _answer(
     timing.decode += time.perf_counter() - started
     images = [item for item in decoded if not isinstance(item, Exception)]
     if images:
-        reply = await state.batcher.submit(np.stack(images), overrides, neighbors, deadline=deadline, timing=timing)
+        asked = np.stack([*images, *(image[:, ::-1] for image in images)] if mirrored else images)
+        reply = await state.batcher.submit(asked, overrides, neighbors, deadline=deadline, timing=timing)
     else:
         reply = Reply(predictor, predictor.parameters(*overrides), [])
     answers = iter(reply.answers)

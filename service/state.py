@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from model.errors import JournalError
+from model.predictor import Predictor
 from service.batcher import Batcher
 from service.door import Door
 from service.generations import Generations
@@ -43,6 +46,16 @@ class State:
         hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
         return self.batcher.is_running and not hangs and not self.drain.has_begun
 
+    async def current(self) -> Predictor:
+        """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.
+
+        Raises:
+            UnavailableError: nothing computes answers, or what it computes takes too long.
+        """
+        with suppress(JournalError):
+            await self.generations.catch_up()
+        return self.batcher.predictor
+
 
 # Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.
 async def _state(request: Request) -> State:
@@ -52,3 +65,11 @@ async def _state(request: Request) -> State:
 
 Running = Annotated[State, Depends(_state)]
 """A route's way to the state."""
+
+
+async def _current(state: Running) -> Predictor:
+    return await state.current()
+
+
+Current = Annotated[Predictor, Depends(_current)]
+"""A route's way to what answers."""

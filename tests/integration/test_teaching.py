@@ -15,9 +15,12 @@ from indexer.encoders import FromBundle
 from indexer.fold import fold
 from indexer.index import IndexOptions, index
 from model.bundle import open_bundle
-from model.journal import JOURNAL, Journal, NewImage
-from model.overlay import FIRST_ID, Overlay, taught_id
+from model.catching_up import caught_up
+from model.journal import Journal, NewImage
+from model.journal_file import JOURNAL
+from model.overlay import Overlay
 from model.root import activate, active_generation, generations
+from model.taught_keys import FIRST_ID, taught_id
 from service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import (
@@ -328,11 +331,11 @@ def test_a_rebuild_folds_in_what_was_taught_and_loses_nothing_that_comes_meanwhi
 def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder: Path) -> None:
     dataset, journal = load(str(colour_folder)), Journal(tmp_path)
     assert fold(dataset, journal) is dataset
-    journal.decide("another", dataset.source(0), None, "k", was="blue")
+    journal.decide("another", dataset.source(0), None, "k", own="blue")
     assert fold(dataset, journal) is dataset
     journal.teach("striped", [NewImage("a", striped())], "k")
-    journal.decide(dataset.name, dataset.source(0), None, "k", was="blue")
-    journal.decide(dataset.name, dataset.source(1), "red", "k", was="blue", known=dataset.classes)
+    journal.decide(dataset.name, dataset.source(0), None, "k", own="blue")
+    journal.decide(dataset.name, dataset.source(1), "red", "k", own="blue", known=dataset.classes)
     folded = fold(dataset, journal)
     assert folded.classes == (*dataset.classes, "striped")
     assert folded.own_classes == dataset.classes
@@ -417,10 +420,10 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     manifest = bundle.manifest
     assert manifest.classes == (*dataset.classes, "striped", "dotted")
     assert (manifest.network_classes, manifest.taught) == (dataset.classes, 4)
-    assert Overlay(bundle).caught_up(journal).added == {}
+    assert caught_up(Overlay(bundle), journal).taught.images == 0
     # Where another generation knew the class by itself, it is one of this one's all the same.
     journal.teach("zebra", [NewImage("a", striped(9))], "k", known=("zebra",))
-    overlay = Overlay(bundle).caught_up(journal)
+    overlay = caught_up(Overlay(bundle), journal)
     assert overlay.classes == (*manifest.classes, "zebra")
     assert overlay.class_weights is not None
     assert overlay.class_weights.tolist() == [1, 1, 1, 10, 10, 20]
