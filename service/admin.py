@@ -15,6 +15,7 @@ from model.journal import Action
 from model.recipe import NAMED
 from model.taught_keys import taught_id
 from service.auth import require_admin
+from service.prefix import link
 from service.problems import Kind, ProblemError, documented
 from service.records import Job
 from service.schemas import GenerationInfo, generation_info
@@ -84,7 +85,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
         ],
         force=asked.force,
     )
-    response.headers["Location"] = f"/v1/admin/jobs/{job.id}"
+    response.headers["Location"] = link(f"/v1/admin/jobs/{job.id}")
     return job
 
 

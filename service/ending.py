@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
 """How long a process may take to end beyond the time of its running requests."""
-EARLIER_S = 0.5
+EARLIER_S = 0.75
 """By so much earlier it is ended by force, so that it is over by then."""
 LEFTOVER_S = 1.0
 """How long threads may take to end once nothing else is left."""

@@ -35,7 +35,7 @@ OOM_SCORE_ADJUSTMENT = 800
 """Where memory ends, the rebuild is killed (at most 1000) and not the server."""
 TERM_SECONDS = 5.0
 """How long a cancelled rebuild may take to clean up before it is killed."""
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 1.0
 """The same when the server stops, which has asked it to end when the signal came."""
 LOG_BYTES = 64 << 10
 """Of each job's log, the end is kept."""

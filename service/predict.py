@@ -118,6 +118,7 @@ class Direct:
         scope["route"] = router.routes[0]  # as FastAPI would: requests are counted by it
         request = Request(scope, receive, send)
         await require_predict(request)
+        request.app.state.declared.check_query(scope)
         try:
             asked = Asked.model_validate(dict(request.query_params))
         except ValidationError as error:

@@ -21,6 +21,9 @@ from service.app import create_app
 from service.connection import connection
 from service.ending import STOPPING, Ending
 from service.generations import open_predictor
+from service.hosts import tell_at_start
+from service.listening import bind, refusal
+from service.pulse import Pulse
 from service.settings import Settings
 from service.state import State
 
@@ -33,19 +36,28 @@ LOOK_SECONDS = 0.05
 
 
 def run(
-    settings: Settings, listening: list[socket.socket] | None = None, ready: Callable[[str], None] | None = None
+    settings: Settings,
+    listening: list[socket.socket] | None = None,
+    ready: Callable[[str], None] | None = None,
+    pulse: Pulse | None = None,
 ) -> None:
-    """Serve until a signal stops it; on those sockets and telling ``ready`` the address, where this is one of several.
+    """Serve until a signal stops it.
+
+    Where this is one of several: on those sockets, telling ``ready`` the address, and its parent by ``pulse`` whether
+    it goes on.
 
     Raises:
         BundleError: the active bundle is refused.
         KeysError: the file of keys is wrong.
-        SystemExit: the address cannot be listened on.
+        ListenError: the address cannot be listened on.
     """
     logging.config.dictConfig(logs.config(settings.log))
     logging.captureWarnings(True)
     for number in STOPPING:  # while it starts, there is nothing to finish
         signal.signal(number, signal.SIG_DFL)
+    if listening is None:
+        listening = bind(settings.host, settings.port)
+        tell_at_start(settings)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
     app = create_app(settings, predictor=open_predictor(settings))
     server = _Server(
@@ -62,6 +74,7 @@ def run(
         app,
         settings.drain_timeout_s,
         ready or announce,
+        pulse,
     )
     server.run(listening)
     if not server.started:
@@ -72,10 +85,15 @@ class _Server(uvicorn.Server):
     """Says where the page is once it can be reached, and finishes what has begun before it stops."""
 
     def __init__(
-        self, config: uvicorn.Config, app: FastAPI, drain_timeout_s: float, ready: Callable[[str], None]
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        drain_timeout_s: float,
+        ready: Callable[[str], None],
+        pulse: Pulse | None,
     ) -> None:
         super().__init__(config)
-        self._app, self._drain_timeout_s, self._ready = app, drain_timeout_s, ready
+        self._app, self._drain_timeout_s, self._ready, self._pulse = app, drain_timeout_s, ready, pulse
         self._ending = Ending(drain_timeout_s)
 
     @contextmanager
@@ -105,9 +123,15 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ending.stop_children = self._app.state.running.rebuilds.kill
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program began to listen since the port was bound
+            raise refusal(error, self.config.host, self.config.port) from error
         if self.started:
+            running: State = self._app.state.running
+            self._ending.stop_children = running.rebuilds.kill
+            if self._pulse is not None:
+                self._pulse.follow(lambda: running.hangs)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
             self._ready(f"http://{shown}:{port}/")

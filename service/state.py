@@ -35,16 +35,18 @@ class State:
     drain: Drain
 
     @property
-    def is_ready(self) -> bool:
-        """Whether images sent now would be answered.
+    def hangs(self) -> bool:
+        """Whether what is computed has come no further for longer than requests may take: it may never return."""
+        return self.batcher.computing_s > self.settings.request_timeout_s
 
-        Not while a batch takes longer than its requests may: a predictor's call that hangs never returns.
-        """
+    @property
+    def is_ready(self) -> bool:
+        """Whether images sent now would be answered."""
         predictor = self.batcher.predictor
         if predictor.bundle.is_store_away and not predictor.alone:
             return False
-        hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
-        return self.batcher.is_running and not hangs and not self.drain.has_begun
+        is_late = self.batcher.oldest_s > self.settings.request_timeout_s
+        return self.batcher.is_running and not self.hangs and not is_late and not self.drain.has_begun
 
     async def current(self) -> Predictor:
         """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.

@@ -235,6 +235,8 @@ async def _decide(
     if label is not None:
         label = check_label(label, predictor.classes)
     entry = await asyncio.to_thread(known_entry, predictor, entry_id)
+    if label is not None:
+        label = check_label(label, predictor.classes)
     number = number_of(entry_id)
     if number is None and entry.source.startswith(SOURCE):
         number = int(entry.source.removeprefix(SOURCE))

@@ -165,7 +165,7 @@ def test_an_entry_id_is_a_number_that_fits(call: Call, path: str) -> None:
 def test_a_wrong_method_names_the_right_one(call: Call) -> None:
     response = call("PUT", "/v1/predict")
     assert "POST" in problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
 
 
 def test_health(call: Call, tiny_bundle: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_client_that_leaves_while_it_waits_is_dropped(tiny_bundle: Path) -> No
         "method": "POST",
         "path": "/v1/predict",
         "query_string": b"",
-        "headers": [(b"content-type", b"image/png")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"image/png")],
     }
 
     async def run() -> None:
@@ -308,7 +308,7 @@ def test_many_requests_at_once_each_get_their_own_answer(tiny_bundle: Path, refe
     async def run() -> list[httpx.Response]:
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
         ):
             return await asyncio.gather(
                 *(client.post("/v1/predict", files=files(("a.png", content))) for content in contents)

@@ -199,13 +199,26 @@ def test_one_bad_image_leaves_nothing_of_its_call(call: Call) -> None:
     problem(teach(call, "striped", b"no image", params={"partial": "true"}), 400, "undecodable-image")
 
 
-@pytest.mark.parametrize("label", ["", " ", "x" * 10_000, "x" * 20_000, "two  spaces", "line\nbreak", None])
+@pytest.mark.parametrize("label", ["", " ", "x" * 10_000, "x" * 20_000, "\u202eturned", "line\nbreak", None])
 def test_a_label_that_names_nothing_is_refused(call: Call, label: str | None) -> None:
     assert problem(teach(call, label, striped()), 422, "invalid-parameter").startswith("label: ")
     assert not model(call)["taught"]["change"]
 
 
-@pytest.mark.parametrize("label", ["Red", " red", "RED "])
+@pytest.mark.parametrize("label", [" red", "red\t", "\u00a0red\u200b"])
+def test_a_label_is_the_known_one_however_it_is_spaced(call: Call, label: str) -> None:
+    taught = teach(call, label, striped())
+    assert taught.status_code == 201
+    assert taught.json()["label"] == "red"
+    assert not taught.json()["is_new_class"]
+
+
+def test_a_new_label_is_kept_as_it_is_written_best(call: Call) -> None:
+    assert teach(call, "cafe\u0301  cre\u0300me", striped()).json()["label"] == "caf\u00e9 cr\u00e8me"
+    assert "caf\u00e9 cr\u00e8me" in call("GET", "/v1/model").json()["classes"]
+
+
+@pytest.mark.parametrize("label", ["Red", "RED ", "r\u034fed"])
 def test_a_label_like_a_known_one_names_that(call: Call, label: str) -> None:
     response = teach(call, label, striped())
     problem(response, 409, "label-like-another")
