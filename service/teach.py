@@ -147,6 +147,7 @@ async def teach(
         if repeatable is not None:
             first = await asyncio.to_thread(journal.answered, key.name, repeatable)
             if first is not None:
+                await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
         mirrored = predictor.bundle.manifest.dataset.mirrored
         reply, results = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)
