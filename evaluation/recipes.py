@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.benchmarks.timing import median_ms
 from evaluation.plots import COLOURS, figure
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
 from indexer.fit import Holdout, fit
 from indexer.index import memory_needed
@@ -116,7 +116,7 @@ def compare(
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
-    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH, Unreadable.of(len(order))):
+    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH):
         for copy in copies:
             seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
             with torch.inference_mode():

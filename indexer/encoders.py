@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches, read_all
+from indexer.embed import batches, read_all
 from indexer.progress import Progress
 from model import bundle as bundles
 from model.engines import Engine, OnnxEngine
@@ -202,7 +202,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
         )
     features = np.empty((len(sample), wide.dim), np.float32)
     done = 0
-    for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
+    for indices, images in batches(dataset, sample, INPUT_SIZE, 64):
         features[done : done + len(indices)] = wide.encode(images).keys
         done += len(indices)
         progress("reduce", done, len(sample))
@@ -212,7 +212,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
 def same_first_class(engine: Engine, other: Engine, dataset: Dataset) -> float:
     """Share of the holdout's images whose most probable class is the same on both engines; 0 without a holdout."""
     same, seen = 0, 0
-    for _, images in batches(dataset, dataset.holdout(), INPUT_SIZE, 64, Unreadable.of(len(dataset.labels))):
+    for _, images in batches(dataset, dataset.holdout(), INPUT_SIZE, 64):
         same += int((engine.encode(images).logits.argmax(1) == other.encode(images).logits.argmax(1)).sum())
         seen += len(images)
     return same / seen if seen else 0.0

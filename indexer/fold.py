@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
-from model.errors import ImageError
+from indexer.left_out import LeftOut, LeftOutError, Reason
 from model.images import DEFAULT_PIXELS, Limits, decode
 from model.journal import SOURCE, Journal
 from model.labels import new_labels
@@ -49,17 +49,22 @@ class Folded:
         """The dataset's."""
         return self.of.own_classes
 
+    @property
+    def left_out(self) -> LeftOut:
+        """The dataset's."""
+        return self.of.left_out
+
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One image, of the dataset or taught.
 
         Raises:
-            ImageError: it cannot be decoded, or was removed since.
+            ImageError: it cannot be decoded, or (LeftOutError) was removed since.
         """
         if index < len(self.kept):
             return self.of.read(int(self.kept[index]), size)
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
-            raise ImageError("it was removed meanwhile")
+            raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
         return decode(content, size, Limits(DEFAULT_PIXELS))
 
     def source(self, index: int) -> str:

@@ -72,7 +72,7 @@ def train(
     Raises:
         NetworkError: the checkpoint beside ``out`` belongs to other options or images, out cannot be written, or the
             network to start from is not whole or not of options.depth.
-        DatasetError: an image is unreadable, or there are too few.
+        DatasetError: a class has no image that can be read, or there are too few images.
         EngineError: there is no such device.
     """
     if not out.parent.is_dir():
@@ -80,9 +80,9 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("PyTorch finds no CUDA device here: train with --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    images, labels = read_all(dataset, INPUT_SIZE, progress)
-    held = np.zeros(len(dataset.labels), bool)
-    held[dataset.holdout()] = True
+    images, positions = read_all(dataset, INPUT_SIZE, progress)
+    labels = dataset.labels[positions]
+    held = np.isin(positions, dataset.holdout())
     if (~held).sum() < 2 or not held.any():
         raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
     torch.manual_seed(options.seed)

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
 from evaluation.unknown import unknown
-from indexer.datasets import Dataset, FolderDataset, load
+from indexer.datasets import Dataset, load
+from indexer.folders import FolderDataset
 from indexer.encoders import FromBundle
 from indexer.index import IndexOptions, embed_images, index
 from indexer.refit import recalibrate
