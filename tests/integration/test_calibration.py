@@ -12,8 +12,8 @@ from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
 from evaluation.unknown import unknown
 from indexer.datasets import Dataset, load
-from indexer.folders import FolderDataset
 from indexer.encoders import FromBundle
+from indexer.folders import FolderDataset
 from indexer.index import IndexOptions, embed_images, index
 from indexer.refit import recalibrate
 from model.bundle import Bundle, open_bundle
