@@ -100,6 +100,7 @@ def compare(
     encoders = {
         name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
     }
+    written = {name: encoder.recipe for name, encoder in encoders.items()}  # of few images they reduce keys to less
     layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
     copies = (False, True) if mirror else (False,)
     positions: list[int] = []

@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.folders import HOLDOUT_SHARE, SPLIT_NAMES, load_folder, splits_of
+from indexer.folders import (
+    HOLDOUT_SHARE,
+    SPLIT_NAMES,
+    FolderDataset,
+    empty_classes,
+    less_classes,
+    load_folder,
+    splits_of,
+    why_empty,
+)
 from indexer.left_out import LeftOut
 from model.errors import DatasetError
 from model.images import DEFAULT_PIXELS, Limits, fit
@@ -177,6 +186,32 @@ def load(name: str, split: str = "train", data_root: Path | None = None, limits:
     if name in CIFAR and not _is_folder(name, data_root):
         return _load_cifar(name, split, data_root)
     return load_folder(name, split, _folder(name, data_root), limits)
+
+
+def opened(name: str, split: str, data_root: Path | None, limits: Limits, *, skip_empty: bool = False) -> Dataset:
+    """What ``load`` opens, to be cached or trained on: each class has an image that can be read, or is left out.
+
+    Raises:
+        DatasetError: as ``load``; or a class has no such image, and none is to be left out.
+    """
+    dataset = load(name, split, data_root, limits)
+    if not isinstance(dataset, FolderDataset) or not (empty := empty_classes(dataset)):
+        return dataset
+    if not skip_empty:
+        raise DatasetError(why_empty(dataset, empty))
+    return less_classes(dataset, empty)
+
+
+def asked_of(classes: Sequence[str], name: str, split: str, data_root: Path | None, limits: Limits) -> Dataset:
+    """What ``load`` opens, to ask a cache of these classes about it: empty folders of other classes do not count.
+
+    Raises:
+        DatasetError: as ``load``.
+    """
+    dataset = load(name, split, data_root, limits)
+    if not isinstance(dataset, FolderDataset) or set(dataset.classes) <= set(classes):
+        return dataset
+    return less_classes(dataset, [label for label in empty_classes(dataset) if dataset.classes[label] not in classes])
 
 
 def splits(name: str, data_root: Path | None = None) -> tuple[str, ...]:

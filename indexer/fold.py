@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from indexer.left_out import LeftOut, LeftOutError, Reason
-from model.images import DEFAULT_PIXELS, Limits, decode
+from model.images import Limits, decode
 from model.journal import SOURCE, Journal
 from model.labels import new_labels
 
@@ -33,6 +33,8 @@ class Folded:
     """Of the taught images."""
     state: str
     """All that was folded in, as text."""
+    limits: Limits
+    """Of taught images."""
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Folded:
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
             raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
-        return decode(content, size, Limits(DEFAULT_PIXELS))
+        return decode(content, size, self.limits)
 
     def source(self, index: int) -> str:
         """Where it came from: for a taught image, its number."""
@@ -82,7 +84,7 @@ class Folded:
         return np.flatnonzero(np.isin(self.kept, self.of.holdout()))
 
 
-def fold(dataset: Dataset, journal: Journal) -> Dataset:
+def fold(dataset: Dataset, journal: Journal, limits: Limits) -> Dataset:
     """The dataset as the journal has it; the dataset itself where nothing was taught that is about it.
 
     Raises:
@@ -113,4 +115,5 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
         np.flatnonzero(kept),
         tuple(number for number, _ in images),
         json.dumps([images, sorted(decided.items())]),
+        limits,
     )

@@ -130,23 +130,23 @@ def splits_of(root: Path) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in _split_folders(root))
 
 
-def without_empty_classes(dataset: FolderDataset, *, leave_out: bool = False) -> FolderDataset:
-    """The dataset, if each of its classes has an image that can be read; with ``leave_out``, less those that have none.
+def empty_classes(dataset: FolderDataset) -> list[int]:
+    """The classes without any image that can be read; what is tried in vain is noted."""
+    members = (np.flatnonzero(dataset.labels == label).tolist() for label in range(len(dataset.classes)))
+    return [label for label, of in enumerate(members) if not any(_is_readable(dataset, position) for position in of)]
+
+
+def less_classes(dataset: FolderDataset, labels: list[int]) -> FolderDataset:
+    """A dataset without some of its classes, and their images.
 
     Raises:
-        DatasetError: a class has none; names it, and says why.
+        DatasetError: those are all.
     """
-    empty = []
-    for label in range(len(dataset.classes)):
-        if not any(_is_readable(dataset, int(position)) for position in np.flatnonzero(dataset.labels == label)):
-            empty.append(label)
-    if not empty:
-        return dataset
-    if not leave_out:
-        raise DatasetError(why_empty(dataset, empty))
-    kept = np.setdiff1d(np.arange(len(dataset.classes)), empty)
+    kept = np.setdiff1d(np.arange(len(dataset.classes)), labels)
     if not len(kept):
-        raise DatasetError(f"{dataset.name} ({dataset.split}) has no images that can be read")
+        raise DatasetError(
+            f"{dataset.name} ({dataset.split}) has no images that can be read: {dataset.left_out.said()}"
+        )
     stays = np.isin(dataset.labels, kept)
     return replace(
         dataset,

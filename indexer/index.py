@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.calibrate import calibrate
-from indexer.datasets import Dataset
+from indexer.datasets import DEFAULT_LIMITS, Dataset
 from indexer.embed import batches
 from indexer.embedding import BATCH, Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
@@ -29,7 +29,7 @@ from model.cache import Floats, check_parameters
 from model.engines import Engine
 from model.entries import Entry, write_entries
 from model.errors import DatasetError
-from model.images import RESIZE
+from model.images import RESIZE, Limits
 from model.manifest import DatasetInfo, InputInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
@@ -54,6 +54,8 @@ class IndexOptions:
     parameters: Parameters | None = None
     """Use these; None = fit them on the holdout."""
     thumbnails: bool = True
+    limits: Limits = DEFAULT_LIMITS
+    """Of taught images, where parts are merged."""
 
 
 Gather = Callable[[Dataset, PreparedEncoder, Progress], Embedded]

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -82,6 +82,11 @@ class LeftOut:
     def __iter__(self) -> Iterator[Left]:
         return iter(self._by_file.values())
 
+    @classmethod
+    def joined(cls, parts: Iterable[LeftOut]) -> LeftOut:
+        """All of several."""
+        return cls({left.file: left for part in parts for left in part})
+
     def of(self, file: str) -> Left:
         """What is noted of one that was left out."""
         return self._by_file[file]
@@ -115,6 +120,11 @@ class LeftOut:
     def as_dict(self) -> dict[str, object]:
         """For JSON: counts, and every file."""
         return {"left_out": self.counts(), "left_out_files": [left._asdict() for left in self]}
+
+    def as_lines(self) -> Iterator[dict[str, str]]:
+        """For JSON, an object each: as one, a million of them would be a line that few can read."""
+        for left in self:
+            yield left._asdict()
 
     def write(self, path: Path) -> None:
         """Write every file with its reason, as CSV or JSON by the path's ending.
