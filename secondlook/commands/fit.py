@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.datasets import load
+from indexer.datasets import load, opened
 from indexer.fit import KS
 from indexer.fold import fold
 from indexer.refit import recalibrate, refit
 from model import bundle as bundles
+from model.images import Limits
 from model.journal import Journal
 from model.manifest import FitReport, Manifest
 from model.milvus_generations import activate
@@ -24,6 +25,7 @@ from secondlook.options import (
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --recipes: draw the comparison (PNG)."
 )
 @click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
+@max_pixels_option
 @json_option
 @progress_option
 def fit(
@@ -78,6 +81,7 @@ def fit(
     mirror: bool,
     plot: Path | None,
     no_activate: bool,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -105,11 +109,11 @@ def fit(
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
         cached = bundles.read_manifest(root, generation).dataset
-        images = load(dataset, cached.split, data_root)
+        images = opened(dataset, cached.split, data_root, limits, skip_empty=True)
         if images.content_hash() != cached.sha256:  # it may be what was taught that differs
-            images = fold(images, Journal(root))
+            images = fold(images, Journal(root), limits)
         if calibrate:
-            others = load(unknown, "train", data_root) if unknown is not None else None
+            others = load(unknown, "train", data_root, limits) if unknown is not None else None
             new, by = recalibrate(images, root, generation, others, progress)
         else:
             new = refit(images, root, generation, tried, progress)
