@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from indexer.left_out import LeftOut, LeftOutError, Reason
-from model.images import Limits, decode
+from model.images import decode
 from model.journal import SOURCE, Journal
+from model.journal_terms import ACCEPTED
 from model.labels import new_labels
 
 
@@ -33,8 +34,6 @@ class Folded:
     """Of the taught images."""
     state: str
     """All that was folded in, as text."""
-    limits: Limits
-    """Of taught images."""
 
     @property
     def name(self) -> str:
@@ -67,13 +66,19 @@ class Folded:
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
             raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
-        return decode(content, size, self.limits)
+        return decode(content, size, ACCEPTED)
 
     def source(self, index: int) -> str:
         """Where it came from: for a taught image, its number."""
         if index < len(self.kept):
             return self.of.source(int(self.kept[index]))
         return f"{SOURCE}{self.numbers[index - len(self.kept)]}"
+
+    def removed(self) -> NDArray[np.int64]:
+        """Positions of taught images that were found to be removed since."""
+        gone = {left.file for left in self.left_out if left.reason is Reason.REMOVED}
+        first = len(self.kept)
+        return np.array([i for i in range(first, len(self.labels)) if self.source(i) in gone], np.int64)
 
     def content_hash(self) -> str:
         """Of the dataset and of what was folded in."""
@@ -84,7 +89,7 @@ class Folded:
         return np.flatnonzero(np.isin(self.kept, self.of.holdout()))
 
 
-def fold(dataset: Dataset, journal: Journal, limits: Limits) -> Dataset:
+def fold(dataset: Dataset, journal: Journal) -> Dataset:
     """The dataset as the journal has it; the dataset itself where nothing was taught that is about it.
 
     Raises:
@@ -115,5 +120,4 @@ def fold(dataset: Dataset, journal: Journal, limits: Limits) -> Dataset:
         np.flatnonzero(kept),
         tuple(number for number, _ in images),
         json.dumps([images, sorted(decided.items())]),
-        limits,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.calibrate import calibrate
-from indexer.datasets import DEFAULT_LIMITS, Dataset
+from indexer.datasets import Dataset
 from indexer.embed import batches
 from indexer.embedding import BATCH, Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
@@ -29,7 +29,7 @@ from model.cache import Floats, check_parameters
 from model.engines import Engine
 from model.entries import Entry, write_entries
 from model.errors import DatasetError
-from model.images import RESIZE, Limits
+from model.images import RESIZE
 from model.manifest import DatasetInfo, InputInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
@@ -54,8 +54,6 @@ class IndexOptions:
     parameters: Parameters | None = None
     """Use these; None = fit them on the holdout."""
     thumbnails: bool = True
-    limits: Limits = DEFAULT_LIMITS
-    """Of taught images, where parts are merged."""
 
 
 Gather = Callable[[Dataset, PreparedEncoder, Progress], Embedded]
@@ -104,7 +102,7 @@ def index(
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
-        values = dataset.labels[embedded.positions]
+        values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
         holdout, held = _holdout(dataset, embedded, values)
@@ -148,7 +146,7 @@ def index(
             dataset=DatasetInfo(
                 name=dataset.name,
                 split=dataset.split,
-                images=len(dataset.labels) - len(unreadable),
+                images=images,
                 mirrored=options.mirror,
                 unreadable=unreadable,
                 left_out=dataset.left_out.counts(),
@@ -227,20 +225,22 @@ def _embedding(options: IndexOptions) -> Gather:
 
 
 def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
-    """The sources of the images that gave no entries.
+    """The sources of the images that gave no entries, but for taught ones that were removed while it was built.
 
     Raises:
         DatasetError: they are all images of a class, or most of all: then something is amiss that is not theirs.
     """
-    there = np.zeros(len(dataset.labels), bool)
+    there, left = np.zeros(len(dataset.labels), bool), np.ones(len(dataset.labels), bool)
     there[embedded.positions] = True
+    if isinstance(dataset, Folded):
+        left[dataset.removed()] = False
     have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
     # Classes of which people removed every image are no surprise.
     folder = dataset.of if isinstance(dataset, Folded) else dataset
     lost = [
         label
         for label in np.flatnonzero(~have).tolist()
-        if (dataset.labels == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
+        if (dataset.labels[left] == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
     ]
     if lost:
         own = [label for label in lost if label < len(folder.classes)]
@@ -249,9 +249,9 @@ def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
         raise DatasetError(
             f"{dataset.name} has no readable images of {', '.join(dataset.classes[label] for label in lost[:5])}"
         )
-    if 2 * there.sum() < len(there):
+    if 2 * there.sum() < left.sum():
         raise DatasetError(f"most images of {dataset.name} cannot be read: {dataset.left_out.said()}")
-    return tuple(dataset.source(position) for position in np.flatnonzero(~there).tolist())
+    return tuple(dataset.source(position) for position in np.flatnonzero(left & ~there).tolist())
 
 
 def _is_empty(folder: FolderDataset, label: int) -> bool:

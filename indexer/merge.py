@@ -144,7 +144,7 @@ def merge(
     if isinstance(dataset, FolderDataset):
         dataset = replace(dataset, digests=parts.digests)
     if journal is not None:
-        dataset = fold(dataset, journal, options.limits)
+        dataset = fold(dataset, journal)
 
     def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
         with tempfile.TemporaryFile(dir=root) as file:

@@ -111,7 +111,7 @@ def fit(
         cached = bundles.read_manifest(root, generation).dataset
         images = opened(dataset, cached.split, data_root, limits, skip_empty=True)
         if images.content_hash() != cached.sha256:  # it may be what was taught that differs
-            images = fold(images, Journal(root), limits)
+            images = fold(images, Journal(root))
         if calibrate:
             others = load(unknown, "train", data_root, limits) if unknown is not None else None
             new, by = recalibrate(images, root, generation, others, progress)

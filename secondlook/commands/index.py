@@ -165,9 +165,7 @@ def index(
             if progress_format == "json":
                 print_json(shard=shard, shards=shards)
             return
-        options = IndexOptions(
-            store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails, limits=limits
-        )
+        options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
         journal = Journal(root) if with_taught else None
         if address is not None:
             folder = parts or root / PARTS
@@ -187,7 +185,7 @@ def index(
             generation = merge(images, open_parts(parts), root, _encoder_root(root), options, journal, progress)
         else:
             if journal is not None:
-                images = fold(images, journal, limits)
+                images = fold(images, journal)
             encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root, limits))
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
