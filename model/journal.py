@@ -105,7 +105,7 @@ class Journal:
         """Keys (D,) that an encoder made of the images that changes after that one wrote, by number and mirrored."""
         with self._file.reading(wait) as read:
             rows = read and read(
-                "SELECT keys.image, mirrored, key FROM images JOIN keys ON images.number = keys.image "
+                "SELECT keys.image, mirrored, key FROM images CROSS JOIN keys ON images.number = keys.image "
                 "WHERE encoder = ? AND change > ?",
                 encoder,
                 since,

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.bundle import open_bundle, read_manifest
 from model.catching_up import caught_up
 from model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
+from model.following import Following
 from model.journal import Journal
 from model.manifest import Manifest
 from model.milvus import Milvus
@@ -24,7 +25,6 @@ from service.batcher import Batcher
 from service.cluster import Primary, mirror_of
 from service.compute import step_back
 from service.errors import GateError, ReadOnlyError, UnavailableError, UnknownGenerationError
-from service.following import Following
 from service.gate import check_canary, compare
 from service.settings import Settings
 

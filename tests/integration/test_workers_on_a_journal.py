@@ -12,12 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from model.bundle import ENCODER, Bundle, open_bundle
 from model.errors import LabelTakenError
+from model.following import Following
 from model.journal import Journal, NewImage
 from model.journal_file import JOURNAL
 from model.labels import fold
 from model.predictor import Predictor
 from model.taught_keys import taught_id
-from service.following import Following
 
 WORKERS = 3
 LABELS = ["red", "Red", "green", "ant", "Ant", "bee", "cow"]
