@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -15,7 +14,7 @@ from fastapi import FastAPI
 from model.predictor import Predictor
 from service import admin, entries, pages, predict, problems, teach
 from service.batcher import Batcher
-from service.compute import step_back
+from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations, open_predictor
 from service.guard import Drain, Guard
@@ -29,7 +28,7 @@ from service.watch import Watch
 logger = logging.getLogger(__name__)
 
 DECODERS = 4
-"""Images decoded at once by all workers, at most: each may need 200 MB, and libjpeg keeps one core busy."""
+"""Usual images decoded at once by all workers, at most, and as many that take long."""
 
 PUBLISH_SECONDS = 1.0
 """How old a worker's state may be on a page of metrics that another one writes."""
@@ -85,8 +84,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     generations = Generations(settings, batcher)
     rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     cores = os.cpu_count() or 1
-    threads = max(1, min(DECODERS, cores) // settings.workers)
-    decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=step_back)
+    decoders = Decoders(
+        places=max(1, min(DECODERS, cores) // settings.workers),
+        max_bytes=settings.decode_bytes,
+        max_seconds=settings.max_decode_s,
+        room=settings.max_file_bytes,
+        metrics=metrics,
+    )
+    await decoders.start()
     app.state.running = metrics.running = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
@@ -106,7 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         generations.close()
         await rebuilds.close()
         await batcher.close()
-        await asyncio.to_thread(decoders.shutdown, cancel_futures=True)
+        await decoders.close()
 
 
 async def _publish(metrics: Metrics) -> None:

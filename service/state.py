@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from service.batcher import Batcher
+from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations
 from service.guard import Drain
@@ -26,8 +26,7 @@ class State:
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
-    decoders: Executor
-    """Threads that decode images: few, because one image may need 200 MB."""
+    decoders: Decoders
     metrics: Metrics
     drain: Drain
 
@@ -41,7 +40,7 @@ class State:
         if predictor.bundle.is_store_away and not predictor.alone:
             return False
         hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
-        return self.batcher.is_running and not hangs and not self.drain.has_begun
+        return self.batcher.is_running and self.decoders.is_running and not hangs and not self.drain.has_begun
 
 
 # Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.

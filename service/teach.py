@@ -103,6 +103,7 @@ Admin = Annotated[Key, Depends(require_admin)]
     response_model=Taught,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,
+        Kind.IMAGE_TOO_SLOW,
         Kind.MALFORMED_REQUEST,
         Kind.BUNDLES_READ_ONLY,
         Kind.LABEL_LIKE_ANOTHER,
@@ -147,7 +148,7 @@ async def teach(
             first = await asyncio.to_thread(journal.answered, key.name, repeatable)
             if first is not None:
                 return _answer(state, first, is_replayed=True)
-        reply, results = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        reply, results, _ = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]
         if problems and (not partial_ or len(problems) == len(results)):
