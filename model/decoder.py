@@ -3,10 +3,10 @@
 A decoder can be killed, whatever library its image keeps busy, and what it held goes with it. Bytes and pixels are
 passed in memory that both processes have mapped. Linux only.
 
-The parent of all decoders (the nursery) has read everything that they need, so that one more takes milliseconds. It does
-as told over its standard input, a socket: FORK comes with a decoder's own socket and memory, and is answered with its
-process id; REAP with the id of one that has ended. Until then the id stays taken, so that it can be killed by it. When
-the server ends, of whatever, the socket does: the nursery ends too, and the kernel ends its decoders.
+The parent of all decoders (the nursery) has read everything that they need, so that one more takes milliseconds. It
+does as told over its standard input, a socket: FORK comes with a decoder's own socket and memory, and is answered with
+its process id; REAP with the id of one that has ended. Until then the id stays taken, so that it can be killed by it.
+When the server ends, of whatever, the socket does: the nursery ends too, and the kernel ends its decoders.
 """
 
 from __future__ import annotations

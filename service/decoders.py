@@ -6,8 +6,8 @@ There the smallest goes first, and before it the images of requests that have co
 processes of their own, behind all else that the machine does, and one that is in the way of smaller ones is killed and
 begun anew later, with more time. So whoever sends what takes seconds waits for it alone.
 
-Each image is charged the memory that decoding it takes at most (``model.images``), and the sum has a limit. Each request
-is charged the processor's time. What goes beyond it is killed, as is what nobody waits for any more.
+Each image is charged the memory that decoding it takes at most (``model.images``), and the sum has a limit. Each
+request is charged the processor's time. What goes beyond it is killed, as is what nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from model.images import Limits
 from service.compute import STEPS
 from service.errors import UnavailableError
 from service.metrics import EndedBy, Metrics
-from service.nursery import LOWEST, Nursery, Process
+from service.nursery import Nursery, Process
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ QUICK_S = 0.05
 """Of the processor, after which an image is in the wrong lane. 1 megapixel takes 5 to 25 ms."""
 STUCK_S = 2.0
 """The same on the clock, for what waits for something else than the processor."""
-SLOW_STEPS = 10
-"""By how much slow ones are nicer than the event loop; by LOWEST once they have taken their first turn."""
+SLOW_STEPS, SLOWER_STEPS = 10, 15
+"""By how much slow ones are nicer than the event loop, and once they have taken their first turn."""
 TURN_S, LONG_TURN_S = 0.25, 1.0
 """Of the processor, after which one goes on later if smaller ones wait, or others; twice as long each time."""
 TURN_OF_REQUEST_S = 0.02
@@ -58,6 +58,8 @@ class Spending:
 
     limit_s: float
     spent_s: float = 0.0
+    lost_s: float = 0.0
+    """With what was begun anew later."""
     running_s: float = 0.0
     """Of those that are being decoded; known while they are looked at."""
     quick: int = 0
@@ -94,7 +96,11 @@ class _Job:
     @property
     def rank(self) -> tuple[int, int, int]:
         """Its place among slow ones: whose requests have taken less of the processor go first, then smaller ones."""
-        return int(self.spending.spent_s / TURN_S), self.pixels, self.order
+        return self.rank_after(0.0)
+
+    def rank_after(self, used_s: float) -> tuple[int, int, int]:
+        """The same, had it taken so much more."""
+        return int((self.spending.spent_s + self.spending.lost_s + used_s) / TURN_S), self.pixels, self.order
 
 
 @dataclass(eq=False)
@@ -263,7 +269,7 @@ class Decoders:
                 process.take(job.out)
                 job.done.set_result(None)
             elif kind == LARGE:
-                self._put_off(job, first, second)
+                self._to_be_granted(job, first, second)
                 if running.is_slow:
                     self._loaded[process] = job
             else:
@@ -281,7 +287,7 @@ class Decoders:
             self._loaded.pop(process, None)
             process.tidy(QUICK_FILE_BYTES)
 
-    def _put_off(self, job: _Job, pixels: int, peak: int) -> None:
+    def _to_be_granted(self, job: _Job, pixels: int, peak: int) -> None:
         """It is larger than what is decoded without asking: the slow lane, if there can be memory enough."""
         job.pixels, job.peak, job.at_once = pixels, peak, EVERY_PIXEL
         if job.charge > self._slow_bytes:
@@ -358,22 +364,21 @@ class Decoders:
             job.done.set_exception(self._too_slow(job))
         elif job.deadline < now:
             self._stop(process, "deadline")
-            job.done.set_exception(TimeoutError())
+            job.done.set_exception(self._too_slow(job) if used_s > LONG_TURN_S else TimeoutError())
         elif not running.is_slow:
             if is_overdue:
                 self._to_slow_lane(process, running)
         else:
             if used_s > TURN_S:
-                process.step_back(LOWEST)
+                process.step_back(SLOWER_STEPS)
             others = (o for o in self._slow if o.spending is not job.spending and not o.done.done())
             first = min(others, key=lambda other: other.rank, default=None)
             if first is None:
                 return
             turn_s = (TURN_S if first.pixels < job.pixels else LONG_TURN_S) * 2**job.tries
-            if used_s > turn_s and first.rank < (int((job.spending.spent_s + used_s) / TURN_S), job.pixels, job.order):
-                self._stop(process, "put_off")
+            if used_s > turn_s and first.rank < job.rank_after(used_s):
+                self._put_off(process, running)
                 job.tries += 1
-                self._slow.append(job)
 
     def _to_slow_lane(self, process: Process, running: _Running) -> None:
         """With its process, if it can go on at once; else it is begun anew there."""
@@ -385,14 +390,20 @@ class Decoders:
             process.step_back(SLOW_STEPS)
             self._keep()
         else:
-            self._stop(process, "put_off")
-            self._slow.append(job)
+            self._put_off(process, running)
+
+    def _put_off(self, process: Process, running: _Running) -> None:
+        """Kill it to begin anew later."""
+        self._stop(process, "put_off")
+        running.job.spending.spent_s -= running.used_s
+        running.job.spending.lost_s += running.used_s
+        self._slow.append(running.job)
 
     def _stop(self, process: Process, reason: EndedBy) -> None:
         """End what a process does; its memory counts until it is free."""
         running = self._running.pop(process)
         running.job.spending.spent_s += running.used_s
-        running.job.spending.running_s = max(0.0, running.job.spending.running_s - running.used_s)
+        running.job.spending.running_s -= running.used_s
         self._metrics.count_ended_decoding(reason)
         self._kill(process, running.charge)
 
@@ -413,6 +424,8 @@ class Decoders:
         self._slow.clear()
 
     def _too_slow(self, job: _Job) -> ImageTooSlowError:
+        if not job.spending.is_over:
+            return ImageTooSlowError("decoding it takes too long: send it smaller, or as a plain PNG or JPEG")
         limit = f"{job.spending.limit_s:g} s of the processor"
         return ImageTooSlowError(f"decoding it takes more than the {limit} that a request's images may take in all")
 
