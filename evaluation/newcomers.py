@@ -169,7 +169,8 @@ def newcomers(
         theirs = np.array(others.labels)
         lines: dict[str, list[float]] = {name: [] for name in names}
         for count in shots:
-            overlay = Overlay(bundle, 1, names, dict(enumerate(_first(keys, count), start=1)))
+            first = dict(enumerate(_first(keys, count), start=1))
+            overlay = Overlay(bundle).changed(1, b"", labels=dict(enumerate(names)), images=first, decided={})
             mixed, cache = _answers(overlay, others)
             for name in names:
                 own = theirs == name
@@ -217,10 +218,10 @@ def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.r
     return np.concatenate(found)
 
 
-def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, Floats]]:
+def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, dict[bool, Floats]]]:
     for name, of_class in keys.items():
         for copies in of_class[:count]:
-            yield name, copies
+            yield name, dict(zip((False, True), copies, strict=False))
 
 
 def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:

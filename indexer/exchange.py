@@ -90,10 +90,19 @@ def take_in(
     }
     new: dict[str, list[NewImage]] = {}
     decisions: list[tuple[str, str, str | None]] = []
-    known = 0
+    known, labels = 0, list(known_classes)
+
+    def taken(label: str) -> str:
+        """The label as it is kept, unless it would be taken for a known one or for one of another line."""
+        label = check_label(label, labels)
+        if label not in labels:
+            labels.append(label)
+        return label
+
     for number, line in lines:
         match line:
             case {"image": str(path), "label": str(label)}:
+                label = taken(label)
                 content = _image(folder, path, line, number)
                 if (label, sha256(content).hexdigest()) in there:
                     known += 1
@@ -101,11 +110,9 @@ def take_in(
                     there.add((label, sha256(content).hexdigest()))
                     new.setdefault(label, []).append(NewImage(str(line.get("name", "")), content))
             case {"dataset": str(dataset), "source": str(source), "label": str() | None as label}:
-                decisions.append((dataset, source, label))
+                decisions.append((dataset, source, label if label is None else taken(label)))
             case _:
                 raise ParameterError(f"{LINES}, line {number}: it is neither an image nor a decision about one")
-    for label in {*new, *(label for *_, label in decisions if label is not None)}:
-        check_label(label, known_classes)
     total, done = sum(map(len, new.values())), 0
     for label, images in new.items():
         for start in range(0, len(images), AT_ONCE):
@@ -114,7 +121,7 @@ def take_in(
             done += len(some)
             progress("import", done, total)
     for dataset, source, decided in decisions:
-        journal.decide(dataset, source, decided, key, was="", known=known_classes)
+        journal.decide(dataset, source, decided, key, own="", known=known_classes, even_removed=True)
     return Moved(total, len(decisions), known)
 
 
@@ -123,7 +130,7 @@ def _lines(folder: Path) -> Iterator[tuple[int, Any]]:
         text = (folder / LINES).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{folder} has no {LINES} that can be read: give what export wrote") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)

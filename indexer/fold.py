@@ -89,7 +89,7 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
     if not images and not decided:
         return dataset
     used = {label for _, label in images} | {label for label in decided.values() if label is not None}
-    classes = (*dataset.classes, *new_labels(changed.labels, used, dataset.classes))
+    classes = (*dataset.classes, *new_labels(list(changed.labels.values()), used, dataset.classes))
     index = {label: value for value, label in enumerate(classes)}
     labels = dataset.labels.copy()
     kept = np.ones(len(labels), bool)

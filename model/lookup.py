@@ -9,10 +9,10 @@ holdout, where the difference is known (``indexer.truncation``).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from model.doubt import novelty_scores
 from model.manifest import Novelty
 from model.stores import Neighbors, Store
 
+T = TypeVar("T")
+
 
 @dataclass
 class Spent:
@@ -30,13 +32,26 @@ class Spent:
     encode: float = 0.0
     search: float = 0.0
     vote: float = 0.0
+    seen: float = 0.0
+    """When it was last known to go on, by ``time.monotonic()``: others see by it whether it hangs."""
 
     @contextmanager
     def on(self, stage: Literal["encode", "search", "vote"]) -> Iterator[None]:
         """Add what the block takes to a stage."""
         started = time.perf_counter()
+        self.seen = time.monotonic()
         yield
         setattr(self, stage, getattr(self, stage) + time.perf_counter() - started)
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """The items of a stage that takes long; with each of them it is known to go on."""
+        for item in items:
+            self.seen = time.monotonic()
+            yield item
+
+    def since(self, before: Spent) -> Spent:
+        """What was spent after."""
+        return Spent(self.encode - before.encode, self.search - before.search, self.vote - before.vote)
 
     def add(self, other: Spent) -> None:
         """Add what was spent elsewhere."""

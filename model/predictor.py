@@ -203,7 +203,7 @@ class Predictor:
         shares = np.zeros((len(keys), listed))
         if k is None:
             with spent.on("vote"):
-                votes, totals, top = exact_vote(keys, store.chunks(), (theta,), network.shape[1])
+                votes, totals, top = exact_vote(keys, spent.each(store.chunks()), (theta,), network.shape[1])
             near = found.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
             whole = votes[0]

@@ -12,9 +12,10 @@ from starlette.concurrency import run_in_threadpool
 
 from model.errors import BundleError, ParameterError
 from model.journal import Action
-from model.overlay import taught_id
 from model.recipe import NAMED
+from model.taught_keys import taught_id
 from service.auth import require_admin
+from service.prefix import link
 from service.problems import Kind, ProblemError, documented
 from service.records import Job
 from service.schemas import GenerationInfo, generation_info
@@ -84,7 +85,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
         ],
         force=asked.force,
     )
-    response.headers["Location"] = f"/v1/admin/jobs/{job.id}"
+    response.headers["Location"] = link(f"/v1/admin/jobs/{job.id}")
     return job
 
 

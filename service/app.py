@@ -9,18 +9,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from model.predictor import Predictor
-from service import admin, entries, pages, predict, problems, teach
+from service import admin, declared, entries, pages, predict, problems, teach
+from service.auth import require_admin
 from service.batcher import Batcher
+from service.declared import only_known
 from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations, open_predictor
 from service.guard import Drain, Guard
+from service.hosts import Hosts
 from service.jobs import Rebuilds
 from service.keys import Keys
 from service.metrics import Metrics
+from service.prefix import Prefix
 from service.settings import Settings
 from service.state import State
 from service.watch import Watch
@@ -49,7 +53,10 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         version=version("secondlook"),
         responses=problems.EVERYWHERE,
         docs_url=None,
+        openapi_url=None,
         redoc_url=None,
+        # It would redirect to wherever the client's Host says.
+        redirect_slashes=False,
         lifespan=_lifespan,
     )
     app.state.settings = settings
@@ -60,18 +67,21 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.add_middleware(predict.Direct)
     app.add_middleware(
         Guard,
+        hosts=Hosts(settings),
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
         body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
     app.include_router(predict.router)
-    app.include_router(entries.router)
-    app.include_router(teach.router)
-    app.include_router(admin.router)
+    app.include_router(entries.router, dependencies=[Depends(only_known)])
+    for router in (teach.router, admin.router):
+        app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
     pages.install(app)
+    declared.install(app)
     return app
 
 

@@ -2,8 +2,12 @@
 
 A request that finds the thread idle is computed at once; while the thread is busy, requests gather and go together as
 the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is the door's to
-say (``service.door``). The thread goes from one batch to the next without asking the event loop, which under load has
-answers to write first: a task that handed it each batch left it idle for a third of the time.
+say (``service.door``), and whose turn it is ``service.turns``'. The thread goes from one batch to the next without
+asking the event loop, which under load has answers to write first: a task that handed it each batch left it idle for a
+third of the time.
+
+A large request is computed in parts, and others go in between. All its parts are answered by the predictor that
+answered the first.
 
 If the thread dies, all who wait are told at once, and it is started anew a second later.
 """
@@ -16,10 +20,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,9 @@ from model.predictor import Answer, Parameters, Predictor
 from service.compute import ComputeThread
 from service.errors import SizeChangedError, UnavailableError
 from service.metrics import Metrics
+from service.turns import NO_OVERRIDES, Overrides, Part, Reply, Request, Timing, Turns
+
+__all__ = ["NO_OVERRIDES", "Batcher", "Overrides", "Reply", "Timing"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,71 +43,54 @@ RESTART_SECONDS = 1.0
 """Between a death and the new start: not ready meanwhile, and a predictor that dies each time does not spin."""
 DELIVERED_AT_ONCE = 8
 """Replies given in one round of the event loop."""
-STOP_SECONDS = 10.0
-"""How long closing waits for the batch that is being computed."""
+STOP_SECONDS = 1.0
+"""How long closing waits for the batch that is being computed: nobody is left who would get its answers."""
 
 
-class Overrides(NamedTuple):
-    """What a request asks in place of the bundle's own parameters; None = as the bundle says."""
-
-    theta: float | None = None
-    lam: float | None = None
-    k: int | Literal["all"] | None = None
-
-
-NO_OVERRIDES = Overrides()
-
-
-@dataclass
-class Timing:
-    """Seconds that a request spends in each stage; those of its batch are counted in full."""
-
-    decode: float = 0.0
-    queue: float = 0.0
-    batch: Spent = field(default_factory=Spent)
-    is_computed: bool = False
-    """Whether it cost a forward pass, or is about to."""
-
-
-class Reply(NamedTuple):
-    """A request's answers, all from one generation."""
-
-    predictor: Predictor
-    """Which gave them."""
-    parameters: Parameters
-    """Under which they were given."""
-    answers: list[Answer | Exception]
-    """One for each image; an image that failed has its error here."""
-
-
-@dataclass(eq=False, frozen=True)
-class _Request:
-    images: NDArray[np.uint8]
-    overrides: Overrides
-    neighbors: int
-    deadline: float
-    timing: Timing
-    reply: asyncio.Future[Reply]
-    arrived: float = field(default_factory=time.monotonic)
+Renewal = Callable[[Predictor, bool], Predictor]
+"""Gives a predictor that knows what has happened since, or the same; and whether somebody waits for just that."""
 
 
 class Batcher:
-    """Answers requests with ``predictor``, which may be replaced at any time: each batch reads it once."""
+    """Answers requests with ``predictor``, which may be replaced at any time: each batch reads it once.
+
+    Before each batch, the thread that computes asks ``renew`` for a newer one. Nobody else runs the predictor's engine.
+    """
 
     def __init__(self, predictor: Predictor, *, max_batch: int, metrics: Metrics | None = None) -> None:
-        self.predictor = predictor
+        self._predictor = predictor
+        self._replacing = threading.Lock()
+        self.renew: Renewal | None = None
+        self._asking: deque[asyncio.Future[None]] = deque()
+        """Who waits for the predictor to be renewed."""
         self.restarts = 0
         """How often the thread died."""
         self._metrics = metrics or Metrics()
-        self._max_batch = max_batch
-        self._waiting: deque[_Request] = deque()
-        self._taking = threading.Lock()
-        """Held while requests are taken out, or looked through."""
-        self._computing: list[_Request] = []
+        self._turns = Turns(max_batch)
+        self._computing: list[Request] = []
         self._began = 0.0
+        self._spent = Spent()
+        """On the batch at hand."""
         self._thread: ComputeThread | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def predictor(self) -> Predictor:
+        """Which answers the next batch, unless it is renewed before."""
+        return self._predictor
+
+    @predictor.setter
+    def predictor(self, predictor: Predictor) -> None:
+        with self._replacing:
+            self._predictor = predictor
+
+    def replace(self, seen: Predictor, predictor: Predictor) -> bool:
+        """Have another one answer, if it is still that one that does."""
+        with self._replacing:
+            if self._predictor is seen:
+                self._predictor = predictor
+            return self._predictor is predictor
 
     @property
     def is_running(self) -> bool:
@@ -111,20 +100,17 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many images wait."""
-        with self._taking:
-            return sum(len(request.images) for request in self._waiting if not request.reply.done())
+        return self._turns.images
 
     @property
     def oldest_s(self) -> float:
-        """For how many seconds the first of them has been waiting."""
-        with self._taking:
-            oldest = next((request.arrived for request in self._waiting if not request.reply.done()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+        """For how many seconds the first request has been waiting of those of which nothing is computed yet."""
+        return self._turns.oldest_s
 
     @property
     def computing_s(self) -> float:
-        """For how many seconds the batch at hand has been computed; 0 where there is none."""
-        return time.monotonic() - self._began if self._computing else 0.0
+        """For how many seconds the batch at hand has come no further; 0 where there is none."""
+        return time.monotonic() - max(self._began, self._spent.seen) if self._computing else 0.0
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
@@ -186,9 +172,27 @@ class Batcher:
         if self._thread is None or self._thread.ended.done():
             raise _unavailable()
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting.append(_Request(images, overrides, neighbors, deadline, timing or Timing(), reply))
+        request = Request(images, overrides, neighbors, deadline, timing or Timing(), reply)
+        self._turns.add(request)
         self._thread.wake()
-        return await reply
+        try:
+            return await reply
+        finally:  # its images go with it, where its client has left
+            self._turns.drop(request)
+
+    async def renewed(self) -> None:
+        """Have the predictor renewed, once the batch at hand is computed.
+
+        Raises:
+            UnavailableError: the batcher does not run, or stops before.
+            Whatever renewing raises.
+        """
+        if self._thread is None or self._thread.ended.done():
+            raise _unavailable()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._asking.append(done)
+        self._thread.wake()
+        await done
 
     def _compute(self) -> None:
         """Answer all who wait, a batch at a time. Everything from here to ``_hand`` runs in the compute thread."""
@@ -197,54 +201,95 @@ class Batcher:
             pass
 
     def _compute_next(self) -> bool:
-        batch = self._take()
+        self._renew()
+        batch, late = self._turns.take(self.predictor)
+        if late:
+            self._hand(deque((request, TimeoutError()) for request in late))
         if not batch:
             return False
-        outcomes: list[Reply | Exception]
+        now = time.monotonic()
+        # From here on they are told if the thread dies.
+        self._began, self._spent = now, Spent()
+        self._computing = [part.request for part in batch]
+        for request in self._computing:
+            if not request.timing.is_computed:
+                request.timing.queue += now - request.arrived
+                request.timing.is_computed = True
+                self._metrics.observe_stage("queue", now - request.arrived)
+        outcomes: dict[Request, Reply | Exception]
         try:
-            outcomes = _answer(self.predictor, batch, self._max_batch, self._metrics)
+            outcomes = self._answer(batch)
         except Exception as error:  # such as of memory, before the predictor was asked
             logger.exception("a batch failed")
-            outcomes = [error] * len(batch)
+            outcomes = dict.fromkeys(self._computing, error)
         self._computing = []
-        self._hand(deque(zip(batch, outcomes, strict=True)))
+        for request in outcomes:
+            self._turns.drop(request)  # one that failed may have more images
+        self._hand(deque(outcomes.items()))
         return True
 
-    def _take(self) -> list[_Request]:
-        """Waiting requests in order, of at most ``max_batch`` images; a larger request goes alone."""
-        taken: list[_Request] = []
-        late: deque[tuple[_Request, Reply | Exception]] = deque()
-        images = 0
-        now = time.monotonic()
-        with self._taking:
-            while self._waiting:
-                request = self._waiting[0]
-                if request.reply.done():  # its client has left
-                    self._waiting.popleft()
-                    continue
-                if request.deadline <= now:
-                    late.append((self._waiting.popleft(), TimeoutError()))
-                    continue
-                if taken and images + len(request.images) > self._max_batch:
-                    break
-                taken.append(self._waiting.popleft())
-                images += len(request.images)
-            # From here on they are told if the thread dies.
-            self._began, self._computing = now, taken
-        for request in taken:
-            request.timing.queue += now - request.arrived
-            request.timing.is_computed = True
-            self._metrics.observe_stage("queue", now - request.arrived)
-        if late:
-            self._hand(late)
-        return taken
+    def _renew(self) -> None:
+        """Have the newest predictor, and tell those who wait for it."""
+        asking = list(self._asking)  # left there for the case that the thread dies of it
+        error: Exception | None = None
+        while self.renew is not None:
+            seen = self.predictor
+            try:
+                fresh = self.renew(seen, bool(asking))
+            except Exception as raised:  # said by those who ask; a batch is answered with what is known
+                error = raised
+                break
+            if fresh is seen or self.replace(seen, fresh):
+                break
+        for _ in asking:
+            self._asking.popleft()
+        if asking:
+            with suppress(RuntimeError):  # it is closed, and nobody waits
+                self._loop.call_soon_threadsafe(_tell, asking, error)
 
-    def _hand(self, done: deque[tuple[_Request, Reply | Exception]]) -> None:
+    def _answer(self, batch: Sequence[Part]) -> dict[Request, Reply | Exception]:
+        """Compute a batch; what came of the requests that are over with it."""
+        outcomes: dict[Request, Reply | Exception] = {}
+        predictor = batch[0].request.predictor or self.predictor
+        accepted: list[tuple[Part, Parameters]] = []
+        for part in batch:
+            request = part.request
+            try:
+                if request.images.shape[1:3] != predictor.bundle.engine.size:
+                    raise SizeChangedError("another generation took over while the images were decoded: try again")
+                request.predictor = predictor
+                request.parameters = request.parameters or predictor.parameters(*request.overrides)
+                accepted.append((part, request.parameters))
+            except Exception as error:
+                outcomes[request] = error
+        if not accepted:
+            return outcomes
+        began = time.monotonic()
+        images = np.concatenate([part.images for part, _ in accepted])
+        asked = [parameters for part, parameters in accepted for _ in part.images]
+        neighbors = max(part.request.neighbors for part, _ in accepted)
+        spent = self._spent
+        answers = iter(_predict(predictor, images, asked, neighbors, self._metrics, spent))
+        seconds = time.monotonic() - began
+        self._turns.took(accepted[0][0].request.kind, len(images), seconds)
+        for part, parameters in accepted:
+            request = part.request
+            own = [next(answers) for _ in part.images]
+            request.answers += [_with_neighbors(answer, request.neighbors) for answer in own]
+            request.timing.batch.add(spent)
+            request.spent += seconds * len(own) / len(images)
+            if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
+                outcomes[request] = away[0]  # all of it: no image is to blame
+            elif len(request.answers) == len(request.images):
+                outcomes[request] = Reply(predictor, parameters, request.answers)
+        return outcomes
+
+    def _hand(self, done: deque[tuple[Request, Reply | Exception]]) -> None:
         """Give the event loop what to deliver."""
         with suppress(RuntimeError):  # it is closed, and nobody waits
             self._loop.call_soon_threadsafe(self._deliver, done)
 
-    def _deliver(self, done: deque[tuple[_Request, Reply | Exception]]) -> None:
+    def _deliver(self, done: deque[tuple[Request, Reply | Exception]]) -> None:
         """Give some their replies, and the others theirs in the loop's next round.
 
         Each who gets one writes an answer at once: with 64 in one round, nobody else would be heard for that long.
@@ -262,51 +307,26 @@ class Batcher:
 
     def _tell_all(self) -> None:
         """Give all who wait an error: nothing is computed any more."""
-        with self._taking:
-            waiting = [*self._computing, *self._waiting]
-            self._computing = []
-            self._waiting.clear()
+        waiting = [*self._computing, *self._turns.drop_all()]
+        self._computing = []
+        _tell([self._asking.popleft() for _ in range(len(self._asking))], _unavailable())
         for request in waiting:
             if not request.reply.done():
                 request.reply.set_exception(_unavailable())
 
 
+def _tell(asking: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for done in asking:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+
 def _unavailable() -> UnavailableError:
     return UnavailableError("the server does not compute answers now: try again later")
-
-
-def _answer(
-    predictor: Predictor, requests: Sequence[_Request], max_batch: int, metrics: Metrics
-) -> list[Reply | Exception]:
-    """Compute a batch, in the compute thread."""
-    accepted: list[tuple[_Request, Parameters]] = []
-    refused: dict[_Request, Exception] = {}
-    for request in requests:
-        try:
-            if request.images.shape[1:3] != predictor.bundle.engine.size:
-                raise SizeChangedError("another generation took over while the images were decoded: try again")
-            accepted.append((request, predictor.parameters(*request.overrides)))
-        except Exception as error:
-            refused[request] = error
-    replies: dict[_Request, Reply] = {}
-    if accepted:
-        images = np.concatenate([request.images for request, _ in accepted])
-        asked = [parameters for request, parameters in accepted for _ in request.images]
-        neighbors = max(request.neighbors for request, _ in accepted)
-        spent = Spent()
-        answers: list[Answer | Exception] = []
-        for first in range(0, len(images), max_batch):
-            part = slice(first, first + max_batch)
-            answers += _predict(predictor, images[part], asked[part], neighbors, metrics, spent)
-        done = 0
-        for request, parameters in accepted:
-            own = answers[done : done + len(request.images)]
-            if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
-                refused[request] = away[0]  # all of it: no image is to blame
-            replies[request] = Reply(predictor, parameters, [_with_neighbors(a, request.neighbors) for a in own])
-            done += len(request.images)
-            request.timing.batch.add(spent)
-    return [refused[request] if request in refused else replies[request] for request in requests]
 
 
 def _predict(
@@ -319,10 +339,9 @@ def _predict(
 ) -> list[Answer | Exception]:
     """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
     try:
-        spent = Spent()
-        answers: list[Answer | Exception] = [*predictor.predict(images, asked, neighbors, spent)]
-        metrics.observe_batch(len(images), spent)
-        total.add(spent)
+        before = replace(total)
+        answers: list[Answer | Exception] = [*predictor.predict(images, asked, neighbors, total)]
+        metrics.observe_batch(len(images), total.since(before))
         return answers
     except StoreAwayError as error:  # which no image is to blame for
         return [error] * len(images)

@@ -12,7 +12,8 @@
         ├── UnknownJobError
         ├── RebuildRunningError      one rebuild at a time
         ├── GateError                a rebuild's result is worse than what answers
-        └── KeysError                the file of keys is wrong
+        ├── KeysError                the file of keys is wrong
+        └── ListenError              the address cannot be listened on
 """
 
 from model.errors import SecondlookError
@@ -60,3 +61,7 @@ class GateError(ServiceError):
 
 class KeysError(ServiceError):
     """The file of keys cannot be read, or has a line that is none; at start, and never for a client."""
+
+
+class ListenError(ServiceError):
+    """The address cannot be listened on; at start, and never for a client."""

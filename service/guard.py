@@ -1,4 +1,4 @@
-"""What holds for every call: bounds on its body, security headers, an answer to any error, and an end to all of it."""
+"""What holds for every call: whom it is for, bounds on its body, security headers, an answer to any error, an end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import Kind, ProblemError, to_problem
+from service.hosts import PROBED, Hosts
+from service.prefix import link
+from service.problems import Kind, ProblemError, clean, to_problem
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 SMALL_BODY_BYTES = 64 << 10
@@ -32,8 +35,8 @@ TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 LEAST_BYTES = 1 << 10
 """Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
 
-ANSWERED_TO_THE_END = frozenset({"/livez", "/readyz", "/metrics"})
-"""Paths of calls that are let in while the server stops: whoever watches it shall see it stop."""
+METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
+"""All that any call here takes."""
 
 
 @dataclass
@@ -49,12 +52,13 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
+        hosts: Hosts,
         max_request_bytes: int,
         body_timeout_s: float = 60.0,
         body_stall_s: float = 10.0,
         drain: Drain | None = None,
     ) -> None:
-        self.app, self.max_request_bytes = app, max_request_bytes
+        self.app, self.hosts, self.max_request_bytes = app, hosts, max_request_bytes
         self.body_timeout_s, self.body_stall_s = body_timeout_s, body_stall_s
         self.drain = drain or Drain()
 
@@ -63,7 +67,11 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
         received, seen, is_complete, started = 0, 0, False, False
+        # A client that waits for "100 Continue", and gets an answer instead, may send the body or not: what follows
+        # could be read as either.
+        is_waiting = headers.get("expect", "").lower() == "100-continue"
         most = self.max_request_bytes
         if scope["path"] not in TAKES_IMAGES:
             most = min(most, SMALL_BODY_BYTES)
@@ -72,7 +80,8 @@ class Guard:
         stalled = clock() + self.body_stall_s
 
         async def bounded() -> Message:
-            nonlocal received, seen, stalled, is_complete
+            nonlocal received, seen, stalled, is_complete, is_waiting
+            is_waiting = False
             if is_complete:  # what may still come is that the client leaves
                 return await receive()
             try:
@@ -93,19 +102,23 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 # No route sets one of these, so none is looked for.
-                message["headers"] = [*message["headers"], *_RAW_HEADERS]
-                if self.drain.has_begun:
+                message["headers"] = [*message["headers"], *RAW_HEADERS]
+                if self.drain.has_begun or is_waiting:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
-            if self.drain.has_begun and scope["path"] not in ANSWERED_TO_THE_END:
+            self.hosts.check(scope)
+            # Whoever watches the server shall see it stop.
+            if self.drain.has_begun and scope["path"] not in PROBED:
                 raise _stopping("new requests")
-            declared = Headers(scope=scope).get("content-length", "")
+            if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+                raise compressed("Content-Encoding", headers["content-encoding"].encode("latin-1"))
+            declared = headers.get("content-length", "")
             if declared.isdecimal() and int(declared) > most:
                 # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
                 raise _too_many_bytes(most)
-            await self.app(scope, bounded, with_headers)
+            await self._pass(scope, bounded, with_headers)
         except ClientDisconnect:
             pass  # there is nobody to answer
         except asyncio.CancelledError:
@@ -121,6 +134,21 @@ class Guard:
                 logger.exception("%s failed", scope["method"])
             await problem.response()(scope, receive, with_headers)
 
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a call on; HEAD as GET, whose body the server does not send then."""
+        if not scope["path"]:
+            await RedirectResponse(link("/"), 308)(scope, receive, send)
+        elif scope["path"] == "*":
+            await Response(status_code=204, headers={"Allow": METHODS})(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            asked = {**scope, "method": "GET"}
+            try:
+                await self.app(asked, receive, send)
+            finally:
+                scope.update({**asked, "method": "HEAD"})
+        else:
+            await self.app(scope, receive, send)
+
     def _too_slow(self) -> ProblemError:
         return ProblemError(
             Kind.TOO_SLOWLY_SENT,
@@ -134,6 +162,15 @@ class Guard:
             f"Fewer than {LEAST_BYTES:,} bytes of the body came within {self.body_stall_s:g} s: send it faster.",
             headers={"Connection": "close"},
         )
+
+
+def compressed(header: str, coding: bytes) -> ProblemError:
+    """The refusal of a body that is not sent as it is."""
+    return ProblemError(
+        Kind.COMPRESSED_BODY,
+        f"The body is compressed or coded ({header}: {clean(coding.decode('latin-1'))}): send it as it is.",
+        headers={"Accept-Encoding": "identity"},
+    )
 
 
 def _too_many_bytes(most: int) -> ProblemError:

@@ -35,6 +35,8 @@ OOM_SCORE_ADJUSTMENT = 800
 """Where memory ends, the rebuild is killed (at most 1000) and not the server."""
 TERM_SECONDS = 5.0
 """How long a cancelled rebuild may take to clean up before it is killed."""
+CLOSE_SECONDS = 1.0
+"""The same when the server stops, which has asked it to end when the signal came."""
 LOG_BYTES = 64 << 10
 """Of each job's log, the end is kept."""
 REPORT_SECONDS = 0.3
@@ -185,9 +187,21 @@ class Rebuilds:
         return job
 
     async def close(self) -> None:
-        """Stop what runs here."""
-        for job, _ in list(self._own.values()):
-            await self.cancel(job.id)
+        """Stop what runs here, within CLOSE_SECONDS; it is killed where it does not end."""
+        self.stop()
+        if self._running is not None and not self._running.done():
+            await asyncio.wait((self._running,), timeout=CLOSE_SECONDS / 2)
+            self.kill()
+            await asyncio.wait((self._running,), timeout=CLOSE_SECONDS / 2)
+
+    def stop(self) -> None:
+        """Have what runs here end soon."""
+        if self._running is not None and not self._running.done():
+            self._stop()
+
+    def kill(self) -> None:
+        """End what runs here at once; from any thread."""
+        self._signal(signal.SIGKILL)
 
     def _stop(self) -> None:
         """Ask the indexer to end, and end it if it does not."""

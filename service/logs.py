@@ -50,10 +50,14 @@ def request_log() -> RequestLog:
     return _current.get() or RequestLog("")
 
 
-def begin_request(request_id: str | None, traceparent: str | None) -> RequestLog:
+def request_id(given: str | None) -> str:
+    """The client's id of a request where it is well-formed, else a new one."""
+    return given if given is not None and REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def begin_request(given_id: str | None, traceparent: str | None) -> RequestLog:
     """Begin a request's log. The client's id and trace are taken where they are well-formed."""
-    valid = request_id is not None and REQUEST_ID.fullmatch(request_id)
-    log = RequestLog(request_id if request_id and valid else uuid4().hex, parse_traceparent(traceparent))
+    log = RequestLog(request_id(given_id), parse_traceparent(traceparent))
     _current.set(log)
     return log
 

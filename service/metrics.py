@@ -278,7 +278,7 @@ class _States:
         door, batcher = state.door, state.batcher
         predictor = batcher.predictor
         self._entries.set(predictor.store.count)
-        self._taught.set(len(predictor.overlay.added))
+        self._taught.set(predictor.overlay.taught.images)
         self._away.set(predictor.bundle.is_store_away)
         self._ready.set(state.is_ready)
         self._workers.set(1)

@@ -5,15 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
+from service.declared import only_known
 from service.metrics import CONTENT_TYPE, Metrics
+from service.prefix import link
 
 STATIC = Path(__file__).parent / "static"
 # Modules of two versions do not fit together: whether there is a newer one is asked each time.
 FRESH = {"Cache-Control": "no-cache"}
+
+
+class _Whole(FileResponse):
+    """A file, whatever part of it is asked for: they are small, and a wrong range's answer would be plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [field for field in scope["headers"] if field[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
 
 class _Static(StaticFiles):
@@ -24,11 +35,16 @@ class _Static(StaticFiles):
 
 
 async def _home() -> FileResponse:
-    return FileResponse(STATIC / "index.html", headers=FRESH)
+    return _Whole(STATIC / "index.html", headers=FRESH)
 
 
 async def _docs() -> FileResponse:
-    return FileResponse(STATIC / "docs.html", headers=FRESH)
+    return _Whole(STATIC / "docs.html", headers=FRESH)
+
+
+async def _openapi(request: Request) -> JSONResponse:
+    """The document, which says where the server is: below the prefix that the client sees."""
+    return JSONResponse({**request.app.openapi(), "servers": [{"url": link("") or "/"}]})
 
 
 # Asynchronous, because it reads what the event loop changes.
@@ -43,11 +59,13 @@ def install(app: FastAPI) -> None:
     app.add_api_route("/", _home, include_in_schema=False)
     # FastAPI's own page loads its scripts from elsewhere.
     app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_api_route(
         "/metrics",
         _metrics,
         tags=["health"],
         summary="Figures for Prometheus",
         response_class=PlainTextResponse,
+        dependencies=[Depends(only_known)],
     )
     app.mount("/static", _Static(directory=STATIC), name="static")

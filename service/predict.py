@@ -115,6 +115,7 @@ class Direct:
         scope["route"] = router.routes[0]  # as FastAPI would: requests are counted by it
         request = Request(scope, receive, send)
         await require_predict(request)
+        request.app.state.declared.check_query(scope)
         try:
             asked = Asked.model_validate(dict(request.query_params))
         except ValidationError as error:
@@ -208,9 +209,18 @@ class _Ending(NamedTuple):
 
 
 async def answer_in_time(
-    request: Request, state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, timing: Timing
+    request: Request,
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    timing: Timing,
+    *,
+    mirrored: bool = False,
 ) -> Answered:
     """The answer, unless the client leaves first or its time is over.
+
+    With ``mirrored`` the reply has answers for mirrored copies too, after those for the images.
 
     Raises:
         ClientDisconnect: the client left.
@@ -237,9 +247,9 @@ async def answer_in_time(
     try:
         async with asyncio.timeout(seconds) as limit:
             try:
-                return await _answer(state, uploads, overrides, neighbors, ending, timing)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
             except SizeChangedError:
-                return await _answer(state, uploads, overrides, neighbors, ending, timing)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
             finally:
                 has_ended = True
                 watching.cancel()
@@ -260,7 +270,14 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _answer(
-    state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, ending: _Ending, timing: Timing
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    ending: _Ending,
+    timing: Timing,
+    *,
+    mirrored: bool,
 ) -> Answered:
     """The reply for those images that can be decoded, and what came of each image sent, in order."""
     predictor = state.batcher.predictor
@@ -274,8 +291,8 @@ async def _answer(
     timing.decode += time.perf_counter() - started
     good = images if not any(failed) else images[[error is None for error in failed]]
     if len(good):
-        deadline = ending.deadline
-        reply = await state.batcher.submit(good, overrides, neighbors, deadline=deadline, timing=timing)
+        asked = np.concatenate([good, good[:, :, ::-1]]) if mirrored else good
+        reply = await state.batcher.submit(asked, overrides, neighbors, deadline=ending.deadline, timing=timing)
     else:
         reply = Reply(predictor, predictor.parameters(*overrides), [])
     answers = iter(reply.answers)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -74,7 +75,7 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = (
         405,
         "The method is not allowed here",
-        "PUT is not allowed at /v1/model: allowed is GET.",
+        "PUT is not allowed at /v1/model: allowed is GET, HEAD, OPTIONS.",
     )
     TOO_SLOWLY_SENT = (
         408,
@@ -99,7 +100,7 @@ class Kind(Enum):
     LABEL_LIKE_ANOTHER = (
         409,
         "The label is like a known one",
-        "label: it differs from cat only by case or white space: give that one, or another name.",
+        "label: it differs from cat only in how it is written: give that one, or another name.",
     )
     TOO_MANY_TAUGHT = (
         409,
@@ -130,6 +131,16 @@ class Kind(Enum):
         415,
         "Not an image type",
         "The content type is text/plain: send multipart/form-data with the field file.",
+    )
+    COMPRESSED_BODY = (
+        415,
+        "The body is compressed",
+        "The body is compressed or coded (Content-Encoding: gzip): send it as it is.",
+    )
+    HOST_NOT_SERVED = (
+        421,
+        "The host is not served here",
+        "This server does not answer for example.org: add it to SECONDLOOK_ALLOWED_HOSTS and restart it.",
     )
     INVALID_PARAMETER = (
         422,
@@ -298,15 +309,27 @@ def of_image(error: Exception, filename: str | None) -> ProblemError:
     return ProblemError(known.kind, detail, filename=filename, headers=known.headers)
 
 
-def of_validation(first: Mapping[str, Any], *_: Mapping[str, Any]) -> ProblemError:
-    """Pydantic's first error in what a call was given."""
+def of_validation(first: Mapping[str, Any], *_: Mapping[str, Any], known: tuple[str, ...] = ()) -> ProblemError:
+    """Pydantic's first error in what a call was given; ``known`` are the fields that its body may have."""
     if first["type"] == "json_invalid":
         return ProblemError(Kind.MALFORMED_REQUEST, "The body is not JSON.")
     # ("query", "top"), ("path", "entry_id"), ("body", "dataset"), or ("body",) where all of it is wrong.
     where, *names = (str(part) for part in first["loc"])
     name = clean(names[0]) if names else f"The {where}"
+    if first["type"] == "extra_forbidden":
+        return ProblemError(
+            Kind.INVALID_PARAMETER, _sentence(f"{name}: there is no such field{likely(str(names[-1]), known)}")
+        )
     reason = clean(str(first.get("ctx", {}).get("error") or first["msg"]))
     return ProblemError(Kind.INVALID_PARAMETER, f"{name}: {_sentence(reason)}")
+
+
+def likely(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence on a name that is unknown: which one was meant, or which there are."""
+    if not known:
+        return ": there are none here"
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f": {close[0]} is the likely one" if close else f": there are {', '.join(known)}"
 
 
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
@@ -339,6 +362,8 @@ EVERYWHERE = documented(
     Kind.MALFORMED_REQUEST,
     Kind.TOO_SLOWLY_SENT,
     Kind.TOO_MANY_BYTES,
+    Kind.COMPRESSED_BODY,
+    Kind.HOST_NOT_SERVED,
     Kind.HEADERS_TOO_LARGE,
     Kind.INTERNAL,
     Kind.NOT_READY,
@@ -354,9 +379,9 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return of_validation(*error.errors()).response()
+        return of_validation(*error.errors(), known=app.state.declared.of_body(request.scope)).response()
 
-    async def from_router(request: Request, error: Exception) -> JSONResponse:
+    async def from_router(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if isinstance(error, ProblemError):
             return error.response()
@@ -365,9 +390,11 @@ def install(app: FastAPI) -> None:
             problem = ProblemError(Kind.NOT_FOUND, f"There is nothing at {path}: /docs lists all calls.")
         elif error.status_code == 405:
             # The router names the methods of the first route of that path; a path may have several.
-            calls = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
-            first = (error.headers or {}).get("Allow", "GET")  # of a page, which OpenAPI leaves out
-            allowed = ", ".join(sorted(call.upper() for call in calls)) if calls else first
+            calls = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), ("get",))
+            methods = {call.upper() for call in calls} | {"OPTIONS"}
+            allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+            if method == "OPTIONS":
+                return Response(status_code=204, headers={"Allow": allowed})
             detail = f"{method} is not allowed at {path}: allowed is {allowed}."
             problem = ProblemError(Kind.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
         else:

@@ -9,9 +9,10 @@ from typing_extensions import TypedDict
 
 from model.entries import Entry
 from model.journal import SOURCE
-from model.overlay import number_of
 from model.predictor import Answer, Predictor
 from model.reasons import decisive
+from model.taught_keys import number_of
+from service.prefix import link
 
 MAX_VOTES = 1000
 
@@ -46,7 +47,7 @@ class Votes(TypedDict):
 def thumbnail_of(entry: Entry) -> str | None:
     """Where an entry's picture is."""
     has_picture = entry.sheet is not None or number_of(entry.id) is not None
-    return f"/v1/entries/{entry.id}/thumbnail" if has_picture else None
+    return link(f"/v1/entries/{entry.id}/thumbnail") if has_picture else None
 
 
 def neighbors_of(predictor: Predictor, answer: Answer, count: int) -> list[Neighbor]:

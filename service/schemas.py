@@ -277,11 +277,11 @@ def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
-        images=len(overlay.added),
-        relabelled=len(overlay.decided) - overlay.removed,
+        images=overlay.taught.images,
+        relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=len(overlay.added) + len(overlay.decided) >= suggest_rebuild,
+        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= suggest_rebuild,
     )
 
 
@@ -289,7 +289,10 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
     """One entry, as it votes now."""
     manifest = predictor.bundle.manifest
     was = None
-    if entry.id in predictor.overlay.decided and (own := predictor.bundle.entries.get(entry.id)) is not None:
+    if (
+        predictor.overlay.decided.get(entry.id) is not None
+        and (own := predictor.bundle.entries.get(entry.id)) is not None
+    ):
         was = manifest.classes[own.value]
     return EntryInfo(
         generation=manifest.generation,

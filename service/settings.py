@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from model.errors import ParameterError
 from model.milvus import MilvusSettings
+from service.prefix import PREFIX as PREFIX_PATH
+from service.problems import likely
 
 PREFIX = "SECONDLOOK_"
+ELSEWHERE = ("key",)
+"""Variables that begin so, too, and are read by commands that are no server."""
 LEAST_DECODE_BYTES = 256 << 20
 """For each worker."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
+
+
+def _split(given: object) -> object:
+    return re.split(r"[,\s]+", given.strip(", ")) if isinstance(given, str) else given
+
+
+def _host_name(given: str) -> str:
+    """A host's name as requests spell it: in lower case, without a port, ASCII alone."""
+    name = given.lower().removesuffix(".").strip("[]")
+    wildcard, name = ("*.", name[2:]) if name.startswith("*.") else ("", name)
+    with suppress(UnicodeError):
+        name = name if name.isascii() else name.encode("idna").decode()
+    if not re.fullmatch(r"\*|[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}", name) or (wildcard and name == "*"):
+        raise ValueError(f"{given} is no host: give names without a port, such as photos.example.org or *.example.org")
+    return wildcard + name
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
+
+
+def _path_prefix(given: str) -> str:
+    prefix = given.rstrip("/")
+    if prefix and not PREFIX_PATH.fullmatch(prefix):
+        raise ValueError("give a path of letters, digits and ._~-, such as /look")
+    return prefix
 
 
 class Settings(BaseSettings):
@@ -32,6 +65,17 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    allowed_hosts: Annotated[tuple[HostName, ...] | None, NoDecode, BeforeValidator(_split)] = Field(
+        None,
+        description="Names that requests may be sent to (their `Host`), with commas between them: `a.example.org`, "
+        "`*.example.org` for all below it, `*` for any; loopback names always are. Unset: loopback names alone where "
+        "the server listens on loopback, any elsewhere.",
+    )
+    root_path: Annotated[str, AfterValidator(_path_prefix)] = Field(
+        "",
+        description="Path below which a proxy serves this server, such as `/look`; links in answers begin with it. "
+        "Unset, an `X-Forwarded-Prefix` is believed that comes from this machine.",
+    )
     bundles: Absolute | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
@@ -172,6 +216,41 @@ def _flat() -> Iterator[tuple[str, FieldInfo]]:
             continue
         for inner, of_part in MilvusSettings.model_fields.items():
             yield f"{name}__{inner}", of_part
+
+
+def read_settings(**given: object) -> Settings:
+    """The settings: these, and for the others environment variables.
+
+    Raises:
+        ParameterError: one is wrong; names its variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        names = [str(part) for part in first["loc"] if isinstance(part, str)]
+        if first["type"] == "extra_forbidden":
+            why = "there is no such setting" + likely(names[-1], list(MilvusSettings.model_fields))
+        else:
+            why = str(first.get("ctx", {}).get("error") or first["msg"])
+        if names == ["port"] and str(first["input"]).startswith("tcp://"):
+            why += ". Kubernetes sets it for a service of that name: set enableServiceLinks to false"
+        raise ParameterError(f"{PREFIX}{'__'.join(names).upper() or 'REPLICA'}: {why}") from error
+    except SettingsError as error:
+        raise ParameterError(f"{PREFIX}MILVUS: it is no JSON object: set {PREFIX}MILVUS__ADDRESS instead") from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """A sentence on each environment variable that looks like a setting and is none."""
+    known = [f"{PREFIX}{name}".upper() for name in (*dict(_flat()), "milvus", *ELSEWHERE)]
+    sentences = []
+    for name in sorted(environment):
+        if not name.upper().startswith(PREFIX) or name.upper() in known:
+            continue
+        close = get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+        meant = f"{close[0]} is the likely one" if close else "the README lists them"
+        sentences.append(f"{name} is no setting: {meant}")
+    return sentences
 
 
 def settings_table() -> str:

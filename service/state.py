@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from model.errors import JournalError
+from model.predictor import Predictor
 from service.batcher import Batcher
 from service.decoders import Decoders
 from service.door import Door
@@ -29,18 +33,37 @@ class State:
     decoders: Decoders
     metrics: Metrics
     drain: Drain
+    making_thumbnail: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether what is computed has come no further for longer than requests may take: it may never return."""
+        return self.batcher.computing_s > self.settings.request_timeout_s
 
     @property
     def is_ready(self) -> bool:
-        """Whether images sent now would be answered.
-
-        Not while a batch takes longer than its requests may: a predictor's call that hangs never returns.
-        """
+        """Whether images sent now would be answered."""
         predictor = self.batcher.predictor
         if predictor.bundle.is_store_away and not predictor.alone:
             return False
-        hangs = max(self.batcher.computing_s, self.batcher.oldest_s) > self.settings.request_timeout_s
-        return self.batcher.is_running and self.decoders.is_running and not hangs and not self.drain.has_begun
+        is_late = self.batcher.oldest_s > self.settings.request_timeout_s
+        return (
+            self.batcher.is_running
+            and self.decoders.is_running
+            and not self.hangs
+            and not is_late
+            and not self.drain.has_begun
+        )
+
+    async def current(self) -> Predictor:
+        """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.
+
+        Raises:
+            UnavailableError: nothing computes answers, or what it computes takes too long.
+        """
+        with suppress(JournalError):
+            await self.generations.catch_up()
+        return self.batcher.predictor
 
 
 # Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.
@@ -51,3 +74,11 @@ async def _state(request: Request) -> State:
 
 Running = Annotated[State, Depends(_state)]
 """A route's way to the state."""
+
+
+async def _current(state: Running) -> Predictor:
+    return await state.current()
+
+
+Current = Annotated[Predictor, Depends(_current)]
+"""A route's way to what answers."""

@@ -5,8 +5,10 @@ port (SO_REUSEPORT), and the kernel gives each connection to one of them. The ke
 they are in memory once; metrics are counted together; a rebuild is the root's, whoever runs it.
 
 The parent starts one worker first, so that what is wrong is said once, then the others. It starts anew those that die,
-passes signals on, and waits until all are done. What a worker is to do comes on its standard input, which stays open:
-its end is the parent's, whatever that died of.
+and ends those that give no sign of life (``service.pulse``). It passes a signal on, waits until all are done, and ends
+those that are not when their time is over, or at a second signal. What a worker is to do comes on its standard input,
+which stays open: its end is the parent's, whatever that died of. On its standard output it says its address, once it
+answers, and then its pulse.
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ import logging.config
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from functools import partial
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from service import logs
+from service.ending import EARLIER_S, GRACE_S, SAME_S
 from service.errors import ServiceError
+from service.hosts import tell_at_start
+from service.listening import bind, close, reserve
+from service.pulse import BEAT, BEAT_S, SILENT_S, Pulse, Watched
 from service.settings import LEAST_DECODE_BYTES, PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -39,12 +46,8 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Before a worker that died is started anew; twice as long each time, until one has run for SOUND_S."""
 SOUND_S = 10.0
-ORPHAN_S = 30.0
-"""How long a worker without a parent may take to end beyond the time of its running requests."""
-
-
-class ListenError(ServiceError):
-    """The address cannot be listened on."""
+LATER_S = 0.25
+"""By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
 def run(settings: Settings) -> None:
@@ -57,14 +60,14 @@ def run(settings: Settings) -> None:
     logging.config.dictConfig(logs.config(settings.log))
     if sys.platform != "linux":
         raise ServiceError("several workers need Linux: set SECONDLOOK_WORKERS to 1")
-    reserved = _reserve(settings.host, settings.port)
+    reserved = reserve(settings.host, settings.port)
+    tell_at_start(settings)
     try:
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
             status = asyncio.run(_Parent(share(settings, port), folder).run())
     finally:
-        for held in reserved:
-            held.close()
+        close(reserved)
     if status:
         sys.exit(status)
 
@@ -95,81 +98,50 @@ def work() -> None:
     Raises:
         BundleError, KeysError, SystemExit: as ``serve.run``.
     """
-    told = b""
-    while not told.endswith(b"\n") and (more := os.read(0, 1 << 16)):
-        told += more
+    tells, told = _own_pipes()
+    sent = b""
+    while not sent.endswith(b"\n") and (more := os.read(told, 1 << 16)):
+        sent += more
     try:
-        settings = Settings(**json.loads(told))
+        settings = Settings(**json.loads(sent))
     except ValueError as error:
         raise ServiceError("a worker is started by secondlook serve --workers, and not by hand") from error
     is_orphan = threading.Event()
-    threading.Thread(target=_end_with_parent, args=(settings, is_orphan), name="parent", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(told, is_orphan), name="parent", daemon=True).start()
+    pulse = Pulse(tells)
     from service.serve import run as serve
 
     try:
-        listening = [_bind(*address, is_shared=True) for address in _addresses(settings.host, settings.port)]
-        serve(settings, listening, _tell_parent)
+        listening = bind(settings.host, settings.port, is_shared=True)
+        serve(settings, listening, partial(_tell_parent, tells), pulse)
     finally:
         if is_orphan.is_set():
             shutil.rmtree(os.environ[METRICS_FOLDER], ignore_errors=True)
 
 
-def _tell_parent(address: str) -> None:
-    os.write(1, address.encode() + b"\n")
+def _own_pipes() -> tuple[int, int]:
+    """The pipes to and from the parent, as descriptors that no process inherits which is started here.
+
+    Whoever had them would have the parent wait for its end, or this one for the parent's.
+    """
+    tells, told = os.dup(1), os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return tells, told
 
 
-def _end_with_parent(settings: Settings, is_orphan: threading.Event) -> None:
+def _tell_parent(tells: int, address: str) -> None:
+    os.write(tells, address.encode() + b"\n")
+
+
+def _end_with_parent(told: int, is_orphan: threading.Event) -> None:
     # Nothing more is sent: it returns once the parent has ended.
-    while os.read(0, 1):
+    while os.read(told, 1):
         pass
     is_orphan.set()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(settings.drain_timeout_s + ORPHAN_S)
-    os._exit(1)
-
-
-Address = tuple[int, Any]
-"""Family, and what sockets of that family call an address."""
-
-
-def _addresses(host: str, port: int) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
-
-
-def _bind(family: int, address: Any, *, is_shared: bool) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _reserve(host: str, port: int) -> list[socket.socket]:
-    """Sockets that keep the port for the workers, and take no connections.
-
-    Raises:
-        ListenError: another program has it, or this one may not have it.
-    """
-    reserved: list[socket.socket] = []
-    try:
-        for family, address in _addresses(host, port):
-            # Not shared at first: or else a second server would take a part of the first one's connections.
-            with _bind(family, (address[0], port, *address[2:]), is_shared=False) as alone:
-                port = alone.getsockname()[1]
-            reserved.append(_bind(family, (address[0], port, *address[2:]), is_shared=True))
-    except OSError as error:
-        for held in reserved:
-            held.close()
-        raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
-    return reserved
 
 
 class _Parent:
@@ -188,9 +160,13 @@ class _Parent:
         self._failing: set[int] = set()
         """Those that ended before they were ready when they were started last."""
         self._been_ready: set[int] = set()
+        self._answering: set[int] = set()
+        """Those that are ready now."""
         self._first = asyncio.Event()
         """The first is ready, or never will be."""
         self._stopping = asyncio.Event()
+        self._stopped_at = 0.0
+        self._pulses = Watched()
         self._status = 0
 
     async def run(self) -> int:
@@ -198,19 +174,49 @@ class _Parent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        watching = loop.create_task(self._watch())
         async with asyncio.TaskGroup() as workers:
             workers.create_task(self._keep(0))
             await self._first.wait()
             for slot in range(1, self._settings.workers):
                 workers.create_task(self._keep(slot))
+        watching.cancel()
         return self._status
 
     def _stop(self, number: signal.Signals) -> None:
-        """Pass a signal on; a second Ctrl-C means the same to them as to a server alone."""
-        self._stopping.set()
+        """Pass a signal on; at a second one, end all of them."""
+        now = time.monotonic()
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._stopped_at = now
+            within = self._settings.drain_timeout_s + GRACE_S - EARLIER_S + LATER_S
+            asyncio.get_running_loop().call_later(within, self._kill_all, "did not end in time", 1)
+        elif now - self._stopped_at > SAME_S:
+            self._status = 128 + number
+            asyncio.get_running_loop().call_later(LATER_S, self._kill_all, "did not end at once", self._status)
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.send_signal(number)
+
+    def _kill_all(self, why: str, status: int) -> None:
+        for slot in list(self._processes):
+            logger.error("worker %d %s: it is ended by force", slot + 1, why)
+            self._kill(slot)
+            self._status = status
+
+    def _kill(self, slot: int) -> None:
+        with suppress(ProcessLookupError):
+            self._processes[slot].kill()
+
+    async def _watch(self) -> None:
+        """End workers that hang, which are started anew then."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(BEAT_S)
+            missing = self._settings.workers - len(self._answering)
+            for slot in self._pulses.silent(is_one_missing=missing > 0):
+                logger.error("worker %d gave no sign of life for %g s: it is ended by force", slot + 1, SILENT_S)
+                self._pulses.forget(slot)
+                self._kill(slot)
 
     async def _keep(self, slot: int) -> None:
         """Have one worker run until all shall stop."""
@@ -221,7 +227,7 @@ class _Parent:
             if self._stopping.is_set():
                 if is_ready and status != 0:
                     logger.error("worker %d ended with status %d instead of stopping", slot + 1, status)
-                    self._status = 1
+                    self._status = self._status or 1
                 break
             if is_ready:
                 self._failing.discard(slot)
@@ -262,15 +268,22 @@ class _Parent:
         if self._stopping.is_set():  # the signal came while it was being started
             process.terminate()
         process.stdin.write(self._told)
-        if address := (await process.stdout.readline()).decode().strip():
-            self._ready(slot, address)
+        address = ""
+        async for line in process.stdout:
+            self._pulses.hear(slot)
+            if line != BEAT:
+                address = line.decode().strip()
+                self._ready(slot, address)
         status = await process.wait()
         del self._processes[slot]
-        self._forget(process.pid)
+        self._pulses.forget(slot)
+        self._answering.discard(slot)
+        mark_process_dead(process.pid, self._folder)  # type: ignore[no-untyped-call]
         return bool(address), status
 
     def _ready(self, slot: int, address: str) -> None:
         self._failing.discard(slot)
+        self._answering.add(slot)
         self._first.set()
         if slot in self._been_ready:
             logger.info("worker %d answers again", slot + 1)
@@ -278,9 +291,3 @@ class _Parent:
         self._been_ready.add(slot)
         if len(self._been_ready) == self._settings.workers:
             logger.info("secondlook is ready: %s (%d workers; stop it with Ctrl-C)", address, self._settings.workers)
-
-    def _forget(self, pid: int) -> None:
-        """Remove a dead worker's states from the metrics; what it counted stays."""
-        from prometheus_client.multiprocess import mark_process_dead
-
-        mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def serving(app: FastAPI) -> Iterator[Call]:
     """Start the app, and yield ``call(method, path, ...)``."""
 
     async def request(method: str, path: str, **options: Any) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return await client.request(method, path, **options)
 
     with (

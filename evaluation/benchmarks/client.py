@@ -91,7 +91,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 def head(method: str, path: str, length: int, headers: dict[str, str]) -> bytes:
     """A request's head."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {length}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {length}"]
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode("latin-1")
 
 

@@ -18,11 +18,15 @@ from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import ENCODER, Bundle
 from model.cache import Floats, Ints, mix, softmax, vote
+from model.catching_up import caught_up
+from model.decided import REMOVED as GONE
+from model.decided import Decided
 from model.journal import Journal, NewImage
 from model.overlaid_store import OverlaidStore
-from model.overlay import FIRST_ID, Overlay
+from model.overlay import Overlay
 from model.predictor import Predictor
 from model.stores import FaissStore
+from model.taught_keys import FIRST_ID, TaughtKeys
 
 COUNTS = (0, 1_000, 10_000)
 BATCH = 16
@@ -78,12 +82,11 @@ def _beside(
         for label, some in _new(bundle, images, keys, labels):
             journal.teach(label, some, "bench", known=bundle.manifest.classes)
         opened: list[Predictor] = []
-        open_s = seconds(lambda: opened.append(Predictor(bundle, Overlay(bundle).caught_up(journal))))
+        open_s = seconds(lambda: opened.append(Predictor(bundle, caught_up(Overlay(bundle), journal))))
         predictor, at = opened[0], iter(range(10**9))
         times = repeated(lambda: _teach(journal, opened, images), for_seconds) if labels else []
         one = repeated(lambda: _predict(predictor, images, next(at), 1), for_seconds, 50)
         batch = repeated(lambda: _predict(predictor, images, BATCH * next(at), BATCH), for_seconds)
-        journal.close()
     return TaughtResult(
         len(labels),
         1000 * float(np.median(one)),
@@ -109,7 +112,7 @@ def _teach(journal: Journal, opened: list[Predictor], images: NDArray[np.uint8])
     before = opened[-1]
     known, image = before.bundle.manifest.classes, images[len(opened) % len(images)]
     journal.teach(known[0], [NewImage("a.png", png(image))], "bench", known=known)
-    opened.append(Predictor(before.bundle, before.overlay.caught_up(journal)))
+    opened.append(Predictor(before.bundle, caught_up(before.overlay, journal)))
 
 
 def _predict(predictor: Predictor, images: NDArray[np.uint8], start: int, count: int) -> None:
@@ -127,9 +130,12 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
     logits, asked, labels = embed_images(test, np.arange(len(test.labels)), bundle.engine, progress)
     random = np.random.default_rng(0)
     gone = np.sort(random.permutation(count)[:removed])
-    ids, none = FIRST_ID + 2 * np.arange(added), np.empty(0, np.int64)
+    ids = FIRST_ID + 2 * np.arange(added)
     laid = OverlaidStore(
-        FaissStore.build(keys, values), more, ids, values[:added], removed=gone, relabelled=none, labels=none
+        FaissStore.build(keys, values),
+        TaughtKeys.of(ids, values[:added], more),
+        Decided().changed(dict.fromkeys(gone.tolist(), GONE)),
+        np.arange(len(manifest.classes)),
     )
     kept = np.setdiff1d(np.arange(count), gone)
     whole = FaissStore.build(np.concatenate((keys[kept], more)), np.concatenate((values[kept], values[:added])))

@@ -105,6 +105,7 @@ def _here(
 ) -> Iterator[Answering]:
     """By a bundle, in this process."""
     from model.bundle import open_bundle
+    from model.catching_up import caught_up
     from model.doubt import check_coverage
     from model.journal import Journal
     from model.overlay import Overlay
@@ -116,7 +117,7 @@ def _here(
     bundle = open_bundle(root or default_root(), generation)
     overlay = Overlay(bundle)
     if root is not None:  # answers as a server on it gives them: with what was taught
-        overlay = overlay.caught_up(Journal(root))
+        overlay = caught_up(overlay, Journal(root))
     predictor = Predictor(bundle, overlay)
     parameters = predictor.parameters(theta, lam, k)
     classes = predictor.classes

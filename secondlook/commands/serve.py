@@ -21,22 +21,15 @@ def serve(
     host: str | None, port: int | None, workers: int | None, root: Path | None, data_root: Path | None, is_worker: bool
 ) -> None:
     """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
-    from pydantic import ValidationError
-
     from service import workers as processes
     from service.errors import KeysError
-    from service.settings import Settings
+    from service.settings import read_settings
 
+    if is_worker:  # one of several, whose parent says what to do
+        processes.work()
+        return
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "bundles": root, "data": data_root}
-    try:
-        if is_worker:  # one of several, whose parent says what to do
-            processes.work()
-            return
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "__".join(map(str, first["loc"])).upper() or "REPLICA"
-        raise click.UsageError(f"SECONDLOOK_{name}: {first['msg']}") from error
+    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
     try:
         if settings.workers > 1:
             processes.run(settings)

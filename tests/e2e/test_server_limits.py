@@ -21,7 +21,13 @@ IMAGE = make_image("red")
 
 
 def head(length: int = len(IMAGE), *more: str) -> bytes:
-    lines = ["POST /v1/predict HTTP/1.1", "Host: here", "Content-Type: image/png", f"Content-Length: {length}", *more]
+    lines = [
+        "POST /v1/predict HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: image/png",
+        f"Content-Length: {length}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -190,7 +196,7 @@ def deaf(server: Server) -> Iterator[socket.socket]:
         connection.settimeout(30)
         parts = urlsplit(server.url)
         connection.connect((parts.hostname, parts.port))
-        connection.sendall(100 * b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n")
+        connection.sendall(100 * b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
         yield connection
 
 
@@ -239,7 +245,13 @@ def test_trailers_without_end_are_cut_off(serve: Serve, path: str) -> None:
     server = serve()
     method = "POST" if path == "/v1/predict" else "GET"
     with connected(server) as connection:
-        lines = [f"{method} {path} HTTP/1.1", "Host: here", "Content-Type: image/png", "Transfer-Encoding: chunked", ""]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: image/png",
+            "Transfer-Encoding: chunked",
+            "",
+        ]
         connection.sendall("\r\n".join([*lines, "0", ""]).encode())
         with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012 - which of the calls notices is up to the network
             for _ in range(2000):

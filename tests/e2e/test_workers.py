@@ -105,10 +105,12 @@ def test_they_count_together_share_the_keys_and_stop_clean(serve: Serve, root: P
     command = [sys.executable, "-m", "secondlook", "serve", "--workers", "2", "--port", str(port)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
-    assert second.stderr == f"Error: {host} port {port} cannot be listened on: Address already in use\n"
+    why = f"{host}:{port} is taken by another program: end that, or choose another port with --port"
+    assert second.stderr == f"Error: {why}\n"
     with socket.create_connection((host, port)) as slow:
         head = (
-            f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(ASKED)}\r\n\r\n"
+            "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            f"Content-Length: {len(ASKED)}\r\n\r\n"
         )
         slow.sendall(head.encode() + ASKED[:10])
         until(lambda: next(scrapes(server.url))["secondlook_admitted_images"] == 1)

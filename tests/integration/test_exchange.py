@@ -19,8 +19,8 @@ def written(tmp_path: Path) -> Path:
     journal.teach("crab", [NewImage("one.png", ONE), NewImage("gone.png", ONE)], "alice")
     journal.teach("lobster ☃", [NewImage("two.jpg", TWO)], "alice")
     journal.decide_image(2, None, "alice")
-    journal.decide("photos", "cat/1.png", "dog", "alice", was="cat")
-    journal.decide("photos", "cat/2.png", None, "alice", was="cat")
+    journal.decide("photos", "cat/1.png", "dog", "alice", own="cat")
+    journal.decide("photos", "cat/2.png", None, "alice", own="cat")
     assert write_out(journal, tmp_path / "out") == (2, 2, 0)
     return tmp_path / "out"
 

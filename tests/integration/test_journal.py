@@ -6,12 +6,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
-from model.journal import JOURNAL, Correction, Journal, NewImage, Request, TaughtImage
+from model.journal import Correction, Journal, Kept, NewImage, Request, TaughtImage
+from model.journal_file import JOURNAL
 
 KEY = np.arange(4, dtype=np.float32)
 
@@ -20,18 +22,31 @@ def image(content: bytes = b"bytes", encoder: str = "") -> NewImage:
     return NewImage("a.png", content, {(encoder, False): KEY} if encoder else {})
 
 
-def answer(numbers: list[int], change: int) -> str:
-    return f"{numbers} {change}"
+def answer(kept: Kept) -> str:
+    return f"{kept.numbers} {kept.change}"
+
+
+def told(journal: Journal, change: int = 0) -> tuple[Any, ...]:
+    """What changed, without the token."""
+    token = token_of(journal, change)
+    changed = journal.since(change, token)
+    assert not changed.is_anew
+    return changed.change, changed.images, changed.corrections, changed.labels
+
+
+def token_of(journal: Journal, change: int) -> bytes:
+    with journal._file.reading() as read:
+        return bytes(read("SELECT token FROM changes WHERE number = ?", change)[0][0]) if read and change else b""
 
 
 def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
     other = Journal(tmp_path)
-    assert other.since(0) == (0, [], [], [])
+    assert told(other) == (0, [], [], {})
     assert not (tmp_path / JOURNAL).exists()
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
-    assert other.since(0) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], ["lobster"])
-    assert other.since(1).images == [TaughtImage(2, "lobster")]
+    assert told(other) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], {1: "lobster"})
+    assert told(other, 1)[1] == [TaughtImage(2, "lobster")]
     assert other.content(2) == b"two"
     assert other.content(3) is None
     keys = other.keys("e")
@@ -46,37 +61,41 @@ def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
 def test_labels_change_and_images_go(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"secret", "e")], "alice")
-    assert journal.decide_image(1, "crab", "bob")
-    assert journal.since(1).images == [TaughtImage(1, "crab")]
-    assert journal.decide_image(1, "crab", "bob")
+    assert journal.decide_image(1, "crab", "bob") == "lobster"
+    assert told(journal, 1)[1] == [TaughtImage(1, "crab")]
+    assert journal.decide_image(1, "crab", "bob") == "crab"
     assert journal.newest() == 2
-    assert journal.decide_image(1, None, "carol")
-    assert journal.since(2).images == [TaughtImage(1, None)]
+    assert journal.decide_image(1, None, "carol") == "crab"
+    assert told(journal, 2)[1] == [TaughtImage(1, None)]
     assert journal.content(1) is None
     assert journal.keys("e") == {}
     journal.keep_keys("e", {(1, False): KEY})
     assert journal.keys("e") == {}
-    assert not journal.decide_image(1, "crab", "bob")
-    assert not journal.decide_image(2, None, "bob")
+    assert journal.decide_image(1, "crab", "bob") is None
+    assert journal.decide_image(2, None, "bob") is None
     assert [(c.action, c.key, c.label, c.was) for c in journal.changes()] == [
         ("removed", "carol", None, "crab"),
         ("relabelled", "bob", "crab", "lobster"),
         ("taught", "alice", "lobster", None),
     ]
     assert [c.number for c in journal.changes(before=3, limit=1)] == [2]
-    journal.close()
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.decide("photos", "cat/1.png", "dog", "alice", was="cat", known=("cat", "dog"))
-    journal.decide("photos", "cat/2.png", None, "alice", was="cat")
-    journal.decide("photos", "cat/1.png", None, "alice", was="dog")
+    journal.decide("photos", "cat/1.png", "dog", "alice", own="cat", known=("cat", "dog"))
+    journal.decide("photos", "cat/2.png", None, "alice", own="cat")
+    assert journal.decide("photos", "cat/1.png", None, "alice", own="cat") == "dog"
     changed = journal.since(0)
-    assert changed.labels == []
+    assert changed.labels == {}
     assert changed.corrections == [Correction("photos", "cat/2.png", None), Correction("photos", "cat/1.png", None)]
-    assert journal.since(2).corrections == [Correction("photos", "cat/1.png", None)]
+    assert told(journal, 2)[2] == [Correction("photos", "cat/1.png", None)]
+    # What is removed stays so; what is as asked already is not written again.
+    assert journal.decide("photos", "cat/1.png", "dog", "alice", own="cat") is None
+    assert journal.decide("photos", "cat/3.png", "cat", "alice", own="cat", known=("cat",)) == "cat"
+    assert journal.newest() == 3
+    assert [change.was for change in journal.changes()] == ["dog", "cat", "cat"]
 
 
 def test_a_repeated_request_is_answered_and_not_done_again(tmp_path: Path) -> None:
@@ -104,7 +123,8 @@ def test_a_label_that_nothing_has_any_more_may_be_written_otherwise(tmp_path: Pa
     journal.teach("lobster", [image()], "alice")
     journal.decide_image(1, None, "alice")
     journal.teach("Lobster", [image()], "alice")
-    assert journal.since(0).labels == ["Lobster"]
+    assert journal.since(0).labels == {1: "Lobster"}
+    assert told(journal, 2)[3] == {1: "Lobster"}
 
 
 def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
@@ -121,7 +141,7 @@ def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image()], "alice")
     with pytest.raises(ZeroDivisionError):
-        journal.teach("crab", [image(), image()], "alice", answer=lambda numbers, change: str(1 // 0))
+        journal.teach("crab", [image(), image()], "alice", answer=lambda kept: str(1 // 0))
     assert journal.newest() == 1
     assert len(Journal(tmp_path).since(0).images) == 1
 
@@ -129,7 +149,6 @@ def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image(b"one")], "alice")
-    journal.close()
     program = (
         "import os, sys; from pathlib import Path\n"
         "from model.journal import Journal, NewImage; from model.errors import JournalError\n"
@@ -171,7 +190,7 @@ from model.journal import Journal, NewImage, Request
 journal = Journal(Path(sys.argv[1]))
 for i in range(10_000):
     journal.teach("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),
-        answer=lambda numbers, change: str(numbers))
+        answer=lambda kept: str(kept.numbers))
     print(i, flush=True)
 """
 

@@ -215,7 +215,7 @@ def test_answers_during_switches_each_come_from_one_generation(root: Path) -> No
         seen = set()
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
         ):
             thetas[first] = app.state.running.batcher.predictor.defaults.theta
 

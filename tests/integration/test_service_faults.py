@@ -46,7 +46,7 @@ class Crowd:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     def send(self, content: Any = None, **options: Any) -> "asyncio.Task[httpx.Response]":
         body = make_image("red") if content is None else content
@@ -169,7 +169,7 @@ def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated) -> None:
 def test_what_is_given_up_before_it_is_computed_is_counted(gated: Gated) -> None:
     app = create_app(settings(request_timeout_s=0.5), predictor=gated)
     scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": []}
-    scope["headers"] = [(b"content-type", b"image/png")]
+    scope["headers"] = [(b"host", b"localhost"), (b"content-type", b"image/png")]
 
     async def leaves() -> Any:
         if messages:

@@ -120,8 +120,8 @@ def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, 
     journal.teach("violet", [NewImage("a", make_image("blue", seed=7)), NewImage("b", make_image("red", seed=8))], "k")
     held = [int(dataset.holdout()[i]) for i in (10, 20)]
     for removed in (3, 4, *range(64, 128), held[0]):  # some of a batch, and a whole one
-        journal.decide(dataset.name, dataset.source(removed), None, "k", was="?")
-    journal.decide(dataset.name, dataset.source(held[1]), "violet", "k", was="?", known=dataset.classes)
+        journal.decide(dataset.name, dataset.source(removed), None, "k", own="?")
+    journal.decide(dataset.name, dataset.source(held[1]), "violet", "k", own="?", known=dataset.classes)
 
     bundle = merged(dataset, root, tmp_path / "parts", IndexOptions(), journal)
     options = IndexOptions(mirror=True)

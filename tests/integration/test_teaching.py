@@ -15,9 +15,12 @@ from indexer.encoders import FromBundle
 from indexer.fold import fold
 from indexer.index import IndexOptions, index
 from model.bundle import open_bundle
-from model.journal import JOURNAL, Journal, NewImage
-from model.overlay import FIRST_ID, Overlay, taught_id
+from model.catching_up import caught_up
+from model.journal import Journal, NewImage
+from model.journal_file import JOURNAL
+from model.overlay import Overlay
 from model.root import activate, active_generation, generations
+from model.taught_keys import FIRST_ID, taught_id
 from service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import (
@@ -196,13 +199,26 @@ def test_one_bad_image_leaves_nothing_of_its_call(call: Call) -> None:
     problem(teach(call, "striped", b"no image", params={"partial": "true"}), 400, "undecodable-image")
 
 
-@pytest.mark.parametrize("label", ["", " ", "x" * 10_000, "x" * 20_000, "two  spaces", "line\nbreak", None])
+@pytest.mark.parametrize("label", ["", " ", "x" * 10_000, "x" * 20_000, "\u202eturned", "line\nbreak", None])
 def test_a_label_that_names_nothing_is_refused(call: Call, label: str | None) -> None:
     assert problem(teach(call, label, striped()), 422, "invalid-parameter").startswith("label: ")
     assert not model(call)["taught"]["change"]
 
 
-@pytest.mark.parametrize("label", ["Red", " red", "RED "])
+@pytest.mark.parametrize("label", [" red", "red\t", "\u00a0red\u200b"])
+def test_a_label_is_the_known_one_however_it_is_spaced(call: Call, label: str) -> None:
+    taught = teach(call, label, striped())
+    assert taught.status_code == 201
+    assert taught.json()["label"] == "red"
+    assert not taught.json()["is_new_class"]
+
+
+def test_a_new_label_is_kept_as_it_is_written_best(call: Call) -> None:
+    assert teach(call, "cafe\u0301  cre\u0300me", striped()).json()["label"] == "caf\u00e9 cr\u00e8me"
+    assert "caf\u00e9 cr\u00e8me" in call("GET", "/v1/model").json()["classes"]
+
+
+@pytest.mark.parametrize("label", ["Red", "RED ", "r\u034fed"])
 def test_a_label_like_a_known_one_names_that(call: Call, label: str) -> None:
     response = teach(call, label, striped())
     problem(response, 409, "label-like-another")
@@ -328,11 +344,11 @@ def test_a_rebuild_folds_in_what_was_taught_and_loses_nothing_that_comes_meanwhi
 def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder: Path) -> None:
     dataset, journal = load(str(colour_folder)), Journal(tmp_path)
     assert fold(dataset, journal) is dataset
-    journal.decide("another", dataset.source(0), None, "k", was="blue")
+    journal.decide("another", dataset.source(0), None, "k", own="blue")
     assert fold(dataset, journal) is dataset
     journal.teach("striped", [NewImage("a", striped())], "k")
-    journal.decide(dataset.name, dataset.source(0), None, "k", was="blue")
-    journal.decide(dataset.name, dataset.source(1), "red", "k", was="blue", known=dataset.classes)
+    journal.decide(dataset.name, dataset.source(0), None, "k", own="blue")
+    journal.decide(dataset.name, dataset.source(1), "red", "k", own="blue", known=dataset.classes)
     folded = fold(dataset, journal)
     assert folded.classes == (*dataset.classes, "striped")
     assert folded.own_classes == dataset.classes
@@ -417,10 +433,10 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     manifest = bundle.manifest
     assert manifest.classes == (*dataset.classes, "striped", "dotted")
     assert (manifest.network_classes, manifest.taught) == (dataset.classes, 4)
-    assert Overlay(bundle).caught_up(journal).added == {}
+    assert caught_up(Overlay(bundle), journal).taught.images == 0
     # Where another generation knew the class by itself, it is one of this one's all the same.
     journal.teach("zebra", [NewImage("a", striped(9))], "k", known=("zebra",))
-    overlay = Overlay(bundle).caught_up(journal)
+    overlay = caught_up(Overlay(bundle), journal)
     assert overlay.classes == (*manifest.classes, "zebra")
     assert overlay.class_weights is not None
     assert overlay.class_weights.tolist() == [1, 1, 1, 10, 10, 20]

@@ -43,7 +43,7 @@ class Scripted:
         self.nice = 0
 
     def parameters(self, theta: float | None = None, lam: float | None = None, k: Any = None) -> Parameters:
-        chosen = Parameters(theta or 1.0, 0.5 if lam is None else lam, k)
+        chosen = Parameters(theta or 1.0, 0.5 if lam is None else lam, None if k == "all" else k or 1)
         check_parameters(*chosen)
         return chosen
 
@@ -119,11 +119,11 @@ def test_requests_gather_while_the_thread_is_busy() -> None:
         replies = await asyncio.gather(first, *others)
         assert [said(reply.answers) for reply in replies] == [[1], [2], [3, 4], [5, 6]]
 
-    # The fourth request would make the second batch five images: whole requests only.
+    # The fourth request would make the second batch five images: what fits into one is not divided.
     assert scenario(body).calls == [[1], [2, 3, 4], [5, 6]]
 
 
-def test_a_request_larger_than_a_batch_is_computed_in_parts_alone() -> None:
+def test_a_request_larger_than_a_batch_is_computed_in_parts_with_others_between() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
         others = await queued(batcher, image(2, 3, 4, 5, 6, 7), image(8))
@@ -131,7 +131,94 @@ def test_a_request_larger_than_a_batch_is_computed_in_parts_alone() -> None:
         assert said((await others[0]).answers) == [2, 3, 4, 5, 6, 7]
         await asyncio.gather(first, *others)
 
-    assert scenario(body).calls == [[1], [2, 3, 4, 5], [6, 7], [8]]
+    assert scenario(body).calls == [[1], [8, 2, 3, 4], [5, 6, 7]]
+
+
+def test_one_who_comes_alone_waits_for_a_part_and_not_for_all_that_came_before() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        large = await queued(batcher, *(image(*[10 * i] * 12) for i in range(2, 6)))
+        scripted.entered.clear()
+        scripted.gate.set()
+        await asyncio.wait(large, return_when=asyncio.FIRST_COMPLETED)
+        scripted.gate.clear()
+        seen = len(scripted.calls)
+        alone = (await queued(batcher, image(7)))[0]
+        scripted.gate.set()
+        await alone
+        place = next(i for i, call in enumerate(scripted.calls) if 7 in call)
+        assert place <= seen + 1, "it waited for more than what was being computed, and the oldest's turn"
+        for task, value in zip(large, range(2, 6), strict=True):
+            assert said((await task).answers) == [10 * value] * 12
+        await first
+
+    scenario(body)
+
+
+def test_large_requests_take_turns() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        large = await queued(batcher, image(*[2] * 16), image(*[3] * 16))
+        scripted.gate.set()
+        await asyncio.gather(first, *large)
+
+    calls = scenario(body).calls
+    assert {tuple(call) for call in calls[1:]} == {(2,) * 4, (3,) * 4}
+    assert 2 in calls[1] + calls[2] + calls[3]
+    assert 3 in calls[1] + calls[2] + calls[3]
+
+
+def test_a_stream_of_small_requests_does_not_keep_a_large_one_from_its_end() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        first = await busy(batcher, scripted)
+        large = (await queued(batcher, image(*[2] * 12)))[0]
+        scripted.gate.set()
+
+        async def stream() -> None:
+            while not large.done():
+                await batcher.submit(image(9))
+
+        await asyncio.gather(first, large, *(stream() for _ in range(16)))
+
+    scenario(body)
+
+
+def test_images_that_cost_much_come_in_batches_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.turns.TURN_S", 0.02)
+
+    class Slow(Scripted):
+        def predict(self, images: Any, asked: Any, neighbors: int = 0, spent: Spent | None = None) -> list[Answer]:
+            time.sleep(0.04 * len(images) if asked[0].k is None else 0)
+            return super().predict(images, asked, neighbors, spent)
+
+    async def run() -> None:
+        slow = Slow()
+        batcher = Batcher(slow, max_batch=4)  # type: ignore[arg-type]
+        batcher.start()
+        costly = [asyncio.create_task(batcher.submit(image(*[2] * 8), Overrides(k="all"))) for _ in range(2)]
+        await asyncio.sleep(0.06)
+        assert said((await batcher.submit(image(*[3] * 4))).answers) == [3] * 4
+        assert not any(task.done() for task in costly)
+        await asyncio.gather(*costly)
+        assert {len(call) for call in slow.calls if call[0] == 2} == {1}
+        assert [3] * 4 in slow.calls
+        await batcher.close()
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+def test_what_is_half_done_when_its_client_leaves_is_not_finished() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        scripted.gate.clear()
+        large = asyncio.create_task(batcher.submit(image(*[2] * 12)))
+        assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
+        large.cancel()
+        await asyncio.wait((large,))
+        assert batcher.waiting == 0
+        scripted.gate.set()
+        assert said((await batcher.submit(image(3))).answers) == [3]
+
+    assert scenario(body).calls == [[2] * 4, [3]]
 
 
 def test_overrides_and_neighbours_are_each_requests_own() -> None:
@@ -328,7 +415,7 @@ def test_no_batch_waits_for_a_busy_event_loop() -> None:
             time.sleep(0.001)
         await asyncio.gather(first, *others)
 
-    assert scenario(body).calls == [[1], [2, 3, 4, 5], [6]]
+    assert scenario(body).calls == [[1], [6], [2, 3, 4, 5]]
 
 
 def test_a_batch_that_cannot_be_put_together_fails_alone() -> None:

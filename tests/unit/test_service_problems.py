@@ -5,8 +5,9 @@ from model.errors import BundleError, ImageError, ImageTooLargeError, ParameterE
 from service import problems
 from service.errors import QueueFullError, RebuildRunningError, UnavailableError, UnknownJobError
 from service.guard import Guard
+from service.hosts import Hosts
 from service.problems import Kind, clean, of_image, to_problem
-from tests.service_for_tests import problem, serving
+from tests.service_for_tests import problem, serving, settings
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_clients_text_is_bounded_and_printable() -> None:
 
 def test_an_unexpected_error_is_a_plain_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    app.add_middleware(Guard, max_request_bytes=10)
+    app.add_middleware(Guard, hosts=Hosts(settings()), max_request_bytes=10)
     problems.install(app)
 
     @app.get("/broken")

@@ -1,0 +1,43 @@
+"""Server processes in which parts can be made to hang, as a library, a disk or a bug would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Python runs it at the start of each process that finds it, of workers too. What hangs sleeps in C, outside of Python.
+_CUSTOM = """
+import ctypes, os, pathlib
+flags = pathlib.Path(os.environ["HANGS_BELOW"])
+def hang(name):
+    while (flags / name).exists():
+        ctypes.CDLL(None).usleep(500_000)
+def hung(name, function):
+    def either(*given, **named):
+        hang(name)
+        return function(*given, **named)
+    return either
+import model.predictor, service.generations, service.entries
+model.predictor.Predictor.predict = hung("compute", model.predictor.Predictor.predict)
+service.generations.active_generation = hung("disk", service.generations.active_generation)
+service.generations.generations = hung("disk", service.generations.generations)
+service.entries.model_info = hung("loop", service.entries.model_info)
+"""
+
+
+class Hangs:
+    """Which parts hang in the processes that are started from now on, and from when on."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        (folder / "code").mkdir(parents=True)
+        (folder / "code" / "sitecustomize.py").write_text(_CUSTOM)
+        monkeypatch.setenv("PYTHONPATH", str(folder / "code"))
+        monkeypatch.setenv("HANGS_BELOW", str(folder))
+
+    def begin(self, name: str) -> Callable[[], None]:
+        """Have "compute", "disk" or "loop" hang from its next call on; gives what ends it."""
+        (self._folder / name).touch()
+        return (self._folder / name).unlink
