@@ -87,6 +87,7 @@ class _Job:
     peak: int = QUICK_BYTES
     tries: int = 0
     """How often it was killed for others."""
+    crashes: int = 0
 
     @property
     def charge(self) -> int:
@@ -310,17 +311,25 @@ class Decoders:
                 idle.remove(process)
         running = self._running.pop(process, None)
         if running is not None and not running.job.done.done():
-            if self._nursery.is_ready:
-                logger.warning("an image of %d bytes ended the process that decoded it", len(running.job.file))
-                self._metrics.count_ended_decoding("crashed")
-                running.job.done.set_exception(ImageError("the image makes its decoder fail"))
-            else:
-                running.job.done.set_exception(_unavailable())
+            self._crashed(running)
         if not self._nursery.is_ready:
             self._give_up_all()
         elif not self._is_closed:
             self._keep()
             self._go_on()
+
+    def _crashed(self, running: _Running) -> None:
+        job = running.job
+        if not self._nursery.is_ready:
+            job.done.set_exception(_unavailable())
+            return
+        logger.warning("a process ended while it decoded an image of %d bytes", len(job.file))
+        self._metrics.count_ended_decoding("crashed")
+        job.crashes += 1
+        if job.crashes > 1:
+            job.done.set_exception(ImageError("the image makes its decoder fail"))
+        else:  # it may have been killed, by whoever frees memory, for nothing that this image did
+            self._slow.append(job)
 
     def _keep(self) -> None:
         """Have one process more than quick places, so that one that is killed is not missed."""

@@ -260,8 +260,12 @@ async def answer_in_time(
             state.metrics.count_dropped("client_gone" if has_left else "deadline")
         if has_left:
             raise ClientDisconnect from error
-        detail = f"No answer within {seconds:g} s: try again later, or send fewer images."
-        raise ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())}) from error
+        raise _late(state) from error
+
+
+def _late(state: State) -> ProblemError:
+    detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."
+    return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())})
 
 
 async def _disconnected(request: Request) -> None:
@@ -310,8 +314,7 @@ async def _decode(state: State, upload: Upload, out: NDArray[np.uint8], ending: 
     except ImageError as error:
         return error
     except TimeoutError:
-        detail = "it was not its turn to be decoded in time: try again later."
-        return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())})
+        return _late(state)
     state.metrics.observe_stage("decode", time.perf_counter() - started)
     return None
 
