@@ -34,7 +34,7 @@ from service.nursery import Nursery, Process
 
 logger = logging.getLogger(__name__)
 
-QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 32 << 20
+QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
 """Of an image of the quick lane: its file, its pixels, and the memory that it takes at most."""
 QUICK_S = 0.05
 """Of the processor, after which an image is in the wrong lane. 1 megapixel takes 5 to 25 ms."""

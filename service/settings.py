@@ -21,7 +21,7 @@ from service.problems import likely
 PREFIX = "SECONDLOOK_"
 ELSEWHERE = ("key",)
 """Variables that begin so, too, and are read by commands that are no server."""
-LEAST_DECODE_BYTES = 256 << 20
+LEAST_DECODE_BYTES = 384 << 20
 """For each worker."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Bytes of memory in which images are decoded, in all, divided among the workers; one that takes "
-        "more is refused. 0 = 1 GiB, or 256 MiB for each worker where that is more.",
+        "more is refused. 0 = 1.5 GiB, or 512 MiB for each worker where that is more.",
     )
     max_decode_s: float = Field(
         5.0,
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     @property
     def decode_bytes(self) -> int:
         """``max_decode_bytes``, as a number where it is left to the server."""
-        return self.max_decode_bytes or max(1 << 30, self.workers * LEAST_DECODE_BYTES)
+        return self.max_decode_bytes or max(3 << 29, self.workers << 29)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Settings:
