@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from model.entries import Entry
 from model.errors import ParameterError
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.journal import Journal
 from model.predictor import Predictor
 from model.taught_keys import FIRST_ID, number_of
 from service.errors import UnavailableError
 from service.problems import Kind, ProblemError, clean, documented
 from service.schemas import EntryInfo, EntryList, Health, ModelInfo, entry_info, model_info
 from service.state import Current, Running
+from service.thumbnails import of_taught
 
 MAX_LISTED = 200
 
@@ -78,30 +75,24 @@ def get_entry(predictor: Current, entry_id: EntryId) -> EntryInfo:
     tags=["model"],
     summary="One cached entry's picture",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER)},
+    responses={
+        200: {"content": {"image/png": {}}},
+        **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER, Kind.QUEUE_FULL, Kind.NOT_READY),
+    },
 )
 async def get_thumbnail(state: Running, predictor: Current, entry_id: EntryId) -> Response:
     """A small PNG."""
-    # Where images are decoded at all: what was taught may be as large as what is asked about.
-    made = await run_in_threadpool(_thumbnail, predictor, state.generations.journal, entry_id)
+    entry = await run_in_threadpool(known_entry, predictor, entry_id)
+    number, journal = number_of(entry_id), state.generations.journal
+    made = None
+    if number is None:
+        made = await run_in_threadpool(predictor.bundle.entries.thumbnail, entry)
+    elif journal is not None:
+        made = await of_taught(state, journal, number, is_mirrored=entry.mirrored)
     if made is None:
         raise ProblemError(Kind.NOT_FOUND, f"Entry {entry_id} has no thumbnail.")
     # The same id is another picture in another generation.
     return Response(made, media_type="image/png", headers={"Cache-Control": "no-cache"})
-
-
-def _thumbnail(predictor: Predictor, journal: Journal | None, entry_id: int) -> bytes | None:
-    entry = known_entry(predictor, entry_id)
-    number = number_of(entry_id)
-    if number is None:
-        return predictor.bundle.entries.thumbnail(entry)
-    content = journal.content(number) if journal is not None else None
-    if content is None:
-        return None
-    image = Image.fromarray(decode(content, predictor.bundle.engine.size, Limits(DEFAULT_PIXELS)))
-    buffer = io.BytesIO()
-    (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if entry.mirrored else image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @router.get("/livez", tags=["health"], summary="Whether the process lives")

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from model.errors import (
     ImageError,
     ImageTooLargeError,
+    ImageTooSlowError,
     JournalError,
     JournalFullError,
     LabelTakenError,
@@ -40,6 +41,11 @@ class Kind(Enum):
         400,
         "The image cannot be decoded",
         "cat.png: the image is damaged or cut short.",
+    )
+    IMAGE_TOO_SLOW = (
+        400,
+        "The image takes too long to decode",
+        "cat.png: decoding it takes more than the 5 s of the processor that a request's images may take in all.",
     )
     MALFORMED_REQUEST = (
         400,
@@ -263,6 +269,8 @@ def to_problem(error: Exception) -> ProblemError:
             return error
         case ImageTooLargeError():
             return ProblemError(Kind.TOO_MANY_PIXELS, sentence)
+        case ImageTooSlowError():
+            return ProblemError(Kind.IMAGE_TOO_SLOW, sentence)
         case ImageError():
             return ProblemError(Kind.UNDECODABLE_IMAGE, sentence)
         case LabelTakenError():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from model.errors import JournalError
 from model.predictor import Predictor
 from service.batcher import Batcher
+from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations
 from service.guard import Drain
@@ -29,10 +30,10 @@ class State:
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
-    decoders: Executor
-    """Threads that decode images: few, because one image may need 200 MB."""
+    decoders: Decoders
     metrics: Metrics
     drain: Drain
+    making_thumbnail: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def hangs(self) -> bool:
@@ -46,7 +47,13 @@ class State:
         if predictor.bundle.is_store_away and not predictor.alone:
             return False
         is_late = self.batcher.oldest_s > self.settings.request_timeout_s
-        return self.batcher.is_running and not self.hangs and not is_late and not self.drain.has_begun
+        return (
+            self.batcher.is_running
+            and self.decoders.is_running
+            and not self.hangs
+            and not is_late
+            and not self.drain.has_begun
+        )
 
     async def current(self) -> Predictor:
         """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.

@@ -20,13 +20,14 @@ from model.labels import check_label
 from model.predictor import Answer, Predictor
 from model.taught_keys import number_of, taught_id
 from service.auth import require_admin
-from service.batcher import NO_OVERRIDES, Reply, Timing
+from service.batcher import NO_OVERRIDES, Timing
 from service.entries import EntryId, known_entry
 from service.keys import Key
-from service.predict import REQUEST_BODY, answer_in_time
+from service.predict import REQUEST_BODY, Answered, answer_in_time
 from service.problems import Kind, Problem, ProblemError, clean, documented, of_image
 from service.schemas import EntryInfo, Opinion, entry_info
 from service.state import Running, State
+from service.thumbnails import thumbnail
 from service.uploads import FIELD, Upload, announced_bytes, read_form
 
 LABEL = "label"
@@ -104,6 +105,7 @@ Admin = Annotated[Key, Depends(require_admin)]
     response_model=Taught,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,
+        Kind.IMAGE_TOO_SLOW,
         Kind.MALFORMED_REQUEST,
         Kind.BUNDLES_READ_ONLY,
         Kind.LABEL_LIKE_ANOTHER,
@@ -150,7 +152,8 @@ async def teach(
                 await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
         mirrored = predictor.bundle.manifest.dataset.mirrored
-        reply, results = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)
+        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)
+        results = answered.results
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]
         if problems and (not partial_ or len(problems) == len(results)):
@@ -158,31 +161,30 @@ async def teach(
         taught = await asyncio.to_thread(
             journal.teach,
             label,
-            _new_images(form.files, reply, results, mirrored=mirrored),
+            await asyncio.to_thread(_new_images, form.files, answered, mirrored=mirrored),
             key.name,
-            known=reply.predictor.bundle.manifest.classes,
+            known=answered.reply.predictor.bundle.manifest.classes,
             most=state.settings.max_taught,
             request=repeatable,
-            answer=partial(_kept, reply.predictor, form.files, results),
+            answer=partial(_kept, answered.reply.predictor, form.files, results),
         )
     await state.generations.catch_up()
     return _answer(state, taught.answer, is_replayed=taught.is_repeated)
 
 
-def _new_images(
-    uploads: list[Upload], reply: Reply, results: list[Answer | Exception], *, mirrored: bool
-) -> list[NewImage]:
-    """The images that were answered, with the keys that were made of them."""
+def _new_images(uploads: list[Upload], answered: Answered, *, mirrored: bool) -> list[NewImage]:
+    """The images that were answered, with the keys and thumbnails that were made of them."""
+    reply = answered.reply
     encoder = reply.predictor.bundle.manifest.files[ENCODER].sha256
     half = len(reply.answers) // 2 if mirrored else 0
     copies = {id(reply.answers[i]): reply.answers[half + i] for i in range(half)}
     images = []
-    for upload, result in zip(uploads, results, strict=True):
+    for upload, result, pixels in zip(uploads, answered.results, answered.images, strict=True):
         if isinstance(upload.content, bytes) and isinstance(result, Answer):
             keys = {(encoder, False): result.key}
             if isinstance(copy := copies.get(id(result)), Answer):
                 keys[encoder, True] = copy.key
-            images.append(NewImage(upload.filename or "", upload.content, keys))
+            images.append(NewImage(upload.filename or "", upload.content, keys, thumbnail(pixels)))
     return images
 
 
