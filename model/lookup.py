@@ -9,7 +9,7 @@ holdout, where the difference is known (``indexer.truncation``).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -34,19 +34,27 @@ class Spent:
     vote: float = 0.0
     seen: float = 0.0
     """When it was last known to go on, by ``time.monotonic()``: others see by it whether it hangs."""
+    between: Callable[[], None] | None = None
+    """Called now and then by a stage that takes long, so that something else can be done."""
+    lent: float = 0.0
+    """Seconds that this took, which are no stage's."""
 
     @contextmanager
     def on(self, stage: Literal["encode", "search", "vote"]) -> Iterator[None]:
         """Add what the block takes to a stage."""
-        started = time.perf_counter()
+        started, lent = time.perf_counter(), self.lent
         self.seen = time.monotonic()
         yield
-        setattr(self, stage, getattr(self, stage) + time.perf_counter() - started)
+        setattr(self, stage, getattr(self, stage) + time.perf_counter() - started - (self.lent - lent))
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of a stage that takes long; with each of them it is known to go on."""
+        """The items of a stage that takes long; between them, something else can be done."""
         for item in items:
+            began = time.monotonic()
+            if self.between is not None:
+                self.between()
             self.seen = time.monotonic()
+            self.lent += self.seen - began
             yield item
 
     def since(self, before: Spent) -> Spent:

@@ -15,8 +15,17 @@ from indexer.left_out import LeftOut, check_ending
 from indexer.progress import Progress, on_terminal
 from model.errors import SecondlookError
 from model.images import DEFAULT_PIXELS, Limits
+from model.root import require_root
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _is_root(context: click.Context, option: click.Parameter, root: Path | None) -> Path | None:
+    """Refuse a folder with other things before any work is done."""
+    if root is not None:
+        require_root(root)
+    return root
+
 
 data_root_option: Decorator = click.option(
     "--data-root",
@@ -28,13 +37,17 @@ bundles_option: Decorator = click.option(
     "--bundles",
     "root",
     type=click.Path(path_type=Path, file_okay=False),
+    callback=_is_root,
     envvar="SECONDLOOK_BUNDLES",
     help="The bundle root; without it, the default bundle.  [env: SECONDLOOK_BUNDLES]",
 )
+
+
 new_bundles_option: Decorator = click.option(
     "--bundles",
     "root",
     type=click.Path(path_type=Path, file_okay=False),
+    callback=_is_root,
     envvar="SECONDLOOK_BUNDLES",
     required=True,
     help="The bundle root to write to.  [env: SECONDLOOK_BUNDLES]",

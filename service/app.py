@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, FastAPI
 
 from model.predictor import Predictor
@@ -72,6 +74,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         body_timeout_s=settings.body_timeout_s,
         body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
+        answer_timeout_s=2 * settings.request_timeout_s,
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
@@ -89,6 +92,8 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
+    # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
+    await anyio.to_thread.run_sync(getattr, anyio, "open_file")
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)

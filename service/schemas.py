@@ -112,7 +112,7 @@ class Predictions(TypedDict):
 
 
 # Dictionaries, written by pydantic as they are: models would be validated, and they are ours.
-ANSWER = TypeAdapter(Predictions)
+PREDICTION: TypeAdapter[Prediction | Problem] = TypeAdapter(Prediction | Problem)
 
 
 class TaughtInfo(BaseModel):

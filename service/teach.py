@@ -56,6 +56,7 @@ _REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
             }
         },
