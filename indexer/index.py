@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.calibrate import calibrate
+from indexer.copies import Repeats, first_copies, kept_apart
 from indexer.datasets import DEFAULT_LIMITS, Dataset
 from indexer.embed import batches
 from indexer.embedding import BATCH, Embedded, embed
@@ -35,6 +37,9 @@ from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
 from model.root import draft, new_generation
 from model.stores import parts
+
+PAIRS_NAMED = 100
+"""Pairs of images, one picture in two classes, that the manifest names."""
 
 ENTRIES_AT_ONCE = 65_536
 """Entries on their way to the table, as Python's own numbers."""
@@ -104,6 +109,7 @@ def index(
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
+        repeated = _repeated(dataset, embedded)
         values = dataset.labels[embedded.positions]
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
@@ -112,7 +118,8 @@ def index(
         if options.parameters is None:
             if not len(holdout.labels) or held.all():
                 raise DatasetError(
-                    f"{dataset.name} has too few images to hold any out for fitting: give --theta, --lam and --k"
+                    f"{dataset.name} has too few different images to hold any out for fitting: give --theta, --lam and "
+                    "--k"
                 )
             fitted = fit(holdout, store, held, len(dataset.classes), progress=progress)
         chosen = options.parameters or Parameters(fitted.theta, fitted.lam, fitted.k)  # type: ignore[union-attr]
@@ -152,6 +159,7 @@ def index(
                 mirrored=options.mirror,
                 unreadable=unreadable,
                 left_out=dataset.left_out.counts(),
+                **repeated,
                 sha256=dataset.content_hash(),
             ),
             classes=dataset.classes,
@@ -267,10 +275,27 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
 
 
 def _holdout(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> tuple[Holdout, NDArray[np.bool_]]:
-    """The holdout's images as queries, and which entries (N,) come from them."""
+    """The holdout's images as queries, and which entries (N,) are of them or of copies."""
     held = np.isin(embedded.positions, dataset.holdout())
-    queries = held & ~embedded.mirrored
-    return Holdout(embedded.logits, embedded.keys[queries], values[queries]), held
+    own = ~embedded.mirrored
+    apart = kept_apart(held[own], embedded.looks, values[own])
+    queries = held & own
+    return Holdout(embedded.logits, embedded.keys[queries], values[queries]), apart[_rows_of_looks(embedded)]
+
+
+def _rows_of_looks(embedded: Embedded) -> NDArray[np.int64]:
+    """Where among the looks each entry's image is (N,): an image's own and its mirrored entry share one."""
+    originals = embedded.positions[~embedded.mirrored]
+    order = np.argsort(originals)
+    return order[np.searchsorted(originals[order], embedded.positions)]
+
+
+def _repeated(dataset: Dataset, embedded: Embedded) -> dict[str, Any]:
+    """What the manifest says of copies."""
+    positions = embedded.positions[~embedded.mirrored]
+    found = Repeats.of(first_copies(embedded.looks), dataset.labels[positions])
+    sources = [tuple(dataset.source(int(positions[row])) for row in pair) for pair in found.across[:PAIRS_NAMED]]
+    return {"duplicates": found.images, "in_two_classes": sources, "in_two_classes_count": len(found.across)}
 
 
 def _known(engine: Engine, dataset: Dataset) -> int | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.copies import Looks
 from indexer.datasets import Dataset
 from indexer.embedding import Embedded, embed
 from indexer.encoders import FromBundle, PreparedEncoder
@@ -186,7 +187,8 @@ def _gather(
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
-        found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place))
+        looks = Looks(arrays["pixels"], arrays["luma"], arrays["colours"])[kept[~mirrored]]
+        found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])
         progress("merge", done, plan.images)
@@ -209,6 +211,7 @@ def _gather(
         chain(_sheets(parts, now), taught),
         np.concatenate([part.sheet for part in found]),
         np.concatenate([part.place for part in found]),
+        Looks.joined([part.looks for part in found]),
     )
 
 
