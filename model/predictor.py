@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
-from model.doubt import energies, novelty_scores, p_value, prediction_set
+from model.doubt import energies, fewest_images, novelty_scores, p_value, prediction_set
 from model.errors import ImageError, StoreAwayError
-from model.lookup import Spent, vote_until_sure
+from model.lookup import Spent
 from model.overlay import Overlay
+from model.served import Parameters as Parameters
+from model.served import Served
 from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
-
-
-class Parameters(NamedTuple):
-    """How network and cache are mixed."""
-
-    theta: float
-    lam: float
-    k: int | None
-    """None = all entries."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,7 @@ class Predictor:
         self.alone = alone
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
+        self.served = Served.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         self._novelty = manifest.calibration.novelty if manifest.calibration else None
@@ -166,9 +160,14 @@ class Predictor:
         return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
 
     def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
-        """Labels that hold the right one so often, most probable first; None without a calibration for that mixture."""
+        """Labels that hold the right one so often, most probable first.
+
+        None without a calibration for that mixture, or where its images are too few to promise so much.
+        """
         calibration = self.bundle.manifest.calibration
         if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
+            return None
+        if calibration.sets.images < fewest_images(coverage):
             return None
         classes = self.classes
         return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
@@ -178,22 +177,11 @@ class Predictor:
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
         store, by_class = self.store, self.overlay.class_weights
-        theta, lam, k = parameters
+        theta, _, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = vote_until_sure(
-                store,
-                keys,
-                network,
-                theta,
-                lam,
-                min(k, store.count),
-                self._novelty,
-                spent=spent,
-                energies=energy,
-                class_weights=by_class,
-            )
+            found, cache = self.served.ask(keys, network, parameters, self._novelty, energy, spent)
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.
