@@ -190,7 +190,9 @@ def _gather(
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
-        looks = Looks(arrays["pixels"], arrays["luma"], arrays["colours"])[kept[~arrays["mirrored"]]]
+        looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
+        if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
+            looks = looks[originals]
         found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])
