@@ -12,6 +12,10 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
+Standing = Literal["known", "doubtful", "unknown"]
+"""How far to trust an answer, in one word (``model.doubt``)."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -118,18 +122,35 @@ class FitReport(_Part):
 
 
 class Evidence(_Part):
-    """What speaks for an image's being known (``model.doubt``): energy * its energy + similarity * its similarity."""
+    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``), each higher for known ones."""
 
-    energy: float = Field(ge=0)
-    similarity: float = Field(ge=0)
+    softmax: float = Field(0.0, ge=0)
+    energy: float = Field(0.0, ge=0)
+    rmds: float = Field(0.0, ge=0)
+    similarity: float = Field(0.0, ge=0)
+    """Of the nearest entry, or of the one that ``Novelty.neighbor`` says."""
     limit: float
     """Images with less of it are novel."""
+    doubtful: float | None = None
+    """Images with less of it are doubtful; None in bundles from before there was such a limit."""
+
+
+class NoveltyCandidate(_Part):
+    """One way to tell unknown images that was tried, and how well it did."""
+
+    score: str
+    weights: dict[str, float]
+    """Of each score, in the holdout's standard deviations."""
+    auroc: dict[str, float]
+    """How often, in percent, an image of each kind of unknown ones is told from a known one."""
+    lost: float
+    """By how many points at most the best candidate for a kind is better."""
 
 
 class Novelty(_Part):
     """When an image is unlike anything cached: its score (``model.doubt``) is above the threshold.
 
-    Without ``evidence``, the score is 1 - similarity of the ``neighbor``-th entry.
+    Without evidence (bundles from before it) the score is 1 - similarity of its neighbor-th entry.
     """
 
     neighbor: int = Field(ge=1)
@@ -137,6 +158,13 @@ class Novelty(_Part):
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
     evidence: Evidence | None = None
+    of_taught: Evidence | None = None
+    """By the nearest entry alone: for images answered with a class that the network does not know."""
+    score: str = ""
+    """The candidate that was chosen."""
+    candidates: tuple[NoveltyCandidate, ...] = ()
+    blind_to: tuple[str, ...] = ()
+    """Kinds of unknown images that it tells from known ones no better than chance would."""
 
 
 class Ranked(_Part):
@@ -158,6 +186,10 @@ class Calibration(_Part):
     """By 1 - the mixture's probability of the label: for prediction sets."""
     credibility: Ranked | None = None
     """By 1 - the label's share of the cache's vote: for the credibility of answers."""
+    same_as: float | None = None
+    """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
+    standing: dict[Standing, float] | None = None
+    """Percent of the holdout's images that are of each standing."""
 
 
 class FileInfo(_Part):
