@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickletools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import DatasetError, ImageError
-from model.images import EXTENSIONS, Limits, decode, fit
+from model.images import DEFAULT_PIXELS, EXTENSIONS, Limits, decode, fit
 
 HOLDOUT_SHARE = 0.1
 SPLITS = ("train", "test")
@@ -122,7 +122,7 @@ class FolderDataset:
     labels: NDArray[np.int64]
     root: Path
     files: tuple[str, ...]
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits
     digests: Iterable[bytes] | None = None
     """What ``digest`` gives for each file, where that is known already: ``content_hash`` then reads no file."""
 
@@ -310,7 +310,9 @@ def _load_folder(name: str, split: str, root: Path) -> FolderDataset:
     # Relative names are kept, to find the images again; an absolute one would tell clients of this machine's folders.
     shown = root.resolve().name if Path(name).is_absolute() or Path(name) == Path() else Path(name).as_posix()
     classes = tuple(map(_printable, titles))
-    return FolderDataset(_printable(shown), split, classes, np.asarray(labels, np.int64), folder, tuple(files))
+    return FolderDataset(
+        _printable(shown), split, classes, np.asarray(labels, np.int64), folder, tuple(files), Limits(DEFAULT_PIXELS)
+    )
 
 
 def _children(folder: Path) -> list[Path]:

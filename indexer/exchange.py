@@ -20,7 +20,7 @@ from PIL import Image
 
 from indexer.progress import Progress, silent
 from model.errors import ImageError, JournalError, ParameterError
-from model.images import EXTENSIONS, FORMATS, decode
+from model.images import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Limits, decode
 from model.journal import Journal, NewImage
 from model.labels import check_label
 
@@ -139,7 +139,7 @@ def _image(folder: Path, name: str, line: dict[str, Any], number: int) -> bytes:
         raise ParameterError(f"{LINES}, line {number}: its image lies outside of the folder")
     try:
         content = (folder / path).read_bytes()
-        decode(content, CHECKED_SIZE)
+        decode(content, CHECKED_SIZE, Limits(DEFAULT_PIXELS))
     except OSError as error:
         raise ParameterError(f"{LINES}, line {number}: {name} cannot be read: {error.strerror}") from error
     except ImageError as error:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from model.errors import ImageError
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.journal import SOURCE, Journal
 from model.labels import new_labels
 
@@ -60,7 +60,7 @@ class Folded:
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
             raise ImageError("it was removed meanwhile")
-        return decode(content, size)
+        return decode(content, size, Limits(DEFAULT_PIXELS))
 
     def source(self, index: int) -> str:
         """Where it came from: for a taught image, its number."""

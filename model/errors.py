@@ -76,10 +76,10 @@ class JournalFullError(JournalError):
 
 
 class LabelTakenError(SecondlookError):
-    """A label differs only by case or white space from one that is ``known``."""
+    """A label would be taken for another one that is ``known``."""
 
     def __init__(self, known: str) -> None:
-        super().__init__(f"label: it differs from {known} only by case or white space: give that one, or another name")
+        super().__init__(f"label: it differs from {known} only in how it is written: give that one, or another name")
         self.known = known
 
 

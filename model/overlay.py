@@ -20,7 +20,7 @@ from model.bundle import ENCODER, Bundle
 from model.cache import Floats, Ints, class_weights
 from model.entries import Entry
 from model.errors import ImageError, JournalError
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.journal import SOURCE, Changed, Journal
 from model.labels import new_labels
 from model.overlaid_store import OverlaidStore
@@ -212,7 +212,7 @@ def _with_missing(
             if content is None:  # removed meanwhile
                 continue
             try:
-                image = decode(content, bundle.engine.size)
+                image = decode(content, bundle.engine.size, Limits(DEFAULT_PIXELS))
             except ImageError as error:
                 logger.error("taught image %d is left out: %s", number, error)
                 continue

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from model.entries import Entry
 from model.errors import ParameterError
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.journal import Journal
 from model.overlay import FIRST_ID, number_of
 from model.predictor import Predictor
@@ -101,7 +101,7 @@ def _thumbnail(predictor: Predictor, journal: Journal | None, entry_id: int) -> 
     content = journal.content(number) if journal is not None else None
     if content is None:
         return None
-    image = Image.fromarray(decode(content, predictor.bundle.engine.size))
+    image = Image.fromarray(decode(content, predictor.bundle.engine.size, Limits(DEFAULT_PIXELS)))
     buffer = io.BytesIO()
     (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if entry.mirrored else image).save(buffer, "PNG")
     return buffer.getvalue()

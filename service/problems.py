@@ -93,7 +93,7 @@ class Kind(Enum):
     LABEL_LIKE_ANOTHER = (
         409,
         "The label is like a known one",
-        "label: it differs from cat only by case or white space: give that one, or another name.",
+        "label: it differs from cat only in how it is written: give that one, or another name.",
     )
     TOO_MANY_TAUGHT = (
         409,

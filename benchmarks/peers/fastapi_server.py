@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import Body, FastAPI
 
 from model.bundle import open_bundle
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.predictor import Predictor
 
 TOP = 5
@@ -22,7 +22,7 @@ def create_app(root: Path) -> FastAPI:
 
     @app.post("/v1/predict")
     async def predict(image: Annotated[bytes, Body(media_type="image/png")]) -> dict[str, Any]:
-        answer: Any = predictor.predict(decode(image, size)[None], [predictor.defaults])[0]
+        answer: Any = predictor.predict(decode(image, size, Limits(DEFAULT_PIXELS))[None], [predictor.defaults])[0]
         top = [{"label": classes[i], "probability": float(answer.mixed[i])} for i in (-answer.mixed).argsort()[:TOP]]
         return {"predictions": [{**top[0], "top": top}]}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from model.bundle import Bundle
 from model.cache import exact_vote, mix, softmax, vote
 from model.doubt import energies
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.lookup import vote_until_sure
 from model.predictor import Predictor
 
@@ -87,7 +87,12 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
         results.append(
             StageResult(
                 batch,
-                _mean_ms(lambda rows: [decode(file, engine.size) for file in files], 32, 32, for_seconds / 2),
+                _mean_ms(
+                    lambda rows: [decode(file, engine.size, Limits(DEFAULT_PIXELS)) for file in files],
+                    32,
+                    32,
+                    for_seconds / 2,
+                ),
                 mean_ms(lambda rows: engine.encode(images[rows])),
                 mean_ms(lambda rows: store.search(keys[rows], nearest)),
                 mean_ms(lambda rows, s=some: vote(s.similarities, s.values, theta, classes)),  # type: ignore[misc]

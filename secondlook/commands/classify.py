@@ -12,7 +12,7 @@ import click
 
 from indexer.progress import on_terminal, silent
 from model.errors import ImageError
-from model.images import EXTENSIONS, decode
+from model.images import DEFAULT_PIXELS, EXTENSIONS, Limits, decode
 from secondlook.options import KType, bundles_option, generation_option, json_option
 from secondlook.rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
 
@@ -123,7 +123,9 @@ def _here(
 
     def one(path: Path) -> Row | Failure:
         try:
-            (answer,) = predictor.predict(decode(path.read_bytes(), bundle.engine.size)[None], [parameters])
+            (answer,) = predictor.predict(
+                decode(path.read_bytes(), bundle.engine.size, Limits(DEFAULT_PIXELS))[None], [parameters]
+            )
         except OSError as error:
             return Failure(error.strerror or "cannot be read")
         except ImageError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from model.images import decode
+from model.images import DEFAULT_PIXELS, Limits, decode
 from model.manifest import Calibration, Novelty
 from model.predictor import Answer, Predictor
 from model.root import active_generation
@@ -34,7 +34,7 @@ def call(tiny_bundle: Path) -> Iterator[Call]:
 
 
 def answer(reference: Predictor, content: bytes, neighbors: int = 0, **overrides: Any) -> Answer:
-    image = decode(content, reference.bundle.engine.size)[None]
+    image = decode(content, reference.bundle.engine.size, Limits(DEFAULT_PIXELS))[None]
     (found,) = reference.predict(image, [reference.parameters(**overrides)], neighbors)
     assert isinstance(found, Answer)
     return found
