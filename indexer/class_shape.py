@@ -20,6 +20,9 @@ ADDED = 1e-3
 LEAST = 1e-9
 """That much at least."""
 
+NEVER = -1e30
+"""In the place of b_c of a class without entries: it is the nearest to no key."""
+
 
 @dataclass(frozen=True)
 class ClassShape:
@@ -70,7 +73,7 @@ class ClassShape:
         found[:, :-1] = 2 * (self.solved - middle)
         found[:, -1] = shares @ self.products @ shares - np.diag(self.products)
         found[shares == 0] = 0
-        found[shares == 0, -1] = -np.inf
+        found[shares == 0, -1] = NEVER
         return found
 
 

@@ -119,11 +119,10 @@ def evidence_scores(
     return scores
 
 
-def doubtful_above(novelty: Novelty | None) -> float | None:
-    """The score above which an image is doubtful; None in bundles from before there was one."""
-    evidence = novelty.evidence if novelty is not None else None
+def doubtful_above(evidence: Evidence | None) -> float:
+    """The score above which an image is doubtful; inf without such a limit, in bundles from before it."""
     if evidence is None or evidence.doubtful is None:
-        return None
+        return math.inf
     return 1.0 / (1.0 + math.exp(min(evidence.doubtful - evidence.limit, 500.0)))
 
 

@@ -176,6 +176,19 @@ class Ranked(_Part):
     scores: tuple[float, ...]
 
 
+class SameAs(_Part):
+    """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
+
+    exact: float
+    """Of keys as the encoder gives them: those of taught images."""
+    stored: float
+    """Of keys as the store keeps them."""
+    images: int
+    """Of the holdout, those nearest to an entry, that were looked at."""
+    copies: int
+    """Of those, images that are copies of a cached one and were left out."""
+
+
 class Calibration(_Part):
     """What was calibrated on the holdout."""
 
@@ -186,8 +199,7 @@ class Calibration(_Part):
     """By 1 - the mixture's probability of the label: for prediction sets."""
     credibility: Ranked | None = None
     """By 1 - the label's share of the cache's vote: for the credibility of answers."""
-    same_as: float | None = None
-    """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
+    same_as: SameAs | None = None
     standing: dict[Standing, float] | None = None
     """Percent of the holdout's images that are of each standing."""
 
