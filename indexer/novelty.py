@@ -55,6 +55,8 @@ CLASSES_LEFT_OUT, IMAGES_LEFT_OUT, ENTRIES_LEFT = 20, 1000, 4096
 FEWEST = 5
 """A class of fewer images is not left out."""
 
+ROUNDING = 1e-9
+
 SMALLEST = 1e-6
 """A standard deviation below it counts as this: the scores of images that are all alike."""
 
@@ -95,7 +97,9 @@ def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[s
     }
     if left_out := _without_a_class(known, labels, shape):
         cases[LEFT_OUT] = left_out
-    candidates = [_candidate(name, weights, cases) for name, weights in CANDIDATES.items() if weights.keys() <= scores.keys()]
+    candidates = [
+        _candidate(name, weights, cases) for name, weights in CANDIDATES.items() if weights.keys() <= scores.keys()
+    ]
     best = {case: max(one.auroc[case] for one in candidates) for case in cases}
     candidates = [
         one.model_copy(update={"lost": round(max((best[c] - a for c, a in one.auroc.items()), default=0.0), 2)})
@@ -148,7 +152,8 @@ def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novel
 
 def _limited(weights: Mapping[str, float], scores: Scores) -> Evidence:
     found = sum((weight * scores[score] for score, weight in weights.items()), np.zeros(len(scores["nearest"])))
-    limits = (float(np.quantile(found, rate, method="lower")) for rate in (FALSE_ALARM_RATE, DOUBTFUL_RATE))
+    # The image at the limit is no alarm, in whatever order the scores are added.
+    limits = (float(np.quantile(found, rate, method="lower")) - ROUNDING for rate in (FALSE_ALARM_RATE, DOUBTFUL_RATE))
     kept = {"similarity" if score in NEIGHBORS else score: weight for score, weight in weights.items()}
     return Evidence(**kept, **dict(zip(("limit", "doubtful"), limits, strict=True)))
 

@@ -87,12 +87,12 @@ def own_evidence(
     if evidence is None:
         return found
     if evidence.softmax:
-        found += evidence.softmax * network.max(axis=1)
+        found += evidence.softmax * network.max(axis=1).astype(np.float64)
     if evidence.energy:
-        found += evidence.energy * energies(logits, network)
+        found += evidence.energy * energies(logits, network).astype(np.float64)
     if evidence.rmds:
         assert directions is not None
-        found += evidence.rmds * rmds_scores(keys, directions)
+        found += evidence.rmds * rmds_scores(keys, directions).astype(np.float64)
     return found
 
 

@@ -193,9 +193,7 @@ class Predictor:
                 )
         return answers
 
-    def _novelty_of(
-        self, found: Neighbors, own: NDArray[np.float64], said: Ints
-    ) -> tuple[list[float], list[bool]]:
+    def _novelty_of(self, found: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
         """Novelty scores of images (B,) that are said to be of those classes, and which are novel or nearly so."""
         novelty = self._novelty
         scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
@@ -292,4 +290,6 @@ def _without_cache(network: Floats, key: Floats) -> Answer:
     """The network's own answer (C,), of an image with that key."""
     nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
     none = np.empty(0, np.float32)
-    return Answer(network, nothing, network, None, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)
+    return Answer(
+        network, nothing, network, None, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key
+    )

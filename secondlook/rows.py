@@ -9,7 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 COLUMNS = (
-    *("file", "generation", "standing", "label", "probability", "network", "network_probability", "cache", "cache_probability"),
+    *(
+        "file",
+        "generation",
+        "standing",
+        "label",
+        "probability",
+        "network",
+        "network_probability",
+        "cache",
+        "cache_probability",
+    ),
     *("novelty", "is_novel", "credibility", "same_as", "prediction_set", "error"),
 )
 
