@@ -118,10 +118,10 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
         DatasetError: the dataset's classes are not the bundle's, it caches it, or it has too few images.
     """
     check_unseen(dataset, bundle.manifest)
-    calibration = bundle.manifest.calibration
-    if calibration is None or calibration.same_as is None:
+    limits = bundle.manifest.same_as
+    if limits is None:
         raise BundleError(
-            f"bundle {bundle.manifest.generation} cannot tell the same picture: secondlook fit --calibrate measures that"
+            f"bundle {bundle.manifest.generation} cannot tell the same picture: secondlook fit --calibrate measures how"
         )
     images = min(images, len(dataset.labels) // 2)
     if not images:
@@ -152,7 +152,7 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
         generation=bundle.manifest.generation,
         dataset=f"{dataset.name} {dataset.split}",
         images=images,
-        limit=calibration.same_as.exact,
+        limit=limits.exact,
         alone=alone,
         copies=copies,
         others=sum(answer.same_as is not None for answer in _answers(predictor, others)),

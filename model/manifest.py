@@ -184,9 +184,7 @@ class SameAs(_Part):
     stored: float
     """Of keys as the store keeps them."""
     images: int
-    """Of the holdout, those nearest to an entry, that were looked at."""
-    copies: int
-    """Of those, images that are copies of a cached one and were left out."""
+    """Of the holdout, that were looked at: those nearest to an entry."""
 
 
 class Calibration(_Part):
@@ -199,7 +197,6 @@ class Calibration(_Part):
     """By 1 - the mixture's probability of the label: for prediction sets."""
     credibility: Ranked | None = None
     """By 1 - the label's share of the cache's vote: for the credibility of answers."""
-    same_as: SameAs | None = None
     standing: dict[Standing, float] | None = None
     """Percent of the holdout's images that are of each standing."""
 
@@ -229,6 +226,7 @@ class Manifest(_Part):
     k: int | None = Field(ge=1)
     fit: FitReport | None = None
     calibration: Calibration | None = None
+    same_as: SameAs | None = None
     truncation: Truncation | None = None
     taught: int | None = None
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""

@@ -102,7 +102,7 @@ class Predictor:
         self._novelty = calibration.novelty if calibration else None
         evidence = self._novelty.evidence if self._novelty else None
         self._has_doubtful = evidence is not None and evidence.doubtful is not None
-        self._same = SamePictures(calibration.same_as if calibration else None, bundle.exact_keys)
+        self._same = SamePictures(manifest.same_as, bundle.exact_keys)
         # The neighbour whose similarity the novelty score is made from.
         self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
 

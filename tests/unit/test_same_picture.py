@@ -1,18 +1,15 @@
 """When an entry is the very picture: limits for exact keys and for stored ones, ties, and how the limits are found."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from indexer.nearest_other import CLOSEST, nearest_other
-from model.engines import Encoding
 from model.manifest import SameAs
 from model.overlay import FIRST_ID
 from model.same_picture import SamePictures
 from model.stores import Neighbors
 
-LIMITS = SameAs(exact=0.99, stored=1.01, images=100, copies=0)
+LIMITS = SameAs(exact=0.99, stored=1.01, images=100)
 KEY = np.float32([[1, 0]])
 TAUGHT, NEWER = FIRST_ID + 2, FIRST_ID + 8
 
@@ -55,62 +52,57 @@ def test_an_entry_whose_key_is_kept_exactly_is_held_to_the_exact_limit() -> None
     assert same.find(KEY, found((8, 1.05))).tolist() == [-1]
 
 
-@dataclass
-class Means:
-    """An encoder whose keys are the images' mean colours, and as long as 1."""
-
-    name = "means"
-    size = (16, 16)
-    classes = 2
-    dim = 3
-    batch = None
-
-    def encode(self, images: np.ndarray) -> Encoding:
-        keys = images.reshape(len(images), -1, 3).mean(axis=1, dtype=np.float64).astype(np.float32)
-        return Encoding(np.zeros((len(images), 2), np.float32), keys / np.linalg.norm(keys, axis=1, keepdims=True))
+def unit(count: int, seed: int) -> np.ndarray:
+    keys = np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+    return keys / np.linalg.norm(keys, axis=1, keepdims=True)
 
 
-def pictures(count: int, seed: int) -> np.ndarray:
-    """Rough pictures of many colours, none like another."""
-    random = np.random.default_rng(seed)
-    rough = random.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-    return rough.repeat(4, axis=1).repeat(4, axis=2)
+def nearest(keys: np.ndarray, entries: np.ndarray, k: int = 5) -> Neighbors:
+    similar = keys @ entries.T
+    ids = np.argsort(-similar, axis=1)[:, :k]
+    return Neighbors(np.take_along_axis(similar, ids, axis=1), ids, ids)
 
 
-def limits(asked: np.ndarray, entries: np.ndarray, noise: float = 0.0) -> SameAs | None:
-    engine = Means()
-    keys, stored = engine.encode(asked).keys, engine.encode(entries).keys
-    stored = stored + noise * np.random.default_rng(0).normal(size=stored.shape).astype(np.float32)
-    similar = keys @ stored.T
-    ids = np.argsort(-similar, axis=1)[:, :5]
-    near = Neighbors(np.take_along_axis(similar, ids, axis=1), ids, ids)
-    return nearest_other(keys, near, lambda rows: asked[rows], lambda ids: entries[ids], engine)
+def test_the_limit_is_the_nearest_that_a_held_out_image_is_to_another_picture() -> None:
+    keys, entries = unit(60, 1), unit(40, 2)
+    limits = nearest_other(keys, nearest(keys, entries))
+    assert limits is not None
+    assert limits.exact == limits.stored == pytest.approx(float((keys @ entries.T).max()))
+    assert limits.images == 60
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_the_limit_is_the_nearest_that_a_held_out_image_is_to_another_picture(noise: float) -> None:
-    asked, entries = pictures(40, 1), pictures(200, 2)
-    exact = Means().encode(asked).keys @ Means().encode(entries).keys.T
-    limit = limits(asked, entries, noise)
-    assert limit is not None
-    assert limit.copies == 0
-    assert limit.exact == pytest.approx(min(float(exact.max()), CLOSEST), abs=2e-3 if noise else 1e-6)
-    if noise:
-        assert limit.stored > limit.exact
+@pytest.mark.parametrize("noise", [0.002, 0.02])
+def test_keys_in_fewer_bits_have_a_limit_of_their_own(noise: float) -> None:
+    keys, entries = unit(60, 1), unit(40, 2)
+    stored = entries + noise * np.random.default_rng(3).normal(size=entries.shape).astype(np.float32)
+    asked: list[int] = []
+
+    def exact(ids: np.ndarray) -> np.ndarray:
+        assert (np.diff(ids) > 0).all()
+        asked.extend(ids.tolist())
+        return entries[ids]
+
+    limits = nearest_other(keys, nearest(keys, stored), exact)
+    assert limits is not None
+    assert limits.exact == pytest.approx(float((keys @ entries.T).max()), abs=1e-6)
+    assert limits.stored == pytest.approx(float((keys @ stored.T).max()), abs=1e-6)
+    assert limits.stored != limits.exact
+    assert asked
 
 
-def test_copies_in_the_holdout_are_left_out() -> None:
-    entries = pictures(60, 2)
-    dark = (pictures(30, 1).astype(np.float64) * [1.0, 0.2, 0.2]).astype(np.uint8)
-    without = limits(dark, entries)
-    copy = np.clip(entries[7].astype(int) + 2, 0, 255).astype(np.uint8)
-    with_copies = limits(np.concatenate((dark, entries[3:4], copy[None])), entries)
-    assert without is not None
-    assert with_copies is not None
-    assert with_copies.copies == 2
-    assert with_copies.exact >= without.exact
+def test_an_unseen_copy_in_the_holdout_does_not_make_all_copies_others() -> None:
+    entries = unit(40, 2)
+    limits = nearest_other(entries[:5], nearest(entries[:5], entries))
+    assert limits is not None
+    assert limits.exact == CLOSEST
 
 
-def test_a_holdout_of_nothing_but_copies_has_no_limit() -> None:
-    entries = pictures(2, 2)
-    assert limits(entries[:1], entries[:1]) is None
+def test_of_images_without_entries_there_is_no_limit() -> None:
+    nothing = Neighbors(np.full((3, 2), -1, np.float32), np.full((3, 2), -1), np.full((3, 2), -1))
+    assert nearest_other(unit(3, 1), nothing) is None
+    assert nearest_other(unit(0, 1), nearest(unit(0, 1), unit(4, 2))) is None
+    short = nearest(unit(3, 1), unit(1, 2), 1)
+    padded = Neighbors(*(np.concatenate((part, np.full((3, 1), -1, part.dtype)), axis=1) for part in short))
+    limits = nearest_other(unit(3, 1), padded, lambda ids: unit(1, 2)[ids])
+    assert limits is not None
+    assert limits.exact == pytest.approx(limits.stored)
