@@ -118,15 +118,22 @@ def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[s
     return Fitted(novelty, shape.directions() if novelty.evidence and novelty.evidence.rmds else None)
 
 
+def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, float]:
+    """AUROC % of each candidate where one class after another is left out; nothing where none can be."""
+    cases = _without_a_class(known, labels, shape)
+    if not cases:
+        return {}
+    candidates = (_candidate(name, weights, {LEFT_OUT: cases}) for name, weights in CANDIDATES.items())
+    return {one.score: one.auroc[LEFT_OUT] for one in candidates}
+
+
 def _candidate(name: str, weights: dict[str, float], cases: Mapping[str, Sequence[_Case]]) -> NoveltyCandidate:
     found = {}
     for kind, of in cases.items():
         aurocs = []
         for case in of:
-            spread = {score: _spread(case.known[score]) for score in weights}
-            known, strange = (
-                sum(weight / spread[score] * part[score] for score, weight in weights.items()) for part in case
-            )
+            scaled = {score: weight / spread(case.known[score]) for score, weight in weights.items()}
+            known, strange = (sum(weight * part[score] for score, weight in scaled.items()) for part in case)
             aurocs.append(auroc(-np.asarray(known), -np.asarray(strange)))
         found[kind] = round(100 * float(np.mean(aurocs)), 2)
     return NoveltyCandidate(score=name, weights=weights, auroc=found, lost=0.0)
@@ -134,7 +141,7 @@ def _candidate(name: str, weights: dict[str, float], cases: Mapping[str, Sequenc
 
 def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novelty:
     neighbors = [NEIGHBORS[score] for score in chosen.weights if score in NEIGHBORS]
-    weights = {score: weight / _spread(scores[score]) for score, weight in chosen.weights.items()}
+    weights = {score: weight / spread(scores[score]) for score, weight in chosen.weights.items()}
     evidence = _limited(weights, scores)
     neighbor = min(neighbors[0] if neighbors else 1, known.similarities.shape[1])
     novelty = Novelty(
@@ -142,7 +149,7 @@ def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novel
         threshold=0.5,
         false_alarm_rate=0.0,
         evidence=evidence,
-        of_taught=_limited({"nearest": 1 / _spread(scores["nearest"])}, scores),
+        of_taught=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
         score=chosen.score,
     )
     own = sum((weights[s] * scores[s] for s in weights if s not in NEIGHBORS), np.zeros(len(known.keys)))
@@ -211,5 +218,6 @@ def _beats_chance(percent: float, cases: Sequence[_Case]) -> bool:
     return area - 2 * math.sqrt(max(spread, 0.0) / (known * strange)) > 0.5
 
 
-def _spread(scores: NDArray[np.float64]) -> float:
+def spread(scores: NDArray[np.float64]) -> float:
+    """The standard deviation that a candidate's weights are in."""
     return max(float(scores.std()), SMALLEST)

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from model.cache import Floats
 from model.errors import ParameterError
-from model.manifest import Evidence, Novelty, Ranked, Standing
+from model.manifest import Calibration, Evidence, Novelty, Ranked, Standing
 
 Real = NDArray[np.float32] | NDArray[np.float64]
 
@@ -140,6 +140,21 @@ def standing(
         return "unknown"
     is_borne_out = credibility is None or credibility > DOUBTFUL_CREDIBILITY
     return "known" if is_borne_out and not is_unusual and labels in (None, 1) else "doubtful"
+
+
+def standings_of(
+    calibration: Calibration, scores: NDArray[np.float64], mixed: Floats, cache: Floats
+) -> list[Standing | None]:
+    """How far to trust answers, by their novelty scores (n,), p(y|x) and p_cache (n,C)."""
+    novelty, sets, credibility = calibration.novelty, calibration.sets, calibration.credibility
+    highest = highest_score(sets, SET_COVERAGE) if sets is not None else None
+    limit, said = doubtful_above(novelty.evidence), mixed.argmax(axis=1)
+    found = []
+    for row, score in enumerate(scores.tolist()):
+        labels = None if highest is None else int((1.0 - mixed[row].astype(np.float64) <= highest).sum())
+        own = None if credibility is None else p_value(credibility, 1.0 - float(cache[row, said[row]]))
+        found.append(standing(score > novelty.threshold, score > limit, own, labels))
+    return found
 
 
 def check_coverage(coverage: float) -> None:
