@@ -22,12 +22,12 @@ from indexer.index import embed_images
 from indexer.novelty import CANDIDATES, Seen, class_left_out, spread
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax
+from model.cache import Floats, Ints, mix, softmax
 from model.doubt import energies, novelty_scores, own_evidence, p_value, rmds_scores, standings_of
 from model.errors import BundleError
-from model.lookup import vote_until_sure
 from model.manifest import Calibration, Standing
 from model.overlay import Overlay
+from model.served import Parameters, Served
 
 SUMS = [name for name, weights in CANDIDATES.items() if len(weights) > 1]
 SCORES = {
@@ -379,7 +379,8 @@ def _scores(
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network, by_class = softmax(logits, len(manifest.classes)), Overlay(bundle).class_weights
+    network, served = softmax(logits, len(manifest.classes)), Served.of_overlay(Overlay(bundle))
+    own = Parameters(manifest.theta, manifest.lam, manifest.k)
     energy = energies(logits, network)
     own_part = own_evidence(novelty, logits, network, keys, bundle.directions)
     cache = np.empty_like(network)
@@ -392,22 +393,9 @@ def _scores(
         rows = slice(start, start + QUERIES_AT_ONCE)
         found = store.search(keys[rows], listed)
         similarities[rows], values[rows] = found.similarities, found.values
-        if manifest.k is None:
-            votes = exact_vote(keys[rows], store.chunks(), (manifest.theta,), network.shape[1])[0]
-            cache[rows] = reweigh(votes[0], by_class)
-        else:
-            k = min(manifest.k, store.count)
-            found, cache[rows] = vote_until_sure(
-                store,
-                keys[rows],
-                network[rows],
-                manifest.theta,
-                manifest.lam,
-                k,
-                novelty,
-                own=own_part[rows],
-                class_weights=by_class,
-            )
+        asked, cache[rows] = served.ask(keys[rows], network[rows], own, novelty, own_part[rows])
+        if manifest.k is not None:
+            found = asked
         nearest[rows] = found.similarities[:, nth]
     mixed = mix(network, cache, manifest.lam)
     said = mixed.argmax(axis=1)

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.folders import SPLIT_NAMES
 from model.errors import DatasetError, ImageError
 from model.images import DEFAULT_PIXELS, EXTENSIONS, Limits, decode, fit
 
 HOLDOUT_SHARE = 0.1
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 
 
 class Dataset(Protocol):
@@ -223,14 +224,25 @@ def load(name: str, split: str = "train", data_root: Path | None = None) -> Data
     Raises:
         DatasetError: nothing is there, a CIFAR file is not as published, or there are no images.
     """
-    if split not in SPLITS:
-        raise DatasetError(f"there is no split {split!r}: choose train or test")
+    if split not in SPLIT_NAMES:
+        raise DatasetError(f"there is no split {split!r}: choose train, val or test")
+    split = SPLIT_NAMES[split]
     if name in CIFAR:
         return _load_cifar(name, split, data_root)
     for base in ([data_root] if data_root else []) + [Path()]:
         if (base / name).is_dir():
             return _load_folder(name, split, base / name)
     raise DatasetError(f"there is no dataset {name!r}: give cifar10, cifar100 or a folder of class folders")
+
+
+def splits(name: str, data_root: Path | None = None) -> tuple[str, ...]:
+    """The splits that ``load`` can open, of ``train``, ``val`` and ``test``; none where a folder has no splits."""
+    if name in CIFAR and not (data_root and (data_root / name).is_dir()):
+        return ("train", "test")
+    for base in ([data_root] if data_root else []) + [Path()]:
+        if (base / name).is_dir():
+            return tuple(part for part in SPLITS if any(path.is_dir() for path in _children(base / name / part)))
+    return ()
 
 
 def _load_cifar(name: str, split: str, data_root: Path | None) -> Dataset:

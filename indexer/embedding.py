@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.copies import Looks
 from indexer.datasets import Dataset
 from indexer.embed import Unreadable, batches
 from indexer.encoders import PreparedEncoder
@@ -38,6 +39,8 @@ class Embedded:
     """(n,) the sheet that shows each entry; -1 = none."""
     place: NDArray[np.int64]
     """(n,) which of the sheet's pictures each entry is."""
+    looks: Looks
+    """Those of the images that could be read, one each, mirrored copies left out, in their order."""
 
 
 def embed(
@@ -67,10 +70,12 @@ def embed(
     making: list[Future[bytes]] = []
     sheet = np.full(count * copies, -1, np.int64)
     place = np.zeros(count * copies, np.int64)
+    looks: list[Looks] = []
     done = asked = 0
     # Contact sheets are made beside the encoder: between two batches they would leave it idle.
     with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
         for indices, images in batches(dataset, positions, engine.size, BATCH, unreadable):
+            looks.append(Looks.of(images))
             for is_mirrored in (False, True)[:copies]:
                 seen = np.ascontiguousarray(images[:, :, ::-1]) if is_mirrored else images
                 encoding = (encoder.mirror_engine if is_mirrored and encoder.mirror_engine else engine).encode(seen)
@@ -96,4 +101,5 @@ def embed(
         [made.result() for made in making],
         sheet[:done],
         place[:done],
+        Looks.joined(looks),
     )

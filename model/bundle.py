@@ -29,7 +29,7 @@ from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreAwayError, StoreError
 from model.journal import SOURCE
-from model.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, Manifest
+from model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.milvus_store import MilvusStore
 from model.root import GENERATION, Lease, active_generation, publish
@@ -346,10 +346,10 @@ def _manifest(folder: Path, generation: str) -> Manifest:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is not a manifest") from error
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         raise BundleError(
             f"bundle {generation} is refused: {MANIFEST} has schema version {version}, "
-            f"this secondlook reads {SCHEMA_VERSION}"
+            f"this secondlook reads {' and '.join(map(str, READ_VERSIONS))}"
         )
     try:
         manifest = Manifest.model_validate(content)

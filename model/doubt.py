@@ -187,6 +187,11 @@ def rank_for(images: int, coverage: float) -> int:
     return int(np.searchsorted(np.exp(chances).cumsum(), CONFIDENCE)) + 1
 
 
+def fewest_images(coverage: float) -> int:
+    """The fewest images of a holdout on which sets of a coverage can be promised: with fewer they hold all labels."""
+    return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(coverage))
+
+
 def highest_score(known: Ranked, coverage: float) -> float:
     """The greatest score with which a label belongs to the set; inf where too few images are known to leave any out."""
     at = bisect_left(known.ranks, rank_for(known.images, coverage))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.recipe import Recipe
 
-SCHEMA_VERSION = 2
+READ_VERSIONS = (2, 3)
+"""Older ones are read, and written anew by the next rebuild or fit."""
 MANIFEST = "manifest.json"
 
 
 Standing = Literal["known", "doubtful", "unknown"]
 """How far to trust an answer, in one word (``model.doubt``)."""
+ParametersFrom = Literal["holdout", "cross-validation", "leave-one-out", "given"]
+Trained = Literal["yes", "no", "unknown"]
 
 
 class _Part(BaseModel):
@@ -40,6 +44,9 @@ class NetworkInfo(_Part):
     variant: str
     sha256: str
     trained_on: str = ""
+    """For people."""
+    trained_on_these: Trained = "unknown"
+    """Whether it was trained on cached images."""
     classes: int | None = Field(None, ge=1)
     """How many of the bundle's classes it knows, the first ones; None = all. The others were taught to the cache."""
     bfloat16: bool = False
@@ -116,9 +123,35 @@ class FitReport(_Part):
     lams: tuple[float, ...]
     error_percent: tuple[tuple[tuple[float, ...], ...], ...]
     nll: tuple[tuple[tuple[float, ...], ...], ...]
-    network_error_percent: float
+    """By ``leave-one-out`` the cache alone was tried: lams are (1,), and errors are its own."""
+    network_error_percent: float | None
+    """By ``leave-one-out``, on images that it may know by heart."""
     chosen_error_percent: float
     chosen_nll: float
+    network_nll: float | None = None
+    network_ece_percent: float | None = None
+    chosen_ece_percent: float | None = None
+    fewer_errors: tuple[float, float] | None = None
+    """By how many points the mixture errs less than the network there, 95 % interval; None where that cannot be told.
+    """
+
+    @property
+    def gains(self) -> bool | None:
+        """Whether the cache is seen to save errors; None where that cannot be told."""
+        return None if self.fewer_errors is None else self.fewer_errors[0] > 0
+
+
+class HoldoutInfo(_Part):
+    """What parameters were fitted on."""
+
+    name: str
+    images: int
+    honest: bool | None
+    """Whether neither the network was trained on them nor the cache holds them; None = that was not asked yet."""
+    why: str = ""
+    """How that is known, as a clause."""
+    left_out: int = 0
+    """Images of it that the cache has too, and that were left out."""
 
 
 class Evidence(_Part):
@@ -211,7 +244,7 @@ class FileInfo(_Part):
 class Manifest(_Part):
     """A bundle's manifest."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[3] = 3
     generation: str
     created: str
     secondlook_version: str
@@ -224,6 +257,8 @@ class Manifest(_Part):
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
     k: int | None = Field(ge=1)
+    parameters_from: ParametersFrom
+    holdout: HoldoutInfo | None = None
     fit: FitReport | None = None
     calibration: Calibration | None = None
     same_as: SameAs | None = None
@@ -231,6 +266,26 @@ class Manifest(_Part):
     taught: int | None = None
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, content: Any) -> Any:
+        """A manifest of version 2 says not where its parameters are from."""
+        if not isinstance(content, dict) or content.get("schema_version") != 2:
+            return content
+        added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
+        with suppress(KeyError, TypeError):  # what is amiss is said by those that know the fields
+            if content.get("fit"):
+                dataset, network = content["dataset"], content["network"]
+                is_honest = network["trained_on"] == f"{dataset['name']} {dataset['split']} less holdout"
+                added["parameters_from"] = "holdout"
+                added["holdout"] = {
+                    "name": f"a tenth of {dataset['name']} {dataset['split']}",
+                    "images": content["fit"]["images"],
+                    "honest": True if is_honest else None,
+                    "why": "the network was trained on the others" if is_honest else "",
+                }
+        return content | added
 
     @property
     def network_classes(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from model.doubt import (
     SET_COVERAGE,
     doubtful_above,
     evidence_scores,
+    fewest_images,
     novelty_scores,
     own_evidence,
     p_value,
@@ -22,22 +23,15 @@ from model.doubt import (
     standing,
 )
 from model.errors import ImageError, StoreAwayError
-from model.lookup import Spent, vote_until_sure
+from model.lookup import Spent
 from model.manifest import Standing
 from model.overlay import Overlay
 from model.same_picture import AMONG, SamePictures
+from model.served import Parameters as Parameters
+from model.served import Served
 from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
-
-
-class Parameters(NamedTuple):
-    """How network and cache are mixed."""
-
-    theta: float
-    lam: float
-    k: int | None
-    """None = all entries."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +90,7 @@ class Predictor:
         self.alone = alone
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
+        self.served = Served.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         calibration = manifest.calibration
@@ -226,9 +221,14 @@ class Predictor:
         return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
 
     def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
-        """Labels that hold the right one so often, most probable first; None without a calibration for that mixture."""
+        """Labels that hold the right one so often, most probable first.
+
+        None without a calibration for that mixture, or where its images are too few to promise so much.
+        """
         calibration = self.bundle.manifest.calibration
         if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
+            return None
+        if calibration.sets.images < fewest_images(coverage):
             return None
         classes = self.classes
         return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
@@ -244,22 +244,11 @@ class Predictor:
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
         store, by_class = self.store, self.overlay.class_weights
-        theta, lam, k = parameters
+        theta, _, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = vote_until_sure(
-                store,
-                keys,
-                network,
-                theta,
-                lam,
-                min(k, store.count),
-                self._novelty,
-                spent=spent,
-                own=own,
-                class_weights=by_class,
-            )
+            found, cache = self.served.ask(keys, network, parameters, self._novelty, own, spent)
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.

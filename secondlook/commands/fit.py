@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.datasets import load
+from indexer.datasets import Dataset, load
 from indexer.fit import KS
 from indexer.fold import fold
+from indexer.index import IndexOptions
 from indexer.refit import recalibrate, refit
 from model import bundle as bundles
+from model.errors import DatasetError
 from model.journal import Journal
-from model.manifest import FitReport, Manifest
+from model.manifest import FitReport, Manifest, Trained
 from model.milvus_generations import activate
 from model.root import active_generation, default_root
 from secondlook.commands.index import read_recipe
+from secondlook.fitted import how_fitted
+from secondlook.holdouts import holdout_of, holdout_option, trained_option
 from secondlook.options import (
     KType,
     bundles_option,
@@ -35,10 +39,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @bundles_option
 @data_root_option
 @generation_option
+@holdout_option
+@trained_option
 @click.option("--k", "ks", type=KType(), multiple=True, help="A k to try; may be repeated.")
 @click.option(
     "--calibrate",
@@ -66,10 +72,12 @@ if TYPE_CHECKING:
 @json_option
 @progress_option
 def fit(
-    dataset: str,
+    dataset: str | None,
     root: Path | None,
     data_root: Path | None,
     generation: str | None,
+    holdout: str | None,
+    trained: Trained,
     ks: tuple[int, ...],
     calibrate: bool,
     unknown: str | None,
@@ -81,11 +89,12 @@ def fit(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """Fit theta, lam and k of a bundle anew on the holdout of DATASET, the images that it caches.
+    """Fit theta, lam and k of a bundle anew: on --holdout, or on a tenth of DATASET, the images that it caches.
 
-    Writes a new bundle with the same keys, and everything that was tried; its id is printed last. With --calibrate,
-    only the calibration is measured anew. With --recipes, compares key recipes on the holdout and says which to index
-    with.
+    DATASET is the bundle's own where none is given. Without an honest holdout, images that the network was not trained
+    on, theta and k are fitted by leave-one-out of the cache. Writes a new bundle with the same keys, and everything
+    that was tried; its id is printed last. With --calibrate, only the calibration is measured anew. With --recipes,
+    compares key recipes on the holdout and says which to index with.
     """
     if recipes is None and (network or mirror or plot):
         raise click.UsageError("--network, --mirror and --plot go with --recipes")
@@ -94,8 +103,10 @@ def fit(
     if calibrate and ks:
         raise click.UsageError("--k goes without --calibrate")
     if recipes is not None:
-        if ks or no_activate or calibrate:
-            raise click.UsageError("--k, --calibrate and --no-activate go without --recipes")
+        if ks or no_activate or calibrate or holdout:
+            raise click.UsageError("--k, --calibrate, --holdout and --no-activate go without --recipes")
+        if dataset is None:
+            raise click.UsageError("--recipes needs DATASET, the images to compare them on")
         names = recipes.split(",")
         _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format)
         return
@@ -104,15 +115,14 @@ def fit(
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
-        cached = bundles.read_manifest(root, generation).dataset
-        images = load(dataset, cached.split, data_root)
-        if images.content_hash() != cached.sha256:  # it may be what was taught that differs
-            images = fold(images, Journal(root))
+        images = _cached(root, generation, dataset, data_root, optional=holdout is not None)
+        name = bundles.read_manifest(root, generation).dataset.name
+        options = IndexOptions(holdout=holdout_of(dataset or name, holdout, data_root), trained=trained)
         if calibrate:
             others = load(unknown, "train", data_root) if unknown is not None else None
-            new, by = recalibrate(images, root, generation, others, progress)
+            new, by = recalibrate(images, root, generation, others, options, progress)
         else:
-            new = refit(images, root, generation, tried, progress)
+            new = refit(images, root, generation, tried, options, progress)
         if not no_activate:
             activate(root, new)
     manifest = bundles.read_manifest(root, new)
@@ -124,7 +134,31 @@ def fit(
         print_json(generation=new, **manifest.fit.model_dump())
         return
     _print_table(manifest, manifest.fit)
+    for line in how_fitted(manifest):
+        click.echo(line, err=True)
     click.echo(new)
+
+
+def _cached(
+    root: Path, generation: str, dataset: str | None, data_root: Path | None, *, optional: bool
+) -> Dataset | None:
+    """The images that a bundle caches; None where they are optional and are not there.
+
+    Raises:
+        DatasetError: they are needed, and not there.
+    """
+    cached = bundles.read_manifest(root, generation).dataset
+    try:
+        images = load(dataset or cached.name, cached.split, data_root)
+    except DatasetError:
+        if optional and dataset is None:
+            return None
+        raise
+    if images.content_hash() != cached.sha256:  # it may be what was taught that differs
+        images = fold(images, Journal(root))
+    if optional and dataset is None and images.content_hash() != cached.sha256:
+        return None
+    return images
 
 
 def _print_table(manifest: Manifest, report: FitReport) -> None:
@@ -132,7 +166,9 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"holdout error % (best lam), {report.images:,} images, network alone {report.network_error_percent:.2f}"
+        title=f"error % on {report.images:,} images of the cache, by its others alone"
+        if manifest.parameters_from == "leave-one-out"
+        else f"holdout error % (best lam), {report.images:,} images, network alone {report.network_error_percent:.2f}"
     )
     table.add_column("theta", justify="right")
     for k in report.ks:
@@ -144,12 +180,7 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
             text = f"{error:.2f} ({lam:.2f})"
             cells.append(f"[bold green]{text}[/]" if (theta, k) == (manifest.theta, manifest.k) else text)
         table.add_row(f"{theta:g}", *cells)
-    console = Console()
-    console.print(table)
-    console.print(
-        f"chosen: theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
-        f"{report.chosen_error_percent:.2f} % error, negative log-likelihood {report.chosen_nll:.4f}"
-    )
+    Console().print(table)
 
 
 def _print_calibration(manifest: Manifest, tried: list[Tried], as_json: bool) -> None:
