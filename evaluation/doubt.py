@@ -23,7 +23,7 @@ from indexer.novelty import CANDIDATES, Seen, class_left_out, spread
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, mix, softmax
-from model.doubt import energies, novelty_scores, own_evidence, p_value, rmds_scores, standings_of
+from model.doubt import STANDINGS, energies, novelty_scores, own_evidence, p_value, rmds_scores, standings_of
 from model.errors import BundleError
 from model.manifest import Calibration, Standing
 from model.overlay import Overlay
@@ -166,11 +166,10 @@ class Doubt:
         return found
 
     def _standings(self, seen: str) -> Table:
-        kinds: tuple[Standing, ...] = ("known", "doubtful", "unknown")
         return Table(
             f"standing: {seen}",
-            ("", *(f"{kind} %" for kind in kinds)),
-            tuple((name, *(f"{of[kind]:.2f}" for kind in kinds)) for name, of in self.standings.items()),
+            ("", *(f"{kind} %" for kind in STANDINGS)),
+            tuple((name, *(f"{of[kind]:.2f}" for kind in STANDINGS)) for name, of in self.standings.items()),
         )
 
     def _table(self, one: Unknown) -> Table:
@@ -368,8 +367,7 @@ def _sums(scores: dict[str, Scores], spreads: dict[str, float]) -> dict[str, Sco
 
 def _shares(calibration: Calibration, scores: Scores, mixed: Floats, cache: Floats) -> dict[Standing, float]:
     found = standings_of(calibration, scores, mixed, cache)
-    kinds: tuple[Standing, ...] = ("known", "doubtful", "unknown")
-    return {kind: 100 * float(np.mean([one == kind for one in found])) for kind in kinds}
+    return {kind: 100 * found.count(kind) / len(found) for kind in STANDINGS}
 
 
 def _scores(

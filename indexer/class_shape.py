@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.cache import Floats, Ints
 
 SAMPLE, SAMPLE_WIDE = 16_384, 4_096
-"""Entries whose differences from their classes' means are measured; the fewer where keys have more than WIDE numbers."""
+"""Entries whose differences from their classes' means are measured; fewer where keys have more than WIDE numbers."""
 
 WIDE = 4_096
 ADDED = 1e-3
@@ -41,11 +41,16 @@ class ClassShape:
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[Floats, Ints]], count: int, classes: int) -> ClassShape:
-        """Of ``count`` entries, which come in chunks of keys (n,D) and values (n,): one chunk is kept at a time."""
+        """Of ``count`` entries, which come in chunks of keys (n,D) and values (n,): one chunk is kept at a time.
+
+        Entries of classes beyond ``classes`` are left out.
+        """
         sums: NDArray[np.float64] | None = None
         counts = np.zeros(classes, np.int64)
         keys, values, step, done = [], [], 1, 0
         for part, labels in chunks:
+            if labels.max(initial=0) >= classes:
+                part, labels = part[labels < classes], labels[labels < classes]
             if sums is None:
                 sums = np.zeros((classes, part.shape[1]))
                 step = max(1, -(-count // (SAMPLE if part.shape[1] <= WIDE else SAMPLE_WIDE)))
@@ -90,4 +95,5 @@ def _solve(differences: Floats, means: NDArray[np.float64]) -> NDArray[np.float6
     products = (differences @ differences.T).astype(np.float64)
     products[np.diag_indices(count)] += added * count
     within = np.linalg.solve(products, (differences @ means.T.astype(np.float32)).astype(np.float64))
-    return (means - (differences.T @ within).T) / added
+    found: NDArray[np.float64] = (means - (differences.T @ within).T) / added
+    return found

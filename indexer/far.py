@@ -1,4 +1,4 @@
-"""Images far from anything that is photographed, made here: what novelty is tried on where no other images are named."""
+"""Images far from anything that is photographed, made here: what novelty is tried on besides other images."""
 
 from __future__ import annotations
 
@@ -33,4 +33,5 @@ def _texture(random: np.random.Generator, size: tuple[int, int]) -> NDArray[np.u
     sharp = np.exp(random.uniform(-0.5, 3.0))
     share = (1 / (1 + np.exp(-sharp * field)))[..., None]
     first, second = random.uniform(0, 255, (2, 3))
-    return np.round(first * share + second * (1 - share)).astype(np.uint8)
+    texture: NDArray[np.uint8] = np.round(first * share + second * (1 - share)).astype(np.uint8)
+    return texture

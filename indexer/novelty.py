@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.class_shape import ClassShape
+from indexer.holdout import Holdout, nearest_entries
 from model.cache import Floats, Ints, softmax
-from model.doubt import energies, evidence_scores, novelty_scores, rmds_scores
+from model.doubt import energies, novelty_scores, rmds_scores
+from model.engines import Encoding
 from model.manifest import Evidence, Novelty, NoveltyCandidate
 from model.metrics import auroc
+from model.served import Served
+from model.stores import Neighbors
 
 FALSE_ALARM_RATE = 0.01
 """Share of known images that may be called novel."""
@@ -87,6 +91,21 @@ class _Case(NamedTuple):
 
     known: Scores
     unknown: Scores
+
+
+def tell_unknown(
+    served: Served, holdout: Holdout, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+) -> Fitted:
+    """Fit novelty to a cache as it is served, by a holdout whose nearest entries were found, and unknown images.
+
+    ``classes`` is how many of the cache's the bundle has itself, the first ones: RMDS knows no others.
+    """
+    shape = ClassShape.of(served.chunks(), served.count, classes)
+    kinds = {
+        name: Seen(of.logits, of.keys, nearest_entries(served, of.keys, min(TENTH, served.count)).similarities)
+        for name, of in unknown.items()
+    }
+    return fit_novelty(Seen(holdout.logits, holdout.keys, found.similarities), holdout.labels, shape, kinds)
 
 
 def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> Fitted:

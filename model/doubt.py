@@ -50,6 +50,8 @@ COVERAGES = (0.5, 0.999)
 CONFIDENCE = 0.9
 """Share of the holdouts that might have been drawn for which sets hold what they promise."""
 
+STANDINGS: tuple[Standing, ...] = ("known", "doubtful", "unknown")
+
 SET_COVERAGE = 0.95
 """Coverage of the set that standing goes by."""
 
@@ -70,7 +72,7 @@ def energies(logits: Floats, network: Floats) -> Floats:
 
 
 def rmds_scores(keys: Floats, directions: Floats) -> Floats:
-    """RMDS of keys (B,D), by w_c and b_c of each class in the rows of directions (C,D+1): (B,), higher for known ones."""
+    """RMDS (B,) of keys (B,D), by w_c and b_c of each class in the rows of directions (C,D+1)."""
     found: Floats = (keys @ directions[:, :-1].T + directions[:, -1]).max(axis=1)
     return found
 
@@ -147,7 +149,9 @@ def standings_of(
 ) -> list[Standing | None]:
     """How far to trust answers, by their novelty scores (n,), p(y|x) and p_cache (n,C)."""
     novelty, sets, credibility = calibration.novelty, calibration.sets, calibration.credibility
-    highest = highest_score(sets, SET_COVERAGE) if sets is not None else None
+    highest = None
+    if sets is not None and sets.images >= fewest_images(SET_COVERAGE):
+        highest = highest_score(sets, SET_COVERAGE)
     limit, said = doubtful_above(novelty.evidence), mixed.argmax(axis=1)
     found = []
     for row, score in enumerate(scores.tolist()):

@@ -155,7 +155,7 @@ class HoldoutInfo(_Part):
 
 
 class Evidence(_Part):
-    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``), each higher for known ones."""
+    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``)."""
 
     softmax: float = Field(0.0, ge=0)
     energy: float = Field(0.0, ge=0)

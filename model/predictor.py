@@ -72,7 +72,7 @@ class Answer:
 
 
 class Given(Parameters):
-    """Parameters that a call gave, all or some: what the formula makes of them is answered, whatever is the same picture.
+    """Parameters that a call gave, all or some: the formula answers, whatever is the same picture.
 
     They equal the bundle's own where the values do.
     """

@@ -1,4 +1,4 @@
-"""Whether an entry is the very picture that is asked about: nearer than a held-out image ever was to another picture."""
+"""Whether an entry is the very picture asked about: nearer than a held-out image ever was to another picture."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_what_no_score_tells_is_said() -> None:
 
 @pytest.mark.parametrize("classes", [1, 2])
 def test_of_two_classes_none_is_left_out(classes: int) -> None:
-    own, of = VALUES < classes, LABELS < classes
+    own, of = classes > VALUES, classes > LABELS
     novelty, _ = fit_novelty(seen(KEYS[of]), LABELS[of], shape(ENTRIES[own], VALUES[own]), {})
     assert novelty.score in CANDIDATES
     assert all(one.auroc == {} and one.lost == 0 for one in novelty.candidates)
