@@ -19,7 +19,7 @@ from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, mix, softmax
-from model.doubt import energies
+from model.doubt import own_evidence
 from model.errors import DatasetError
 from model.manifest import FitReport, Manifest
 from model.metrics import ece_percent, error_percent, nll
@@ -182,8 +182,8 @@ def evaluate(
         novelty = manifest.calibration.novelty if manifest.calibration else None
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
-            energy = energies(logits[rows], network[rows])
-            votes[0, rows] = served.ask(keys[rows], network[rows], own, novelty, energy)[1]
+            by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
+            votes[0, rows] = served.ask(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     return Evaluation(

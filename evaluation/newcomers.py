@@ -24,7 +24,7 @@ from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, mix, softmax
-from model.doubt import energies
+from model.doubt import own_evidence
 from model.errors import DatasetError
 from model.overlay import Overlay
 from model.served import Parameters, Served
@@ -233,7 +233,8 @@ def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:
     for start in range(0, len(asked.keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         network, keys = softmax(asked.logits[rows], len(classes)), asked.keys[rows]
-        _, cache = served.ask(keys, network, own, novelty, energies(asked.logits[rows], network))
+        by_itself = own_evidence(novelty, asked.logits[rows], network, keys, overlay.bundle.directions)
+        _, cache = served.ask(keys, network, own, novelty, by_itself)
         said.append(mix(network, cache, manifest.lam).argmax(axis=1))
         cached.append(cache.argmax(axis=1))
     return classes[np.concatenate(said)], classes[np.concatenate(cached)]

@@ -6,21 +6,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, Ints, mix
-from model.doubt import ranked
+from model.doubt import STANDINGS, ranked, standings_of
 from model.manifest import Calibration, Novelty
 from model.metrics import ece_percent
 
 
-def calibrate(network: Floats, cache: Floats, labels: Ints, lam: float, novelty: Novelty) -> Calibration:
-    """What is to be known of answers, from p_net and p_cache (n,C) of the holdout as they are served."""
+def calibrate(
+    network: Floats, cache: Floats, labels: Ints, lam: float, novelty: Novelty, scores: NDArray[np.float64]
+) -> Calibration:
+    """What is to be known of answers, from p_net and p_cache (n,C) of the holdout as they are served.
+
+    ``scores`` (n,) are its novelty.
+    """
     mixed = mix(network, cache, lam)
-    return Calibration(
+    calibration = Calibration(
         novelty=novelty,
         ece_percent_network=ece_percent(network, labels),
         ece_percent_mixed=ece_percent(mixed, labels),
         sets=ranked(1.0 - _of_labels(mixed, labels)),
         credibility=ranked(1.0 - _of_labels(cache, labels)),
     )
+    found = standings_of(calibration, scores, mixed, cache)
+    shares = {kind: round(100 * found.count(kind) / len(found), 2) for kind in STANDINGS}
+    return calibration.model_copy(update={"standing": shares})
 
 
 def _of_labels(probabilities: Floats, labels: Ints) -> NDArray[np.float64]:

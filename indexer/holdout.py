@@ -13,7 +13,6 @@ from indexer.embed import Unreadable, batches
 from indexer.embedding import BATCH
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, softmax
-from model.doubt import energies
 from model.engines import Engine
 from model.errors import DatasetError
 from model.manifest import Novelty
@@ -130,11 +129,14 @@ def served_votes(
     *,
     is_exhaustive: bool,
     novelty: Novelty | None = None,
+    own: NDArray[np.float64] | None = None,
     progress: Progress = silent,
 ) -> Floats:
-    """p_cache (n,C) of a holdout as it is served, from what was found already where a search looks at every entry."""
+    """p_cache (n,C) of a holdout as it is served, from what was found already where a search looks at every entry.
+
+    ``own`` (n,) is what else than neighbours speaks for its images' being known.
+    """
     network = softmax(holdout.logits, served.classes)
-    energy = energies(holdout.logits, network)
     cache = np.empty_like(network)
     theta, _, k = parameters
     for start in range(0, len(network), QUERIES_AT_ONCE):
@@ -144,6 +146,7 @@ def served_votes(
         elif is_exhaustive:
             cache[rows] = served.vote(found.similarities[rows, :k], found.values[rows, :k], theta)
         else:
-            _, cache[rows] = served.ask(holdout.keys[rows], network[rows], parameters, novelty, energy[rows])
+            by_itself = own[rows] if own is not None else None
+            _, cache[rows] = served.ask(holdout.keys[rows], network[rows], parameters, novelty, by_itself)
         progress("calibrate", min(start + QUERIES_AT_ONCE, len(network)), len(network))
     return cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from indexer.looks import LOOKS, CachedLooks
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.tune import Entries, tune
+from indexer.unknown import unknown_kinds
 from model import bundle as bundles
 from model.cache import Floats, check_parameters
 from model.engines import Engine
@@ -32,11 +33,12 @@ from model.entries import Entry, write_entries
 from model.errors import DatasetError
 from model.held import HOLDOUT
 from model.images import RESIZE
+from model.journal import SOURCE
 from model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
 from model.root import draft, new_generation
-from model.stores import parts
+from model.stores import keeps_keys, parts
 
 ENTRIES_AT_ONCE = 65_536
 """Entries on their way to the table, as Python's own numbers."""
@@ -58,6 +60,8 @@ class IndexOptions:
     thumbnails: bool = True
     holdout: Dataset | None = None
     """Images that the network never saw, to fit on; None = the dataset's tenth, where the network is new to it."""
+    unknown: Sequence[Dataset] = ()
+    """Images of nothing that is cached, to choose novelty on besides others."""
     trained: Trained = "unknown"
     """What the network's user says of its having been trained on the dataset."""
 
@@ -110,7 +114,7 @@ def index(
         values = dataset.labels[embedded.positions]
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
-        entries = _entries_to_tune(dataset, embedded, values)
+        entries = _entries_to_tune(dataset, embedded, values, is_exact=keeps_keys(keeper.info.factory))
         chosen = choose_holdout(
             dataset.name,
             dataset.split,
@@ -130,6 +134,7 @@ def index(
             chosen,
             parameters=options.parameters,
             is_exact=exact,
+            unknown=lambda: unknown_kinds(encoder.engine, options.unknown, progress),
             progress=progress,
         )
         store = tuned.store
@@ -144,6 +149,10 @@ def index(
         CachedLooks(embedded.looks, _rows_of_looks(embedded), tuned.fitted).write(folder / LOOKS)
         if tuned.held is not None:
             tuned.held.write(folder / HOLDOUT)
+        if tuned.directions is not None:
+            np.save(folder / bundles.DIRECTIONS, tuned.directions, allow_pickle=False)
+        if not keeps_keys(keeper.info.factory) and len(taught := _taught(dataset, embedded)):
+            np.save(folder / bundles.TAUGHT, embedded.keys[taught], allow_pickle=False)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded, entries
         progress("verify", 0, 1)
@@ -173,6 +182,7 @@ def index(
             holdout=tuned.holdout,
             fit=tuned.report,
             calibration=tuned.calibration,
+            same_as=tuned.same_as,
             truncation=tuned.truncation,
             taught=dataset.change if isinstance(dataset, Folded) else None,
         )
@@ -256,7 +266,7 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
             yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def _entries_to_tune(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> Entries:
+def _entries_to_tune(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], *, is_exact: bool) -> Entries:
     """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""
     pictures = first_copies(embedded.looks)[_rows_of_looks(embedded)]
     of_tenth = np.isin(embedded.positions, dataset.holdout())
@@ -267,8 +277,15 @@ def _entries_to_tune(dataset: Dataset, embedded: Embedded, values: NDArray[np.in
         Holdout(embedded.logits, embedded.keys[own], values[own], looks, own),
         np.isin(pictures, pictures[of_tenth]),
         lambda rows: embedded.keys[rows],
+        None if is_exact else lambda rows: embedded.keys[rows],
         _Chunks(embedded.keys, values),
     )
+
+
+def _taught(dataset: Dataset, embedded: Embedded) -> NDArray[np.int64]:
+    """Which entries are of images that were taught."""
+    is_taught = [dataset.source(position).startswith(SOURCE) for position in embedded.positions.tolist()]
+    return np.flatnonzero(is_taught)
 
 
 def _rows_of_looks(embedded: Embedded) -> NDArray[np.int64]:

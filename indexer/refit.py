@@ -20,15 +20,17 @@ from indexer.encoders import check_classes, read_trained
 from indexer.fit import KS
 from indexer.holdout import Holdout, embed_holdout, nearest_entries, served_votes
 from indexer.honest import Chosen, Known
-from indexer.index import IndexOptions, check_index_memory, choose_holdout, embed_images
+from indexer.index import IndexOptions, check_index_memory, choose_holdout
 from indexer.looks import LOOKS, CachedLooks
-from indexer.novelty import NEIGHBORS, Seen, Tried, choose_novelty, fit_novelty
+from indexer.nearest_other import nearest_other
+from indexer.novelty import TENTH, tell_unknown
 from indexer.progress import Progress, silent
 from indexer.tune import Entries, kept, tune
+from indexer.unknown import unknown_kinds
 from model import bundle as bundles
 from model.bundle import Bundle
 from model.cache import Floats, Ints, softmax
-from model.doubt import energies
+from model.doubt import novelty_scores, own_evidence
 from model.errors import DatasetError
 from model.held import HOLDOUT, Held
 from model.journal import Journal
@@ -38,7 +40,7 @@ from model.overlaid_store import OverlaidStore
 from model.overlay import Overlay, number_of
 from model.root import draft, new_generation
 from model.served import Parameters, Served
-from model.stores import FaissStore, check_k
+from model.stores import FaissStore, Store, check_k, keeps_keys
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,22 @@ def refit(
         ParameterError: a k is beyond what the store can serve.
         MemoryLimitError: it would not fit into memory.
     """
-    opened = _open(dataset, root, generation, options or IndexOptions(), progress)
+    options = options or IndexOptions()
+    opened = _open(dataset, root, generation, options, progress)
     old, store = opened.bundle, opened.store
     for k in ks:
         check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
-    tuned = tune(store, opened.classes, opened.known, opened.entries, opened.chosen, ks=ks, progress=progress)
+    tuned = tune(
+        store,
+        opened.classes,
+        opened.known,
+        opened.entries,
+        opened.chosen,
+        ks=ks,
+        unknown=lambda: unknown_kinds(old.engine, options.unknown, progress),
+        own_classes=len(old.manifest.classes),
+        progress=progress,
+    )
     network = old.manifest.network.model_copy(update={"trained_on_these": tuned.trained})
     return _write_changed(
         root,
@@ -98,7 +111,9 @@ def refit(
         parameters_from=tuned.source,
         holdout=tuned.holdout,
         fit=tuned.report,
+        directions=tuned.directions,
         calibration=tuned.calibration,
+        same_as=tuned.same_as or old.manifest.same_as,
         truncation=tuned.truncation,
         network=network,
         store=old.manifest.store.model_copy(update={"search": tuned.store.search_info}),
@@ -109,21 +124,18 @@ def recalibrate(
     dataset: Dataset | None,
     root: Path,
     generation: str,
-    unknown: Dataset | None = None,
     options: IndexOptions | None = None,
     progress: Progress = silent,
-) -> tuple[str, list[Tried]]:
+) -> str:
     """Calibrate an existing bundle anew, all else as it is; the new bundle's generation.
-
-    Where ``unknown`` is given, images of nothing that the bundle knows, novelty's weights are chosen on them, and all
-    that was tried comes back too.
 
     Raises:
         DatasetError: the dataset is not the one that the bundle caches, there is no honest holdout, or too many images
             are unreadable.
         MemoryLimitError: it would not fit into memory.
     """
-    opened = _open(dataset, root, generation, options or IndexOptions(), progress)
+    options = options or IndexOptions()
+    opened = _open(dataset, root, generation, options, progress)
     manifest, store, holdout = opened.bundle.manifest, opened.store, opened.chosen.holdout
     out = opened.entries.held if holdout is not None and len(holdout.own) else None
     if holdout is None or (out is not None and out.all()):
@@ -134,16 +146,12 @@ def recalibrate(
     served = Served.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     network = softmax(holdout.logits, opened.classes)
-    most = min(max(max(NEIGHBORS), manifest.k or 1), served.count)
+    most = min(max(TENTH, manifest.k or 1), served.count)
     found = nearest_entries(served, holdout.keys, most, progress=progress)
-    known = Seen(found.similarities, energies(holdout.logits, network))
-    tried: list[Tried] = []
-    if unknown is None:
-        novelty = fit_novelty(*known)
-    else:
-        logits, keys, _ = embed_images(unknown, np.arange(len(unknown.labels)), opened.bundle.engine, progress)
-        near = nearest_entries(Served.of(store, opened.classes, opened.known), keys, most, progress=progress)
-        novelty, tried = choose_novelty(known, Seen(near.similarities, energies(logits, softmax(logits))))
+    kinds = unknown_kinds(opened.bundle.engine, options.unknown, progress)
+    novelty, directions = tell_unknown(served, holdout, found, kinds, len(manifest.classes))
+    by_itself = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
+    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
     cache = served_votes(
         served,
         holdout,
@@ -151,18 +159,20 @@ def recalibrate(
         parameters,
         is_exhaustive=store.is_exhaustive,
         novelty=novelty,
+        own=by_itself,
         progress=progress,
     )
-    new = _write_changed(
+    return _write_changed(
         root,
         opened.bundle,
         progress,
         held=_by_id(kept(holdout, out), opened.overlay),
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
         holdout=opened.chosen.info,
-        calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty),
+        directions=directions,
+        calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
+        same_as=nearest_other(holdout.keys, found, opened.entries.exact_keys) or manifest.same_as,
     )
-    return new, tried
 
 
 def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOptions, progress: Progress) -> _Opened:
@@ -181,7 +191,10 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         looks = _looks_of(dataset, old, sources, progress)
     pictures = _pictures(looks, overlay)
     tenth, held = _tenth(dataset, old, overlay, sources, pictures, progress)
-    entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows))
+    exact = None
+    if dataset is not None and not keeps_keys(manifest.store.factory):
+        exact = _Embedding(dataset, overlay, sources)
+    entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
     trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
     images = read_trained(old.path, manifest)
     known = Known(images, images is None and manifest.network.trained_on == trained_on, options.trained)
@@ -190,6 +203,31 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
     )
     return _Opened(old, overlay, store, entries, chosen, looks)
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """The keys of a bundle's entries as its encoder makes them, of which its store keeps fewer bits."""
+
+    dataset: Dataset
+    overlay: Overlay
+    sources: list[str]
+    """Of the bundle's own entries, by id."""
+
+    def __call__(self, rows: Ints) -> Floats:
+        """Those of some of the overlay's entries (n,): (n,D)."""
+        bundle, ids = self.overlay.bundle, self.overlay.ids[rows].tolist()
+        wanted = {self.sources[i] for i in ids if number_of(i) is None}
+        everything = range(len(self.dataset.labels))
+        at = {source: i for i in everything if (source := self.dataset.source(i)) in wanted}
+        found = _rows(self.overlay.store, rows)
+        for row, entry_id in enumerate(ids):
+            entry = bundle.entries.get(entry_id) if number_of(entry_id) is None else None
+            if entry is not None and entry.source in at:
+                image = self.dataset.read(at[entry.source], bundle.engine.size)
+                image = image[:, ::-1] if entry.mirrored else image
+                found[row] = bundle.engine.encode(np.ascontiguousarray(image)[None]).keys[0]
+        return found
 
 
 def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress: Progress) -> CachedLooks:
@@ -255,7 +293,7 @@ def _tenth(
     return tenth, np.isin(pictures, pictures[own])
 
 
-def _rows(store: FaissStore | MilvusStore | OverlaidStore, rows: Ints) -> Floats:
+def _rows(store: Store, rows: Ints) -> Floats:
     """The keys (n,D) of some entries, as the store decodes them; rows are sorted."""
     found, start = [], 0
     for keys, _ in store.chunks():
@@ -280,15 +318,18 @@ def _write_changed(
     progress: Progress,
     held: Held | None,
     looks: CachedLooks | None = None,
+    directions: Floats | None = None,
     **changed: object,
 ) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
         for name in old.manifest.files:
-            if name != HOLDOUT:
+            if name not in (HOLDOUT, bundles.DIRECTIONS):
                 shutil.copyfile(old.path / name, folder / name)
         if held is not None:
             held.write(folder / HOLDOUT)
+        if directions is not None:
+            np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
         if looks is not None:
             looks.write(folder / LOOKS)
         manifest = old.manifest.model_copy(

@@ -65,6 +65,7 @@ def measure(
     found: Neighbors,
     parameters: Parameters,
     novelty: Novelty | None = None,
+    own: NDArray[np.float64] | None = None,
     progress: Progress = silent,
 ) -> Measured[S]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
@@ -95,7 +96,14 @@ def measure(
         store = least_effort(store, keys, network, asked, target, served.among, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
-        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, novelty=novelty, progress=progress
+        served,
+        holdout,
+        found,
+        parameters,
+        is_exhaustive=store.is_exhaustive,
+        novelty=novelty,
+        own=own,
+        progress=progress,
     )
     distance = compare(mix(network, cache[some], lam), mix(network, exact, lam))
     kind = "stored" if exact_keys is None else "exact"

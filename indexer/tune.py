@@ -5,7 +5,7 @@ All of it is measured on one set of images, whose nearest entries are searched f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -17,14 +17,16 @@ from indexer.copies import Looks
 from indexer.fit import KS, fit, fit_alone
 from indexer.holdout import Holdout, nearest_entries
 from indexer.honest import Chosen
-from indexer.novelty import fit_novelty
+from indexer.nearest_other import nearest_other
+from indexer.novelty import tell_unknown
 from indexer.progress import Progress, silent
 from indexer.truncation import LISTED_K, S, measure
 from model.cache import Floats, Ints, softmax
-from model.doubt import energies
+from model.doubt import novelty_scores, own_evidence
+from model.engines import Encoding
 from model.errors import DatasetError
 from model.held import Held
-from model.manifest import Calibration, FitReport, HoldoutInfo, ParametersFrom, Trained, Truncation
+from model.manifest import Calibration, FitReport, HoldoutInfo, ParametersFrom, SameAs, Trained, Truncation
 from model.metrics import error_percent
 from model.served import Parameters, Served
 
@@ -47,6 +49,8 @@ class Entries:
     """(N,) those that show a picture of the tenth."""
     keys: Callable[[Ints], Floats]
     """The keys (n,D) of some."""
+    exact_keys: Callable[[Ints], Floats] | None = None
+    """The keys (n,D) of some, ascending, as the encoder makes them; None = those are the store's, or nobody knows."""
     exact: Iterable[tuple[Floats, Ints]] | None = None
     """Chunks of all keys as embedded, with values, where the store decodes others; None = it has them."""
 
@@ -67,6 +71,9 @@ class Tuned(Generic[S]):
     report: FitReport | None = None
     truncation: Truncation | None = None
     calibration: Calibration | None = None
+    directions: Floats | None = None
+    """(C,D+1) of RMDS, where novelty goes by it."""
+    same_as: SameAs | None = None
     held: Held | None = None
     """What a bundle keeps of an honest holdout."""
     fitted: Looks | None = None
@@ -83,12 +90,15 @@ def tune(
     parameters: Parameters | None = None,
     ks: Sequence[int | None] = KS,
     is_exact: bool = False,
+    unknown: Callable[[], Mapping[str, Encoding]] = dict,
+    own_classes: int | None = None,
     progress: Progress = silent,
 ) -> Tuned[S]:
     """Fit, measure and calibrate a cache of ``classes`` classes, the first ``known`` of which are the network's.
 
     Where ``parameters`` are given, only the search is fitted to them, and nothing is calibrated; ``is_exact`` says that
-    a search for them leaves nothing out.
+    a search for them leaves nothing out. ``unknown`` gives kinds of unknown images, and ``own_classes`` is how many of
+    the classes, the first ones, the bundle has itself (None = all).
 
     Raises:
         DatasetError: there are too few images to fit anything on.
@@ -107,8 +117,11 @@ def tune(
         return _searched(tuned, served, entries, asked, out, progress) if is_asked else _most(tuned)
     fitted, found = fit(asked, served, ks=ks, progress=progress)
     network = softmax(asked.logits, classes)
-    novelty = fit_novelty(found.similarities, energies(asked.logits, network))
-    measured = measure(served, store, entries.exact_less(out), asked, found, fitted.parameters, novelty, progress)
+    novelty, directions = tell_unknown(served, asked, found, unknown(), own_classes or classes)
+    by_itself = own_evidence(novelty, asked.logits, network, asked.keys, directions)
+    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
+    exact = entries.exact_less(out)
+    measured = measure(served, store, exact, asked, found, fitted.parameters, novelty, by_itself, progress)
     return Tuned(
         fitted.parameters,
         "holdout",
@@ -117,7 +130,9 @@ def tune(
         chosen.info,
         fitted.report,
         measured.truncation,
-        calibrate(network, measured.cache, asked.labels, fitted.parameters.lam, novelty),
+        calibrate(network, measured.cache, asked.labels, fitted.parameters.lam, novelty, scores),
+        directions,
+        nearest_other(asked.keys, found, entries.exact_keys),
         kept(asked, out),
         asked.looks,
     )
@@ -148,7 +163,8 @@ def _alone(
     errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if len(tenth.labels) else None
     fitted = fit_alone(store.values[rows], found, served, errs, ks=ks)
     info = chosen.info.model_copy(update={"images": len(rows)})
-    return Tuned(fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report)
+    same_as = nearest_other(entries.keys(rows), found, entries.exact_keys)
+    return Tuned(fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as)
 
 
 def _searched(
@@ -163,7 +179,8 @@ def _searched(
     k = min(tuned.parameters.k or LISTED_K, served.count)
     found = nearest_entries(served, asked.keys, k, progress=progress)
     measured = measure(served, tuned.store, entries.exact_less(out), asked, found, tuned.parameters, progress=progress)
-    return replace(tuned, store=measured.store, truncation=measured.truncation)
+    same_as = tuned.same_as or nearest_other(asked.keys, found, entries.exact_keys)
+    return replace(tuned, store=measured.store, truncation=measured.truncation, same_as=same_as)
 
 
 def _most(tuned: Tuned[S]) -> Tuned[S]:

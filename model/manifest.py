@@ -14,6 +14,8 @@ READ_VERSIONS = (2, 3)
 MANIFEST = "manifest.json"
 
 
+Standing = Literal["known", "doubtful", "unknown"]
+"""How far to trust an answer, in one word (``model.doubt``)."""
 ParametersFrom = Literal["holdout", "cross-validation", "leave-one-out", "given"]
 Trained = Literal["yes", "no", "unknown"]
 
@@ -153,18 +155,35 @@ class HoldoutInfo(_Part):
 
 
 class Evidence(_Part):
-    """What speaks for an image's being known (``model.doubt``): energy * its energy + similarity * its similarity."""
+    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``)."""
 
-    energy: float = Field(ge=0)
-    similarity: float = Field(ge=0)
+    softmax: float = Field(0.0, ge=0)
+    energy: float = Field(0.0, ge=0)
+    rmds: float = Field(0.0, ge=0)
+    similarity: float = Field(0.0, ge=0)
+    """Of the nearest entry, or of the one that ``Novelty.neighbor`` says."""
     limit: float
     """Images with less of it are novel."""
+    doubtful: float | None = None
+    """Images with less of it are doubtful; None in bundles from before there was such a limit."""
+
+
+class NoveltyCandidate(_Part):
+    """One way to tell unknown images that was tried, and how well it did."""
+
+    score: str
+    weights: dict[str, float]
+    """Of each score, in the holdout's standard deviations."""
+    auroc: dict[str, float]
+    """How often, in percent, an image of each kind of unknown ones is told from a known one."""
+    lost: float
+    """By how many points at most the best candidate for a kind is better."""
 
 
 class Novelty(_Part):
     """When an image is unlike anything cached: its score (``model.doubt``) is above the threshold.
 
-    Without ``evidence``, the score is 1 - similarity of the ``neighbor``-th entry.
+    Without evidence (bundles from before it) the score is 1 - similarity of its neighbor-th entry.
     """
 
     neighbor: int = Field(ge=1)
@@ -172,6 +191,13 @@ class Novelty(_Part):
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
     evidence: Evidence | None = None
+    of_taught: Evidence | None = None
+    """By the nearest entry alone: for images answered with a class that the network does not know."""
+    score: str = ""
+    """The candidate that was chosen."""
+    candidates: tuple[NoveltyCandidate, ...] = ()
+    blind_to: tuple[str, ...] = ()
+    """Kinds of unknown images that it tells from known ones no better than chance would."""
 
 
 class Ranked(_Part):
@@ -181,6 +207,17 @@ class Ranked(_Part):
     ranks: tuple[int, ...]
     """Ascending; 1 is the lowest score's, ``images`` the highest's. Of equal scores, the last one's."""
     scores: tuple[float, ...]
+
+
+class SameAs(_Part):
+    """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
+
+    exact: float
+    """Of keys as the encoder gives them: those of taught images."""
+    stored: float
+    """Of keys as the store keeps them."""
+    images: int
+    """Of the holdout, that were looked at: those nearest to an entry."""
 
 
 class Calibration(_Part):
@@ -193,6 +230,8 @@ class Calibration(_Part):
     """By 1 - the mixture's probability of the label: for prediction sets."""
     credibility: Ranked | None = None
     """By 1 - the label's share of the cache's vote: for the credibility of answers."""
+    standing: dict[Standing, float] | None = None
+    """Percent of the holdout's images that are of each standing."""
 
 
 class FileInfo(_Part):
@@ -222,6 +261,7 @@ class Manifest(_Part):
     holdout: HoldoutInfo | None = None
     fit: FitReport | None = None
     calibration: Calibration | None = None
+    same_as: SameAs | None = None
     truncation: Truncation | None = None
     taught: int | None = None
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""

@@ -97,12 +97,12 @@ class Served:
         network: Floats,
         parameters: Parameters,
         novelty: Novelty | None = None,
-        energies: Floats | None = None,
+        own: NDArray[np.float64] | None = None,
         spent: Spent | None = None,
     ) -> tuple[Neighbors, Floats]:
         """Some of the nearest entries of keys (B,D), and p_cache (B,C), under the bundle's own parameters.
 
-        Network is p_net (B,C), ``energies`` (B,) are its energies. With k = None no more neighbours are looked for than
+        Network is p_net (B,C), ``own`` (B,) what else than neighbours speaks for images' being known. With k = None no more neighbours are looked for than
         novelty goes by.
         """
         theta, lam, k = parameters
@@ -122,6 +122,6 @@ class Served:
             novelty,
             among=self.among,
             spent=spent,
-            energies=energies,
+            own=own,
             class_weights=self.class_weights,
         )

@@ -9,7 +9,16 @@ from typing_extensions import TypedDict
 
 from model.entries import Entry
 from model.journal import SOURCE
-from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
+from model.manifest import (
+    Calibration,
+    DatasetInfo,
+    InputInfo,
+    Manifest,
+    NetworkInfo,
+    Standing,
+    StoreInfo,
+    Truncation,
+)
 from model.predictor import Answer, Parameters, Predictor
 from service.problems import Problem
 from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, thumbnail_of, votes_of
@@ -38,7 +47,7 @@ class Novelty(TypedDict):
     score: Annotated[
         float,
         Field(
-            description="0 to 1, by the network's energy and the nearest entry; where the model has no calibration by "
+            description="0 to 1, by what was chosen for the model (`calibration.novelty.score`); where that has no "
             "evidence, 1 - similarity of an entry, 0 to 2."
         ),
     ]
@@ -54,6 +63,14 @@ class Prediction(TypedDict):
     label: str
     index: int
     probability: float
+    standing: Annotated[
+        Standing | None,
+        Field(
+            description="How far to trust the label: unknown where the image is novel; doubtful where it nearly is, "
+            "where its neighbours hardly bear the label out (credibility), or where the set of 95 % has other than one "
+            "label. null without a calibration."
+        ),
+    ]
     top: list[ClassScore]
     network: Opinion
     cache: Annotated[
@@ -69,6 +86,13 @@ class Prediction(TypedDict):
         Field(
             description="How well its neighbours bear the label out: among which share of known images the right one "
             "had no greater share of the vote. null without a calibration, or with another theta or k."
+        ),
+    ]
+    same_as: Annotated[
+        int | None,
+        Field(
+            description="Id of the entry that is the same picture, nearer than any held-out image ever was to another: "
+            "its label decides, with a probability of 1. null where none is, and wherever lam, theta or k is given."
         ),
     ]
     neighbors: list[Neighbor]
@@ -228,6 +252,7 @@ def prediction(
         "label": first["label"],
         "index": first["index"],
         "probability": first["probability"],
+        "standing": predictor.standing(answer, parameters),
         "top": listed,
         "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
         "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])}
@@ -235,6 +260,7 @@ def prediction(
         else None,
         "novelty": {"score": answer.novelty, "is_novel": answer.is_novel} if answer.novelty is not None else None,
         "credibility": predictor.credibility(answer, parameters),
+        "same_as": answer.same_as,
         "neighbors": neighbors_of(predictor, answer, wanted.neighbors) if wanted.neighbors else [],
     }
     if wanted.neighbors:

@@ -12,6 +12,8 @@ from evaluation.doubt import doubt as measure_doubt
 from evaluation.evaluate import Setting
 from evaluation.evaluate import evaluate as run
 from evaluation.newcomers import newcomers as measure_newcomers
+from evaluation.same_picture import IMAGES as TAUGHT
+from evaluation.same_picture import same_picture as measure_same
 from evaluation.shift import IMAGES as SOME
 from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
@@ -70,6 +72,11 @@ from secondlook.options import (
     help="A dataset of which classes are taught, a few images of each: are they recognised afterwards?",
 )
 @click.option(
+    "--same",
+    is_flag=True,
+    help="Are pictures that were taught known again, copies of them too, and no others for them?",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
 @json_option
@@ -91,6 +98,7 @@ def evaluate(
     doubt: bool,
     unknown: tuple[str, ...],
     teach: str | None,
+    same: bool,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -124,6 +132,8 @@ def evaluate(
         if teach is not None:
             new = (load(teach, part, data_root) for part in ("train", "test"))
             studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
+        if same:
+            studies["same"] = measure_same(bundle, asked, images=min(images or TAUGHT, TAUGHT), progress=progress)
         if out is not None:
             for name, found in studies.items():
                 study.write(found, out, name)

@@ -19,6 +19,7 @@ from indexer.index import index as build
 from indexer.merge import merge, open_parts
 from indexer.on_ray import Job, default_shards, embed_on_ray
 from indexer.shards import Shards, shard_folder
+from indexer.unknown import load_unknown
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
 from model.journal import Journal
@@ -29,6 +30,7 @@ from model.recipe import NAMED, Recipe
 from model.root import active_generation, default_root
 from secondlook.fitted import how_fitted
 from secondlook.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.novelty import how_novel, unknown_option
 from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
 
 
@@ -59,6 +61,7 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
 )
 @holdout_option
 @trained_option
+@unknown_option
 @click.option("--theta", type=float, help="Use this theta (with --lam and --k).")
 @click.option("--lam", type=float, help="Use this lam.")
 @click.option("--k", type=KType(), help="Use this k.")
@@ -110,6 +113,7 @@ def index(
     fit_flag: bool,
     holdout: str | None,
     trained: Trained,
+    unknown: tuple[str, ...],
     theta: float | None,
     lam: float | None,
     k: int | None,
@@ -135,8 +139,8 @@ def index(
     given = [value is not None for value in (theta, lam, k)]
     if any(given) and (fit_flag or not all(given)):
         raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
-    if any(given) and holdout is not None:
-        raise click.UsageError("--holdout goes without --theta, --lam and --k: it is to fit them on")
+    if any(given) and (holdout is not None or unknown):
+        raise click.UsageError("--holdout and --unknown go without --theta, --lam and --k: what they are for is fitted")
     parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
     with reporting(progress_format) as progress:
         if download:
@@ -159,6 +163,7 @@ def index(
             parameters=parameters,
             thumbnails=not no_thumbnails,
             holdout=None if parameters else holdout_of(dataset, holdout, data_root),
+            unknown=[load_unknown(one, "train", data_root) for one in unknown],
             trained=trained,
         )
         journal = Journal(root) if with_taught else None
@@ -241,6 +246,7 @@ def _what_was_built(manifest: Manifest) -> Iterator[str]:
     kept, lost = manifest.store, manifest.truncation
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
     yield from how_fitted(manifest)
+    yield from how_novel(manifest)
     if lost is not None:
         yield (
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
