@@ -178,6 +178,8 @@ def _gather(
     nothing = np.empty((0, engine.dim), np.float32)
     for path, info in parts.files.items():
         arrays = read_chunk(path, info)
+        if "pixels" not in arrays:
+            raise PartsError(f"{path} was made by an older secondlook: remove {path.parent} and run its shard again")
         presence.add(arrays)
         for position, reason, why in zip(*(arrays[n].tolist() for n in ("unreadable", "reasons", "whys")), strict=True):
             if now[position] >= 0:
@@ -187,7 +189,9 @@ def _gather(
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
-        looks = Looks(arrays["pixels"], arrays["luma"], arrays["colours"])[kept[~mirrored]]
+        looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
+        if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
+            looks = looks[originals]
         found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])

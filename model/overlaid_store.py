@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from model.cache import Floats, Ints
 from model.errors import StoreError
-from model.stores import Neighbors, Store
+from model.manifest import SearchInfo
+from model.stores import Neighbors, Store, TunableStore
 
 _faiss: Any = faiss  # Its type hints leave this function out.
 
@@ -66,14 +67,28 @@ class OverlaidStore:
         own = self._decided(np.arange(self._base.count), self._base.values)
         return np.concatenate((np.delete(own, self._removed), self._values))
 
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search of the generation's store looks at every entry."""
+        return cast(TunableStore, self._base).is_exhaustive
+
+    def efforts(self) -> list[SearchInfo]:
+        """Those of the generation's store."""
+        return cast(TunableStore, self._base).efforts()
+
+    def with_search(self, search: SearchInfo) -> OverlaidStore:
+        """The same entries, the generation's store searched in another way."""
+        base = cast(TunableStore, self._base).with_search(search)
+        return OverlaidStore(base, self._keys, self._ids, self._values, self._removed, self._relabelled, self._labels)
+
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
-        """The k nearest of both.
+        """The k nearest of both; ``among`` (N,) goes by the order of ``ids``.
 
         Raises:
-            StoreError: ``among`` is given: its positions would be those of no index.
+            StoreError: ``among`` is given, and the generation's store cannot be searched in part.
         """
         if among is not None:
-            raise StoreError("a store with taught entries cannot be searched in part")
+            return self._part(among).search(queries, k)
         own = self._search_base(queries, k)
         if not len(self._keys):
             return own
@@ -105,6 +120,23 @@ class OverlaidStore:
                 yield keys[kept], self._decided(positions, values)[kept]
         if len(self._keys):
             yield self._keys, self._values
+
+    def _part(self, among: NDArray[np.bool_]) -> OverlaidStore:
+        """Some of the entries: others are left out as removed ones are."""
+        ids = self.ids[~among]
+        left_out = np.union1d(self._removed, ids[ids < self._base.count])
+        kept = among[len(among) - len(self._keys) :]
+        part = OverlaidStore(
+            self._base,
+            self._keys[kept],
+            self._ids[kept],
+            self._values[kept],
+            left_out,
+            self._relabelled,
+            self._labels,
+        )
+        part.search_info = self.search_info
+        return part
 
     def _search_base(self, queries: Floats, k: int) -> Neighbors:
         if not len(self._removed):
