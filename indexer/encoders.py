@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from indexer.embed import batches, read_all
 from indexer.progress import Progress
 from model import bundle as bundles
 from model.engines import Engine, OnnxEngine
-from model.errors import DatasetError, EngineError, RecipeError
+from model.errors import BundleError, DatasetError, EngineError, RecipeError
 from model.manifest import Manifest, NetworkInfo
 from model.recipe import Recipe, named_recipe
 from model.root import active_generation
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INPUT_SIZE = (32, 32)
+TRAINED = "trained.npy"
+"""A bundle's file of the digests of the images that its network was trained on."""
 SAME_FIRST_CLASS = 0.999
 """A GPU runs the network in bfloat16 where at least this share of the holdout keeps its most probable class."""
 
@@ -47,6 +50,8 @@ class PreparedEncoder:
     recipe: Recipe
     mirror_engine: Engine | None = None
     """The engine for mirrored copies where it is another one."""
+    trained: NDArray[np.uint64] | None = None
+    """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
 
 
 class EncoderSource(Protocol):
@@ -72,10 +77,12 @@ class FromBundle:
             DatasetError: the dataset's classes are not the network's.
         """
         old = self.open(dataset)
-        for name in (bundles.ENCODER, bundles.NETWORK):
+        for name in (bundles.ENCODER, bundles.NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
-        return PreparedEncoder(old.engine, old.manifest.network, old.manifest.recipe)
+        return PreparedEncoder(
+            old.engine, old.manifest.network, old.manifest.recipe, trained=read_trained(old.path, old.manifest)
+        )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:
         """The encoder where it lies, on a GPU where there is one; on a processor with so many threads, 0 = all cores.
@@ -135,7 +142,10 @@ class FromNetwork:
             classes=dataset.own_classes,
             trained_on=file.trained_on,
             projection=encoder.projection,
+            trained=file.trained,
         )
+        if file.trained is not None:
+            np.save(folder / TRAINED, file.trained, allow_pickle=False)
         info = NetworkInfo(
             arch=f"resnet{network.depth}",
             variant=network.variant,
@@ -155,7 +165,21 @@ class FromNetwork:
             mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
             mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
             mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device, bfloat16=info.bfloat16)
-        return PreparedEncoder(engine, info, recipe, mirror_engine)
+        return PreparedEncoder(engine, info, recipe, mirror_engine, file.trained)
+
+
+def read_trained(folder: Path, manifest: Manifest) -> NDArray[np.uint64] | None:
+    """Digests of the images that a bundle's network was trained on; None where that was not noted.
+
+    Raises:
+        BundleError: their file is damaged.
+    """
+    if TRAINED not in manifest.files:
+        return None
+    try:
+        return np.asarray(np.load(folder / TRAINED, allow_pickle=False), np.uint64)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{manifest.generation}/{TRAINED} does not hold digests") from error
 
 
 def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | None = None) -> NetworkFile:

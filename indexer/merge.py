@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.copies import Looks
 from indexer.datasets import Dataset
 from indexer.embedding import Embedded, embed
 from indexer.encoders import FromBundle, PreparedEncoder
@@ -177,6 +178,8 @@ def _gather(
     nothing = np.empty((0, engine.dim), np.float32)
     for path, info in parts.files.items():
         arrays = read_chunk(path, info)
+        if "pixels" not in arrays:
+            raise PartsError(f"{path} was made by an older secondlook: remove {path.parent} and run its shard again")
         presence.add(arrays)
         for position, reason, why in zip(*(arrays[n].tolist() for n in ("unreadable", "reasons", "whys")), strict=True):
             if now[position] >= 0:
@@ -186,7 +189,10 @@ def _gather(
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
-        found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place))
+        looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
+        if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
+            looks = looks[originals]
+        found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])
         progress("merge", done, plan.images)
@@ -209,6 +215,7 @@ def _gather(
         chain(_sheets(parts, now), taught),
         np.concatenate([part.sheet for part in found]),
         np.concatenate([part.place for part in found]),
+        Looks.joined([part.looks for part in found]),
     )
 
 

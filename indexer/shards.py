@@ -50,7 +50,7 @@ CHUNK = 16 * BATCH
 """Images in one file: what a killed shard loses at most, about a second of one processor's work."""
 
 MANIFEST = "shard.json"
-NEEDED = ("keys", "positions", "mirrored", "unreadable", "reasons", "whys")
+NEEDED = ("keys", "positions", "mirrored", "pixels", "luma", "colours", "unreadable", "reasons", "whys")
 """What a file of another version might not have."""
 Arrays = dict[str, NDArray[Any]]
 
@@ -255,6 +255,9 @@ class Shards:
             "logits": embedded.logits,
             "sheet": embedded.sheet,
             "place": embedded.place,
+            "pixels": embedded.looks.digests,
+            "luma": embedded.looks.luma,
+            "colours": embedded.looks.colours,
             "sheets": np.frombuffer(b"".join(sheets), np.uint8),
             "sheet_sizes": np.array([len(sheet) for sheet in sheets], np.int64),
             "unreadable": unreadable,

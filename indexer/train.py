@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from indexer.copies import Looks, copies_of
+from indexer.copies import Looks, kept_apart
 from indexer.datasets import Dataset
 from indexer.embed import read_all
 from indexer.progress import Progress, silent
@@ -88,17 +88,18 @@ def train(
     labels = dataset.labels[positions]
     held = np.isin(positions, dataset.holdout())
     looks = Looks.joined([Looks.of(images[start : start + 1000]) for start in range(0, len(images), 1000)])
-    new = ~copies_of(looks[held], looks)
+    new = ~kept_apart(held, looks, labels)
     if new.sum() < 2 or not held.any():
         raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
     _check_readable(dataset, labels[new])
     if (copied := int((~new & ~held).sum())) > 0:
         log.warning("%d images are copies of held-out ones, and are not trained on", copied)
     torch.manual_seed(options.seed)
-    network = _starting_network(options, dataset, images[new])
+    network, earlier = _starting_network(options, dataset, images[new])
     network.to(device).to(memory_format=torch.channels_last)
     run = _Run(network, options, device, out, dataset.content_hash())
     history = run.resume()
+    trained = None if earlier is None else np.unique(np.concatenate((earlier, looks.digests[new])))
     train_images = torch.from_numpy(np.pad(images[new], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect"))
     train_labels = torch.from_numpy(labels[new])
     for epoch in range(len(history), options.epochs):
@@ -108,7 +109,11 @@ def train(
         history.append(EpochResult(epoch + 1, loss, error, time.perf_counter() - started))
         if error <= min(result.holdout_error_percent for result in history):
             save_network(
-                network, out, classes=dataset.classes, trained_on=f"{dataset.name} {dataset.split} less holdout"
+                network,
+                out,
+                classes=dataset.classes,
+                trained_on=f"{dataset.name} {dataset.split} less holdout",
+                trained=trained,
             )
         run.checkpoint(history)
     run.checkpoint_path.unlink(missing_ok=True)
@@ -128,12 +133,17 @@ def _check_readable(dataset: Dataset, labels: NDArray[np.int64]) -> None:
         raise DatasetError(f"{dataset.name} has no images of {named} to train on, but those that are held out{why}")
 
 
-def _starting_network(options: TrainOptions, dataset: Dataset, images: NDArray[np.uint8]) -> ResNet:
-    """A new network, or the one to start from; that one's last layer is new where its classes are others."""
+def _starting_network(
+    options: TrainOptions, dataset: Dataset, images: NDArray[np.uint8]
+) -> tuple[ResNet, NDArray[np.uint64] | None]:
+    """A new network, or the one to start from; that one's last layer is new where its classes are others.
+
+    Also what that one was trained on, digests of images; None where its file does not say.
+    """
     network = ResNet(options.depth, len(dataset.classes))
     network.set_pixel_statistics(images)
     if not options.start:
-        return network
+        return network, np.empty(0, np.uint64)
     start = load_network(Path(options.start))
     if start.network.variant != network.variant:
         raise NetworkError(f"{options.start} was imported from Keras: such a network cannot be trained on")
@@ -146,7 +156,7 @@ def _starting_network(options: TrainOptions, dataset: Dataset, images: NDArray[n
     if start.class_names != dataset.classes:
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
     network.load_state_dict(state, strict=False)
-    return network
+    return network, start.trained
 
 
 class _Run:

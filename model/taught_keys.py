@@ -172,6 +172,10 @@ class TaughtKeys:
             then = then._copied()
         return then._with(new) if new else then
 
+    def without(self, rows: Ints) -> TaughtKeys:
+        """Less the entries at those rows, to be searched; images and uses are those of all."""
+        return replace(self, decided=self.decided.without(rows))
+
     def _with(self, new: list[Copies]) -> TaughtKeys:
         ids = np.concatenate([copies.ids for copies in new])
         keys = np.concatenate([copies.keys for copies in new])

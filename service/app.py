@@ -17,6 +17,7 @@ from model.predictor import Predictor
 from service import admin, declared, entries, pages, predict, problems, teach
 from service.auth import require_admin
 from service.batcher import Batcher
+from service.calibrating import keep_calibrated
 from service.declared import only_known
 from service.decoders import Decoders
 from service.door import Door
@@ -115,6 +116,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.bundles is not None:
         tasks.append(asyncio.create_task(generations.follow(), name="follow"))
         tasks.append(asyncio.create_task(generations.follow_taught(), name="follow taught"))
+        tasks.append(asyncio.create_task(keep_calibrated(batcher), name="calibrate"))
     logger.info("generation %s answers", generations.active)
     try:
         yield

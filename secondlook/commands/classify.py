@@ -173,6 +173,8 @@ def _here(
             answer.is_novel,
             predictor.credibility(answer, parameters),
             labels,
+            predictor.standing(answer, parameters),
+            answer.same_as,
         )
 
     yield lambda paths: map(one, paths)
@@ -224,6 +226,8 @@ def _there(
             answer.novelty.is_novel if answer.novelty else None,
             answer.credibility,
             answer.prediction_set,
+            answer.standing,
+            answer.same_as,
         )
 
     try:

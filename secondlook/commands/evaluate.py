@@ -12,6 +12,8 @@ from evaluation.doubt import doubt as measure_doubt
 from evaluation.evaluate import Setting
 from evaluation.evaluate import evaluate as run
 from evaluation.newcomers import newcomers as measure_newcomers
+from evaluation.same_picture import IMAGES as TAUGHT
+from evaluation.same_picture import same_picture as measure_same
 from evaluation.shift import IMAGES as SOME
 from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
@@ -74,6 +76,11 @@ from secondlook.options import (
     help="A dataset of which classes are taught, a few images of each: are they recognised afterwards?",
 )
 @click.option(
+    "--same",
+    is_flag=True,
+    help="Are pictures that were taught known again, copies of them too, and no others for them?",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
 @left_out_option
@@ -97,6 +104,7 @@ def evaluate(
     doubt: bool,
     unknown: tuple[str, ...],
     teach: str | None,
+    same: bool,
     out: Path | None,
     left_out_file: Path | None,
     limits: Limits,
@@ -112,9 +120,14 @@ def evaluate(
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
         asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
-        studies: dict[str, study.Study] = {
-            "errors": run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
-        }
+        measured = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
+        studies: dict[str, study.Study] = {"measured": measured}
+        if measured.in_holdout:
+            click.echo(
+                f"Warning: the parameters were fitted on {measured.in_holdout:,} of these images, which flatters "
+                "it: evaluate others, such as --split test",
+                err=True,
+            )
         some = images or SOME
         if curves:
             studies["curves"] = measure_curves(
@@ -136,6 +149,8 @@ def evaluate(
         if teach is not None:
             new = (load(teach, part, data_root, limits) for part in ("train", "test"))
             studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
+        if same:
+            studies["same"] = measure_same(bundle, asked, images=min(images or TAUGHT, TAUGHT), progress=progress)
         if out is not None:
             for name, found in studies.items():
                 study.write(found, out, name)

@@ -16,18 +16,24 @@ from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
+from indexer.left_out import NAMED as FEW
+from indexer.left_out import shortened
 from indexer.merge import merge, open_parts
 from indexer.on_ray import Job, default_shards, embed_on_ray
 from indexer.shards import Shards, shard_folder
+from indexer.unknown import load_unknown
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
 from model.images import Limits
 from model.journal import Journal
-from model.manifest import Manifest
+from model.manifest import Manifest, Trained
 from model.milvus_generations import activate
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
 from model.root import active_generation, default_root
+from secondlook.fitted import how_fitted
+from secondlook.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.novelty import how_novel, unknown_option
 from secondlook.options import (
     KType,
     data_root_option,
@@ -66,6 +72,9 @@ from secondlook.options import (
 @click.option(
     "--fit", "fit_flag", is_flag=True, help="Fit theta, lam and k on the holdout (what happens without them)."
 )
+@holdout_option
+@trained_option
+@unknown_option
 @click.option("--theta", type=float, help="Use this theta (with --lam and --k).")
 @click.option("--lam", type=float, help="Use this lam.")
 @click.option("--k", type=KType(), help="Use this k.")
@@ -120,6 +129,9 @@ def index(
     store: str,
     mirror: bool,
     fit_flag: bool,
+    holdout: str | None,
+    trained: Trained,
+    unknown: tuple[str, ...],
     theta: float | None,
     lam: float | None,
     k: int | None,
@@ -148,6 +160,8 @@ def index(
     numbers = [value is not None for value in (theta, lam, k)]
     if any(numbers) and (fit_flag or not all(numbers)):
         raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
+    if any(numbers) and (holdout is not None or unknown):
+        raise click.UsageError("--holdout and --unknown go without --theta, --lam and --k: what they are for is fitted")
     parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
     with reporting(progress_format) as progress:
         if download:
@@ -165,7 +179,15 @@ def index(
             if progress_format == "json":
                 print_json(shard=shard, shards=shards)
             return
-        options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
+        options = IndexOptions(
+            store=store,
+            mirror=mirror,
+            parameters=parameters,
+            thumbnails=not no_thumbnails,
+            holdout=None if parameters else holdout_of(dataset, holdout, data_root, limits),
+            unknown=[load_unknown(one, "train", data_root) for one in unknown],
+            trained=trained,
+        )
         journal = Journal(root) if with_taught else None
         if address is not None:
             folder = parts or root / PARTS
@@ -197,7 +219,14 @@ def index(
     if progress_format == "json":
         for left in left_out.as_lines():
             print_json(left_out=left)
-        print_json(generation=generation, left_out=left_out.counts())
+        of = manifest.dataset
+        print_json(
+            generation=generation,
+            left_out=left_out.counts(),
+            duplicates=of.duplicates,
+            in_two_classes=of.in_two_classes,
+            in_two_classes_count=of.in_two_classes_count,
+        )
     else:
         click.echo(generation)
 
@@ -206,7 +235,7 @@ PARTS = "parts"
 """The folder below the root for parts that nobody asked for."""
 
 _OF_RAY = ("address", "workers")
-_OF_THE_BUNDLE = ("store", "fit_flag", "theta", "lam", "k", "no_activate", "with_taught")
+_OF_THE_BUNDLE = ("store", "fit_flag", "holdout", "trained", "theta", "lam", "k", "no_activate", "with_taught")
 _OF_THE_EMBEDDING = ("mirror", "no_thumbnails", "network", "recipe", "shards")
 
 
@@ -247,17 +276,20 @@ def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
 def _what_was_built(manifest: Manifest) -> Iterator[str]:
     kept, lost = manifest.store, manifest.truncation
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
-    if manifest.fit is not None:
-        yield (
-            f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
-            f"{manifest.fit.chosen_error_percent:.2f} % error on {manifest.fit.images:,} held-out images, "
-            f"the network alone {manifest.fit.network_error_percent:.2f} %"
-        )
+    yield from how_fitted(manifest)
+    yield from how_novel(manifest)
     if lost is not None:
         yield (
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
             f"total variation {lost.mean:.4f} on average, {lost.p99:.4f} at the 99th percentile"
         )
+    found = manifest.dataset
+    if found.duplicates:
+        yield f"copies: {found.duplicates:,} images show a picture that another one shows too; no split parts them"
+    if found.in_two_classes:
+        pairs = (f"{shortened(one)} and {shortened(other)}" for one, other in found.in_two_classes[:FEW])
+        more = "; ..." if found.in_two_classes_count > FEW else ""
+        yield f"one picture in two classes, {found.in_two_classes_count:,} times: {'; '.join(pairs)}{more}"
 
 
 def fetch(dataset: str, data_root: Path | None) -> None:
