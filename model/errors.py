@@ -19,7 +19,8 @@
     ├── TaughtLimitError      more taught images than are accepted
     ├── RepeatedRequestError  an id that was used for another request
     └── ImageError        bytes that are not an image
-        └── ImageTooLargeError   more pixels than are accepted
+        ├── ImageTooLargeError   more pixels than are accepted
+        └── ImageTooSlowError    decoding it takes longer than it may
 """
 
 
@@ -103,3 +104,7 @@ class ImageError(SecondlookError):
 
 class ImageTooLargeError(ImageError):
     """An image with more pixels than are accepted."""
+
+
+class ImageTooSlowError(ImageError):
+    """An image that takes more of the processor to decode than it may."""

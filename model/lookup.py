@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, mix, reweigh, vote
-from model.doubt import novelty_scores
+from model.doubt import doubtful_above, novelty_scores
 from model.manifest import Novelty
 from model.stores import Neighbors, Store
 
@@ -78,15 +78,16 @@ def vote_until_sure(
     novelty: Novelty | None = None,
     among: NDArray[np.bool_] | None = None,
     spent: Spent | None = None,
-    energies: Floats | None = None,
+    own: NDArray[np.float64] | None = None,
     class_weights: NDArray[np.float64] | None = None,
 ) -> tuple[Neighbors, Floats]:
     """Search and vote for keys (B,D): some of the nearest entries, and p_cache (B,C).
 
     The parameters must be those that the store's quick search was fitted for; network is p_net (B,C). With ``novelty``,
-    an image that a quick search calls novel is looked for in full: more entries can only make it less so; where that
-    goes by evidence, ``energies`` (B,) are theirs. The neighbours are as many as a quick search asks for, or k where
-    there is none. ``class_weights`` (C,) is how much an entry of each class counts; None = all the same.
+    an image that a quick search calls novel, or doubtful, is looked for in full: more entries can only make it less so;
+    ``own`` (B,) is what else speaks for their being known (``own_evidence``). The neighbours are as many as a quick
+    search asks for, or k where there is none. ``class_weights`` (C,) is how much an entry of each class counts; None =
+    all the same.
     """
     spent = spent or Spent()
     classes = network.shape[1]
@@ -107,7 +108,8 @@ def vote_until_sure(
         unsure = lead(mix(network, cache, lam)) < quick.margin
     if novelty is not None:
         at = min(novelty.neighbor, found.similarities.shape[1]) - 1
-        unsure |= novelty_scores(novelty, found.similarities[:, at], energies) > novelty.threshold
+        limit = min(novelty.threshold, doubtful_above(novelty.evidence))
+        unsure |= novelty_scores(novelty, found.similarities[:, at], own) > limit
     if unsure.any():
         with spent.on("search"):
             full = store.search(keys[unsure], k, among)

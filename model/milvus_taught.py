@@ -8,7 +8,6 @@ the number of the change that it came with; the head's is written last, so that 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from model.cache import Floats
 from model.labels import MAX_LABEL
 from model.milvus import WRITE_SECONDS, Milvus
 from model.milvus_store import ID, KEY, TAUGHT, collection_of, is_loaded
-from model.overlay import Overlay, number_of, taught_id
+from model.overlay import Overlay
+from model.taught_keys import number_of, taught_id
 
 CHANGE, STATE, LABEL = "change", "state", "label"
 HEAD = -(1 << 40)
@@ -58,12 +58,10 @@ class Mirror:
         """
         if not self._milvus.call("has_collection", self._name):
             self._milvus.run(self._create)
-        now, then = _rows(overlay, before), _rows(before, overlay)
-        changed = [row for row_id, row in now.items() if not _same(row, then.get(row_id))]
-        changed += [_Row(row_id, State.AS_BEFORE) for row_id in then.keys() - now.keys()]
+        changed = list(_differing(overlay, before))
         for start in range(0, len(changed), AT_ONCE):
             self._upsert(changed[start : start + AT_ONCE], overlay.change)
-        self._upsert([_Row(HEAD, State.LABELLED)], overlay.change)
+        self._upsert([_Row(HEAD, State.LABELLED, overlay.token.hex())], overlay.change)
 
     def caught_up(self, overlay: Overlay) -> Overlay:
         """The overlay with all that was published since; itself where that is nothing.
@@ -73,43 +71,34 @@ class Mirror:
         """
         if not is_loaded(self._milvus, self._name):  # or not yet: the primary makes it at this moment
             return overlay
-        head = self._query(f"{ID} == {HEAD}", [CHANGE])
-        if not head or head[0][CHANGE] == overlay.change:
+        head = self._query(f"{ID} == {HEAD}", [CHANGE, LABEL])
+        if not head:
             return overlay
-        newest = int(head[0][CHANGE])
-        if newest < overlay.change:  # the primary's journal was put back from a copy
+        newest, token = int(head[0][CHANGE]), bytes.fromhex(str(head[0][LABEL]))
+        if (newest, token) == (overlay.change, overlay.token):
+            return overlay
+        if newest <= overlay.change:  # the primary's journal was put back from a copy
             overlay = Overlay(overlay.bundle)
-        labels = dict(enumerate(overlay.labels))
-        added, decided = dict(overlay.added), dict(overlay.decided)
-        copies: dict[int, dict[int, tuple[str, Floats]]] = {}
+        labels: dict[int, str | None] = {}
+        images: dict[int, tuple[str, dict[bool, Floats]] | None] = {}
+        decided: dict[int, str | None] = {}
+        own, values = overlay.bundle.manifest.classes, overlay.bundle.store.values
         # Rows that are newer than the head come once more with the next one: each says what is, and not what changed.
         for row in self._since(overlay.change):
             row_id, state, label = int(row[ID]), State(row[STATE]), str(row[LABEL])
             number = number_of(row_id)
-            if row_id < 0 and state is State.LABELLED:
-                labels[-1 - row_id] = label
-            elif row_id < 0:
-                labels.pop(-1 - row_id, None)
-            elif number is not None:
-                copies.setdefault(number, {})
-                if state is State.LABELLED:
-                    copies[number][row_id - taught_id(number)] = (label, np.array(row[KEY], np.float32))
-            elif state is State.AS_BEFORE:
-                decided.pop(row_id, None)
+            if row_id < 0:
+                labels[-1 - row_id] = label if state is State.LABELLED else None
+            elif number is None:
+                as_before = own[values[row_id]] if state is State.AS_BEFORE else None
+                decided[row_id] = label if state is State.LABELLED else as_before
+            elif state is State.LABELLED:
+                copies = (images.get(number) or (label, {}))[1]
+                copies[row_id != taught_id(number)] = np.array(row[KEY], np.float32)
+                images[number] = label, copies
             else:
-                decided[row_id] = label if state is State.LABELLED else None
-        for number, of_number in copies.items():
-            added.pop(number, None)
-            if of_number:
-                kept = [of_number[copy] for copy in sorted(of_number)]
-                added[number] = (kept[0][0], np.stack([key for _, key in kept]))
-        return replace(
-            overlay,
-            change=newest,
-            labels=tuple(labels[place] for place in sorted(labels)),
-            added=dict(sorted(added.items())),
-            decided=decided,
-        )
+                images.setdefault(number, None)
+        return overlay.changed(newest, token, labels=labels, images=images, decided=decided)
 
     def _since(self, change: int) -> Iterator[dict[str, Any]]:
         """Rows of the changes after one."""
@@ -167,20 +156,26 @@ class Mirror:
         )
 
 
-def _rows(overlay: Overlay, other: Overlay) -> dict[int, _Row]:
-    """An overlay's rows by id, without those of images that another has too: most, of two that follow each other."""
-    rows = [_Row(-1 - place, State.LABELLED, label) for place, label in enumerate(overlay.labels)]
-    for number, taught in overlay.added.items():
-        if taught is other.added.get(number):
-            continue
-        label, keys = taught
-        rows += [
-            _Row(taught_id(number, mirrored=copy > 0), State.LABELLED, label, key) for copy, key in enumerate(keys)
-        ]
-    for position, now in overlay.decided.items():
-        rows.append(_Row(position, State.REMOVED if now is None else State.LABELLED, now or ""))
-    return {row.id: row for row in rows}
-
-
-def _same(row: _Row, other: _Row | None) -> bool:
-    return other is not None and row[:3] == other[:3] and np.array_equal(row.key, other.key)  # type: ignore[arg-type]
+def _differing(overlay: Overlay, before: Overlay) -> Iterator[_Row]:
+    """Rows of what an overlay says otherwise than one before it."""
+    for place in sorted({*overlay.labels, *before.labels}):
+        label = overlay.labels.get(place)
+        if label is None:
+            yield _Row(-1 - place, State.AS_BEFORE)
+        elif label != before.labels.get(place):
+            yield _Row(-1 - place, State.LABELLED, label)
+    (ids, codes, keys), (old_ids, old_codes, old_keys) = overlay.taught.now(), before.taught.now()
+    yield from (_Row(int(gone), State.AS_BEFORE) for gone in np.setdiff1d(old_ids, ids, assume_unique=True))
+    common, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)
+    is_same = np.zeros(len(ids), bool)
+    is_same[at] = [overlay.label(a) == before.label(b) for a, b in zip(codes[at], old_codes[old_at], strict=True)]
+    is_same[at] &= (keys[at] == old_keys[old_at]).all(axis=1) if len(common) else True
+    for row in np.flatnonzero(~is_same).tolist():
+        yield _Row(int(ids[row]), State.LABELLED, overlay.label(codes[row]) or "", keys[row])
+    for position in np.union1d(overlay.decided.positions, before.decided.positions).tolist():
+        now, then = (each.decided.get(position) for each in (overlay, before))
+        if now is None:
+            yield _Row(position, State.AS_BEFORE)
+        elif then is None or overlay.label(now) != before.label(then):
+            label = overlay.label(now)
+            yield _Row(position, State.REMOVED if label is None else State.LABELLED, label or "")

@@ -1,4 +1,4 @@
-"""A store and keys beside it, searched as if they were one index, with some entries left out or under other labels.
+"""A store and taught keys beside it, searched as if they were one index, some entries left out or under other labels.
 
 A live FAISS index is never mutated, since searching while adding ends the process. So what is added is searched beside
 it, and the k nearest of both are merged.
@@ -7,17 +7,20 @@ it, and the k nearest of both are merged.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, Ints
+from model.decided import Decided
 from model.errors import StoreError
-from model.stores import Neighbors, Store
+from model.manifest import SearchInfo
+from model.stores import Neighbors, Store, TunableStore
+from model.taught_keys import FIRST_ID, TaughtKeys
 
 _faiss: Any = faiss  # Its type hints leave this function out.
 
@@ -28,22 +31,19 @@ SPARE = 16
 class OverlaidStore:
     """A generation's store and taught keys as one; ids are those of entries.
 
-    Exact wherever the store is: taught keys are kept as they are, and all compared.
+    Exact wherever the store is: taught keys are kept as they are, and all compared. It is made in microseconds,
+    however much was taught: what looks at all of it waits until it is asked for.
     """
 
-    def __init__(
-        self, base: Store, keys: Floats, ids: Ints, values: Ints, removed: Ints, relabelled: Ints, labels: Ints
-    ) -> None:
-        """Add keys (M,D) under ids beyond the base's and their values (M,).
+    def __init__(self, base: Store, taught: TaughtKeys, decided: Decided, class_of: Ints) -> None:
+        """Add taught keys, whose ids are beyond the base's, and decisions about the base's entries by position.
 
-        The base's entries at ``removed`` (sorted positions) are left out, those at ``relabelled`` (sorted) vote for
-        ``labels``.
+        ``class_of`` (codes,) gives the class that votes for a label, by the code that both have for it.
         """
-        self._base, self._keys, self._ids, self._values = base, keys, ids, values
-        self._removed, self._relabelled, self._labels = removed, relabelled, labels
+        self._base, self._taught, self._decided, self._class_of = base, taught, decided, class_of
         self.dim, self.search_info = base.dim, base.search_info
         # A store without any entry still answers: with none.
-        self.count = max(1, base.count - len(removed) + len(keys))
+        self.count = max(1, base.count - len(decided.removed) + taught.count)
 
     @cached_property
     def quick(self) -> Store | None:
@@ -57,40 +57,45 @@ class OverlaidStore:
     @cached_property
     def ids(self) -> Ints:
         """(N,) ids of all entries, ascending."""
-        own = np.delete(np.arange(self._base.count), self._removed)
-        return np.concatenate((own, self._ids))
+        own = np.delete(np.arange(self._base.count), self._decided.removed)
+        return np.concatenate((own, self._taught.now()[0]))
 
     @cached_property
     def values(self) -> Ints:
         """(N,) their labels."""
-        own = self._decided(np.arange(self._base.count), self._base.values)
-        return np.concatenate((np.delete(own, self._removed), self._values))
+        own = self._decided.labelled(np.arange(self._base.count), self._base.values, self._class_of)
+        return np.concatenate((np.delete(own, self._decided.removed), self._class_of[self._taught.now()[1]]))
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search of the generation's store looks at every entry."""
+        return cast(TunableStore, self._base).is_exhaustive
+
+    def efforts(self) -> list[SearchInfo]:
+        """Those of the generation's store."""
+        return cast(TunableStore, self._base).efforts()
+
+    def with_search(self, search: SearchInfo) -> OverlaidStore:
+        """The same entries, the generation's store searched in another way."""
+        base = cast(TunableStore, self._base).with_search(search)
+        return OverlaidStore(base, self._taught, self._decided, self._class_of)
 
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
-        """The k nearest of both.
+        """The k nearest of both; ``among`` (N,) goes by the order of ``ids``.
 
         Raises:
-            StoreError: ``among`` is given: its positions would be those of no index.
+            StoreError: ``among`` is given, and the generation's store cannot be searched in part.
         """
         if among is not None:
-            raise StoreError("a store with taught entries cannot be searched in part")
+            return self._part(among).search(queries, k)
         own = self._search_base(queries, k)
-        if not len(self._keys):
+        if not self._taught.count:
             return own
-        # FAISS's own loop, not NumPy's product: the threads of that one's BLAS go on spinning for a while, and take the
-        # processor from the encoder, which then took twice as long.
-        near, found = _faiss.knn(
-            np.ascontiguousarray(queries, np.float32),
-            self._keys,
-            min(k, len(self._keys)),
-            metric=faiss.METRIC_INNER_PRODUCT,
-        )
-        is_there = found >= 0  # a query that is not finite finds nothing
-        places = np.where(is_there, found, 0)
+        more = self._search_taught(queries, k)
         return _nearest(
-            np.concatenate((own.similarities, np.where(is_there, near, np.float32(-np.inf))), axis=1),
-            np.concatenate((own.ids, np.where(is_there, self._ids[places], -1)), axis=1),
-            np.concatenate((own.values, np.where(is_there, self._values[places], -1)), axis=1),
+            np.concatenate((own.similarities, more.similarities), axis=1),
+            np.concatenate((own.ids, more.ids), axis=1),
+            np.concatenate((own.values, more.values), axis=1),
             k,
         )
 
@@ -100,41 +105,79 @@ class OverlaidStore:
         for keys, values in self._base.chunks():
             positions = np.arange(start, start + len(keys))
             start += len(keys)
-            kept = ~np.isin(positions, self._removed, assume_unique=True)
+            kept = ~self._decided.is_removed(positions)
             if kept.any():
-                yield keys[kept], self._decided(positions, values)[kept]
-        if len(self._keys):
-            yield self._keys, self._values
+                yield keys[kept], self._decided.labelled(positions, values, self._class_of)[kept]
+        if self._taught.count:
+            _, codes, keys = self._taught.now()
+            yield keys, self._class_of[codes]
+
+    def _part(self, among: NDArray[np.bool_]) -> OverlaidStore:
+        """Some of the entries: others are left out as removed ones are."""
+        out = self.ids[~among]
+        rows = np.searchsorted(self._taught.ids, out[out >= FIRST_ID])
+        taught, decided = self._taught.without(rows), self._decided.without(out[out < FIRST_ID])
+        part = OverlaidStore(self._base, taught, decided, self._class_of)
+        part.search_info = self.search_info
+        return part
 
     def _search_base(self, queries: Floats, k: int) -> Neighbors:
-        if not len(self._removed):
-            found = self._base.search(queries, k)
-            return found._replace(values=self._decided(found.ids, found.values))
-        spare = min(SPARE, len(self._removed))
-        found = self._base.search(queries, k + spare)
-        is_removed = np.isin(found.ids, self._removed)
-        short = is_removed.sum(axis=1) > spare
-        found = _without(found, is_removed, k)
-        if short.any():
-            rest = self._search_without_removed(queries[short], k)
-            found.similarities[short], found.ids[short], found.values[short] = rest
-        return found._replace(values=self._decided(found.ids, found.values))
+        found = _less_removed(self._base.search, queries, k, self._decided, self._base_without_removed)
+        return found._replace(values=self._decided.labelled(found.ids, found.values, self._class_of))
 
-    def _search_without_removed(self, queries: Floats, k: int) -> Neighbors:
+    def _base_without_removed(self, queries: Floats, k: int) -> Neighbors:
         kept = np.ones(self._base.count, bool)
-        kept[self._removed] = False
+        kept[self._decided.removed] = False
         try:
             return self._base.search(queries, k, kept)
         except StoreError:  # one that cannot be searched in part
-            found = self._base.search(queries, k + len(self._removed))
-            return _without(found, np.isin(found.ids, self._removed), k)
+            found = self._base.search(queries, k + len(self._decided.removed))
+            return _without(found, self._decided.is_removed(found.ids), k)
 
-    def _decided(self, ids: Ints, values: Ints) -> Ints:
-        """Values of the generation's own entries, as they are now."""
-        if not len(self._relabelled):
-            return values
-        at = np.minimum(np.searchsorted(self._relabelled, ids), len(self._relabelled) - 1)
-        return np.where(self._relabelled[at] == ids, self._labels[at], values)
+    def _search_taught(self, queries: Floats, k: int) -> Neighbors:
+        found = _less_removed(self._compare, queries, k, self._taught.decided, self._taught_without_removed)
+        is_there, rows = found.ids >= 0, np.maximum(found.ids, 0)
+        values = self._taught.decided.labelled(rows, self._class_of[self._taught.codes[rows]], self._class_of)
+        return Neighbors(
+            found.similarities, np.where(is_there, self._taught.ids[rows], -1), np.where(is_there, values, -1)
+        )
+
+    def _taught_without_removed(self, queries: Floats, k: int) -> Neighbors:
+        # There are few: from some number on, the others are copied.
+        found = self._compare(queries, k + len(self._taught.decided.removed))
+        return _without(found, self._taught.decided.is_removed(found.ids), k)
+
+    def _compare(self, queries: Floats, k: int) -> Neighbors:
+        """The nearest of all rows of taught keys, removed ones too; in place of ids their rows, values are none."""
+        # FAISS's own loop, not NumPy's product: the threads of that one's BLAS go on spinning for a while, and take the
+        # processor from the encoder, which then took twice as long.
+        near, rows = _faiss.knn(
+            np.ascontiguousarray(queries, np.float32),
+            self._taught.keys,
+            min(k, self._taught.rows),
+            metric=faiss.METRIC_INNER_PRODUCT,
+        )
+        # A query that is not finite finds nothing.
+        return Neighbors(np.where(rows >= 0, near, np.float32(-np.inf)), rows, np.full_like(rows, -1))
+
+
+Search = Callable[[Floats, int], Neighbors]
+
+
+def _less_removed(search: Search, queries: Floats, k: int, decided: Decided, thorough: Search) -> Neighbors:
+    """What a search finds, less what is removed; ``thorough`` is asked where too much of what it finds is."""
+    removed = len(decided.removed)
+    if not removed:
+        return search(queries, k)
+    spare = min(SPARE, removed)
+    found = search(queries, k + spare)
+    is_removed = decided.is_removed(found.ids)
+    short = is_removed.sum(axis=1) > spare
+    found = _without(found, is_removed, k)
+    if short.any():
+        rest = thorough(queries[short], k)
+        found.similarities[short], found.ids[short], found.values[short] = rest
+    return found
 
 
 def _without(found: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:

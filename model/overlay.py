@@ -1,89 +1,110 @@
 """What was taught, laid over a generation: its store and the journal searched as if they were one index.
 
 Nothing here changes once made. A live FAISS index is never mutated; whoever answers gets another overlay instead, and
-the k nearest entries of the generation and of the taught keys are merged. The difference is one of states: it does not
-matter which changes a generation's rebuild had seen (docs/decisions/010).
+the k nearest entries of the generation and of the taught keys are merged. Overlays share what they have in common, so
+that one more image costs what it costs itself. The difference is one of states: it does not matter which changes a
+generation's rebuild had seen (docs/decisions/010).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import ENCODER, Bundle
+from model.bundle import Bundle
 from model.cache import Floats, Ints, class_weights
+from model.decided import REMOVED, Decided
 from model.entries import Entry
-from model.errors import ImageError, JournalError
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.journal import SOURCE, Changed, Journal
+from model.journal import SOURCE
 from model.labels import new_labels
 from model.overlaid_store import OverlaidStore
 from model.stores import Store
-
-logger = logging.getLogger(__name__)
-
-FIRST_ID = 1 << 40
-"""Ids of taught entries begin here: no generation has so many of its own."""
-BATCH = 64
-"""Images embedded at once."""
+from model.taught_keys import Copies, TaughtKeys, counted, number_of, taught_id
 
 
-def taught_id(number: int, *, mirrored: bool = False) -> int:
-    """The entry's id of a taught image, or of its mirrored copy."""
-    return FIRST_ID + 2 * number + int(mirrored)
+class _Codes:
+    """A number for each label that was met, which stays its own: a generation's classes first, in their order."""
 
+    def __init__(self, classes: Iterable[str]) -> None:
+        self.labels: list[str] = []
+        self._codes: dict[str, int] = {}
+        for label in classes:
+            self.of(label)
 
-def number_of(entry_id: int) -> int | None:
-    """The number of the taught image of an entry; None for an entry of a generation's own."""
-    return (entry_id - FIRST_ID) // 2 if entry_id >= FIRST_ID else None
+    def of(self, label: str) -> int:
+        """The label's number; it gets one where it has none."""
+        code = self._codes.get(label)
+        if code is None:
+            code = self._codes[label] = len(self.labels)
+            self.labels.append(label)
+        return code
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """What a journal changes in a generation.
-
-    ``added`` are the label and the keys (copies,D) of each taught image that the generation does not have itself, by
-    number; ``decided`` are the labels (None = removed) of its own entries that are others now, by position.
-    """
+    """What a journal changes in a generation."""
 
     bundle: Bundle
     change: int = 0
     """The newest change that is in it."""
-    labels: tuple[str, ...] = ()
-    """Those that were ever new to the root, in order."""
-    added: Mapping[int, tuple[str, Floats]] = field(default_factory=dict)
-    decided: Mapping[int, str | None] = field(default_factory=dict)
+    token: bytes = b""
+    """That change's own."""
+    labels: Mapping[int, str] = field(default_factory=dict)
+    """Those that were ever new to the root, by place in the order in which they were given."""
+    waiting: Mapping[int, str] = field(default_factory=dict)
+    """Labels of taught images that are still to be embedded, by number."""
+    taught: TaughtKeys = None  # type: ignore[assignment]  # made below
+    """Entries of images that the generation does not have itself."""
+    decided: Decided = field(default_factory=Decided)
+    """Of its own entries that are not as they were in it, by position: codes of labels."""
+    lost: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(C,) how many of its own entries of each class those are; classes behind its end lost none."""
+    gained: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(codes,) how many of them have each label now."""
+    _codes: _Codes = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.taught is None:
+            object.__setattr__(self, "taught", TaughtKeys(self.bundle.store.dim))
+        if self._codes is None:
+            object.__setattr__(self, "_codes", _Codes(self.bundle.manifest.classes))
+
+    @cached_property
+    def _used(self) -> Ints:
+        """(codes,) entries that have each label because of what was taught."""
+        used = np.zeros(max(len(self.taught.uses), len(self.gained)), np.int64)
+        used[: len(self.taught.uses)] += self.taught.uses
+        used[: len(self.gained)] += self.gained
+        return used
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The generation's, then those that were taught."""
         own = self.bundle.manifest.classes
-        used = {label for label, _ in self.added.values()} | {label for label in self.decided.values() if label}
-        return (*own, *new_labels(self.labels, used, own))
+        used = {self._codes.labels[code] for code in np.flatnonzero(self._used).tolist()}
+        if used <= set(own):
+            return own
+        given = [self.labels[place] for place in sorted(self.labels)]
+        return (*own, *new_labels(given, used, own))
 
     @cached_property
     def store(self) -> Store:
         """The generation's store as the journal has it."""
         base = self.bundle.store
-        if not self.added and not self.decided:
+        if not self.taught.count and not len(self.decided):
             return base
-        rows, decided = self.added.items(), sorted(self.decided.items())
-        relabelled = [(position, self.index[label]) for position, label in decided if label is not None]
-        return OverlaidStore(
-            base,
-            np.concatenate([keys for _, (_, keys) in rows]) if rows else np.empty((0, base.dim), np.float32),
-            _ints(taught_id(number, mirrored=copy > 0) for number, (_, keys) in rows for copy in range(len(keys))),
-            _ints(self.index[label] for _, (label, keys) in rows for _ in keys),
-            removed=_ints(position for position, label in decided if label is None),
-            relabelled=_ints(position for position, _ in relabelled),
-            labels=_ints(value for _, value in relabelled),
-        )
+        return OverlaidStore(base, self.taught, self.decided, self._class_of)
+
+    @cached_property
+    def _class_of(self) -> Ints:
+        """(codes,) the class of each label; 0 of those that nothing has now."""
+        # One that others add meanwhile is no label of this overlay's.
+        return np.array([self.index.get(label, 0) for label in self._codes.labels[: max(1, len(self._used))]], np.int64)
 
     @cached_property
     def ids(self) -> Ints:
@@ -98,35 +119,38 @@ class Overlay:
     @property
     def removed(self) -> int:
         """How many of the generation's own entries are removed."""
-        return sum(label is None for label in self.decided.values())
+        return len(self.decided.removed)
+
+    @property
+    def relabelled(self) -> int:
+        """How many of the generation's own entries have another label."""
+        return len(self.decided) - self.removed
+
+    def label(self, code: int) -> str | None:
+        """A label by its code; None for that of removed entries."""
+        return None if code == REMOVED else self._codes.labels[code]
 
     def entry(self, entry_id: int) -> Entry | None:
         """One entry with the class that it votes for; None where there is none, or it is removed."""
         number = number_of(entry_id)
         if number is not None:
-            label, keys = self.added.get(number, ("", np.empty((0, 0))))
-            copy = entry_id - taught_id(number)
-            return (
-                Entry(entry_id, f"{SOURCE}{number}", self.index[label], bool(copy), None) if copy < len(keys) else None
-            )
-        entry = self.bundle.entries.get(entry_id)
-        if entry is None or entry_id not in self.decided:
+            row = self.taught.row_of(entry_id)
+            if row is None:
+                return None
+            value = int(self._class_of[self.taught.code(row)])
+            return Entry(entry_id, f"{SOURCE}{number}", value, entry_id != taught_id(number), None)
+        entry, code = self.bundle.entries.get(entry_id), self.decided.get(entry_id)
+        if entry is None or code is None:
             return entry
-        decided = self.decided[entry_id]
-        return None if decided is None else entry._replace(value=self.index[decided])
+        return None if code == REMOVED else entry._replace(value=int(self._class_of[code]))
 
     @cached_property
     def counts(self) -> Ints:
         """(C,) entries of each class."""
-        # Of all values it would take as long as they are many, with each image that is taught.
         counts = np.zeros(len(self.classes), np.int64)
         counts[: len(self.bundle.counts)] = self.bundle.counts
-        for position, label in self.decided.items():
-            counts[self.bundle.store.values[position]] -= 1
-            if label is not None:
-                counts[self.index[label]] += 1
-        for label, keys in self.added.values():
-            counts[self.index[label]] += len(keys)
+        counts[: len(self.lost)] -= self.lost
+        np.add.at(counts, self._class_of[: len(self._used)], self._used)
         return counts
 
     @cached_property
@@ -139,90 +163,63 @@ class Overlay:
         """Each class's number."""
         return {label: value for value, label in enumerate(self.classes)}
 
-    def caught_up(self, journal: Journal) -> Overlay:
-        """The overlay with all that was changed since; itself where that is nothing.
+    def changed(
+        self,
+        change: int,
+        token: bytes,
+        *,
+        labels: Mapping[int, str | None],
+        images: Mapping[int, tuple[str, Mapping[bool, Floats]] | None],
+        decided: Mapping[int, str | None],
+    ) -> Overlay:
+        """The overlay after a later change.
 
-        Keys that are missing for this generation's encoder are made, and kept in the journal for others.
-
-        Raises:
-            JournalError: the journal cannot be read.
+        ``labels`` are new ones by place (None = there is none any more), ``images`` the labels of taught images that
+        changed, with keys (D,) by whether a copy is mirrored; None = removed. One without keys keeps those that it has,
+        or waits for some. ``decided`` are the labels of the generation's own entries now, by position, None = removed.
         """
-        if journal.newest() == self.change:
-            return self
-        changed = journal.since(self.change)
-        encoder = self.bundle.manifest.files[ENCODER].sha256
-        own = self.bundle.taught
-        live = {i.number: i.label for i in changed.images if i.label is not None and i.number not in own}
-        keys = _with_missing(self.bundle, journal, encoder, live, journal.keys(encoder, self.change))
-        added = dict(self.added)
-        for image in changed.images:
-            added.pop(image.number, None)
-        for number, label in live.items():
-            copies = [keys[number, mirrored] for mirrored in self._copies if (number, mirrored) in keys]
-            if copies:
-                added[number] = (label, np.stack(copies))
-        decided = dict(self.decided)
-        for position, now, before in self._touched(changed):
-            if now == before:
-                decided.pop(position, None)
-            else:
-                decided[position] = now
+        taught, waiting = {}, {number: self.waiting[number] for number in self.waiting if number not in images}
+        for number, now in sorted(images.items()):
+            taught[number], label = self._copies(number, now)
+            if label is not None:
+                waiting[number] = label
+        codes: dict[int, int | None] = {}
+        lost: Counter[int] = Counter()
+        gained: Counter[int] = Counter()
+        for position, label in decided.items():
+            own, before = int(self.bundle.store.values[position]), self.decided.get(position)
+            code = REMOVED if label is None else self._codes.of(label)
+            codes[position] = None if code == own else code
+            for was, by in ((own if before is None else before, -1), (code, 1)):
+                if was == own:
+                    lost[own] -= by
+                elif was != REMOVED:
+                    gained[was] += by
+        named = self.labels
+        if labels:
+            named = {place: label for place, label in {**named, **labels}.items() if label is not None}
         return replace(
             self,
-            change=changed.change,
-            labels=tuple(changed.labels),
-            added=dict(sorted(added.items())),
-            decided=decided,
+            change=change,
+            token=token,
+            labels=named,
+            waiting=waiting,
+            taught=self.taught.changed(taught),
+            decided=self.decided.changed(codes),
+            lost=counted(self.lost, lost),
+            gained=counted(self.gained, gained),
         )
 
-    @property
-    def _copies(self) -> tuple[bool, ...]:
-        """Whether a copy is mirrored, for each that the generation keeps of an image."""
-        return (False, True) if self.bundle.manifest.dataset.mirrored else (False,)
-
-    def _touched(self, changed: Changed) -> Iterator[tuple[int, str | None, str]]:
-        """Positions of the generation's own entries that changes are about, with their label now and their own."""
-        manifest = self.bundle.manifest
-        for image in changed.images:
-            for entry in self.bundle.taught.get(image.number, ()):
-                yield entry.id, image.label, manifest.classes[entry.value]
-        labels = {c.source: c.label for c in changed.corrections if c.dataset == manifest.dataset.name}
-        for entry in self.bundle.entries.of_sources(labels):
-            yield entry.id, labels[entry.source], manifest.classes[entry.value]
-
-
-def _ints(numbers: Iterable[int]) -> Ints:
-    return np.fromiter(numbers, np.int64)
-
-
-def _with_missing(
-    bundle: Bundle,
-    journal: Journal,
-    encoder: str,
-    live: Collection[int],
-    keys: dict[tuple[int, bool], Floats],
-) -> dict[tuple[int, bool], Floats]:
-    """The keys, with those that are still to be made for some images."""
-    copies = (False, True) if bundle.manifest.dataset.mirrored else (False,)
-    missing = [(number, mirrored) for number in live for mirrored in copies if (number, mirrored) not in keys]
-    for start in range(0, len(missing), BATCH):
-        named, images = [], []
-        for number, mirrored in missing[start : start + BATCH]:
-            content = journal.content(number)
-            if content is None:  # removed meanwhile
-                continue
-            try:
-                image = decode(content, bundle.engine.size, Limits(DEFAULT_PIXELS))
-            except ImageError as error:
-                logger.error("taught image %d is left out: %s", number, error)
-                continue
-            named.append((number, mirrored))
-            images.append(image[:, ::-1] if mirrored else image)
-        if not images:
-            continue
-        encoding = bundle.engine.encode(np.ascontiguousarray(np.stack(images)))
-        made = {one: key for one, key in zip(named, encoding.keys, strict=True) if np.isfinite(key).all()}
-        keys |= made
-        with suppress(JournalError):  # they are made again where they cannot be kept
-            journal.keep_keys(encoder, made)
-    return keys
+    def _copies(
+        self, number: int, now: tuple[str, Mapping[bool, Floats]] | None
+    ) -> tuple[Copies | int | None, str | None]:
+        """What becomes of a taught image's entries, and the label for which it waits."""
+        if now is None:
+            return None, None
+        label, keys = now
+        if self.taught.has(number):
+            return self._codes.of(label), None
+        if not keys:
+            return None, label
+        ids = np.array([taught_id(number, mirrored=mirrored) for mirrored in sorted(keys)], np.int64)
+        return Copies(self._codes.of(label), ids, np.stack([keys[mirrored] for mirrored in sorted(keys)])), None

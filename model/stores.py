@@ -314,6 +314,11 @@ def is_exhaustive(factory: str) -> bool:
     return not re.search("IVF|HNSW|DISKANN", factory)
 
 
+def keeps_keys(factory: str) -> bool:
+    """Whether a store of that factory string (FAISS's or Milvus's) keeps keys as they are."""
+    return not re.search("SQ|PQ", factory)
+
+
 def check_trainable(factory: str, count: int) -> int:
     """The fewest keys that a store of that factory string is trained on.
 

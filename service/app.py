@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -18,8 +17,9 @@ from model.predictor import Predictor
 from service import admin, declared, entries, pages, predict, problems, teach
 from service.auth import require_admin
 from service.batcher import Batcher
-from service.compute import step_back
+from service.calibrating import keep_calibrated
 from service.declared import only_known
+from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations, open_predictor
 from service.guard import Drain, Guard
@@ -35,7 +35,7 @@ from service.watch import Watch
 logger = logging.getLogger(__name__)
 
 DECODERS = 4
-"""Images decoded at once by all workers, at most: each may need 200 MB, and libjpeg keeps one core busy."""
+"""Usual images decoded at once by all workers, at most, and as many that take long."""
 
 PUBLISH_SECONDS = 1.0
 """How old a worker's state may be on a page of metrics that another one writes."""
@@ -100,8 +100,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     generations = Generations(settings, batcher)
     rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     cores = os.cpu_count() or 1
-    threads = max(1, min(DECODERS, cores) // settings.workers)
-    decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=step_back)
+    decoders = Decoders(
+        places=max(1, min(DECODERS, cores) // settings.workers),
+        max_bytes=settings.decode_bytes,
+        max_seconds=settings.max_decode_s,
+        room=settings.max_file_bytes,
+        metrics=metrics,
+    )
+    await decoders.start()
     app.state.running = metrics.running = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
@@ -110,6 +116,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.bundles is not None:
         tasks.append(asyncio.create_task(generations.follow(), name="follow"))
         tasks.append(asyncio.create_task(generations.follow_taught(), name="follow taught"))
+        tasks.append(asyncio.create_task(keep_calibrated(batcher), name="calibrate"))
     logger.info("generation %s answers", generations.active)
     try:
         yield
@@ -121,8 +128,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         generations.close()
         await rebuilds.close()
         await batcher.close()
-        # Not waited for: what still decodes has nobody who would get its answer, and may take minutes.
-        decoders.shutdown(wait=False, cancel_futures=True)
+        await decoders.close()
 
 
 async def _publish(metrics: Metrics) -> None:

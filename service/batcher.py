@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -46,11 +47,22 @@ STOP_SECONDS = 1.0
 """How long closing waits for the batch that is being computed: nobody is left who would get its answers."""
 
 
+Renewal = Callable[[Predictor, bool], Predictor]
+"""Gives a predictor that knows what has happened since, or the same; and whether somebody waits for just that."""
+
+
 class Batcher:
-    """Answers requests with ``predictor``, which may be replaced at any time: each batch reads it once."""
+    """Answers requests with ``predictor``, which may be replaced at any time: each batch reads it once.
+
+    Before each batch, the thread that computes asks ``renew`` for a newer one. Nobody else runs the predictor's engine.
+    """
 
     def __init__(self, predictor: Predictor, *, max_batch: int, metrics: Metrics | None = None) -> None:
-        self.predictor = predictor
+        self._predictor = predictor
+        self._replacing = threading.Lock()
+        self.renew: Renewal | None = None
+        self._asking: deque[asyncio.Future[None]] = deque()
+        """Who waits for the predictor to be renewed."""
         self.restarts = 0
         """How often the thread died."""
         self._metrics = metrics or Metrics()
@@ -62,6 +74,23 @@ class Batcher:
         self._thread: ComputeThread | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def predictor(self) -> Predictor:
+        """Which answers the next batch, unless it is renewed before."""
+        return self._predictor
+
+    @predictor.setter
+    def predictor(self, predictor: Predictor) -> None:
+        with self._replacing:
+            self._predictor = predictor
+
+    def replace(self, seen: Predictor, predictor: Predictor) -> bool:
+        """Have another one answer, if it is still that one that does."""
+        with self._replacing:
+            if self._predictor is seen:
+                self._predictor = predictor
+            return self._predictor is predictor
 
     @property
     def is_running(self) -> bool:
@@ -151,6 +180,20 @@ class Batcher:
         finally:  # its images go with it, where its client has left
             self._turns.drop(request)
 
+    async def renewed(self) -> None:
+        """Have the predictor renewed, once the batch at hand is computed.
+
+        Raises:
+            UnavailableError: the batcher does not run, or stops before.
+            Whatever renewing raises.
+        """
+        if self._thread is None or self._thread.ended.done():
+            raise _unavailable()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._asking.append(done)
+        self._thread.wake()
+        await done
+
     def _compute(self) -> None:
         """Answer all who wait, a batch at a time. Everything from here to ``_hand`` runs in the compute thread."""
         # Each batch in a call of its own: an idle thread must hold neither images nor a predictor that was replaced.
@@ -164,6 +207,7 @@ class Batcher:
         self._computing, self._began, self._spent = outer
 
     def _compute_next(self, among: int | None = None) -> bool:
+        self._renew()
         batch, late = self._turns.take(self.predictor, among)
         if late:
             self._hand(deque((request, TimeoutError()) for request in late))
@@ -191,6 +235,25 @@ class Batcher:
             self._turns.drop(request)  # one that failed may have more images
         self._hand(deque(outcomes.items()))
         return True
+
+    def _renew(self) -> None:
+        """Have the newest predictor, and tell those who wait for it."""
+        asking = list(self._asking)  # left there for the case that the thread dies of it
+        error: Exception | None = None
+        while self.renew is not None:
+            seen = self.predictor
+            try:
+                fresh = self.renew(seen, bool(asking))
+            except Exception as raised:  # said by those who ask; a batch is answered with what is known
+                error = raised
+                break
+            if fresh is seen or self.replace(seen, fresh):
+                break
+        for _ in asking:
+            self._asking.popleft()
+        if asking:
+            with suppress(RuntimeError):  # it is closed, and nobody waits
+                self._loop.call_soon_threadsafe(_tell, asking, error)
 
     def _answer(self, batch: Sequence[Part]) -> dict[Request, Reply | Exception]:
         """Compute a batch; what came of the requests that are over with it."""
@@ -253,9 +316,20 @@ class Batcher:
         """Give all who wait an error: nothing is computed any more."""
         waiting = [*self._computing, *self._turns.drop_all()]
         self._computing = []
+        _tell([self._asking.popleft() for _ in range(len(self._asking))], _unavailable())
         for request in waiting:
             if not request.reply.done():
                 request.reply.set_exception(_unavailable())
+
+
+def _tell(asking: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for done in asking:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
 
 
 def _unavailable() -> UnavailableError:

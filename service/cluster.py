@@ -45,7 +45,7 @@ class Primary:
         mirror, before = mirror_of(self._milvus, overlay), self._published
         if before is None or before.bundle is not overlay.bundle:
             before = mirror.caught_up(Overlay(overlay.bundle))
-        if before.change != overlay.change:
+        if (before.change, before.token) != (overlay.change, overlay.token):
             mirror.publish(overlay, before)
         self._published = overlay
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from model.entries import Entry
 from model.errors import ParameterError
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.journal import Journal
 from model.labels import normalize_label
-from model.overlay import FIRST_ID, number_of
 from model.predictor import Predictor
+from model.taught_keys import FIRST_ID, number_of
 from service.errors import UnavailableError
 from service.problems import Kind, ProblemError, clean, documented
 from service.schemas import EntryInfo, EntryList, Health, ModelInfo, entry_info, model_info
-from service.state import Running
+from service.state import Current, Running
+from service.thumbnails import of_taught
 
 MAX_LISTED = 200
 
@@ -30,23 +27,22 @@ EntryId = Annotated[int, Path(ge=0, le=2**63 - 1, description="As listed among a
 
 
 @router.get("/v1/model", tags=["model"], summary="The bundle that answers", response_model=ModelInfo)
-async def get_model(state: Running) -> Response:
+async def get_model(state: Running, predictor: Current) -> Response:
     """Its classes, parameters, dataset and calibration, and what was taught since."""
-    told = model_info(state.batcher.predictor, state.settings.suggest_rebuild)
+    told = model_info(predictor, state.settings.suggest_rebuild)
     # FastAPI would make dictionaries of it first, which takes ten times as long where there are many classes.
     return Response(told.model_dump_json(), media_type="application/json")
 
 
 @router.get("/v1/entries", tags=["model"], summary="The cached entries", responses=documented(Kind.INVALID_PARAMETER))
 def list_entries(
-    state: Running,
+    predictor: Current,
     label: Annotated[str | None, Query(description="Those of this class only.")] = None,
     taught: Annotated[bool | None, Query(description="Those of taught images only, or only the others.")] = None,
     after: Annotated[int, Query(ge=-1, le=2**63 - 1, description="Those with a greater id.")] = -1,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many at most.")] = 50,
 ) -> EntryList:
     """In the order of their ids, as they vote now. Ids belong to the generation named."""
-    predictor = state.batcher.predictor
     ids, values = predictor.overlay.ids, predictor.store.values
     chosen = np.ones(len(ids), bool)
     if label is not None:
@@ -74,9 +70,8 @@ def list_entries(
     summary="One cached entry",
     responses=documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER),
 )
-def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
+def get_entry(predictor: Current, entry_id: EntryId) -> EntryInfo:
     """Where it came from and what it shows. Ids belong to the generation named."""
-    predictor = state.batcher.predictor
     return entry_info(predictor, known_entry(predictor, entry_id))
 
 
@@ -85,31 +80,24 @@ def get_entry(state: Running, entry_id: EntryId) -> EntryInfo:
     tags=["model"],
     summary="One cached entry's picture",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER)},
+    responses={
+        200: {"content": {"image/png": {}}},
+        **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER, Kind.QUEUE_FULL, Kind.NOT_READY),
+    },
 )
-async def get_thumbnail(state: Running, entry_id: EntryId) -> Response:
+async def get_thumbnail(state: Running, predictor: Current, entry_id: EntryId) -> Response:
     """A small PNG."""
-    predictor = state.batcher.predictor
-    # Where images are decoded at all: what was taught may be as large as what is asked about.
-    made = await run_in_threadpool(_thumbnail, predictor, state.generations.journal, entry_id)
+    entry = await run_in_threadpool(known_entry, predictor, entry_id)
+    number, journal = number_of(entry_id), state.generations.journal
+    made = None
+    if number is None:
+        made = await run_in_threadpool(predictor.bundle.entries.thumbnail, entry)
+    elif journal is not None:
+        made = await of_taught(state, journal, number, is_mirrored=entry.mirrored)
     if made is None:
         raise ProblemError(Kind.NOT_FOUND, f"Entry {entry_id} has no thumbnail.")
     # The same id is another picture in another generation.
     return Response(made, media_type="image/png", headers={"Cache-Control": "no-cache"})
-
-
-def _thumbnail(predictor: Predictor, journal: Journal | None, entry_id: int) -> bytes | None:
-    entry = known_entry(predictor, entry_id)
-    number = number_of(entry_id)
-    if number is None:
-        return predictor.bundle.entries.thumbnail(entry)
-    content = journal.content(number) if journal is not None else None
-    if content is None:
-        return None
-    image = Image.fromarray(decode(content, predictor.bundle.engine.size, Limits(DEFAULT_PIXELS)))
-    buffer = io.BytesIO()
-    (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if entry.mirrored else image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @router.get("/livez", tags=["health"], summary="Whether the process lives")

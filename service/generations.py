@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.bundle import open_bundle, read_manifest
+from model.catching_up import caught_up
 from model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
+from model.following import Following
 from model.journal import Journal
 from model.manifest import Manifest
 from model.milvus import Milvus
@@ -22,14 +24,14 @@ from model.root import default_root, generations, previous_generation, prune, re
 from service.batcher import Batcher
 from service.cluster import Primary, mirror_of
 from service.compute import step_back
-from service.errors import GateError, ReadOnlyError, UnknownGenerationError
+from service.errors import GateError, ReadOnlyError, UnavailableError, UnknownGenerationError
 from service.gate import check_canary, compare
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 TAUGHT_SECONDS = 1.0
-"""How often the journal is looked at for what another process taught."""
+"""How often it is looked whether anything was taught that nobody asked for, and replicas are told."""
 FOLLOW_SECONDS = 2.0
 """How often CURRENT is looked at for another process's switch."""
 LONGEST_RETRY_SECONDS = 300.0
@@ -114,7 +116,7 @@ def _open_here(
 def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None) -> Overlay:
     """The overlay with all that was taught: by the journal, or by what the primary put into Milvus."""
     if journal is not None:
-        return overlay.caught_up(journal)
+        return caught_up(overlay, journal)
     if milvus is None or overlay.bundle.manifest.store.kind != "milvus":
         return overlay
     try:
@@ -150,6 +152,9 @@ class Generations:
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self.journal = _journal(settings)
         """What was taught to the root; None for the default bundle's, to which nothing is, and in a replica."""
+        self._following = Following(self.journal) if self.journal is not None else None
+        if self._following is not None:
+            batcher.renew = self._following.renew
         self._milvus = _milvus(settings)
         self._primary = Primary(self._milvus, self.root) if self._milvus is not None and self._writable else None
         self._switching = asyncio.Lock()
@@ -242,32 +247,52 @@ class Generations:
         logger.info("generation %s answers", generation)
 
     async def catch_up(self) -> None:
-        """Have the next batch answered with all that was taught, here or by another process.
+        """Know all that was acknowledged until now, here or by another process; every batch does so by itself.
 
         Raises:
             JournalError: the journal cannot be read.
+            UnavailableError: nothing computes answers, or what it computes takes too long.
         """
-        async with self._switching:
-            predictor = self._batcher.predictor
-            overlay = await asyncio.to_thread(_caught_up, predictor.overlay, self.journal, self._milvus)
-            if overlay is not predictor.overlay:
-                self._batcher.predictor = Predictor(predictor.bundle, overlay, alone=predictor.alone)
+        if self._following is None or self._following.is_current(self._batcher.predictor.overlay):
+            return
+        await self._renewed()
+
+    async def _renewed(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await self._batcher.renewed()
+        except TimeoutError as error:
+            raise UnavailableError("what was taught is not known yet: try again later") from error
 
     async def follow_taught(self) -> None:
-        """Catch up whenever another process teaches; runs until cancelled."""
+        """Embed what was kept without keys, and let replicas know what was taught; runs until cancelled."""
         complaint = ""
         while True:
             await asyncio.sleep(TAUGHT_SECONDS)
             try:
-                await self.catch_up()
-                if self._primary is not None:
-                    await asyncio.to_thread(self._primary.publish, self._batcher.predictor.overlay)
+                await self._follow_taught()
                 complaint = ""
             except Exception as error:
                 if str(error) != complaint:
                     complaint = str(error)
                     is_ours = isinstance(error, SecondlookError)
                     logger.error("what was taught cannot be followed: %s", error, exc_info=not is_ours)
+
+    async def _follow_taught(self) -> None:
+        if self._following is None:  # a replica's is in Milvus, where all has its keys
+            predictor = self._batcher.predictor
+            overlay = await asyncio.to_thread(_caught_up, predictor.overlay, None, self._milvus)
+            if overlay is not predictor.overlay:
+                renewed = Predictor(predictor.bundle, overlay, alone=predictor.alone)
+                self._batcher.replace(predictor, renewed)
+            return
+        await self.catch_up()
+        while waiting := self._batcher.predictor.overlay.waiting:
+            await self._renewed()
+            if self._batcher.predictor.overlay.waiting == waiting:  # each call gets some of them done
+                break
+        if self._primary is not None:
+            await asyncio.to_thread(self._primary.publish, self._batcher.predictor.overlay)
 
     async def follow(self) -> None:
         """Switch whenever another process changes what the alias or CURRENT names; runs until cancelled."""

@@ -13,6 +13,11 @@ class Kind(Enum):
         "The image cannot be decoded",
         "cat.png: the image is damaged or cut short.",
     )
+    IMAGE_TOO_SLOW = (
+        400,
+        "The image takes too long to decode",
+        "cat.png: decoding it takes more than the 5 s of the processor that a request's images may take in all.",
+    )
     MALFORMED_REQUEST = (
         400,
         "The request is malformed",

@@ -52,6 +52,9 @@ _PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _NOVELTIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1, 2)
 
 
+EndedBy = Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]
+
+
 class Metrics:
     """One app's metrics, in a registry of their own: several apps in one process do not mix."""
 
@@ -95,8 +98,8 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "secondlook_stage_duration_seconds",
-            "Seconds by stage: decode of an image (with its wait for a thread), queue of a request; encode, search and "
-            "vote of a batch.",
+            "Seconds by stage: decode of an image (with its wait for a process), queue of a request; encode, search "
+            "and vote of a batch.",
             ["stage"],
             buckets=_STAGE_SECONDS,
             registry=registry,
@@ -127,6 +130,13 @@ class Metrics:
         self._rebuilds = Counter("secondlook_rebuilds", "Rebuilds that are over.", ["state"], registry=registry)
         self._dropped = Counter(
             "secondlook_dropped", "Requests given up before they cost a forward pass.", ["reason"], registry=registry
+        )
+        self._ended_decodings = Counter(
+            "secondlook_decodings_ended",
+            "Times that decoding was ended by force: of images too_slow, past their deadline or abandoned by their "
+            "client, put_off for smaller ones (to be begun anew), or that crashed it.",
+            ["reason"],
+            registry=registry,
         )
         self._restarts = Counter(
             "secondlook_batcher_restarts", "Deaths of the batching task or its thread.", registry=registry
@@ -194,6 +204,10 @@ class Metrics:
     def count_dropped(self, reason: Literal["client_gone", "deadline"]) -> None:
         """Count a request that was given up before it cost a forward pass."""
         self._dropped.labels(reason).inc()
+
+    def count_ended_decoding(self, reason: Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]) -> None:
+        """Count a decoding that was ended by force."""
+        self._ended_decodings.labels(reason).inc()
 
     def count_restart(self) -> None:
         """Count a death of the compute thread."""
@@ -264,7 +278,7 @@ class _States:
         door, batcher = state.door, state.batcher
         predictor = batcher.predictor
         self._entries.set(predictor.store.count)
-        self._taught.set(len(predictor.overlay.added))
+        self._taught.set(predictor.overlay.taught.images)
         self._away.set(predictor.bundle.is_store_away)
         self._ready.set(state.is_ready)
         self._workers.set(1)

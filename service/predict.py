@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -17,11 +16,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.cache import MAX_THETA, check_parameters
 from model.doubt import COVERAGES, check_coverage
-from model.errors import ImageError, ImageTooLargeError
-from model.images import Limits, decode
+from model.errors import ImageError
+from model.images import Limits
 from model.predictor import MAX_NEIGHBORS, Answer
 from service.auth import OPTIONAL, require_predict
 from service.batcher import Overrides, Reply, Timing
+from service.decoders import Spending
 from service.errors import SizeChangedError
 from service.problems import Kind, ProblemError, documented, of_image, of_validation
 from service.reasons import MAX_VOTES
@@ -32,11 +32,8 @@ from service.writing import written
 
 PATH = "/v1/predict"
 DISCONNECTED = "http.disconnect"
-SMALL_BYTES, SMALL_PIXELS = 8 << 10, 1 << 16
-"""A lone image of so few bytes and pixels is decoded where it is: that takes 0.2 ms, and going to the pool and back as
-long again."""
-_COMPRESSED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
-"""A PNG's chunks besides its pixels, which may be inflated to a thousand times their size: 30 ms, of 8 KiB."""
+SHARE_OF_TIME = 0.8
+"""Of a request's time, after which what is not decoded is given up: the others of its images are to be answered."""
 WATCH_AFTER_S = 0.1
 """From then on it is watched whether the client is still there: most are answered before, and watching has a price."""
 router = APIRouter(tags=["predict"])
@@ -137,6 +134,7 @@ class Direct:
     response_model=Predictions,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,
+        Kind.IMAGE_TOO_SLOW,
         Kind.MALFORMED_REQUEST,
         Kind.KEY_MISSING,
         Kind.KEY_REFUSED,
@@ -174,7 +172,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
             state.metrics.count_dropped("client_gone")
             raise
         overrides = Overrides(theta, lam, k)
-        reply, results = await answer_in_time(request, state, uploads, overrides, nearest, timing)
+        reply, results, _ = await answer_in_time(request, state, uploads, overrides, nearest, timing)
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
@@ -182,16 +180,44 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     return Response(body, media_type="application/json", headers={"Server-Timing": _server_timing(timing)})
 
 
+class Answered(NamedTuple):
+    """What came of a request's images."""
+
+    reply: Reply
+    results: list[Answer | Exception]
+    images: NDArray[np.uint8]
+    """(n,height,width,3) as they were decoded; arbitrary pixels where one was not."""
+
+
+class _Ending(NamedTuple):
+    """What a request may still take."""
+
+    deadline: float
+    """Of ``time.monotonic()``, as the next one."""
+    decoded_by: float
+    spending: Spending
+
+
 async def answer_in_time(
-    request: Request, state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, timing: Timing
-) -> tuple[Reply, list[Answer | Exception]]:
+    request: Request,
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    timing: Timing,
+    *,
+    mirrored: bool = False,
+) -> Answered:
     """The answer, unless the client leaves first or its time is over.
+
+    With ``mirrored`` the reply has answers for mirrored copies too, after those for the images.
 
     Raises:
         ClientDisconnect: the client left.
         ProblemError: its time is over.
     """
-    deadline = time.monotonic() + state.settings.request_timeout_s
+    now, seconds = time.monotonic(), state.settings.request_timeout_s
+    ending = _Ending(now + seconds, now + SHARE_OF_TIME * seconds, state.decoders.spending(len(uploads)))
     has_ended = has_left = False
     leaving: asyncio.Task[None] | None = None
 
@@ -209,11 +235,11 @@ async def answer_in_time(
     loop = asyncio.get_running_loop()
     watching = loop.call_later(WATCH_AFTER_S, watch)
     try:
-        async with asyncio.timeout(state.settings.request_timeout_s) as limit:
+        async with asyncio.timeout(seconds) as limit:
             try:
-                return await _answer(state, uploads, overrides, neighbors, deadline, timing)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
             except SizeChangedError:
-                return await _answer(state, uploads, overrides, neighbors, deadline, timing)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
             finally:
                 has_ended = True
                 watching.cancel()
@@ -224,8 +250,12 @@ async def answer_in_time(
             state.metrics.count_dropped("client_gone" if has_left else "deadline")
         if has_left:
             raise ClientDisconnect from error
-        detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."
-        raise ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())}) from error
+        raise _late(state) from error
+
+
+def _late(state: State) -> ProblemError:
+    detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."
+    return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())})
 
 
 async def _disconnected(request: Request) -> None:
@@ -234,45 +264,49 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _answer(
-    state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, deadline: float, timing: Timing
-) -> tuple[Reply, list[Answer | Exception]]:
+    state: State,
+    uploads: list[Upload],
+    overrides: Overrides,
+    neighbors: int,
+    ending: _Ending,
+    timing: Timing,
+    *,
+    mirrored: bool,
+) -> Answered:
     """The reply for those images that can be decoded, and what came of each image sent, in order."""
     predictor = state.batcher.predictor
-    size = predictor.bundle.engine.size
+    images = np.empty((len(uploads), *predictor.bundle.engine.size, 3), np.uint8)
     started = time.perf_counter()
     if len(uploads) == 1:
-        decoded = [await _decode(state, uploads[0], size, is_alone=True)]
+        failed = [await _decode(state, uploads[0], images[0], ending)]
     else:
-        decoded = await asyncio.gather(*(_decode(state, upload, size) for upload in uploads))
+        decoding = (_decode(state, upload, image, ending) for upload, image in zip(uploads, images, strict=True))
+        failed = await asyncio.gather(*decoding)
     timing.decode += time.perf_counter() - started
-    images = [item for item in decoded if not isinstance(item, Exception)]
-    if images:
-        reply = await state.batcher.submit(np.stack(images), overrides, neighbors, deadline=deadline, timing=timing)
+    good = images if not any(failed) else images[[error is None for error in failed]]
+    if len(good):
+        asked = np.concatenate([good, good[:, :, ::-1]]) if mirrored else good
+        reply = await state.batcher.submit(asked, overrides, neighbors, deadline=ending.deadline, timing=timing)
     else:
         reply = Reply(predictor, predictor.parameters(*overrides), [])
     answers = iter(reply.answers)
-    return reply, [item if isinstance(item, Exception) else next(answers) for item in decoded]
+    return Answered(reply, [next(answers) if error is None else error for error in failed], images)
 
 
-async def _decode(
-    state: State, upload: Upload, size: tuple[int, int], *, is_alone: bool = False
-) -> NDArray[np.uint8] | Exception:
+async def _decode(state: State, upload: Upload, out: NDArray[np.uint8], ending: _Ending) -> Exception | None:
+    """Decode an image into ``out`` (height,width,3); what is wrong with it."""
     if isinstance(upload.content, Exception):
         return upload.content
-    pixels = state.settings.max_pixels
-    image = None
+    limits = Limits(state.settings.max_pixels)
     started = time.perf_counter()
     try:
-        if is_alone and len(upload.content) <= SMALL_BYTES and not any(c in upload.content for c in _COMPRESSED_CHUNKS):
-            with suppress(ImageTooLargeError):  # of few bytes, but not small
-                image = decode(upload.content, size, Limits(min(pixels, SMALL_PIXELS)))
-        if image is None:
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(state.decoders, decode, upload.content, size, Limits(pixels))
-        state.metrics.observe_stage("decode", time.perf_counter() - started)
-        return image
+        await state.decoders.decode(upload.content, out, limits, ending.spending, ending.decoded_by)
     except ImageError as error:
         return error
+    except TimeoutError:
+        return _late(state)
+    state.metrics.observe_stage("decode", time.perf_counter() - started)
+    return None
 
 
 def _server_timing(timing: Timing) -> str:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from model.errors import (
     ImageError,
     ImageTooLargeError,
+    ImageTooSlowError,
     JournalError,
     JournalFullError,
     LabelTakenError,
@@ -97,6 +98,8 @@ def to_problem(error: Exception) -> ProblemError:
             return error
         case ImageTooLargeError():
             return ProblemError(Kind.TOO_MANY_PIXELS, sentence)
+        case ImageTooSlowError():
+            return ProblemError(Kind.IMAGE_TOO_SLOW, sentence)
         case ImageError():
             return ProblemError(Kind.UNDECODABLE_IMAGE, sentence)
         case LabelTakenError():

@@ -9,9 +9,9 @@ from typing_extensions import TypedDict
 
 from model.entries import Entry
 from model.journal import SOURCE
-from model.overlay import number_of
 from model.predictor import Answer, Predictor
 from model.reasons import decisive
+from model.taught_keys import number_of
 from service.prefix import link
 
 MAX_VOTES = 1000

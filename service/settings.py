@@ -22,6 +22,8 @@ PREFIX = "SECONDLOOK_"
 NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
 ELSEWHERE = ("key",)
 """Variables that begin so, too, and are read by commands that are no server."""
+LEAST_DECODE_BYTES = 384 << 20
+"""For each worker."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
 
@@ -123,6 +125,18 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(16 << 20, ge=1, description="Bytes of one image.")
     max_request_bytes: int = Field(64 << 20, ge=1, description="Bytes of one request.")
     max_pixels: int = Field(64_000_000, ge=1, description="Pixels of one image, by its header.")
+    max_decode_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of memory in which images are decoded, in all, divided among the workers; one that takes "
+        "more is refused. 0 = 1.5 GiB, or 512 MiB for each worker where that is more.",
+    )
+    max_decode_s: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds of the processor for decoding one request's images, or 0.1 for each of them where that is "
+        "more; what takes longer is ended and refused with a 400.",
+    )
     max_batch: int = Field(
         16, ge=1, description="Images computed at once. On processors more are no faster; a GPU takes 64 and more."
     )
@@ -179,8 +193,15 @@ class Settings(BaseSettings):
         description="Seconds to decode, wait and compute, counted from the last byte received, before a 503.",
     )
 
+    @property
+    def decode_bytes(self) -> int:
+        """``max_decode_bytes``, as a number where it is left to the server."""
+        return self.max_decode_bytes or max(3 << 29, self.workers << 29)
+
     @model_validator(mode="after")
     def _is_whole(self) -> Settings:
+        if self.decode_bytes < LEAST_DECODE_BYTES:
+            raise ValueError(f"{PREFIX}MAX_DECODE_BYTES: give at least {LEAST_DECODE_BYTES:,}")
         if self.replica and (self.milvus is None or self.bundles is None):
             raise ValueError(
                 f"a replica follows its primary through Milvus: set {PREFIX}MILVUS__ADDRESS and {PREFIX}BUNDLES"

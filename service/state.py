@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-from dataclasses import dataclass
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from model.errors import JournalError
+from model.predictor import Predictor
 from service.batcher import Batcher
+from service.decoders import Decoders
 from service.door import Door
 from service.generations import Generations
 from service.guard import Drain
@@ -26,10 +30,10 @@ class State:
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
-    decoders: Executor
-    """Threads that decode images: few, because one image may need 200 MB."""
+    decoders: Decoders
     metrics: Metrics
     drain: Drain
+    making_thumbnail: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def hangs(self) -> bool:
@@ -43,7 +47,23 @@ class State:
         if predictor.bundle.is_store_away and not predictor.alone:
             return False
         is_late = self.batcher.oldest_s > self.settings.request_timeout_s
-        return self.batcher.is_running and not self.hangs and not is_late and not self.drain.has_begun
+        return (
+            self.batcher.is_running
+            and self.decoders.is_running
+            and not self.hangs
+            and not is_late
+            and not self.drain.has_begun
+        )
+
+    async def current(self) -> Predictor:
+        """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.
+
+        Raises:
+            UnavailableError: nothing computes answers, or what it computes takes too long.
+        """
+        with suppress(JournalError):
+            await self.generations.catch_up()
+        return self.batcher.predictor
 
 
 # Asynchronous although it awaits nothing: otherwise it would cost a thread's turn.
@@ -54,3 +74,11 @@ async def _state(request: Request) -> State:
 
 Running = Annotated[State, Depends(_state)]
 """A route's way to the state."""
+
+
+async def _current(state: Running) -> Predictor:
+    return await state.current()
+
+
+Current = Annotated[Predictor, Depends(_current)]
+"""A route's way to what answers."""

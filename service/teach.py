@@ -12,20 +12,22 @@ from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.bundle import ENCODER
+from model.entries import Entry
 from model.errors import ParameterError
-from model.journal import SOURCE, Journal, NewImage
+from model.journal import SOURCE, Journal, Kept, NewImage
 from model.journal import Request as Repeatable
 from model.labels import check_label
-from model.overlay import number_of, taught_id
 from model.predictor import Answer, Predictor
+from model.taught_keys import number_of, taught_id
 from service.auth import require_admin
 from service.batcher import NO_OVERRIDES, Timing
 from service.entries import EntryId, known_entry
 from service.keys import Key
-from service.predict import REQUEST_BODY, answer_in_time
+from service.predict import REQUEST_BODY, Answered, answer_in_time
 from service.problems import Kind, Problem, ProblemError, clean, documented, of_image
 from service.schemas import EntryInfo, Opinion, entry_info
 from service.state import Running, State
+from service.thumbnails import thumbnail
 from service.uploads import FIELD, Upload, announced_bytes, read_form
 
 LABEL = "label"
@@ -104,6 +106,7 @@ Admin = Annotated[Key, Depends(require_admin)]
     response_model=Taught,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,
+        Kind.IMAGE_TOO_SLOW,
         Kind.MALFORMED_REQUEST,
         Kind.BUNDLES_READ_ONLY,
         Kind.LABEL_LIKE_ANOTHER,
@@ -141,37 +144,49 @@ async def teach(
     journal = _journal(state)
     with state.door.admit(announced_bytes(request)) as ticket:
         form = await read_form(request, state.settings, ticket, LABEL)
-        label = _only(form.fields.get(LABEL), label)
-        label = check_label(label, state.batcher.predictor.classes)
+        predictor = await state.current()
+        label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)
         repeatable = _repeatable(idempotency_key, label, partial_, form.files)
         if repeatable is not None:
             first = await asyncio.to_thread(journal.answered, key.name, repeatable)
             if first is not None:
+                await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
-        reply, results = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        mirrored = predictor.bundle.manifest.dataset.mirrored
+        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)
+        results = answered.results
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]
         if problems and (not partial_ or len(problems) == len(results)):
             raise problems[0]
-        predictor = reply.predictor
-        encoder = predictor.bundle.manifest.files[ENCODER].sha256
-        images = [
-            NewImage(upload.filename or "", upload.content, {(encoder, False): result.key})
-            for upload, result in zip(form.files, results, strict=True)
-            if isinstance(result, Answer) and isinstance(upload.content, bytes)
-        ]
         taught = await asyncio.to_thread(
             journal.teach,
             label,
-            images,
+            await asyncio.to_thread(_new_images, form.files, answered, mirrored=mirrored),
             key.name,
-            known=predictor.classes,
+            known=answered.reply.predictor.bundle.manifest.classes,
             most=state.settings.max_taught,
             request=repeatable,
-            answer=partial(_kept, predictor, label, form.files, results),
+            answer=partial(_kept, answered.reply.predictor, form.files, results),
         )
     await state.generations.catch_up()
     return _answer(state, taught.answer, is_replayed=taught.is_repeated)
+
+
+def _new_images(uploads: list[Upload], answered: Answered, *, mirrored: bool) -> list[NewImage]:
+    """The images that were answered, with the keys and thumbnails that were made of them."""
+    reply = answered.reply
+    encoder = reply.predictor.bundle.manifest.files[ENCODER].sha256
+    half = len(reply.answers) // 2 if mirrored else 0
+    copies = {id(reply.answers[i]): reply.answers[half + i] for i in range(half)}
+    images = []
+    for upload, result, pixels in zip(uploads, answered.results, answered.images, strict=True):
+        if isinstance(upload.content, bytes) and isinstance(result, Answer):
+            keys = {(encoder, False): result.key}
+            if isinstance(copy := copies.get(id(result)), Answer):
+                keys[encoder, True] = copy.key
+            images.append(NewImage(upload.filename or "", upload.content, keys, thumbnail(pixels)))
+    return images
 
 
 @router.patch(
@@ -183,9 +198,14 @@ async def relabel(
     state: Running, key: Admin, entry_id: EntryId, asked: Annotated[Relabel, Body()], generation: Generation = None
 ) -> EntryInfo:
     """Its image's mirrored copy goes with it. A new label makes a new class."""
-    await _decide(state, key, entry_id, asked.label, generation)
-    predictor = state.batcher.predictor
-    return entry_info(predictor, known_entry(predictor, entry_id))
+    predictor, entry, label = await _decide(state, key, entry_id, asked.label, generation)
+    told, now = entry_info(predictor, entry), state.batcher.predictor
+    if now.bundle is predictor.bundle and (after := now.overlay.entry(entry_id)) is not None:
+        told = entry_info(now, after)
+    if told.label == label or label is None:
+        return told
+    # What another call has done to it since does not change what this one did.
+    return told.model_copy(update={"label": label, "index": now.overlay.index.get(label, told.index)})
 
 
 @router.delete(
@@ -199,16 +219,25 @@ async def remove(state: Running, key: Admin, entry_id: EntryId, generation: Gene
     await _decide(state, key, entry_id, None, generation)
 
 
-async def _decide(state: State, key: Key, entry_id: int, label: str | None, generation: str | None) -> None:
-    """Write what an entry's image shows now (None = it is removed), and answer with it from the next batch on."""
+async def _decide(
+    state: State, key: Key, entry_id: int, label: str | None, generation: str | None
+) -> tuple[Predictor, Entry, str | None]:
+    """Write what an entry's image shows now (None = it is removed); the entry as it was, and the label as it is kept.
+
+    Whether there still is such an entry, the journal says, in the same transaction: others may be removing it.
+    """
     state.generations.require_writable()
-    journal, predictor = _journal(state), state.batcher.predictor
-    manifest = predictor.bundle.manifest
+    journal = _journal(state)
+    await state.generations.catch_up()
+    predictor = state.batcher.predictor
+    manifest, entries = predictor.bundle.manifest, predictor.bundle.entries
     if generation is not None and generation != manifest.generation:
         raise ProblemError(
             Kind.GENERATION_CHANGED,
             f"Generation {clean(generation)} does not answer any more: an entry's id may be another image's now.",
         )
+    if label is not None:
+        label = check_label(label, predictor.classes)
     entry = await asyncio.to_thread(known_entry, predictor, entry_id)
     if label is not None:
         label = check_label(label, predictor.classes)
@@ -216,12 +245,16 @@ async def _decide(state: State, key: Key, entry_id: int, label: str | None, gene
     if number is None and entry.source.startswith(SOURCE):
         number = int(entry.source.removeprefix(SOURCE))
     if number is not None:
-        if not await asyncio.to_thread(journal.decide_image, number, label, key.name, predictor.classes):
-            raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
-    elif label != (was := predictor.classes[entry.value]):
-        decide = partial(journal.decide, was=was, known=predictor.classes)
-        await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
+        was = await asyncio.to_thread(journal.decide_image, number, label, key.name, manifest.classes)
+    else:
+        own = await asyncio.to_thread(entries.get, entry_id)
+        assert own is not None  # as it is known
+        decide = partial(journal.decide, own=manifest.classes[own.value], known=manifest.classes)
+        was = await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
+    if was is None:
+        raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
     await state.generations.catch_up()
+    return predictor, entry, label
 
 
 def _journal(state: State) -> Journal:
@@ -254,16 +287,9 @@ def _problem(result: Answer | Exception, upload: Upload) -> ProblemError | None:
     return of_image(result, upload.filename) if isinstance(result, Exception) else None
 
 
-def _kept(
-    predictor: Predictor,
-    label: str,
-    uploads: list[Upload],
-    results: list[Answer | Exception],
-    numbers: list[int],
-    change: int,
-) -> str:
+def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Exception], kept: Kept) -> str:
     """The answer, less generation and index, as it is kept for the case that the call is repeated."""
-    left = iter(numbers)
+    left = iter(kept.numbers)
     entries: list[dict[str, Any]] = []
     for upload, result in zip(uploads, results, strict=True):
         if isinstance(result, Exception):
@@ -273,8 +299,7 @@ def _kept(
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
         entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
         entries.append(entry.model_dump())
-    is_new = label not in predictor.classes
-    return json.dumps({"change": change, LABEL: label, "is_new_class": is_new, "entries": entries})
+    return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
 
 
 def _answer(state: State, kept: str, *, is_replayed: bool) -> Response:

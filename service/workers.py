@@ -35,7 +35,7 @@ from service.errors import ServiceError
 from service.hosts import tell_at_start
 from service.listening import bind, close, reserve
 from service.pulse import BEAT, BEAT_S, SILENT_S, Pulse, Watched
-from service.settings import Settings
+from service.settings import LEAST_DECODE_BYTES, PREFIX, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +73,21 @@ def run(settings: Settings) -> None:
 
 
 def share(settings: Settings, port: int) -> Settings:
-    """What each worker is told: its part of what is bounded."""
+    """What each worker is told: its part of what is bounded.
+
+    Raises:
+        ServiceError: too little memory to divide.
+    """
     count, cores = settings.workers, os.cpu_count() or 1
+    if settings.decode_bytes < (least := count * LEAST_DECODE_BYTES):
+        raise ServiceError(f"{count} workers need {PREFIX}MAX_DECODE_BYTES of at least {least:,}")
     return settings.model_copy(
         update={
             "port": port,
             "threads": settings.threads or max(1, cores // count),
             "max_queue": max(1, settings.max_queue // count),
             "max_queue_bytes": max(1, settings.max_queue_bytes // count),
+            "max_decode_bytes": settings.decode_bytes // count,
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,3 +60,18 @@ def children(pid: int) -> list[int]:
         if int(parent) == pid and state != "Z":
             found.append(int(stat.parent.name))
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Those processes, and theirs."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def held(pid: int) -> int:
+    """Bytes of memory that a process and its descendants have in use; what several share is counted once."""
+    total = 0
+    for one in (pid, *descendants(pid)):
+        with suppress(OSError):  # it has ended
+            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += next(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total

@@ -1,17 +1,20 @@
 """The journal of what was taught: real files, several connections, processes that die, disks without room."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
-from model.journal import JOURNAL, Correction, Journal, NewImage, Request, TaughtImage
+from model.journal import Correction, Journal, Kept, NewImage, Request, TaughtImage
+from model.journal_file import JOURNAL
 
 KEY = np.arange(4, dtype=np.float32)
 
@@ -20,18 +23,31 @@ def image(content: bytes = b"bytes", encoder: str = "") -> NewImage:
     return NewImage("a.png", content, {(encoder, False): KEY} if encoder else {})
 
 
-def answer(numbers: list[int], change: int) -> str:
-    return f"{numbers} {change}"
+def answer(kept: Kept) -> str:
+    return f"{kept.numbers} {kept.change}"
+
+
+def told(journal: Journal, change: int = 0) -> tuple[Any, ...]:
+    """What changed, without the token."""
+    token = token_of(journal, change)
+    changed = journal.since(change, token)
+    assert not changed.is_anew
+    return changed.change, changed.images, changed.corrections, changed.labels
+
+
+def token_of(journal: Journal, change: int) -> bytes:
+    with journal._file.reading() as read:
+        return bytes(read("SELECT token FROM changes WHERE number = ?", change)[0][0]) if read and change else b""
 
 
 def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
     other = Journal(tmp_path)
-    assert other.since(0) == (0, [], [], [])
+    assert told(other) == (0, [], [], {})
     assert not (tmp_path / JOURNAL).exists()
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
-    assert other.since(0) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], ["lobster"])
-    assert other.since(1).images == [TaughtImage(2, "lobster")]
+    assert told(other) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], {1: "lobster"})
+    assert told(other, 1)[1] == [TaughtImage(2, "lobster")]
     assert other.content(2) == b"two"
     assert other.content(3) is None
     keys = other.keys("e")
@@ -46,37 +62,41 @@ def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
 def test_labels_change_and_images_go(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"secret", "e")], "alice")
-    assert journal.decide_image(1, "crab", "bob")
-    assert journal.since(1).images == [TaughtImage(1, "crab")]
-    assert journal.decide_image(1, "crab", "bob")
+    assert journal.decide_image(1, "crab", "bob") == "lobster"
+    assert told(journal, 1)[1] == [TaughtImage(1, "crab")]
+    assert journal.decide_image(1, "crab", "bob") == "crab"
     assert journal.newest() == 2
-    assert journal.decide_image(1, None, "carol")
-    assert journal.since(2).images == [TaughtImage(1, None)]
+    assert journal.decide_image(1, None, "carol") == "crab"
+    assert told(journal, 2)[1] == [TaughtImage(1, None)]
     assert journal.content(1) is None
     assert journal.keys("e") == {}
     journal.keep_keys("e", {(1, False): KEY})
     assert journal.keys("e") == {}
-    assert not journal.decide_image(1, "crab", "bob")
-    assert not journal.decide_image(2, None, "bob")
+    assert journal.decide_image(1, "crab", "bob") is None
+    assert journal.decide_image(2, None, "bob") is None
     assert [(c.action, c.key, c.label, c.was) for c in journal.changes()] == [
         ("removed", "carol", None, "crab"),
         ("relabelled", "bob", "crab", "lobster"),
         ("taught", "alice", "lobster", None),
     ]
     assert [c.number for c in journal.changes(before=3, limit=1)] == [2]
-    journal.close()
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.decide("photos", "cat/1.png", "dog", "alice", was="cat", known=("cat", "dog"))
-    journal.decide("photos", "cat/2.png", None, "alice", was="cat")
-    journal.decide("photos", "cat/1.png", None, "alice", was="dog")
+    journal.decide("photos", "cat/1.png", "dog", "alice", own="cat", known=("cat", "dog"))
+    journal.decide("photos", "cat/2.png", None, "alice", own="cat")
+    assert journal.decide("photos", "cat/1.png", None, "alice", own="cat") == "dog"
     changed = journal.since(0)
-    assert changed.labels == []
+    assert changed.labels == {}
     assert changed.corrections == [Correction("photos", "cat/2.png", None), Correction("photos", "cat/1.png", None)]
-    assert journal.since(2).corrections == [Correction("photos", "cat/1.png", None)]
+    assert told(journal, 2)[2] == [Correction("photos", "cat/1.png", None)]
+    # What is removed stays so; what is as asked already is not written again.
+    assert journal.decide("photos", "cat/1.png", "dog", "alice", own="cat") is None
+    assert journal.decide("photos", "cat/3.png", "cat", "alice", own="cat", known=("cat",)) == "cat"
+    assert journal.newest() == 3
+    assert [change.was for change in journal.changes()] == ["dog", "cat", "cat"]
 
 
 def test_a_repeated_request_is_answered_and_not_done_again(tmp_path: Path) -> None:
@@ -104,7 +124,8 @@ def test_a_label_that_nothing_has_any_more_may_be_written_otherwise(tmp_path: Pa
     journal.teach("lobster", [image()], "alice")
     journal.decide_image(1, None, "alice")
     journal.teach("Lobster", [image()], "alice")
-    assert journal.since(0).labels == ["Lobster"]
+    assert journal.since(0).labels == {1: "Lobster"}
+    assert told(journal, 2)[3] == {1: "Lobster"}
 
 
 def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
@@ -121,7 +142,7 @@ def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image()], "alice")
     with pytest.raises(ZeroDivisionError):
-        journal.teach("crab", [image(), image()], "alice", answer=lambda numbers, change: str(1 // 0))
+        journal.teach("crab", [image(), image()], "alice", answer=lambda kept: str(1 // 0))
     assert journal.newest() == 1
     assert len(Journal(tmp_path).since(0).images) == 1
 
@@ -129,7 +150,6 @@ def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image(b"one")], "alice")
-    journal.close()
     program = (
         "import os, sys; from pathlib import Path\n"
         "from model.journal import Journal, NewImage; from model.errors import JournalError\n"
@@ -171,7 +191,7 @@ from model.journal import Journal, NewImage, Request
 journal = Journal(Path(sys.argv[1]))
 for i in range(10_000):
     journal.teach("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),
-        answer=lambda numbers, change: str(numbers))
+        answer=lambda kept: str(kept.numbers))
     print(i, flush=True)
 """
 
@@ -193,3 +213,127 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         assert 2 * acknowledged <= len(images) <= 2 * (acknowledged + life + 1)
         assert len(images) % 2 == 0
         assert all(Journal(tmp_path).content(i.number) == bytes(20_000) for i in images[-4:])
+
+
+VERSION_1 = """
+CREATE TABLE images (number INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT, name TEXT NOT NULL, content BLOB,
+    change INTEGER NOT NULL) STRICT;
+CREATE INDEX images_by_change ON images (change);
+CREATE TABLE keys (image INTEGER NOT NULL, encoder TEXT NOT NULL, mirrored INTEGER NOT NULL, key BLOB NOT NULL,
+    PRIMARY KEY (image, encoder, mirrored)) STRICT;
+CREATE TABLE corrections (dataset TEXT NOT NULL, source TEXT NOT NULL, label TEXT, change INTEGER NOT NULL,
+    PRIMARY KEY (dataset, source)) STRICT;
+CREATE INDEX corrections_by_change ON corrections (change);
+CREATE TABLE labels (position INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL UNIQUE,
+    folded TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE changes (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, key TEXT NOT NULL,
+    action TEXT NOT NULL, image INTEGER, dataset TEXT, source TEXT NOT NULL, label TEXT, was TEXT) STRICT;
+CREATE TABLE requests (key TEXT NOT NULL, request TEXT NOT NULL, digest BLOB NOT NULL, answer TEXT NOT NULL,
+    PRIMARY KEY (key, request)) STRICT;
+PRAGMA user_version = 1;
+INSERT INTO images VALUES (1, 'crab', 'a.png', x'01', 1), (2, NULL, 'b.png', NULL, 3), (3, 'bee', 'c.png', x'03', 4);
+INSERT INTO keys VALUES (1, 'e', 0, x'0000803f'), (3, 'e', 0, x'00000040');
+INSERT INTO corrections VALUES ('photos', 'cat/1.png', 'crab', 5);
+INSERT INTO labels VALUES (1, 'crab', 'crab'), (2, 'bee', 'bee');
+INSERT INTO changes VALUES (1, 'then', 'k', 'taught', 1, NULL, 'taught:1', 'crab', NULL),
+    (2, 'then', 'k', 'taught', 2, NULL, 'taught:2', 'crab', NULL),
+    (3, 'then', 'k', 'removed', 2, NULL, 'taught:2', NULL, 'crab'),
+    (4, 'then', 'k', 'taught', 3, NULL, 'taught:3', 'bee', NULL),
+    (5, 'then', 'k', 'relabelled', NULL, 'photos', 'cat/1.png', 'crab', 'cat');
+INSERT INTO requests VALUES ('k', 'one', x'00', 'first');
+"""
+
+
+def version_1(root: Path) -> sqlite3.Connection:
+    """A journal as it was before, its last changes in a write-ahead log that was not folded in."""
+    connection = sqlite3.connect(root / JOURNAL, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(VERSION_1)
+    return connection
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    before = version_1(tmp_path / "old")
+    assert (tmp_path / "old" / f"{JOURNAL}-wal").stat().st_size > 0
+    for path in (tmp_path / "old").iterdir():  # as after a kill
+        shutil.copy(path, tmp_path)
+    before.close()
+    journal = Journal(tmp_path)
+    # All of it is in one file.
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.stat().st_size] == [JOURNAL]
+    images = [TaughtImage(1, "crab"), TaughtImage(2, None), TaughtImage(3, "bee")]
+    assert told(journal) == (5, images, [Correction("photos", "cat/1.png", "crab")], {1: "crab", 2: "bee"})
+    assert journal.content(3) == b"\x03"
+    assert journal.thumbnail(1) is None
+    journal.keep_thumbnail(1, b"png")
+    journal.keep_thumbnail(2, b"png")
+    assert (journal.thumbnail(1), journal.thumbnail(2)) == (b"png", None)
+    assert journal.answered("k", Request("one", b"\x00")) == "first"
+    assert len({token_of(journal, change) for change in range(1, 6)}) == 5
+    with pytest.raises(TaughtLimitError):
+        journal.teach("crab", [image()], "k", most=2)
+    with pytest.raises(LabelTakenError):
+        journal.teach("Crab", [image()], "k")
+    journal.teach("crab", [image()], "k", most=3)
+    assert Journal(tmp_path).newest() == 6
+
+
+def test_a_log_of_another_journal_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    before = version_1(tmp_path / "old")
+    journal = Journal(tmp_path)
+    journal.teach("ant", [image(b"mine")], "k")
+    for end in ("-wal", "-shm"):
+        shutil.copy(tmp_path / "old" / f"{JOURNAL}{end}", tmp_path)
+    before.close()
+    for one in (journal, Journal(tmp_path)):
+        assert told(one) == (1, [TaughtImage(1, "ant")], [], {1: "ant"})
+    journal.teach("ant", [image()], "k")
+    assert (tmp_path / f"{JOURNAL}-wal.of-another").stat().st_size > 0
+    assert Journal(tmp_path).newest() == 2
+
+
+def test_a_journal_that_is_replaced_while_it_is_written_to_is_not_acknowledged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("ant", [image()], "k")
+    shutil.copy(tmp_path / JOURNAL, tmp_path / "copy")
+
+    def replaced(kept: Kept) -> str:
+        (tmp_path / "copy").replace(tmp_path / JOURNAL)
+        return ""
+
+    with pytest.raises(JournalError, match="replaced while this was being kept"):
+        journal.teach("ant", [image()], "k", answer=replaced)
+    assert journal.newest() == 1
+    journal.teach("ant", [image()], "k")
+    assert Journal(tmp_path).newest() == 2
+
+
+def test_a_stamp_is_another_after_each_change(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    stamps = [other.stamp()]
+    for _ in range(50):
+        journal.teach("ant", [image()], "k")
+        stamps.append(other.stamp())
+        assert other.stamp() == stamps[-1]
+    assert len(set(stamps)) == 51
+    assert None not in stamps
+    # A file system that keeps whole seconds: whoever asks has to look.
+    os.utime(tmp_path / JOURNAL, (10**9, 10**9))
+    assert other.stamp() is None
+
+
+def test_a_journal_without_its_folder_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    journal = Journal(root)
+    journal.teach("ant", [image()], "k")
+    shutil.rmtree(root)
+    for call in (
+        journal.newest,
+        lambda: journal.teach("ant", [image()], "k"),
+        lambda: journal.decide_image(1, None, "k"),
+    ):
+        with pytest.raises(JournalError, match="is gone: put it back"):
+            call()
+    assert not root.exists()

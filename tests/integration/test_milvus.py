@@ -23,8 +23,9 @@ from model.milvus import Milvus
 from model.milvus_generations import Sweeper, named_generation
 from model.milvus_store import MilvusStore, collection_of
 from model.milvus_taught import Mirror
-from model.overlay import Overlay, taught_id
+from model.overlay import Overlay
 from model.stores import ExactStore
+from model.taught_keys import taught_id
 from secondlook.cli import main
 from tests.milvus_for_tests import MilvusProcess
 
@@ -177,19 +178,22 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
     assert mirror.caught_up(nothing) is nothing
 
     def same(ours: Overlay, theirs: Overlay) -> bool:
-        added = [(number, label, keys.tolist()) for number, (label, keys) in ours.added.items()]
-        return (ours.change, ours.labels, dict(ours.decided), added) == (
-            theirs.change,
-            theirs.labels,
-            dict(theirs.decided),
-            [(number, label, keys.tolist()) for number, (label, keys) in theirs.added.items()],
-        )
+        return told(ours) == told(theirs)
 
-    first = replace(
-        nothing,
-        change=4,
-        labels=("zebra", "ant"),
-        added={1: ("zebra", unit(1, 2, dim)), 7: ("red", unit(2, 2, dim))},
+    def told(overlay: Overlay) -> object:
+        taught = [(number, overlay.label(of.code), of.ids.tolist(), of.keys.tolist()) for number, of in overlay.taught]
+        places, codes = overlay.decided.positions.tolist(), overlay.decided.codes.tolist()
+        decided = [(place, overlay.label(code)) for place, code in zip(places, codes, strict=True)]
+        return overlay.change, overlay.token, dict(overlay.labels), taught, decided
+
+    def copies(seed: int) -> dict[bool, np.ndarray]:
+        return dict(zip((False, True), unit(seed, 2, dim), strict=True))
+
+    first = nothing.changed(
+        4,
+        b"four",
+        labels={1: "zebra", 2: "ant"},
+        images={1: ("zebra", copies(1)), 7: ("red", copies(2))},
         decided={0: None, 3: "ant"},
     )
     mirror.publish(first, nothing)
@@ -197,22 +201,26 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
     assert same(follower, first)
     assert follower.store.search(unit(1, 1, dim), 1).ids.tolist() == [[taught_id(1)]]
     # Removed, relabelled, given back, and new ones; more than one call's worth.
-    second = replace(
-        first,
-        change=9,
-        labels=("zebra", "ant", "bee"),
-        added={7: ("bee", unit(2, 2, dim)), **{n: ("red", unit(n, 1, dim)) for n in range(10, 1500)}},
-        decided={3: None},
+    second = first.changed(
+        9,
+        b"nine",
+        labels={3: "bee"},
+        images={1: None, 7: ("bee", {}), **{n: ("red", {False: unit(n, 1, dim)[0]}) for n in range(10, 1500)}},
+        decided={0: bundle.manifest.classes[bundle.store.values[0]], 3: None},
     )
     mirror.publish(second, first)
     assert same(mirror.caught_up(follower), second)
     assert same(mirror.caught_up(nothing), second)
     assert mirror.caught_up(second) is second
     # A journal that was put back from a copy has fewer changes.
-    back = replace(first, change=5)
+    back = replace(first, change=5, token=b"five")
     mirror.publish(back, second)
     assert same(mirror.caught_up(follower), back)
     assert same(mirror.caught_up(second), back)
+    # Or as many, which are others.
+    again = first.changed(5, b"another", labels={}, images={7: None}, decided={})
+    mirror.publish(again, back)
+    assert same(mirror.caught_up(back), again)
 
 
 def test_keys_that_are_not_finite_are_not_sent(connected: Milvus) -> None:

@@ -10,6 +10,7 @@ from evaluation.newcomers import newcomers
 from evaluation.study import write
 from indexer.datasets import load
 from model.bundle import open_bundle
+from model.catching_up import caught_up
 from model.errors import DatasetError
 from model.journal import Journal, NewImage
 from model.overlay import Overlay
@@ -53,7 +54,7 @@ def test_new_classes_are_learned_and_the_figures_are_those_of_a_server(
     for name in train.classes:
         contents = [path.read_bytes() for path in sorted((new / "train" / name).iterdir())]
         journal.teach(name, [NewImage("a", content) for content in contents], "k")
-    predictor = Predictor(bundle, Overlay(bundle).caught_up(journal))
+    predictor = Predictor(bundle, caught_up(Overlay(bundle), journal))
     right = []
     for position, label in enumerate(test.labels):
         (answer,) = predictor.predict(test.read(position, (32, 32))[None], [predictor.defaults])

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from model.images import DEFAULT_PIXELS, Limits, decode
 from model.manifest import Calibration, Novelty
@@ -181,28 +181,6 @@ def test_not_ready_when_the_batcher_died(tiny_bundle: Path) -> None:
         problem(response, 503, "not-ready")
         problem(call("GET", "/readyz"), 503, "not-ready")
         assert call("GET", "/livez").status_code == 200
-
-
-def test_a_small_image_that_inflates_is_not_decoded_in_the_event_loop(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[str] = []
-
-    def noted(*given: Any) -> Any:
-        threads.append(threading.current_thread().name)
-        return decode(*given)
-
-    monkeypatch.setattr("service.predict.decode", noted)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("comment", "x" * 1_000_000, zip=True)
-    inflating = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(inflating, "PNG", pnginfo=text)
-    with serving(create_app(settings(), predictor=open_predictor(tiny_bundle))) as call:
-        for content in (make_image("red"), inflating.getvalue()):
-            assert (
-                call("POST", "/v1/predict", content=content, headers={"Content-Type": "image/png"}).status_code == 200
-            )
-    assert [name.startswith("decode") for name in threads] == [False, True]
 
 
 class Slow(Predictor):

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.cache import exact_vote, vote
-from model.errors import StoreError
+from model.decided import REMOVED, Decided
 from model.manifest import QuickSearch, SearchInfo
 from model.overlaid_store import OverlaidStore
 from model.stores import ExactStore, FaissStore, Store
+from model.taught_keys import FIRST_ID as FIRST
+from model.taught_keys import Copies, TaughtKeys
 
-FIRST = 1 << 40
 CLASSES = 4
 
 
@@ -27,24 +28,30 @@ class Case:
         rng = np.random.default_rng(seed)
         keys, values = unit(rng, count), rng.integers(0, CLASSES, count)
         base: Store = ExactStore(keys, values) if factory == "exact" else FaissStore.build(keys, values, factory)
-        more, more_values = unit(rng, added), rng.integers(0, CLASSES + 1, added)
+        more, labels = unit(rng, added), rng.integers(0, CLASSES + 1, added)
+        ids = FIRST + 2 * np.arange(added)
+        # Codes of labels are not their classes: here they are those backwards.
+        class_of = np.arange(CLASSES + 1)[::-1].copy()
+        taught = TaughtKeys(more.shape[1])
+        for n in range(added):
+            taught = taught.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
+        # Some are removed again, and others relabelled.
+        gone = {n: None for n in range(added) if rng.random() < 0.2}
+        others = {n: int(rng.integers(0, CLASSES + 1)) for n in range(added) if n not in gone and rng.random() < 0.2}
+        taught = taught.changed({**gone, **{n: int(class_of[label]) for n, label in others.items()}})
+        for n, label in others.items():
+            labels[n] = label
+        stay = np.array([n not in gone for n in range(added)], bool)
         shuffled = rng.permutation(count)
-        gone, other = np.sort(shuffled[:removed]), np.sort(shuffled[removed : removed + relabelled])
-        labels = rng.integers(0, CLASSES + 1, len(other))
-        self.store = OverlaidStore(
-            base,
-            more,
-            FIRST + 2 * np.arange(added),
-            more_values,
-            removed=gone,
-            relabelled=other,
-            labels=labels,
-        )
-        now = values.copy()
-        now[other] = labels
-        kept = np.setdiff1d(np.arange(count), gone)
-        self.ids = np.concatenate((kept, FIRST + 2 * np.arange(added)))
-        self.whole = ExactStore(np.concatenate((keys[kept], more)), np.concatenate((now[kept], more_values)))
+        left_out, other = shuffled[:removed].tolist(), shuffled[removed : removed + relabelled].tolist()
+        now = rng.integers(0, CLASSES + 1, len(other))
+        decided = Decided().changed(dict.fromkeys(left_out, REMOVED))
+        decided = decided.changed(dict(zip(other, class_of[now].tolist(), strict=True)))
+        self.store = OverlaidStore(base, taught, decided, class_of)
+        values[other] = now
+        kept = np.setdiff1d(np.arange(count), left_out)
+        self.ids = np.concatenate((kept, ids[stay]))
+        self.whole = ExactStore(np.concatenate((keys[kept], more[stay])), np.concatenate((values[kept], labels[stay])))
         self.queries = unit(rng, 5)
 
 
@@ -78,6 +85,18 @@ def test_it_finds_what_one_index_of_the_same_entries_finds(case: Case, k: int) -
     )
 
 
+@given(case=cases, k=st.integers(1, 20), seed=st.integers(0, 99))
+def test_a_part_of_it_is_searched_as_one_index_of_that_part(case: Case, k: int, seed: int) -> None:
+    among = np.random.default_rng(seed).random(len(case.ids)) < 0.6
+    if not among.any():
+        return
+    found = case.store.search(case.queries, k, among)
+    wanted = case.whole.search(case.queries, k, among)
+    np.testing.assert_allclose(found.similarities, wanted.similarities, atol=1e-5)
+    assert np.isin(found.ids, [-1, *case.ids[among]]).all()
+    np.testing.assert_array_equal(found.ids >= 0, wanted.ids >= 0)
+
+
 @given(case=cases)
 def test_all_its_entries_vote_as_those_of_one_index(case: Case) -> None:
     if not len(case.ids):
@@ -100,10 +119,8 @@ def test_k_is_kept_where_the_nearest_are_all_removed(factory: str) -> None:
     store = FaissStore.build(keys, np.zeros(700, np.int64), factory).with_search(SearchInfo(lists=2, candidates=700))
     query = keys[:1]
     nearest = store.search(query, 300).ids[0]
-    none = np.empty(0, np.int64)
-    left = OverlaidStore(
-        store, np.empty((0, 6), np.float32), none, none, removed=np.sort(nearest), relabelled=none, labels=none
-    )
+    decided = Decided().changed(dict.fromkeys(nearest.tolist(), REMOVED))
+    left = OverlaidStore(store, TaughtKeys(6), decided, np.zeros(1, np.int64))
     found = left.search(query, 100)
     assert (found.ids >= 0).all()
     assert not np.isin(found.ids, nearest).any()
@@ -114,10 +131,9 @@ def test_a_quick_search_has_the_added_keys_too() -> None:
     rng = np.random.default_rng(1)
     base = FaissStore.build(unit(rng, 400), np.zeros(400, np.int64), "IVF4,Flat")
     base = base.with_search(SearchInfo(lists=4, quick=QuickSearch(lists=1, k=5, margin=0.5)))
-    key, none = unit(rng, 1), np.empty(0, np.int64)
-    store = OverlaidStore(base, key, np.array([FIRST]), np.array([1]), removed=none, relabelled=none, labels=none)
+    key = unit(rng, 1)
+    store = OverlaidStore(base, TaughtKeys.of(np.array([FIRST]), np.array([1]), key), Decided(), np.arange(2))
     assert store.quick is not None
     assert store.quick.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
     assert store.quick.search_info.quick is None
-    with pytest.raises(StoreError):
-        store.search(key, 5, np.ones(401, bool))
+    assert store.search(key, 5, np.arange(401) < 400).ids.max() < 400

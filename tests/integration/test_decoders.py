@@ -1,0 +1,317 @@
+"""Processes that decode, and whose turn it is: real ones, without a server."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
+from model.images import FORMATS, Limits, decode
+from service.decoders import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Decoders, Spending
+from service.errors import UnavailableError
+from service.metrics import Metrics
+from tests.hostile_images import png
+from tests.images_for_tests import COLOURS, make_image
+
+SIZE = (32, 32)
+LIMITS = Limits(64_000_000)
+PATIENCE_S = 60.0
+SMALL = make_image("red")
+
+
+def plain(side: int) -> bytes:
+    return png(np.full((side, side, 3), 99, np.uint8))
+
+
+LARGE, LARGER = plain(4000), plain(8000)
+"""A fifth of a second of the processor, and one."""
+
+
+class Running:
+    """Decoders, and what they have counted."""
+
+    def __init__(self, **given: Any) -> None:
+        self.metrics = Metrics()
+        options: dict[str, Any] = {"places": 2, "max_bytes": 8 << 30, "max_seconds": 60.0, "room": 1 << 20}
+        self.decoders = Decoders(**options | given, metrics=self.metrics)
+
+    async def decode(self, file: bytes, spending: Spending | None = None, limits: Limits = LIMITS) -> NDArray[np.uint8]:
+        out = np.zeros((*SIZE, 3), np.uint8)
+        spending = spending or self.decoders.spending(1)
+        await self.decoders.decode(file, out, limits, spending, time.monotonic() + PATIENCE_S)
+        return out
+
+    def ended(self, reason: str) -> float:
+        return self.metrics.registry.get_sample_value("secondlook_decodings_ended_total", {"reason": reason}) or 0.0
+
+    async def busy(self) -> int:
+        """The id of a process that decodes a large image."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for process, running in self.decoders._running.items():
+                    if running.is_slow and process.used_s() > 0:
+                        return process.pid
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def running(**given: Any) -> AsyncIterator[Running]:
+    it = Running(**given)
+    await it.decoders.start()
+    try:
+        async with asyncio.timeout(4 * PATIENCE_S):
+            yield it
+    finally:
+        await it.decoders.close()
+
+
+def run(test: Callable[[Running], Awaitable[None]], **given: Any) -> None:
+    async def main() -> None:
+        async with running(**given) as it:
+            await test(it)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_pixels_and_errors_are_those_of_decode() -> None:
+    async def test(it: Running) -> None:
+        files = [make_image(colour, (200, 150), format) for colour in COLOURS for format in ("PNG", "JPEG", "WEBP")]
+        files += [LARGE, make_image("red", (1500, 1500), "JPEG"), make_image("blue", (700, 700), "BMP")]
+        assert len(files[-1]) > QUICK_FILE_BYTES
+        found = await asyncio.gather(*(it.decode(file) for file in files))
+        for file, pixels in zip(files, found, strict=True):
+            np.testing.assert_array_equal(pixels, decode(file, SIZE, LIMITS))
+        wrong = [b"", b"no image", SMALL[:1000], LARGE[: len(LARGE) // 2], LARGER]
+        for file in wrong:
+            with pytest.raises(ImageError) as expected:
+                decode(file, SIZE, Limits(20_000_000))
+            with pytest.raises(ImageError) as error:
+                await it.decode(file, limits=Limits(20_000_000))
+            assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
+
+    run(test)
+
+
+def test_an_image_that_takes_too_long_is_ended() -> None:
+    async def test(it: Running) -> None:
+        decoding = asyncio.create_task(it.decode(LARGER))
+        pid = await it.busy()
+        with pytest.raises(ImageTooSlowError, match=r"0\.1 s of the processor"):
+            await decoding
+        await until(lambda: is_gone(pid))
+        assert it.ended("too_slow") == 1
+        assert (await it.decode(SMALL)).any()
+
+    run(test, max_seconds=0.1)
+
+
+def test_the_images_of_a_request_share_its_time() -> None:
+    async def test(it: Running) -> None:
+        spending = it.decoders.spending(8)
+        assert spending.limit_s == pytest.approx(0.8)
+        files = [SMALL, *[LARGER] * 7]
+        found = await asyncio.gather(*(it.decode(file, spending) for file in files), return_exceptions=True)
+        assert isinstance(found[0], np.ndarray)
+        assert sum(isinstance(one, ImageTooSlowError) for one in found) >= 6
+        assert spending.spent_s < 2  # and not eight seconds
+
+    run(test, max_seconds=0.4)
+
+
+def test_small_images_do_not_wait_for_large_ones() -> None:
+    async def test(it: Running) -> None:
+        large = [asyncio.create_task(it.decode(LARGER)) for _ in range(4)]
+        await it.busy()
+        for _ in range(20):
+            await it.decode(SMALL)
+        assert not any(task.done() for task in large)
+        await asyncio.gather(*large)
+
+    run(test)
+
+
+def test_one_that_is_in_the_way_of_a_smaller_one_is_begun_anew() -> None:
+    async def test(it: Running) -> None:
+        larger = asyncio.create_task(it.decode(LARGER))
+        await it.busy()
+        await it.decode(LARGE)
+        assert not larger.done()
+        assert it.ended("put_off") == 1
+        assert (await larger).any()
+
+    run(test, places=1)
+
+
+def test_an_image_in_the_wrong_lane_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Few pixels, much work: nothing that is refused, so the lane itself is made narrow.
+    monkeypatch.setattr("service.decoders.QUICK_S", 0.0)
+
+    async def test(it: Running) -> None:
+        slow = [asyncio.create_task(it.decode(make_image("red", (1000, 1000), "WEBP", seed))) for seed in range(4)]
+        await it.busy()
+        assert all(pixels.any() for pixels in await asyncio.gather(*slow))
+        # Those that went on are as many as slow ones may be; the others were begun anew.
+        assert len([process for process in it.decoders._processes if process.nice > 5]) <= 2
+
+    run(test, places=1)
+
+
+def test_memory_is_never_more_than_there_is() -> None:
+    async def test(it: Running) -> None:
+        free = []
+        decoding = asyncio.gather(*(it.decode(LARGE) for _ in range(4)))
+        while not decoding.done():
+            free.append(it.decoders._free_bytes())
+            await asyncio.sleep(0.001)
+        assert all(pixels.any() for pixels in decoding.result())
+        assert min(free) >= 0
+        with pytest.raises(ImageTooLargeError, match=r"takes [\d,]+ MiB of memory, more than the [\d,]+ MiB"):
+            await it.decode(LARGER)
+
+    run(test, max_bytes=2 * QUICK_BYTES + (500 << 20))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: str) -> None:
+    from model.images import read_header
+
+    side = int(QUICK_PIXELS**0.5)
+    with pytest.raises(ImageTooLargeError):
+        decode(make_image("red", (side + 1, side), "PNG"), SIZE, Limits(QUICK_PIXELS))
+    try:
+        file = make_image("red", (side, side), format)
+    except (KeyError, OSError):
+        pytest.skip(f"Pillow does not write {format}")
+    assert read_header(file, LIMITS).peak_bytes + 2 * QUICK_FILE_BYTES <= QUICK_BYTES
+
+
+def test_what_nobody_waits_for_is_ended() -> None:
+    async def test(it: Running) -> None:
+        decoding = asyncio.create_task(it.decode(LARGER))
+        pid = await it.busy()
+        decoding.cancel()
+        await until(lambda: is_gone(pid))
+        assert it.ended("abandoned") == 1
+        assert (await it.decode(SMALL)).any()
+
+    run(test)
+
+
+def test_what_is_not_decoded_in_time_is_given_up() -> None:
+    async def test(it: Running) -> None:
+        out = np.zeros((*SIZE, 3), np.uint8)
+        soon = time.monotonic() + 0.1
+        found = await asyncio.gather(
+            *(it.decoders.decode(LARGER, out, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
+            return_exceptions=True,
+        )
+        assert [type(error) for error in found] == [TimeoutError] * 3
+        assert it.ended("deadline") >= 1
+
+    run(test)
+
+
+def test_an_image_that_ends_its_process_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(it: Running) -> None:
+        decoding = asyncio.create_task(it.decode(LARGER))
+        other = asyncio.create_task(it.decode(LARGE))
+        killed: set[int] = set()
+        while len(killed) < 2:  # the first time may be somebody else's fault
+            await asyncio.sleep(0.001)
+            for process, running in it.decoders._running.items():
+                if running.job.file is LARGER and process.pid and process.pid not in killed:
+                    killed.add(process.pid)
+                    os.kill(process.pid, signal.SIGSEGV)
+        with pytest.raises(ImageError, match="makes its decoder fail"):
+            await decoding
+        assert (await other).any()
+        assert it.ended("crashed") == 2
+        assert (await it.decode(SMALL)).any()
+
+    run(test)
+    assert "ended while it decoded" in caplog.text
+
+
+def test_a_process_that_died_while_it_was_idle_costs_no_image() -> None:
+    async def test(it: Running) -> None:
+        await it.decode(SMALL)
+        await until(lambda: all(process.pid for process in it.decoders._processes))
+        for process in it.decoders._processes:
+            os.kill(process.pid, signal.SIGKILL)
+        found = await asyncio.gather(*(it.decode(SMALL) for _ in range(8)))
+        assert all(pixels.any() for pixels in found)
+
+    run(test)
+
+
+def test_all_of_it_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.nursery.RESTART_S", 0.1)
+
+    async def test(it: Running) -> None:
+        decoding = asyncio.create_task(it.decode(LARGER))
+        pid = await it.busy()
+        popen = it.decoders._nursery._popen
+        assert popen is not None
+        popen.kill()
+        with pytest.raises(UnavailableError):
+            await decoding
+        assert not it.decoders.is_running
+        with pytest.raises(UnavailableError):
+            await it.decode(SMALL)
+        await until(lambda: it.decoders.is_running)
+        assert (await it.decode(SMALL)).any()
+        await until(lambda: is_gone(pid))
+
+    run(test)
+
+
+def test_a_decoder_has_what_it_needs_and_no_more() -> None:
+    async def test(it: Running) -> None:
+        decoding = asyncio.create_task(it.decode(LARGER))
+        pid = await it.busy()
+        # Devices in place of the standard ones, its socket, and what is shared (mapped, once more).
+        assert len(os.listdir(f"/proc/{pid}/fd")) <= 6
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert "PIL" in loaded
+        assert not any(name in loaded for name in ("faiss", "onnxruntime", "torch", "pydantic"))
+        await decoding
+
+    run(test)
+
+
+def test_it_ends_with_all_its_processes() -> None:
+    async def main() -> list[int]:
+        async with running() as it:
+            decoding = asyncio.create_task(it.decode(LARGER))
+            await it.busy()
+            await until(lambda: all(process.pid for process in it.decoders._processes))
+            popen = it.decoders._nursery._popen
+            assert popen is not None
+            pids = [popen.pid, *(process.pid for process in it.decoders._processes)]
+        with pytest.raises(UnavailableError):
+            await decoding
+        return pids
+
+    for pid in asyncio.run(main()):
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_gone(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
