@@ -20,7 +20,8 @@ from evaluation.plots import INK, MODELS
 from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
 from indexer.encoders import best_device, check_classes
-from indexer.fit import QUERIES_AT_ONCE, choose, nearest
+from indexer.fit import choose, nearest
+from indexer.holdout import QUERIES_AT_ONCE
 from indexer.index import embed_images
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
@@ -72,7 +73,7 @@ class Queries:
         k = similarities.shape[1]
         fit, ask = slice(len(self.labels) - self.held, None), slice(0, len(self.labels) - self.held)
         fitted = choose(self.network[fit], self.labels[fit], similarities[fit], values[fit], entries, ks=(k,))
-        setting = Setting(fitted.theta, fitted.lam, k, best_alone(fitted.report, k))
+        setting = Setting(fitted.parameters.theta, fitted.parameters.lam, k, best_alone(fitted.report, k))
         network, labels = self.network[ask], self.labels[ask]
         votes = [
             vote(similarities[ask], values[ask], theta, network.shape[1])

@@ -16,23 +16,28 @@ from evaluation.detection import Detection, Scores, detect
 from evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
 from evaluation.plots import COLOURS, INK, MODELS
 from evaluation.study import Figure, Table
+from indexer.class_shape import ClassShape
 from indexer.datasets import Dataset
 from indexer.index import embed_images
+from indexer.novelty import CANDIDATES, Seen, class_left_out, spread
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax
-from model.doubt import energies, novelty_scores, p_value
+from model.cache import Floats, Ints, mix, softmax
+from model.doubt import STANDINGS, energies, novelty_scores, own_evidence, p_value, rmds_scores, standings_of
 from model.errors import BundleError
-from model.lookup import vote_until_sure
-from model.manifest import Calibration
+from model.manifest import Calibration, Standing
 from model.overlay import Overlay
+from model.served import Parameters, Served
 
+SUMS = [name for name, weights in CANDIDATES.items() if len(weights) > 1]
 SCORES = {
-    "network": "network's probability",
+    "network": "network's probability (softmax)",
     "energy": "network's energy",
     "novelty": "novelty, as served",
     "nearest": "nearest entry's similarity",
     "tenth": "10th entry's similarity",
+    "rmds": "RMDS",
+    **{name: name for name in SUMS},
     "mixed": "mixture's probability",
     "credibility": "credibility",
     "disagree": "neighbours that agree",
@@ -49,6 +54,9 @@ ERRORS = "own errors"
 """The images that the mixture gets wrong, told from those that it gets right."""
 
 BINS = 40
+
+PARTS = {"softmax": "network", "energy": "energy", "nearest": "nearest", "tenth": "tenth", "rmds": "rmds"}
+"""The scores that candidates are made of, by their names in ``indexer.novelty``."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Doubt:
     images: int
     calibrated_on: int
     """Images of the holdout."""
+    score: str
+    """The candidate that novelty goes by; nothing in older bundles."""
     threshold: float
     false_alarms: float
     """Percent of the known images that are called novel."""
@@ -82,6 +92,11 @@ class Doubt:
     """Other ways to make sets, calibrated on these images' other half."""
     true_labels: dict[float, float]
     """Share of images whose right label has a credibility of at most so much."""
+    standings: dict[str, dict[Standing, float]]
+    """Percent of each kind of images, the known ones first, that are of each standing."""
+    left_out: dict[str, float]
+    """AUROC % of each candidate where a class is unknown, as its images are and all entries of it are left out: the
+    mean over the classes."""
     histograms: dict[str, tuple[float, ...]]
     """Share of each kind of images by novelty, in bins of equal width from 0 to the highest of them."""
     highest: float
@@ -103,6 +118,16 @@ class Doubt:
         """What is told from known images, a table each; the sets; how they could be made; the credibility."""
         seen = f"{self.dataset}, {self.images:,} images, generation {self.generation}"
         found = [self._table(one) for one in self.unknown]
+        found.append(self._standings(seen))
+        if self.left_out:
+            found.append(
+                Table(
+                    f"one class after another left out of network and cache, its images told from the others: {seen}",
+                    ("by", "AUROC %"),
+                    tuple((name, f"{auroc:.2f}") for name, auroc in self.left_out.items()),
+                    f"novelty goes by {self.score or 'a score from before there were candidates'}",
+                )
+            )
         found.append(
             Table(
                 f"labels in a set, by how often it is to hold the right one: {seen}",
@@ -139,6 +164,13 @@ class Doubt:
             )
         )
         return found
+
+    def _standings(self, seen: str) -> Table:
+        return Table(
+            f"standing: {seen}",
+            ("", *(f"{kind} %" for kind in STANDINGS)),
+            tuple((name, *(f"{of[kind]:.2f}" for kind in STANDINGS)) for name, of in self.standings.items()),
+        )
 
     def _table(self, one: Unknown) -> Table:
         rows = [
@@ -271,15 +303,22 @@ def doubt(
         raise BundleError(
             f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
         )
+    shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
     logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
-    known, mixed, cache = _scores(bundle, calibration, logits, keys)
+    known, mixed, cache = _scores(bundle, calibration, shape, logits, keys)
+    spreads = {name: spread(known[PARTS[name]]) for name in PARTS}
+    known |= _sums(known, spreads)
+    left_out = class_left_out(Seen(logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
+    standings = {dataset.name: _shares(calibration, known["novelty"], mixed, cache)}
     kinds: list[Unknown] = []
     novelties = {dataset.name: known["novelty"]}
     threshold = calibration.novelty.threshold
     for other in unknown:
         logits, keys, _ = embed_images(other, sample(other, images), bundle.engine, progress)
-        scores, _, _ = _scores(bundle, calibration, logits, keys)
+        scores, *votes = _scores(bundle, calibration, shape, logits, keys)
+        scores |= _sums(scores, spreads)
         novelties[other.name] = scores["novelty"]
+        standings[other.name] = _shares(calibration, scores["novelty"], *votes)
         kinds.append(_unknown(other.name, known, scores, threshold))
         progress("compare", len(kinds), len(unknown) + 1)
     wrong = mixed.argmax(axis=1) != labels
@@ -294,12 +333,15 @@ def doubt(
         dataset=f"{dataset.name} {dataset.split}",
         images=len(labels),
         calibrated_on=calibration.sets.images,
+        score=calibration.novelty.score,
         threshold=threshold,
         false_alarms=100 * float((known["novelty"] > threshold).mean()),
         unknown=tuple(kinds),
         sets=tuple(served(calibration.sets, mixed, labels)),
         methods=tuple(compared(mixed, labels, TABLED)) if len(labels) > 1 else (),
         true_labels={level: float((p_values <= level).mean()) for level in LEVELS},
+        standings=standings,
+        left_out=left_out,
         histograms={
             name: tuple((np.histogram(of, BINS, (0, highest))[0] / len(of)).tolist()) for name, of in novelties.items()
         },
@@ -313,15 +355,32 @@ def _unknown(name: str, known: dict[str, Scores], scores: dict[str, Scores], thr
     return Unknown(name, len(scores[REFERENCE]), len(known[REFERENCE]), found, novel)
 
 
+def _sums(scores: dict[str, Scores], spreads: dict[str, float]) -> dict[str, Scores]:
+    """The candidates that are sums, of scores that are higher for unknown images."""
+    return {
+        name: np.sum(
+            [weight / spreads[part] * scores[PARTS[part]] for part, weight in CANDIDATES[name].items()], axis=0
+        )
+        for name in SUMS
+    }
+
+
+def _shares(calibration: Calibration, scores: Scores, mixed: Floats, cache: Floats) -> dict[Standing, float]:
+    found = standings_of(calibration, scores, mixed, cache)
+    return {kind: 100 * found.count(kind) / len(found) for kind in STANDINGS}
+
+
 def _scores(
-    bundle: Bundle, calibration: Calibration, logits: Floats, keys: Floats
+    bundle: Bundle, calibration: Calibration, shape: ClassShape, logits: Floats, keys: Floats
 ) -> tuple[dict[str, Scores], Floats, Floats]:
     """All scores (n,) of images, and their p(y|x) and p_cache as served (n,C)."""
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network, by_class = softmax(logits, len(manifest.classes)), Overlay(bundle).class_weights
+    network, served = softmax(logits, len(manifest.classes)), Served.of_overlay(Overlay(bundle))
+    own = Parameters(manifest.theta, manifest.lam, manifest.k)
     energy = energies(logits, network)
+    own_part = own_evidence(novelty, logits, network, keys, bundle.directions)
     cache = np.empty_like(network)
     nth = min(novelty.neighbor, store.count) - 1
     listed = min(max(manifest.k or NEIGHBORS, TENTH, nth + 1), store.count)
@@ -332,22 +391,9 @@ def _scores(
         rows = slice(start, start + QUERIES_AT_ONCE)
         found = store.search(keys[rows], listed)
         similarities[rows], values[rows] = found.similarities, found.values
-        if manifest.k is None:
-            votes = exact_vote(keys[rows], store.chunks(), (manifest.theta,), network.shape[1])[0]
-            cache[rows] = reweigh(votes[0], by_class)
-        else:
-            k = min(manifest.k, store.count)
-            found, cache[rows] = vote_until_sure(
-                store,
-                keys[rows],
-                network[rows],
-                manifest.theta,
-                manifest.lam,
-                k,
-                novelty,
-                energies=energy[rows],
-                class_weights=by_class,
-            )
+        asked, cache[rows] = served.ask(keys[rows], network[rows], own, novelty, own_part[rows])
+        if manifest.k is not None:
+            found = asked
         nearest[rows] = found.similarities[:, nth]
     mixed = mix(network, cache, manifest.lam)
     said = mixed.argmax(axis=1)
@@ -357,7 +403,8 @@ def _scores(
         {
             "network": 1.0 - network.max(axis=1).astype(np.float64),
             "energy": -energy.astype(np.float64),
-            "novelty": novelty_scores(novelty, nearest, energy),
+            "novelty": novelty_scores(novelty, nearest, own_part),
+            "rmds": -rmds_scores(keys, shape.directions()).astype(np.float64),
             "nearest": 1.0 - similarities[:, 0].astype(np.float64),
             "tenth": 1.0 - similarities[:, min(TENTH, listed) - 1].astype(np.float64),
             "mixed": 1.0 - mixed.max(axis=1).astype(np.float64),

@@ -13,19 +13,20 @@ from evaluation.intervals import Interval, bootstrap
 from evaluation.plots import MODELS
 from evaluation.reliability import Reliability, diagram
 from evaluation.study import Figure, Table
+from indexer.copies import Looks, copies_of
 from indexer.datasets import Dataset
 from indexer.encoders import check_classes
-from indexer.index import embed_images
+from indexer.holdout import embed_holdout
+from indexer.looks import LOOKS, CachedLooks
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote
-from model.doubt import energies
+from model.cache import Floats, Ints, check_parameters, mix, softmax
+from model.doubt import own_evidence
 from model.errors import DatasetError
-from model.lookup import vote_until_sure
 from model.manifest import FitReport, Manifest
 from model.metrics import ece_percent, error_percent, nll
 from model.overlay import Overlay
-from model.stores import Store
+from model.served import Parameters, Served
 
 QUERIES_AT_ONCE = 1000
 
@@ -102,11 +103,14 @@ class Evaluation:
     reliability: dict[str, Reliability]
     fit: FitReport | None
     """What the bundle's theta and lam were chosen from."""
+    in_holdout: int | None = 0
+    """How many of the images its parameters were fitted on; None where an older bundle does not say."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what was tried on the holdout is the manifest's to tell."""
         return {
             "count": self.count,
+            "in_holdout": self.in_holdout,
             "dataset": self.dataset,
             "generation": self.generation,
             "parameters": self.parameters,
@@ -173,29 +177,19 @@ def evaluate(
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
+    asked, _ = embed_holdout(dataset, sample(dataset, images), bundle.engine, progress)
+    logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
-    by_class = Overlay(bundle).class_weights
-    votes = ask(bundle.store, keys, setting, network.shape[1], progress)
-    votes = np.stack([reweigh(of_theta, by_class) for of_theta in votes])
-    as_served = (setting.theta, setting.lam, setting.k) == (manifest.theta, manifest.lam, manifest.k)
-    if as_served and setting.k is not None:
+    served = Served.of_overlay(Overlay(bundle))
+    votes = ask(served, keys, setting, progress)
+    own = Parameters(manifest.theta, manifest.lam, manifest.k)
+    if (setting.theta, setting.lam, setting.k) == own and own.k is not None:
         # What the server does; the cache alone is another model, which no quick search was fitted for.
         novelty = manifest.calibration.novelty if manifest.calibration else None
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
-            found = vote_until_sure(
-                bundle.store,
-                keys[rows],
-                network[rows],
-                setting.theta,
-                setting.lam,
-                setting.k,
-                novelty,
-                energies=energies(logits[rows], network[rows]),
-                class_weights=by_class,
-            )
-            votes[0, rows] = found[1]
+            by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
+            votes[0, rows] = served.ask(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     return Evaluation(
@@ -207,8 +201,17 @@ def evaluate(
         fewer_errors={name: bootstrap(100 * (wrong["network"] - wrong[name])) for name in models if name != "network"},
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
+        in_holdout=_in_holdout(bundle, asked.looks),
         **{name: Metrics.of(said, labels) for name, said in models.items()},
     )
+
+
+def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:
+    """How many of the images asked the bundle's parameters were fitted on, or copies of them."""
+    looks = CachedLooks.read(bundle.path / LOOKS)
+    if looks is not None:
+        return int(copies_of(looks.fitted, asked).sum()) if looks.fitted is not None else 0
+    return 0 if bundle.manifest.parameters_from == "given" else None
 
 
 def check_unseen(dataset: Dataset, manifest: Manifest) -> None:
@@ -232,17 +235,17 @@ def sample(dataset: Dataset, images: int | None, among: NDArray[np.int64] | None
     return np.sort(np.random.default_rng(0).permutation(positions)[:images])
 
 
-def ask(store: Store, keys: Floats, setting: Setting, classes: int, progress: Progress = silent) -> Floats:
+def ask(served: Served, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
     """p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
-    votes = np.empty((2, len(keys), classes), np.float32)
+    votes = np.empty((2, len(keys), served.classes), np.float32)
     thetas = (setting.theta, setting.cache_theta)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         if setting.k is None:
-            votes[:, rows] = exact_vote(keys[rows], store.chunks(), thetas, classes)[0]
+            votes[:, rows] = served.exact_vote(keys[rows], thetas)
         else:
-            found = store.search(keys[rows], setting.k)
-            votes[:, rows] = [vote(found.similarities, found.values, theta, classes) for theta in thetas]
+            found = served.search(keys[rows], setting.k)
+            votes[:, rows] = [served.vote(found.similarities, found.values, theta) for theta in thetas]
         progress("vote", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
     return votes
 

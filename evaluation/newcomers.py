@@ -18,16 +18,16 @@ from evaluation.intervals import Interval, bootstrap
 from evaluation.plots import COLOURS, INK
 from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.embedding import BATCH
 from indexer.index import embed_images
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
-from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax
-from model.doubt import energies
+from model.cache import Floats, Ints, mix, softmax
+from model.doubt import own_evidence
 from model.errors import DatasetError
-from model.lookup import vote_until_sure
 from model.overlay import Overlay
+from model.served import Parameters, Served
 
 SHOTS = (1, 5, 20, 100)
 CLASSES = 5
@@ -212,7 +212,7 @@ def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.r
     """Keys (count,copies,D) of some images of a class, in random order, copies as the bundle keeps them."""
     positions = random.permutation(np.flatnonzero(dataset.labels == label))[:count]
     found = []
-    for _, images in batches(dataset, positions, bundle.engine.size, BATCH, Unreadable(0)):
+    for _, images in batches(dataset, positions, bundle.engine.size, BATCH):
         copies = [images, images[:, :, ::-1]] if bundle.manifest.dataset.mirrored else [images]
         found.append(np.stack([bundle.engine.encode(np.ascontiguousarray(copy)).keys for copy in copies], axis=1))
     return np.concatenate(found)
@@ -226,28 +226,16 @@ def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, dict[bool
 
 def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:
     """Labels (n,) that the mixture gives, as served, and that the cache alone gives."""
-    manifest, store, classes = overlay.bundle.manifest, overlay.store, np.array(overlay.classes)
+    manifest, served, classes = overlay.bundle.manifest, Served.of_overlay(overlay), np.array(overlay.classes)
+    own = Parameters(manifest.theta, manifest.lam, manifest.k)
     novelty = manifest.calibration.novelty if manifest.calibration else None
     said: list[Ints] = []
     cached: list[Ints] = []
     for start in range(0, len(asked.keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         network, keys = softmax(asked.logits[rows], len(classes)), asked.keys[rows]
-        if manifest.k is None:
-            votes = exact_vote(keys, store.chunks(), (manifest.theta,), len(classes))[0][0]
-            cache = reweigh(votes, overlay.class_weights)
-        else:
-            _, cache = vote_until_sure(
-                store,
-                keys,
-                network,
-                manifest.theta,
-                manifest.lam,
-                min(manifest.k, store.count),
-                novelty,
-                energies=energies(asked.logits[rows], network),
-                class_weights=overlay.class_weights,
-            )
+        by_itself = own_evidence(novelty, asked.logits[rows], network, keys, overlay.bundle.directions)
+        _, cache = served.ask(keys, network, own, novelty, by_itself)
         said.append(mix(network, cache, manifest.lam).argmax(axis=1))
         cached.append(cache.argmax(axis=1))
     return classes[np.concatenate(said)], classes[np.concatenate(cached)]

@@ -11,9 +11,10 @@ import numpy as np
 from evaluation.benchmarks.timing import median_ms
 from evaluation.plots import COLOURS, figure
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
-from indexer.fit import Holdout, fit
+from indexer.fit import fit
+from indexer.holdout import Holdout
 from indexer.index import memory_needed
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
@@ -21,8 +22,8 @@ from indexer.truncation import measure
 from model.cache import Floats, exact_vote, softmax
 from model.errors import DatasetError
 from model.lookup import vote_until_sure
-from model.predictor import Parameters
 from model.recipe import Recipe, named_recipe
+from model.served import Parameters, Served
 from model.stores import FaissStore, choose_store
 
 BATCH = 64
@@ -100,6 +101,7 @@ def compare(
     encoders = {
         name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
     }
+    written = {name: encoder.recipe for name, encoder in encoders.items()}  # of few images they reduce keys to less
     layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
     copies = (False, True) if mirror else (False,)
     positions: list[int] = []
@@ -116,7 +118,7 @@ def compare(
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
-    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH, Unreadable.of(len(order))):
+    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH):
         for copy in copies:
             seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
             with torch.inference_mode():
@@ -143,18 +145,14 @@ def compare(
         holdout = Holdout(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
-        fitted = fit(holdout, store, held, len(dataset.classes))
-        report = fitted.report
-        chosen = Parameters(fitted.theta, fitted.lam, fitted.k)
-        store, truncation = measure(
-            store,
-            [(own[~held], values[~held])],
-            holdout,
-            held,
-            chosen,
-            len(dataset.classes),
-            fitted.calibration.novelty,
-        )
+        served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
+        fitted, near = fit(holdout, served)
+        report, chosen = fitted.report, fitted.parameters
+        assert report.chosen_ece_percent is not None
+        assert report.network_error_percent is not None
+        network_error = report.network_error_percent
+        measured = measure(served, store, [(own[~held], values[~held])], holdout, near, chosen)
+        store, truncation = measured.store, measured.truncation
         # Timed without the holdout's own entries: a query that finds itself is settled too soon.
         others = choose_store(int((~held).sum()), own.shape[1])[0]
         timed = FaissStore.build(own[~held], values[~held], others).with_search(store.search_info)
@@ -167,12 +165,12 @@ def compare(
                 bytes_per_entry=store.stored_bytes() / len(own),
                 one_ms=_cost(timed, holdout, chosen, 1),
                 many_ms=_cost(timed, holdout, chosen, min(32, len(holdout.labels))),
-                theta=fitted.theta,
-                lam=fitted.lam,
-                k=fitted.k,
+                theta=chosen.theta,
+                lam=chosen.lam,
+                k=chosen.k,
                 error_percent=report.chosen_error_percent,
                 cache_only_error_percent=min(row[-1] for plane in report.error_percent for row in plane),
-                ece_percent=fitted.calibration.ece_percent_mixed,
+                ece_percent=report.chosen_ece_percent,
                 nll=report.chosen_nll,
                 changed_top1_percent=truncation.changed_top1_percent,
             )
@@ -183,7 +181,7 @@ def compare(
     allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / report.images))
     able = [result for result in results if result.error_percent <= allowed]
     best = min(able, key=lambda result: (result.bytes_per_entry, result.nll))
-    return Comparison(report.images, report.entries, report.network_error_percent, results, float(allowed), best)
+    return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
 
 
 def plot(comparison: Comparison, path: Path) -> None:

@@ -26,6 +26,7 @@ from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import softmax
 from model.errors import DatasetError
+from model.served import Served
 from model.stores import FaissStore
 
 IMAGES, REFILL = 2000, 10_000
@@ -264,16 +265,20 @@ def shift(
     for family, strength in steps:
         logits, keys, labels = embed(dataset, asked, family, strength)
         network = softmax(logits, len(manifest.classes))
-        caches: dict[str, Any] = {OWN: bundle.store}
+        classes, known = len(manifest.classes), len(manifest.network_classes)
+        caches = {OWN: Served.of(bundle.store, classes, known)}
         if train is not None:
             _, entries, values = embed(train, filling, family, strength)
             refilled = FaissStore.build(entries, values, "Flat")
             plain = plain or refilled
-            caches |= {PLAIN: plain, REFILLED: refilled}
+            caches |= {
+                PLAIN: Served.of(plain, classes, known),
+                REFILLED: Served.of(refilled, classes, known),
+            }
         metrics: dict[str, dict[str, Metrics]] = {}
         missed: Wrong = {}
-        for cache, store in caches.items():
-            said = opinions(network, ask(store, keys, setting, network.shape[1]), setting)
+        for cache, served in caches.items():
+            said = opinions(network, ask(served, keys, setting), setting)
             if cache != OWN:
                 del said["network"]
             metrics[cache] = {name: Metrics.of(p, labels) for name, p in said.items()}

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.copies import Looks
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import PreparedEncoder
+from indexer.left_out import Reason
 from indexer.progress import Progress
 from model.cache import Floats
+from model.engines import Encoding
 from model.entries import contact_sheet
-from model.errors import DatasetError
 
 BATCH = 64
 
@@ -38,13 +40,14 @@ class Embedded:
     """(n,) the sheet that shows each entry; -1 = none."""
     place: NDArray[np.int64]
     """(n,) which of the sheet's pictures each entry is."""
+    looks: Looks
+    """Those of the images that could be read, one each, mirrored copies left out, in their order."""
 
 
 def embed(
     dataset: Dataset,
     positions: NDArray[np.int64],
     encoder: PreparedEncoder,
-    unreadable: Unreadable,
     progress: Progress,
     *,
     mirror: bool,
@@ -52,8 +55,7 @@ def embed(
 ) -> Embedded:
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
-    Raises:
-        DatasetError: too many images are unreadable, or the network gives keys that are not finite.
+    Images for which the network gives numbers that are not finite are left out, and noted.
     """
     engine = encoder.engine
     count, copies = len(positions), 2 if mirror else 1
@@ -67,13 +69,22 @@ def embed(
     making: list[Future[bytes]] = []
     sheet = np.full(count * copies, -1, np.int64)
     place = np.zeros(count * copies, np.int64)
+    looks: list[Looks] = []
     done = asked = 0
     # Contact sheets are made beside the encoder: between two batches they would leave it idle.
     with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
-        for indices, images in batches(dataset, positions, engine.size, BATCH, unreadable):
-            for is_mirrored in (False, True)[:copies]:
-                seen = np.ascontiguousarray(images[:, :, ::-1]) if is_mirrored else images
-                encoding = (encoder.mirror_engine if is_mirrored and encoder.mirror_engine else engine).encode(seen)
+        for indices, images in batches(dataset, positions, engine.size, BATCH):
+            seen = [images, *([np.ascontiguousarray(images[:, :, ::-1])] if mirror else [])]
+            encodings = [engine.encode(seen[0]), *((encoder.mirror_engine or engine).encode(copy) for copy in seen[1:])]
+            if not (finite := np.all([_finite(encoding) for encoding in encodings], axis=0)).all():
+                for position in indices[~finite].tolist():
+                    dataset.left_out.add(dataset.source(position), Reason.NO_KEY, "the network gives no finite numbers")
+                indices, images = indices[finite], images[finite]
+                seen, encodings = [copy[finite] for copy in seen], [_part(one, finite) for one in encodings]
+                if not len(indices):
+                    continue
+            looks.append(Looks.of(images))
+            for is_mirrored, (copy, encoding) in enumerate(zip(seen, encodings, strict=True)):
                 rows = slice(done, done + len(indices))
                 keys[rows] = encoding.keys
                 of[rows], mirrored[rows] = indices, is_mirrored
@@ -83,11 +94,9 @@ def embed(
                     asked += len(held)
                 if thumbnails:
                     sheet[rows], place[rows] = len(making), np.arange(len(indices))
-                    making.append(pool.submit(contact_sheet, seen))
+                    making.append(pool.submit(contact_sheet, copy))
                 done += len(indices)
             progress("embed", done // copies, count)
-    if not np.isfinite(keys[:done]).all():
-        raise DatasetError("the network gives keys that are not finite for some images")
     return Embedded(
         keys[:done],
         of[:done],
@@ -96,4 +105,13 @@ def embed(
         [made.result() for made in making],
         sheet[:done],
         place[:done],
+        Looks.joined(looks),
     )
+
+
+def _finite(encoding: Encoding) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(encoding.keys).all(axis=1) & np.isfinite(encoding.logits).all(axis=1))
+
+
+def _part(encoding: Encoding, rows: NDArray[np.bool_]) -> Encoding:
+    return Encoding(*(part[rows] for part in encoding))

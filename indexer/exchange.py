@@ -20,7 +20,7 @@ from PIL import Image
 
 from indexer.progress import Progress, silent
 from model.errors import ImageError, JournalError, ParameterError
-from model.images import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Limits, decode
+from model.images import EXTENSIONS, FORMATS, Limits, decode
 from model.journal import Journal, NewImage
 from model.labels import check_label
 
@@ -51,27 +51,35 @@ def write_out(journal: Journal, folder: Path, progress: Progress = silent) -> Mo
     state = journal.since(0)
     images = [image for image in state.images if image.label is not None]
     with (folder / LINES).open("w", encoding="utf-8") as lines:
-        for done, image in enumerate(images, start=1):
-            content = journal.content(image.number)
-            if content is None:  # removed meanwhile
+        written = 0
+        for done, (number, _) in enumerate(images, start=1):
+            image = journal.image(number)
+            if image is None:  # removed meanwhile
                 continue
-            path = f"{IMAGES}/{image.number}{_suffix(content)}"
+            label, name, content = image
+            path = f"{IMAGES}/{number}{_suffix(content)}"
             (folder / path).write_bytes(content)
             line = {
                 "image": path,
                 "sha256": sha256(content).hexdigest(),
-                "label": image.label,
-                "name": journal.name(image.number) or "",
+                "label": label,
+                "name": name,
             }
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            written += 1
             progress("export", done, len(images))
         for correction in state.corrections:
             lines.write(json.dumps(correction._asdict(), ensure_ascii=False) + "\n")
-    return Moved(len(images), len(state.corrections))
+    return Moved(written, len(state.corrections))
 
 
 def take_in(
-    journal: Journal, folder: Path, key: str, known_classes: Sequence[str] = (), progress: Progress = silent
+    journal: Journal,
+    folder: Path,
+    key: str,
+    limits: Limits,
+    known_classes: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> Moved:
     """Teach what ``write_out`` wrote; an image that is taught under the same label already is left as it is.
 
@@ -103,7 +111,7 @@ def take_in(
         match line:
             case {"image": str(path), "label": str(label)}:
                 label = taken(label)
-                content = _image(folder, path, line, number)
+                content = _image(folder, path, line, number, limits)
                 if (label, sha256(content).hexdigest()) in there:
                     known += 1
                 else:
@@ -138,7 +146,7 @@ def _lines(folder: Path) -> Iterator[tuple[int, Any]]:
                 raise ParameterError(f"{LINES}, line {number}: it is not JSON") from error
 
 
-def _image(folder: Path, name: str, line: dict[str, Any], number: int) -> bytes:
+def _image(folder: Path, name: str, line: dict[str, Any], number: int, limits: Limits) -> bytes:
     """An image's bytes, once they were seen to be one."""
     path = PurePosixPath(name)
     # Nothing outside of the folder, whatever a line says.
@@ -146,7 +154,7 @@ def _image(folder: Path, name: str, line: dict[str, Any], number: int) -> bytes:
         raise ParameterError(f"{LINES}, line {number}: its image lies outside of the folder")
     try:
         content = (folder / path).read_bytes()
-        decode(content, CHECKED_SIZE, Limits(DEFAULT_PIXELS))
+        decode(content, CHECKED_SIZE, limits)
     except OSError as error:
         raise ParameterError(f"{LINES}, line {number}: {name} cannot be read: {error.strerror}") from error
     except ImageError as error:

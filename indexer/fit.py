@@ -1,4 +1,4 @@
-"""Fitting of theta, lam and k on the holdout, and calibration there: one pass over the similarities for all of it."""
+"""Fitting of theta, lam and k: on a holdout where there is an honest one, by leave-one-out of the cache elsewhere."""
 
 from __future__ import annotations
 
@@ -8,130 +8,156 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.novelty import fit_novelty
+from indexer.holdout import QUERIES_AT_ONCE, Holdout, nearest_entries
 from indexer.progress import Progress, silent
-from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
-from model.doubt import energies
-from model.manifest import Calibration, FitReport
+from model.cache import Floats, Ints, mix, reweigh, softmax, vote
+from model.manifest import FitReport
 from model.metrics import ece_percent, error_percent, nll
-from model.stores import Store
+from model.served import Parameters, Served
+from model.stores import Neighbors
 
-THETAS = tuple(float(theta) for theta in (5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200))
+THETAS = tuple(
+    float(theta) for theta in (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200)
+)
 LAMS = tuple(round(step * 0.05, 2) for step in range(21))
 KS: tuple[int | None, ...] = (10, 25, 50, 100, 200)
-QUERIES_AT_ONCE = 250
 
-
-@dataclass(frozen=True)
-class Holdout:
-    """Labelled queries that neither the network nor the entries voting on them have seen."""
-
-    logits: Floats
-    keys: Floats
-    labels: Ints
+CAUTIOUS_LAM = 0.5
+"""The share of the cache where no honest holdout says what it should be (docs/decisions/013)."""
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What fitting chose, and everything it tried."""
 
-    theta: float
-    lam: float
-    k: int | None
+    parameters: Parameters
     report: FitReport
-    calibration: Calibration
 
 
 def fit(
     holdout: Holdout,
-    store: Store,
-    held_entries: NDArray[np.bool_],
-    classes: int,
+    served: Served,
     *,
     ks: Sequence[int | None] = KS,
     thetas: Sequence[float] = THETAS,
     lams: Sequence[float] = LAMS,
     progress: Progress = silent,
-) -> Fitted:
-    """Try every (k, theta, lam) on the holdout, its own entries (held_entries (N,) of the store) taking no part.
+) -> tuple[Fitted, Neighbors]:
+    """Try every (k, theta, lam) on the holdout; what was chosen, and the holdout's nearest entries.
 
     The choice is the lowest negative log-likelihood among the cells whose error is within one standard error of the
     lowest: on a few thousand images the single cell with the fewest errors is mostly luck.
     """
-    keys, values = entries_less(store, held_entries)
-    count = len(values)
+    count = served.count
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
-    network = softmax(holdout.logits, classes)
-    wanted = max(k or 1 for k in ks)
-    similarities = np.empty((len(network), min(wanted, count)), np.float32)
-    neighbors = np.empty(similarities.shape, np.int64)
-    exact = np.empty((len(thetas), len(network), classes), np.float32) if None in ks else None
-    for start in range(0, len(network), QUERIES_AT_ONCE):
-        rows = slice(start, start + QUERIES_AT_ONCE)
-        similarities[rows], neighbors[rows] = nearest(holdout.keys[rows], keys, values, similarities.shape[1])
-        if exact is not None:
-            exact[:, rows] = exact_vote(holdout.keys[rows], [(keys, values)], tuple(thetas), classes)[0]
-        progress("fit", min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    return choose(
+    network = softmax(holdout.logits, served.classes)
+    found = nearest_entries(served, holdout.keys, min(max(k or 1 for k in ks), count), progress=progress)
+    fitted = choose(
         network,
         holdout.labels,
-        similarities,
-        neighbors,
+        found.similarities,
+        found.values,
         count,
         ks=ks,
         thetas=thetas,
         lams=lams,
-        exact=exact,
-        energies=energies(holdout.logits, network),
+        by_class=served.class_weights,
+        exact=_exact(served, holdout.keys, thetas, progress) if None in ks else None,
     )
+    return fitted, found
+
+
+def fit_alone(
+    labels: Ints,
+    found: Neighbors,
+    served: Served,
+    network_error_percent: float | None,
+    *,
+    ks: Sequence[int | None] = KS,
+    thetas: Sequence[float] = THETAS,
+) -> Fitted:
+    """Choose theta and k by the cache alone, and lam with caution: for a network that may know its images by heart.
+
+    ``labels`` (n,) are of cached images, ``found`` their nearest entries other than themselves. Keys are learned by
+    heart far less than logits, so that the theta at which they tell most of each other is that of new images too; how
+    much to believe the network, such images cannot tell.
+    """
+    ks = sorted({min(k, found.ids.shape[1]) for k in ks if k is not None}) or [found.ids.shape[1]]
+    silent_network = np.zeros((len(labels), served.classes), np.float32)
+    fitted = choose(
+        silent_network,
+        labels,
+        found.similarities,
+        found.values,
+        served.count,
+        ks=ks,
+        thetas=thetas,
+        lams=(1.0,),
+        by_class=served.class_weights,
+        # Errors of the cache alone are not those of the mixture: by them a duller theta kept 66 % of what the cache can
+        # gain on the paper's CIFAR-100 weights, by likelihood 94 %.
+        likeliest=True,
+    )
+    # Of the network, images that it may know by heart tell its errors and nothing more.
+    unknown = {"network_nll": None, "network_ece_percent": None, "fewer_errors": None}
+    report = fitted.report.model_copy(update={"network_error_percent": network_error_percent, **unknown})
+    return Fitted(fitted.parameters._replace(lam=CAUTIOUS_LAM), report)
+
+
+def _exact(served: Served, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
+    """The vote (thetas,n,C) of all entries."""
+    exact = np.empty((len(thetas), len(keys), served.classes), np.float32)
+    for start in range(0, len(keys), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        exact[:, rows] = served.exact_vote(keys[rows], tuple(thetas))
+        progress("fit", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
+    return exact
 
 
 def choose(
     network: Floats,
     labels: Ints,
     similarities: Floats,
-    neighbors: Ints,
+    values: Ints,
     entries: int,
     *,
     ks: Sequence[int | None],
     thetas: Sequence[float] = THETAS,
     lams: Sequence[float] = LAMS,
     exact: Floats | None = None,
-    energies: Floats | None = None,
+    by_class: NDArray[np.float64] | None = None,
+    likeliest: bool = False,
 ) -> Fitted:
     """What ``fit`` chooses, from p_net (n,C) and the nearest entries' similarities and values (n,m) of its images.
 
     ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None;
-    ``energies`` (n,) are the network's, for novelty.
+    ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest negative log-likelihood,
+    whatever its error.
     """
-    classes = network.shape[1]
+
+    def voted(i: int, j: int) -> Floats:
+        k = ks[i]
+        if k is None:
+            assert exact is not None
+            of_all: Floats = exact[j]
+            return of_all
+        return reweigh(vote(similarities[:, :k], values[:, :k], thetas[j], network.shape[1]), by_class)
+
     errors = np.empty((len(ks), len(thetas), len(lams)))
     losses = np.empty_like(errors)
-    for i, k in enumerate(ks):
-        for j, theta in enumerate(thetas):
-            if k is None:
-                assert exact is not None
-                cache = exact[j]
-            else:
-                cache = vote(similarities[:, :k], neighbors[:, :k], theta, classes)
+    for i in range(len(ks)):
+        for j in range(len(thetas)):
+            cache = voted(i, j)
             for m, lam in enumerate(lams):
                 mixed = mix(network, cache, lam)
                 errors[i, j, m] = error_percent(mixed, labels)
                 losses[i, j, m] = nll(mixed, labels)
     lowest = errors.min() / 100
-    allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
-    best = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
-    k, theta, lam = ks[best[0]], thetas[best[1]], lams[best[2]]
-    cache = (
-        exact[best[1]]
-        if k is None and exact is not None
-        else vote(similarities[:, :k], neighbors[:, :k], theta, classes)
-    )
-    mixed = mix(network, cache, lam)
+    allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
+    i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
+    mixed = mix(network, voted(i, j), lams[m])
     return Fitted(
-        theta,
-        lam,
-        k,
+        Parameters(thetas[j], lams[m], ks[i]),
         FitReport(
             images=len(network),
             entries=entries,
@@ -141,27 +167,21 @@ def choose(
             error_percent=_rounded(errors),
             nll=_rounded(losses),
             network_error_percent=error_percent(network, labels),
-            chosen_error_percent=float(errors[tuple(best)]),
-            chosen_nll=float(losses[tuple(best)]),
-        ),
-        Calibration(
-            novelty=fit_novelty(similarities, energies),
-            ece_percent_network=ece_percent(network, labels),
-            ece_percent_mixed=ece_percent(mixed, labels),
+            network_nll=nll(network, labels),
+            network_ece_percent=ece_percent(network, labels),
+            chosen_error_percent=float(errors[i, j, m]),
+            chosen_nll=float(losses[i, j, m]),
+            chosen_ece_percent=ece_percent(mixed, labels),
+            fewer_errors=_fewer(network, mixed, labels),
         ),
     )
 
 
-def entries_less(store: Store, held: NDArray[np.bool_]) -> tuple[Floats, Ints]:
-    """Keys and values of the entries that are not held, without a second copy of all keys."""
-    keys = np.empty((int((~held).sum()), store.dim), np.float32)
-    values = store.values[~held]
-    read = written = 0
-    for chunk, _ in store.chunks():
-        kept = chunk[~held[read : read + len(chunk)]]
-        keys[written : written + len(kept)] = kept
-        read, written = read + len(chunk), written + len(kept)
-    return keys, values
+def _fewer(network: Floats, mixed: Floats, labels: Ints) -> tuple[float, float]:
+    """By how many points, from and to, the mixture errs less than the network: a 95 % interval over the images."""
+    fewer = 100.0 * ((network.argmax(axis=1) != labels) * 1.0 - (mixed.argmax(axis=1) != labels))
+    half = 1.96 * float(fewer.std()) / np.sqrt(len(labels))
+    return round(float(fewer.mean() - half), 4), round(float(fewer.mean() + half), 4)
 
 
 def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
-from model.errors import ImageError
-from model.images import DEFAULT_PIXELS, Limits, decode
+from indexer.left_out import LeftOut, LeftOutError, Reason
+from model.images import decode
 from model.journal import SOURCE, Journal
+from model.journal_terms import ACCEPTED
 from model.labels import new_labels
 
 
@@ -49,24 +50,35 @@ class Folded:
         """The dataset's."""
         return self.of.own_classes
 
+    @property
+    def left_out(self) -> LeftOut:
+        """The dataset's."""
+        return self.of.left_out
+
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One image, of the dataset or taught.
 
         Raises:
-            ImageError: it cannot be decoded, or was removed since.
+            ImageError: it cannot be decoded, or (LeftOutError) was removed since.
         """
         if index < len(self.kept):
             return self.of.read(int(self.kept[index]), size)
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
-            raise ImageError("it was removed meanwhile")
-        return decode(content, size, Limits(DEFAULT_PIXELS))
+            raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
+        return decode(content, size, ACCEPTED)
 
     def source(self, index: int) -> str:
         """Where it came from: for a taught image, its number."""
         if index < len(self.kept):
             return self.of.source(int(self.kept[index]))
         return f"{SOURCE}{self.numbers[index - len(self.kept)]}"
+
+    def removed(self) -> NDArray[np.int64]:
+        """Positions of taught images that were found to be removed since."""
+        gone = {left.file for left in self.left_out if left.reason is Reason.REMOVED}
+        first = len(self.kept)
+        return np.array([i for i in range(first, len(self.labels)) if self.source(i) in gone], np.int64)
 
     def content_hash(self) -> str:
         """Of the dataset and of what was folded in."""

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.calibrate import calibrate
+from indexer.copies import Looks, Repeats, first_copies, kept_apart
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
-from indexer.embedding import BATCH, Embedded, embed
+from indexer.embedding import Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
-from indexer.fit import QUERIES_AT_ONCE, Holdout, fit
 from indexer.fold import Folded
+from indexer.folders import FolderDataset, why_empty
+from indexer.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
+from indexer.honest import Chosen, Known, given, of_tenth
 from indexer.keeping import keeper_of
+from indexer.looks import LOOKS, CachedLooks
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
-from indexer.truncation import measure
+from indexer.tune import Entries, tune
+from indexer.unknown import unknown_kinds
 from model import bundle as bundles
 from model.cache import Floats, check_parameters
 from model.engines import Engine
 from model.entries import Entry, write_entries
 from model.errors import DatasetError
+from model.held import HOLDOUT
 from model.images import RESIZE
-from model.manifest import DatasetInfo, InputInfo, Manifest
+from model.journal import SOURCE
+from model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
 from model.root import draft, new_generation
-from model.stores import parts
+from model.stores import keeps_keys, parts
+
+PAIRS_NAMED = 100
+"""Pairs of images, one picture in two classes, that the manifest names."""
 
 ENTRIES_AT_ONCE = 65_536
 """Entries on their way to the table, as Python's own numbers."""
@@ -53,10 +62,19 @@ class IndexOptions:
     parameters: Parameters | None = None
     """Use these; None = fit them on the holdout."""
     thumbnails: bool = True
+    holdout: Dataset | None = None
+    """Images that the network never saw, to fit on; None = the dataset's tenth, where the network is new to it."""
+    unknown: Sequence[Dataset] = ()
+    """Images of nothing that is cached, to choose novelty on besides others."""
+    trained: Trained = "unknown"
+    """What the network's user says of its having been trained on the dataset."""
 
 
-Gather = Callable[[Dataset, PreparedEncoder, Unreadable, Progress], Embedded]
-"""Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was unreadable."""
+Gather = Callable[[Dataset, PreparedEncoder, Progress], Embedded]
+"""Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
+
+EXPECTED_SHARE = 0.99
+"""Of the images that look like some, so many can be read where nothing is amiss: the store is planned for these."""
 
 
 def index(
@@ -73,7 +91,7 @@ def index(
     CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the one in the environment.
 
     Raises:
-        DatasetError: too many images are unreadable, or there is no holdout to fit on.
+        DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
         RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
             names say; then nothing is written.
     """
@@ -82,7 +100,7 @@ def index(
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
         copies, count = 2 if options.mirror else 1, len(dataset.labels)
-        fewest = max(1, count - Unreadable.of(count).allowed)
+        fewest = max(1, int(count * EXPECTED_SHARE))
         # Refuse what cannot be before the long work, not after it.
         keeper = keeper_of(
             options.store,
@@ -96,36 +114,37 @@ def index(
         undo.callback(keeper.discard)
         exact = options.parameters is not None and options.parameters.k is None and keeper.info.factory == "Flat"
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
-        unreadable = Unreadable.of(len(dataset.labels))
-        embedded = (gather or _embedding(options))(dataset, encoder, unreadable, progress)
-        if not len(embedded.keys):
-            raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
-        values = dataset.labels[embedded.positions]
+        embedded = (gather or _embedding(options))(dataset, encoder, progress)
+        unreadable = _check_readable(dataset, embedded)
+        first = first_copies(embedded.looks)
+        repeated = _repeated(dataset, embedded, first)
+        values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
-        holdout, held = _holdout(dataset, embedded, values)
-        fitted = None
-        if options.parameters is None:
-            if not len(holdout.labels) or held.all():
-                raise DatasetError(
-                    f"{dataset.name} has too few images to hold any out for fitting: give --theta, --lam and --k"
-                )
-            fitted = fit(holdout, store, held, len(dataset.classes), progress=progress)
-        chosen = options.parameters or Parameters(fitted.theta, fitted.lam, fitted.k)  # type: ignore[union-attr]
-        truncation = None
-        if exact:
-            pass  # Nothing is left out.
-        elif len(holdout.labels) and not held.all():
-            novelty = fitted.calibration.novelty if fitted else None
-            exact_keys, classes = _Less(embedded.keys, values, held), len(dataset.classes)
-            store, truncation = measure(store, exact_keys, holdout, held, chosen, classes, novelty, progress)
-            del exact_keys
-        elif not store.is_exhaustive:
-            store = store.with_search(store.efforts()[-1])
-        calibration = None
-        if fitted is not None:
-            novelty = fitted.calibration.novelty
-            calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
+        entries = _entries_to_tune(dataset, embedded, values, first, is_exact=keeps_keys(keeper.info.factory))
+        chosen = choose_holdout(
+            dataset.name,
+            dataset.split,
+            dataset.classes,
+            encoder.engine,
+            embedded.looks,
+            entries.tenth,
+            _known(encoder, dataset, options),
+            options.holdout,
+            progress,
+        )
+        tuned = tune(
+            store,
+            len(dataset.classes),
+            min(encoder.engine.classes, len(dataset.classes)),
+            entries,
+            chosen,
+            parameters=options.parameters,
+            is_exact=exact,
+            unknown=lambda: unknown_kinds(encoder.engine, options.unknown, progress),
+            progress=progress,
+        )
+        store = tuned.store
         store_info = keeper.write(store, folder)
         np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
@@ -134,8 +153,15 @@ def index(
             embedded.sheets,
             height=encoder.engine.size[0],
         )
+        CachedLooks(embedded.looks, _rows_of_looks(embedded), tuned.fitted).write(folder / LOOKS)
+        if tuned.held is not None:
+            tuned.held.write(folder / HOLDOUT)
+        if tuned.directions is not None:
+            np.save(folder / bundles.DIRECTIONS, tuned.directions, allow_pickle=False)
+        if not keeps_keys(keeper.info.factory) and len(taught := _taught(dataset, embedded)):
+            np.save(folder / bundles.TAUGHT, embedded.keys[taught], allow_pickle=False)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
-        del store, embedded
+        del store, embedded, entries
         progress("verify", 0, 1)
         manifest = Manifest(
             generation=generation,
@@ -144,22 +170,29 @@ def index(
             dataset=DatasetInfo(
                 name=dataset.name,
                 split=dataset.split,
-                images=len(dataset.labels) - len(unreadable.sources),
+                images=images,
                 mirrored=options.mirror,
-                unreadable=tuple(unreadable.sources),
+                unreadable=unreadable,
+                left_out=dataset.left_out.counts(),
+                **repeated,
                 sha256=dataset.content_hash(),
             ),
             classes=dataset.classes,
-            network=encoder.network.model_copy(update={"classes": _known(encoder.engine, dataset)}),
+            network=encoder.network.model_copy(
+                update={"classes": _known_classes(encoder.engine, dataset), "trained_on_these": tuned.trained}
+            ),
             recipe=encoder.recipe,
             input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
             store=store_info,
-            theta=chosen.theta,
-            lam=chosen.lam,
-            k=chosen.k,
-            fit=fitted.report if fitted else None,
-            calibration=calibration,
-            truncation=truncation,
+            theta=tuned.parameters.theta,
+            lam=tuned.parameters.lam,
+            k=tuned.parameters.k,
+            parameters_from=tuned.source,
+            holdout=tuned.holdout,
+            fit=tuned.report,
+            calibration=tuned.calibration,
+            same_as=tuned.same_as,
+            truncation=tuned.truncation,
             taught=dataset.change if isinstance(dataset, Folded) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
@@ -170,9 +203,10 @@ def index(
 
 def memory_needed(entries: int, dim: int, *, measured: bool = True) -> int:
     """Bytes of memory that an index needs at its widest, were its store to keep the keys as they are."""
-    # The keys as embedded and the store's own; where anything is measured on the holdout, the copy without it, and
-    # the similarities (float32) and order (int64) of all entries for some queries at a time.
-    return 4 * entries * dim * (3 if measured else 2) + (12 * QUERIES_AT_ONCE * entries if measured else 0)
+    # The keys as embedded and the store's own; where anything is measured on the holdout, the similarities (float32)
+    # and order (int64) of some entries for some queries at a time.
+    at_once = 12 * QUERIES_AT_ONCE * min(entries, KEYS_AT_ONCE)
+    return 4 * entries * dim * 2 + (at_once if measured else 0)
 
 
 def check_index_memory(entries: int, dim: int, *, measured: bool) -> None:
@@ -194,31 +228,77 @@ def embed_images(
     """Logits (n,C), keys (n,D) and labels (n,) of some images of a dataset, as they are, in order.
 
     Raises:
-        DatasetError: too many images are unreadable.
+        DatasetError: none of them can be read.
     """
-    logits: list[Floats] = []
-    keys: list[Floats] = []
-    done: list[NDArray[np.int64]] = []
-    for indices, images in batches(dataset, positions, engine.size, BATCH, Unreadable.of(len(positions))):
-        encoding = engine.encode(images)
-        logits.append(encoding.logits)
-        keys.append(encoding.keys)
-        done.append(indices)
-        progress("embed", sum(map(len, done)), len(positions))
-    if not done:
-        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
-    return np.concatenate(logits), np.concatenate(keys), dataset.labels[np.concatenate(done)]
+    found, _ = embed_holdout(dataset, positions, engine, progress)
+    return found.logits, found.keys, found.labels
+
+
+def choose_holdout(
+    name: str,
+    split: str,
+    classes: tuple[str, ...],
+    engine: Engine,
+    cached: Looks,
+    tenth: Holdout,
+    known: Known,
+    named: Dataset | None,
+    progress: Progress = silent,
+) -> Chosen:
+    """The images that parameters of a cache of a split of a dataset are fitted on: those that are named, or its tenth.
+
+    Raises:
+        DatasetError: those that were named cannot be fitted on.
+    """
+    if named is None:
+        return of_tenth(f"a tenth of {name} {split}".rstrip(), tenth, cached, known)
+    seen, _ = embed_holdout(named, np.arange(len(named.labels)), engine, progress)
+    return given(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
 
 
 def _embedding(options: IndexOptions) -> Gather:
     """Embeds all images here and now."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, unreadable: Unreadable, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
         everything = np.arange(len(dataset.labels))
         copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
-        return embed(dataset, everything, encoder, unreadable, progress, **copies)
+        return embed(dataset, everything, encoder, progress, **copies)
 
     return gather
+
+
+def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
+    """The sources of the images that gave no entries, but for taught ones that were removed while it was built.
+
+    Raises:
+        DatasetError: they are all images of a class, or most of all: then something is amiss that is not theirs.
+    """
+    there, left = np.zeros(len(dataset.labels), bool), np.ones(len(dataset.labels), bool)
+    there[embedded.positions] = True
+    if isinstance(dataset, Folded):
+        left[dataset.removed()] = False
+    have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
+    # Classes of which people removed every image are no surprise.
+    folder = dataset.of if isinstance(dataset, Folded) else dataset
+    lost = [
+        label
+        for label in np.flatnonzero(~have).tolist()
+        if (dataset.labels[left] == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
+    ]
+    if lost:
+        own = [label for label in lost if label < len(folder.classes)]
+        if isinstance(folder, FolderDataset) and own:
+            raise DatasetError(why_empty(folder, own))
+        raise DatasetError(
+            f"{dataset.name} has no readable images of {', '.join(dataset.classes[label] for label in lost[:5])}"
+        )
+    if 2 * there.sum() < left.sum():
+        raise DatasetError(f"most images of {dataset.name} cannot be read: {dataset.left_out.said()}")
+    return tuple(dataset.source(position) for position in np.flatnonzero(left & ~there).tolist())
+
+
+def _is_empty(folder: FolderDataset, label: int) -> bool:
+    return label < len(folder.classes) and not (folder.labels == label).any()
 
 
 def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> Iterator[Entry]:
@@ -229,28 +309,63 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
             yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def _holdout(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> tuple[Holdout, NDArray[np.bool_]]:
-    """The holdout's images as queries, and which entries (N,) come from them."""
-    held = np.isin(embedded.positions, dataset.holdout())
-    queries = held & ~embedded.mirrored
-    return Holdout(embedded.logits, embedded.keys[queries], values[queries]), held
+def _entries_to_tune(
+    dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
+) -> Entries:
+    """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""
+    rows, originals = _rows_of_looks(embedded), ~embedded.mirrored
+    of_tenth = np.isin(embedded.positions, dataset.holdout())
+    own = np.flatnonzero(of_tenth & originals)
+    apart = kept_apart(of_tenth[originals], embedded.looks, values[originals])
+    return Entries(
+        first[rows],
+        Holdout(embedded.logits, embedded.keys[own], values[own], embedded.looks[rows[own]], own),
+        apart[rows],
+        lambda rows: embedded.keys[rows],
+        None if is_exact else lambda rows: embedded.keys[rows],
+        _Chunks(embedded.keys, values),
+    )
 
 
-def _known(engine: Engine, dataset: Dataset) -> int | None:
+def _repeated(dataset: Dataset, embedded: Embedded, first: NDArray[np.int64]) -> dict[str, Any]:
+    """What the manifest says of copies."""
+    positions = embedded.positions[~embedded.mirrored]
+    found = Repeats.of(first, dataset.labels[positions])
+    sources = [tuple(dataset.source(int(positions[row])) for row in pair) for pair in found.across[:PAIRS_NAMED]]
+    return {"duplicates": found.images, "in_two_classes": sources, "in_two_classes_count": len(found.across)}
+
+
+def _taught(dataset: Dataset, embedded: Embedded) -> NDArray[np.int64]:
+    """Which entries are of images that were taught."""
+    is_taught = [dataset.source(position).startswith(SOURCE) for position in embedded.positions.tolist()]
+    return np.flatnonzero(is_taught)
+
+
+def _rows_of_looks(embedded: Embedded) -> NDArray[np.int64]:
+    """Where among the looks each entry's image is (N,): an image's own and its mirrored entry share one."""
+    originals = embedded.positions[~embedded.mirrored]
+    order = np.argsort(originals)
+    return order[np.searchsorted(originals[order], embedded.positions)]
+
+
+def _known(encoder: PreparedEncoder, dataset: Dataset, options: IndexOptions) -> Known:
+    """What is known of the images that the network was trained on."""
+    words = f"{dataset.name} {dataset.split} less holdout"
+    return Known(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, options.trained)
+
+
+def _known_classes(engine: Engine, dataset: Dataset) -> int | None:
     """How many of the dataset's classes the network knows; None = all."""
     return engine.classes if engine.classes < len(dataset.classes) else None
 
 
 @dataclass(frozen=True)
-class _Less:
-    """Chunks of the keys as embedded, those held left out, without a second copy of all."""
+class _Chunks:
+    """Chunks of the keys as embedded."""
 
     keys: Floats
     values: NDArray[np.int64]
-    held: NDArray[np.bool_]
 
     def __iter__(self) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
         for part in parts(*self.keys.shape):
-            kept = ~self.held[part]
-            if kept.any():
-                yield self.keys[part][kept], self.values[part][kept]
+            yield self.keys[part], self.values[part]

@@ -1,9 +1,10 @@
-"""A bundle's parameters or calibration made anew on its dataset's holdout; its keys stay as they are."""
+"""A bundle's parameters or calibration made anew; its keys stay as they are."""
 
 from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,110 +12,336 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.calibrate import calibrate, similarities
+from indexer.calibrate import calibrate
+from indexer.copies import Looks, first_copies, kept_apart
 from indexer.datasets import Dataset
-from indexer.fit import Holdout, fit
-from indexer.index import check_index_memory, embed_images
-from indexer.novelty import NEIGHBORS, Seen, Tried, choose_novelty, fit_novelty
+from indexer.embed import batches
+from indexer.encoders import check_classes, read_trained
+from indexer.fit import KS
+from indexer.holdout import Holdout, embed_holdout, nearest_entries, served_votes
+from indexer.honest import Chosen, Known
+from indexer.index import IndexOptions, check_index_memory, choose_holdout
+from indexer.looks import LOOKS, CachedLooks
+from indexer.nearest_other import nearest_other
+from indexer.novelty import TENTH, tell_unknown
 from indexer.progress import Progress, silent
-from indexer.truncation import measure
+from indexer.tune import Entries, kept, tune
+from indexer.unknown import unknown_kinds
 from model import bundle as bundles
 from model.bundle import Bundle
-from model.cache import Floats, softmax
-from model.doubt import energies
+from model.cache import Floats, Ints, softmax
+from model.catching_up import caught_up
+from model.doubt import novelty_scores, own_evidence
 from model.errors import DatasetError
+from model.held import HOLDOUT, Held
+from model.journal import Journal
 from model.manifest import Manifest, StoreInfo
 from model.milvus_store import MilvusStore
-from model.predictor import Parameters
+from model.overlaid_store import OverlaidStore
+from model.overlay import Overlay
 from model.root import draft, new_generation
-from model.stores import FaissStore, check_k
+from model.served import Parameters, Served
+from model.stores import FaissStore, Store, check_k, keeps_keys
+from model.taught_keys import number_of
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A bundle with what was taught to it since, and what its parameters may be fitted on."""
+
+    bundle: Bundle
+    overlay: Overlay
+    store: FaissStore | MilvusStore | OverlaidStore
+    entries: Entries
+    chosen: Chosen
+    looks: CachedLooks
+
+    @property
+    def classes(self) -> int:
+        """How many it answers with."""
+        return len(self.overlay.classes)
+
+    @property
+    def known(self) -> int:
+        """How many of them the network knows."""
+        return len(self.bundle.manifest.network_classes)
 
 
 def refit(
-    dataset: Dataset, root: Path, generation: str, ks: tuple[int | None, ...], progress: Progress = silent
+    dataset: Dataset | None,
+    root: Path,
+    generation: str,
+    ks: tuple[int | None, ...] = KS,
+    options: IndexOptions | None = None,
+    progress: Progress = silent,
 ) -> str:
-    """Fit theta, lam and k of an existing bundle anew on its dataset's holdout; the new bundle's generation.
+    """Fit theta, lam and k of an existing bundle anew, with what was taught to it since; the new bundle's generation.
+
+    ``dataset`` is what it caches: its tenth is fitted on where ``options`` name no holdout. With one, None will do.
 
     Raises:
-        DatasetError: the dataset is not the one that the bundle caches.
+        DatasetError: the dataset is not the one that the bundle caches, or the holdout cannot be fitted on.
         ParameterError: a k is beyond what the store can serve.
         MemoryLimitError: it would not fit into memory.
     """
-    old, store = _open(dataset, root, generation)
+    options = options or IndexOptions()
+    opened = _open(dataset, root, generation, options, progress)
+    old, store = opened.bundle, opened.store
     for k in ks:
         check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
-    holdout, held = _holdout(dataset, old, progress)
-    classes = len(dataset.classes)
-    fitted = fit(holdout, store, held, classes, ks=ks, progress=progress)
-    chosen, novelty = Parameters(fitted.theta, fitted.lam, fitted.k), fitted.calibration.novelty
-    store, truncation = measure(store, None, holdout, held, chosen, classes, novelty, progress)
+    tuned = tune(
+        store,
+        opened.classes,
+        opened.known,
+        opened.entries,
+        opened.chosen,
+        ks=ks,
+        unknown=lambda: unknown_kinds(old.engine, options.unknown, progress),
+        own_classes=len(old.manifest.classes),
+        progress=progress,
+    )
+    network = old.manifest.network.model_copy(update={"trained_on_these": tuned.trained})
     return _write_changed(
         root,
         old,
         progress,
-        theta=fitted.theta,
-        lam=fitted.lam,
-        k=fitted.k,
-        fit=fitted.report,
-        calibration=calibrate(store, holdout, held, chosen, classes, novelty, progress),
-        truncation=truncation,
-        store=old.manifest.store.model_copy(update={"search": store.search_info}),
+        held=_by_id(tuned.held, opened.overlay),
+        looks=replace(opened.looks, fitted=tuned.fitted),
+        theta=tuned.parameters.theta,
+        lam=tuned.parameters.lam,
+        k=tuned.parameters.k,
+        parameters_from=tuned.source,
+        holdout=tuned.holdout,
+        fit=tuned.report,
+        directions=tuned.directions,
+        calibration=tuned.calibration,
+        same_as=tuned.same_as or old.manifest.same_as,
+        truncation=tuned.truncation,
+        network=network,
+        store=old.manifest.store.model_copy(update={"search": tuned.store.search_info}),
     )
 
 
 def recalibrate(
-    dataset: Dataset, root: Path, generation: str, unknown: Dataset | None = None, progress: Progress = silent
-) -> tuple[str, list[Tried]]:
-    """Calibrate an existing bundle anew on its dataset's holdout, all else as it is; the new bundle's generation.
-
-    Where ``unknown`` is given, images of nothing that the bundle knows, novelty's weights are chosen on them, and all
-    that was tried comes back too.
+    dataset: Dataset | None,
+    root: Path,
+    generation: str,
+    options: IndexOptions | None = None,
+    progress: Progress = silent,
+) -> str:
+    """Calibrate an existing bundle anew, all else as it is; the new bundle's generation.
 
     Raises:
-        DatasetError: the dataset is not the one that the bundle caches, or too many images are unreadable.
+        DatasetError: the dataset is not the one that the bundle caches, there is no honest holdout, or too many images
+            are unreadable.
         MemoryLimitError: it would not fit into memory.
     """
-    old, store = _open(dataset, root, generation)
-    manifest = old.manifest
-    holdout, held = _holdout(dataset, old, progress)
-    most = min(max(NEIGHBORS), int((~held).sum()))
-    known = Seen(similarities(store, holdout.keys, most, ~held), _energies(holdout.logits))
-    tried: list[Tried] = []
-    if unknown is None:
-        novelty = fit_novelty(*known)
-    else:
-        logits, keys, _ = embed_images(unknown, np.arange(len(unknown.labels)), old.engine, progress)
-        novelty, tried = choose_novelty(known, Seen(similarities(store, keys, most), _energies(logits)))
-    chosen = Parameters(manifest.theta, manifest.lam, manifest.k)
-    calibration = calibrate(store, holdout, held, chosen, len(dataset.classes), novelty, progress)
-    return _write_changed(root, old, progress, calibration=calibration), tried
+    options = options or IndexOptions()
+    opened = _open(dataset, root, generation, options, progress)
+    manifest, store, holdout = opened.bundle.manifest, opened.store, opened.chosen.holdout
+    out = opened.entries.held if holdout is not None and len(holdout.own) else None
+    if holdout is None or (out is not None and out.all()):
+        raise DatasetError(
+            f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
+            "that the network never saw"
+        )
+    served = Served.of(store, opened.classes, opened.known, out)
+    parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
+    network = softmax(holdout.logits, opened.classes)
+    most = min(max(TENTH, manifest.k or 1), served.count)
+    found = nearest_entries(served, holdout.keys, most, progress=progress)
+    kinds = unknown_kinds(opened.bundle.engine, options.unknown, progress)
+    novelty, directions = tell_unknown(served, holdout, found, kinds, len(manifest.classes))
+    by_itself = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
+    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
+    cache = served_votes(
+        served,
+        holdout,
+        found,
+        parameters,
+        is_exhaustive=store.is_exhaustive,
+        novelty=novelty,
+        own=by_itself,
+        progress=progress,
+    )
+    return _write_changed(
+        root,
+        opened.bundle,
+        progress,
+        held=_by_id(kept(holdout, out), opened.overlay),
+        looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
+        holdout=opened.chosen.info,
+        directions=directions,
+        calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
+        same_as=nearest_other(holdout.keys, found, opened.entries.exact_keys) or manifest.same_as,
+    )
 
 
-def _open(dataset: Dataset, root: Path, generation: str) -> tuple[Bundle, FaissStore | MilvusStore]:
+def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOptions, progress: Progress) -> _Opened:
     old = bundles.open_bundle(root, generation)
+    manifest = old.manifest
     assert isinstance(old.store, FaissStore | MilvusStore)
-    if dataset.content_hash() != old.manifest.dataset.sha256:
+    if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
-    return old, old.store
+    overlay = caught_up(Overlay(old), Journal(root))
+    store = overlay.store
+    assert isinstance(store, FaissStore | MilvusStore | OverlaidStore)
+    sources = old.entries.sources()
+    looks = CachedLooks.read(old.path / LOOKS)
+    if looks is None:
+        looks = _looks_of(dataset, old, sources, progress)
+    pictures = _pictures(looks, overlay)
+    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
+    exact = None
+    if dataset is not None and not keeps_keys(manifest.store.factory):
+        exact = _Embedding(dataset, overlay, sources)
+    entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
+    trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
+    images = read_trained(old.path, manifest)
+    known = Known(images, images is None and manifest.network.trained_on == trained_on, options.trained)
+    name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
+    chosen = choose_holdout(
+        name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
+    )
+    return _Opened(old, overlay, store, entries, chosen, looks)
 
 
-def _holdout(dataset: Dataset, old: Bundle, progress: Progress) -> tuple[Holdout, NDArray[np.bool_]]:
-    """The holdout's images as queries, and which of the bundle's entries (N,) come from them."""
-    logits, keys, labels = embed_images(dataset, dataset.holdout(), old.engine, progress)
-    sources = {dataset.source(int(position)) for position in dataset.holdout()}
-    return Holdout(logits, keys, labels), np.array([source in sources for source in old.entries.sources()])
+@dataclass(frozen=True)
+class _Embedding:
+    """The keys of a bundle's entries as its encoder makes them, of which its store keeps fewer bits."""
+
+    dataset: Dataset
+    overlay: Overlay
+    sources: list[str]
+    """Of the bundle's own entries, by id."""
+
+    def __call__(self, rows: Ints) -> Floats:
+        """Those of some of the overlay's entries (n,): (n,D)."""
+        bundle, ids = self.overlay.bundle, self.overlay.ids[rows].tolist()
+        wanted = {self.sources[i] for i in ids if number_of(i) is None}
+        everything = range(len(self.dataset.labels))
+        at = {source: i for i in everything if (source := self.dataset.source(i)) in wanted}
+        found = _rows(self.overlay.store, rows)
+        for row, entry_id in enumerate(ids):
+            entry = bundle.entries.get(entry_id) if number_of(entry_id) is None else None
+            if entry is not None and entry.source in at:
+                image = self.dataset.read(at[entry.source], bundle.engine.size)
+                image = image[:, ::-1] if entry.mirrored else image
+                found[row] = bundle.engine.encode(np.ascontiguousarray(image)[None]).keys[0]
+        return found
 
 
-def _energies(logits: Floats) -> Floats:
-    return energies(logits, softmax(logits))
+def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress: Progress) -> CachedLooks:
+    """The looks of an older bundle's images, read anew.
+
+    Raises:
+        DatasetError: the dataset is not at hand.
+    """
+    if dataset is None:
+        raise DatasetError(
+            f"generation {old.manifest.generation} does not say what its images look like: name the dataset that it "
+            "caches too"
+        )
+    rows = {source: row for row, source in enumerate(dict.fromkeys(sources))}
+    found = Looks.joined([Looks.of(np.zeros((1, *old.engine.size, 3), np.uint8))] * len(rows))
+    everything = np.arange(len(dataset.labels))
+    for indices, images in batches(dataset, everything, old.engine.size, 256):
+        at = [rows.get(dataset.source(int(index)), -1) for index in indices]
+        kept_rows = np.array(at) >= 0
+        some = Looks.of(images)[kept_rows]
+        places = np.array(at)[kept_rows]
+        found.digests[places], found.luma[places], found.colours[places] = some.digests, some.luma, some.colours
+        progress("looks", int(indices[-1]) + 1, len(everything))
+    return CachedLooks(found, np.array([rows[source] for source in sources]), None)
 
 
-def _write_changed(root: Path, old: Bundle, progress: Progress, **changed: object) -> str:
+def _pictures(looks: CachedLooks, overlay: Overlay) -> Ints:
+    """What each of an overlay's entries shows (N,), as numbers."""
+    own = first_copies(looks.looks)[looks.rows]
+    taught = len(looks.looks)
+    return np.array(
+        [own[i] if (number := number_of(i)) is None else taught + number for i in overlay.ids.tolist()], np.int64
+    )
+
+
+def _tenth(
+    dataset: Dataset | None,
+    old: Bundle,
+    overlay: Overlay,
+    sources: list[str],
+    looks: CachedLooks,
+    progress: Progress,
+) -> tuple[Holdout, NDArray[np.bool_]]:
+    """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
+    ids, count = overlay.ids, len(overlay.ids)
+    empty = Holdout(
+        np.empty((0, old.engine.classes), np.float32), np.empty((0, old.engine.dim), np.float32), np.empty(0, np.int64)
+    )
+    if dataset is None or not len(dataset.holdout()):
+        return empty, np.zeros(count, bool)
+    check_classes(dataset, old.manifest)
+    row_of = {int(entry): row for row, entry in enumerate(ids.tolist())}
+    first: dict[str, int] = {}
+    for entry, source in enumerate(sources):
+        if source not in first and entry in row_of:
+            first[source] = row_of[entry]
+    found, at = embed_holdout(dataset, dataset.holdout(), old.engine, progress)
+    own = np.array([first.get(dataset.source(int(position)), -1) for position in at])
+    found = found.part(own >= 0)
+    own = own[own >= 0]
+    labels = overlay.store.values[own]
+    tenth = Holdout(found.logits, found.keys, labels, found.looks, own)
+    # Of the bundle's own entries: what was taught since shows other pictures.
+    is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
+    rows = looks.rows[ids[is_own]]
+    held, shown = np.zeros(len(looks.looks), bool), np.full(len(looks.looks), -1, np.int64)
+    held[looks.rows[ids[own]]] = True
+    shown[rows] = overlay.store.values[is_own]
+    apart = np.zeros(count, bool)
+    apart[is_own] = kept_apart(held, looks.looks, shown)[rows]
+    return tenth, apart
+
+
+def _rows(store: Store, rows: Ints) -> Floats:
+    """The keys (n,D) of some entries, as the store decodes them; rows are sorted."""
+    found, start = [], 0
+    for keys, _ in store.chunks():
+        some = rows[(rows >= start) & (rows < start + len(keys))] - start
+        found.append(keys[some])
+        start += len(keys)
+    return np.concatenate(found)
+
+
+def _by_id(held: Held | None, overlay: Overlay) -> Held | None:
+    """The same with entries by their ids, in place of their rows."""
+    if held is None:
+        return None
+    ids = overlay.ids
+    own = np.where(held.own >= 0, ids[np.maximum(held.own, 0)], -1)
+    return Held(held.logits, held.keys, held.labels, own, ids[held.out])
+
+
+def _write_changed(
+    root: Path,
+    old: Bundle,
+    progress: Progress,
+    held: Held | None,
+    looks: CachedLooks | None = None,
+    directions: Floats | None = None,
+    **changed: object,
+) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
         for name in old.manifest.files:
-            shutil.copyfile(old.path / name, folder / name)
+            if name not in (HOLDOUT, bundles.DIRECTIONS):
+                shutil.copyfile(old.path / name, folder / name)
+        if held is not None:
+            held.write(folder / HOLDOUT)
+        if directions is not None:
+            np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
+        if looks is not None:
+            looks.write(folder / LOOKS)
         manifest = old.manifest.model_copy(
             update={
                 "generation": new_generation(),

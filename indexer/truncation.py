@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.fit import QUERIES_AT_ONCE, Holdout, entries_less, nearest
+from indexer.holdout import QUERIES_AT_ONCE, Holdout, served_votes
 from indexer.progress import Progress, silent
-from model.cache import Floats, Ints, exact_vote, mix, softmax, vote
-from model.doubt import energies
-from model.lookup import lead, vote_until_sure
+from model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
+from model.lookup import lead
 from model.manifest import Novelty, QuickSearch, Truncation
-from model.predictor import Parameters
-from model.stores import Store, TunableStore
+from model.served import Parameters, Served
+from model.stores import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
+
+
+@dataclass(frozen=True)
+class Measured(Generic[S]):
+    """A store with the search that was chosen for it, and what it answers with that."""
+
+    store: S
+    truncation: Truncation
+    cache: Floats
+    """p_cache (n,C) of the whole holdout, as served."""
+
 
 CHANGED_PERCENT = 0.1
 """Answers that may change because a search does not look at every entry."""
@@ -47,61 +58,56 @@ K_COST = 0.1
 
 
 def measure(
+    served: Served,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
     holdout: Holdout,
-    held_entries: NDArray[np.bool_],
+    found: Neighbors,
     parameters: Parameters,
-    classes: int,
     novelty: Novelty | None = None,
+    own: NDArray[np.float64] | None = None,
     progress: Progress = silent,
-) -> tuple[S, Truncation]:
+) -> Measured[S]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
 
-    The search is chosen on the same images that the distance is measured on.
-
-    exact_keys are chunks of the keys as embedded, with values, those of held_entries (N,) left out; None = take them
-    from the store. An approximate search that misses the bounds at its greatest effort is used at that effort.
+    The search is chosen on the same images that the distance is measured on. ``found`` are their nearest entries, all
+    entries of ``served`` compared. exact_keys are chunks of the keys as embedded, with values, those that take no part
+    left out; None = take them from the store. An approximate search that misses the bounds at its greatest effort is
+    used at that effort.
     """
     theta, lam, k = parameters
-    if len(holdout.labels) > IMAGES:
-        some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:IMAGES])
-        holdout = Holdout(holdout.logits[some], holdout.keys[some], holdout.labels[some])
-    network = softmax(holdout.logits, classes)
-    keys, values = entries_less(store, held_entries)
+    count = len(holdout.labels)
+    some = np.sort(np.random.default_rng(0).permutation(count)[:IMAGES])
+    keys, network = holdout.keys[some], softmax(holdout.logits[some], served.classes)
     exact = np.empty_like(network)
-    whole = np.empty_like(network)
-    all_stored = np.empty_like(network)
-    # Where all entries vote, an approximate store still finds the neighbours that are listed.
-    searched = min(k or LISTED_K, len(values))
-    for start in range(0, len(network), QUERIES_AT_ONCE):
+    for start in range(0, len(some), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        queries = holdout.keys[rows]
-        chunks = [(keys, values)] if exact_keys is None else exact_keys
-        exact[rows] = exact_vote(queries, chunks, (theta,), classes)[0][0]
-        whole[rows] = vote(*nearest(queries, keys, values, searched), theta, classes)
-        if k is None:
-            all_stored[rows] = exact_vote(queries, [(keys, values)], (theta,), classes)[0][0]
-        progress("truncation", min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    answers = mix(network, whole if k is not None else all_stored, lam)
+        if exact_keys is None:
+            exact[rows] = served.exact_vote(keys[rows], (theta,))[0]
+        else:
+            votes = exact_vote(keys[rows], exact_keys, (theta,), served.classes)[0][0]
+            exact[rows] = reweigh(votes, served.class_weights)
+        progress("truncation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
     if not store.is_exhaustive:
-        target, asked = mix(network, whole, lam), parameters._replace(k=searched)
-        store = least_effort(store, holdout.keys, network, asked, target, among=~held_entries)
-        if k is not None:
-            _, cache = vote_until_sure(
-                store,
-                holdout.keys,
-                network,
-                theta,
-                lam,
-                k,
-                novelty,
-                among=~held_entries,
-                energies=energies(holdout.logits, network),
-            )
-            answers = mix(network, cache, lam)
+        # Where all entries vote, an approximate store still finds the neighbours that are listed.
+        searched = min(k or LISTED_K, served.count, found.ids.shape[1])
+        whole = served.vote(found.similarities[some, :searched], found.values[some, :searched], theta)
+        asked, target = parameters._replace(k=searched), mix(network, whole, lam)
+        store = least_effort(store, keys, network, asked, target, served.among, served.class_weights)
+        served = served.with_store(store)
+    cache = served_votes(
+        served,
+        holdout,
+        found,
+        parameters,
+        is_exhaustive=store.is_exhaustive,
+        novelty=novelty,
+        own=own,
+        progress=progress,
+    )
+    distance = compare(mix(network, cache[some], lam), mix(network, exact, lam))
     kind = "stored" if exact_keys is None else "exact"
-    return store, compare(answers, mix(network, exact, lam)).model_copy(update={"keys": kind})
+    return Measured(store, distance.model_copy(update={"keys": kind}), cache)
 
 
 def least_effort(
@@ -111,6 +117,7 @@ def least_effort(
     parameters: Parameters,
     whole: Floats,
     among: NDArray[np.bool_] | None = None,
+    by_class: NDArray[np.float64] | None = None,
 ) -> S:
     """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
 
@@ -122,7 +129,8 @@ def least_effort(
 
     def answer(effort: Store, k: int) -> Floats:
         found = effort.search(queries, k, among)
-        return mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
+        votes = vote(found.similarities, found.values, theta, network.shape[1])
+        return mix(network, reweigh(votes, by_class), lam)
 
     for effort in store.efforts():
         store = store.with_search(effort)

@@ -3,6 +3,8 @@
 ::
 
     <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
+                   directions.npy (C,D+1), where novelty goes by RMDS
+                   taught.npy (n,D), the keys of taught entries, where the store keeps keys in fewer bits
 
 The folder that they lie in is a root (model.root).
 """
@@ -22,12 +24,12 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
-from model.cache import Ints
+from model.cache import Floats, Ints
 from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreAwayError, StoreError
 from model.journal import SOURCE
-from model.manifest import MANIFEST, SCHEMA_VERSION, FileInfo, Manifest
+from model.manifest import MANIFEST, READ_VERSIONS, Calibration, FileInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.milvus_store import MilvusStore
 from model.root import GENERATION, Lease, active_generation, publish
@@ -35,16 +37,26 @@ from model.stores import FaissStore, Store
 
 logger = logging.getLogger(__name__)
 
-ENCODER, NETWORK, KEYS, VALUES, ENTRIES = (
+ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, TAUGHT = (
     "encoder.onnx",
     "network.safetensors",
     "keys.faiss",
     "values.npy",
     "entries.sqlite",
+    "directions.npy",
+    "taught.npy",
 )
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 UNIT_TOLERANCE = 0.05
 """How far from 1 the canary's key lengths may be (reduced precision)."""
+
+
+@dataclass
+class Calibrated:
+    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
+
+    calibration: Calibration | None
+    change: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,15 @@ class Bundle:
     entries: Entries
     lease: Lease | None = None
     """Keeps it from being pruned; None for a draft."""
+    directions: Floats | None = None
+    """(C,D+1) of RMDS; None where novelty does not go by it."""
+    taught_keys: Floats | None = None
+    """(n,D) of its own entries that were taught, in order of id; None where the store keeps keys as they are."""
+
+    @cached_property
+    def calibrated(self) -> Calibrated:
+        """Its calibration, which changes while it is taught."""
+        return Calibrated(self.manifest.calibration)
 
     @property
     def is_store_away(self) -> bool:
@@ -77,6 +98,14 @@ class Bundle:
             if match := re.fullmatch(rf"{SOURCE}(\d+)", entry.source):
                 found.setdefault(int(match[1]), []).append(entry)
         return found
+
+    @cached_property
+    def exact_keys(self) -> dict[int, Floats]:
+        """Keys (D,), by entry, that the store keeps in fewer bits."""
+        if self.taught_keys is None:
+            return {}
+        ids = sorted(entry.id for own in self.taught.values() for entry in own)
+        return dict(zip(ids, self.taught_keys, strict=True))
 
 
 @dataclass(frozen=True)
@@ -232,7 +261,15 @@ def verify(
     entries = Entries(folder / ENTRIES)
     if entries.count != store.count:
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
-    return Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries)
+    directions = _matrix(folder, manifest, DIRECTIONS, len(manifest.classes), store.dim + 1)
+    novelty = manifest.calibration.novelty if manifest.calibration else None
+    if directions is None and novelty and novelty.evidence and novelty.evidence.rmds:
+        raise refuse(MANIFEST, f"does not list {DIRECTIONS}")
+    bundle = Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries, None, directions)
+    if TAUGHT not in manifest.files:
+        return bundle
+    count = sum(map(len, bundle.taught.values()))
+    return replace(bundle, taught_keys=_matrix(folder, manifest, TAUGHT, count, store.dim))
 
 
 def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> FaissStore:
@@ -322,10 +359,10 @@ def _manifest(folder: Path, generation: str) -> Manifest:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is not a manifest") from error
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         raise BundleError(
             f"bundle {generation} is refused: {MANIFEST} has schema version {version}, "
-            f"this secondlook reads {SCHEMA_VERSION}"
+            f"this secondlook reads {' and '.join(map(str, READ_VERSIONS))}"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -347,6 +384,22 @@ def _values(path: Path, classes: int, refuse: Callable[[str, str], BundleError])
     if len(values) == 0 or values.min() < 0 or values.max() >= classes:
         raise refuse(VALUES, f"has a class outside 0 to {classes - 1}, or none")
     return np.asarray(values, np.int64)
+
+
+def _matrix(folder: Path, manifest: Manifest, name: str, rows: int, columns: int) -> Floats | None:
+    """A file of numbers; None where the bundle has none."""
+    if name not in manifest.files:
+        return None
+    refuse = partial(_refusal, manifest.generation)
+    try:
+        numbers = np.load(folder / name, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise refuse(name, "is not an array") from error
+    if numbers.shape != (rows, columns) or numbers.dtype != np.float32:
+        raise refuse(name, f"is not of {rows:,} x {columns:,} float32 numbers")
+    if not np.isfinite(numbers).all():
+        raise refuse(name, "has a number that is not finite")
+    return np.asarray(numbers, np.float32)
 
 
 def _file_info(path: Path) -> FileInfo:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from model.bundle import ENCODER
 from model.cache import Floats
 from model.errors import ImageError, JournalError
-from model.images import Limits, decode
+from model.images import decode
 from model.journal import Changed, Journal
 from model.journal_file import BUSY_SECONDS
+from model.journal_terms import ACCEPTED
 from model.overlay import Overlay
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ BATCH = 16
 """Images embedded at once."""
 LOOKED_UP = 256
 """Images whose keys are asked for at once."""
-ACCEPTED = Limits(pixels=2**63 - 1)
-"""What was taught was accepted once, under a limit that may have been another one then: it is not lost to a lower."""
 
 
 def caught_up(overlay: Overlay, journal: Journal, *, seconds: float = math.inf, wait: float = BUSY_SECONDS) -> Overlay:

@@ -47,6 +47,14 @@ class Decided:
         places = np.searchsorted(positions, added)
         return Decided(np.insert(positions, places, added), np.insert(own, places, [code for _, code in new]))
 
+    def without(self, positions: Ints) -> Decided:
+        """With entries at those positions removed."""
+        others = ~np.isin(self.positions, positions)
+        every = np.concatenate((self.positions[others], positions))
+        codes = np.concatenate((self.codes[others], np.full(len(positions), REMOVED)))
+        order = np.argsort(every, kind="stable")
+        return Decided(every[order], codes[order])
+
     @cached_property
     def removed(self) -> Ints:
         """(r,) positions of the removed ones, ascending."""

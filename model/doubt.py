@@ -2,13 +2,20 @@
 
 Each is held to the holdout, images whose answers are known and that neither the network nor their neighbours learned.
 
-*Novelty.* What speaks for an image's being known is the network's energy (Liu et al., 2020, 'Energy-based
-out-of-distribution detection'), which the softmax loses, and how near the nearest entry is (Sun et al., 2022,
-'Out-of-distribution detection with deep nearest neighbors')::
+*Novelty.* What speaks for an image's being known are scores: how sure the network is (the largest probability of its
+softmax), its energy (Liu et al., 2020, 'Energy-based out-of-distribution detection'), which the softmax divides away,
+how near the nearest entry is (Sun et al., 2022, 'Out-of-distribution detection with deep nearest neighbors'), and RMDS
+(Ren et al., 2021, 'A simple fix to Mahalanobis distance'): by how much nearer the key is to the nearest class than to
+all, in a covariance that all classes share. With one covariance the squares of the key cancel, and RMDS is linear in
+it::
 
-    evidence = a log sum exp(logits) + b similarity,      score = 1 / (1 + exp(evidence - limit))
+    rmds = max_c (d(q, mean of all) - d(q, mean of c)) = max_c (w_c . q + b_c),   d(q, m) = (q - m)' S^-1 (q - m)
 
-with the holdout's standard deviations in a and b, and a limit that few of its images fall below.
+Which of them are weighed, and how, was chosen on the bundle's own images (``indexer.novelty``)::
+
+    evidence = a softmax + b energy + c rmds + d similarity,      score = 1 / (1 + exp(evidence - limit))
+
+with the holdout's standard deviations in the weights, and a limit that few of its images fall below.
 
 *Prediction sets* (split conformal; Vovk et al., 2005; the 'LAC' of Sadinle et al., 2019). All labels whose 1 - p(y|x)
 is at most the r-th smallest of the same number for the true labels of n holdout images. For images like those the true
@@ -33,7 +40,7 @@ from numpy.typing import NDArray
 
 from model.cache import Floats
 from model.errors import ParameterError
-from model.manifest import Novelty, Ranked
+from model.manifest import Calibration, Evidence, Novelty, Ranked, Standing
 
 Real = NDArray[np.float32] | NDArray[np.float64]
 
@@ -42,6 +49,14 @@ COVERAGES = (0.5, 0.999)
 
 CONFIDENCE = 0.9
 """Share of the holdouts that might have been drawn for which sets hold what they promise."""
+
+STANDINGS: tuple[Standing, ...] = ("known", "doubtful", "unknown")
+
+SET_COVERAGE = 0.95
+"""Coverage of the set that standing goes by."""
+
+DOUBTFUL_CREDIBILITY = 0.05
+"""An answer of no more than it is doubtful."""
 
 DIGITS = 8
 """Decimals kept of a score, rounded up: on the safe side."""
@@ -56,8 +71,37 @@ def energies(logits: Floats, network: Floats) -> Floats:
     return found
 
 
-def novelty_scores(novelty: Novelty | None, similarities: Real, energies: Real | None = None) -> NDArray[np.float64]:
-    """The score of images (B,) by the similarity of their ``novelty.neighbor``-th entry and, with evidence, energy.
+def rmds_scores(keys: Floats, directions: Floats) -> Floats:
+    """RMDS (B,) of keys (B,D), by w_c and b_c of each class in the rows of directions (C,D+1)."""
+    found: Floats = (keys @ directions[:, :-1].T + directions[:, -1]).max(axis=1)
+    return found
+
+
+def own_evidence(
+    novelty: Novelty | None, logits: Floats, network: Floats, keys: Floats, directions: Floats | None = None
+) -> NDArray[np.float64]:
+    """What speaks for images' being known but their neighbours: (B,), by logits, p_net and keys (B,...).
+
+    ``directions`` are RMDS's (C,D+1), where novelty goes by it.
+    """
+    found = np.zeros(len(keys))
+    evidence = novelty.evidence if novelty is not None else None
+    if evidence is None:
+        return found
+    if evidence.softmax:
+        found += evidence.softmax * network.max(axis=1).astype(np.float64)
+    if evidence.energy:
+        found += evidence.energy * energies(logits, network).astype(np.float64)
+    if evidence.rmds:
+        assert directions is not None
+        found += evidence.rmds * rmds_scores(keys, directions).astype(np.float64)
+    return found
+
+
+def novelty_scores(
+    novelty: Novelty | None, similarities: Real, own: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """The score of images (B,) by the similarity of their ``novelty.neighbor``-th entry and their ``own_evidence``.
 
     Between 0 and 1 with evidence, else between 0 and 2.
     """
@@ -65,10 +109,56 @@ def novelty_scores(novelty: Novelty | None, similarities: Real, energies: Real |
     if evidence is None:
         # At most 2, that of the opposite key, where fewer entries were found than it counts on.
         return np.minimum(2.0, 1.0 - similarities.astype(np.float64))
-    assert energies is not None
-    found = evidence.energy * energies + evidence.similarity * np.maximum(similarities.astype(np.float64), -1.0)
+    return evidence_scores(evidence, similarities, own)
+
+
+def evidence_scores(
+    evidence: Evidence, similarities: Real, own: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """The score of images (B,) by an entry's similarity and what else speaks for their being known, if anything."""
+    found = evidence.similarity * np.maximum(similarities.astype(np.float64), -1.0) + (0.0 if own is None else own)
     scores: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(found - evidence.limit, 500.0)))  # no overflow
     return scores
+
+
+def doubtful_above(evidence: Evidence | None) -> float:
+    """The score above which an image is doubtful; inf without such a limit, in bundles from before it."""
+    if evidence is None or evidence.doubtful is None:
+        return math.inf
+    return 1.0 / (1.0 + math.exp(min(evidence.doubtful - evidence.limit, 500.0)))
+
+
+def standing(
+    is_novel: bool | None, is_unusual: bool | None, credibility: float | None, labels: int | None
+) -> Standing | None:
+    """How far to trust an answer; None where nothing was calibrated. A figure that is None is left out.
+
+    Unknown: the image is novel, as few of the known ones are. Doubtful: it is nearly so (``is_unusual``), or its
+    neighbours hardly bear the label out, or the set of ``SET_COVERAGE`` has other than one label.
+    """
+    if is_novel is None and credibility is None and labels is None:
+        return None
+    if is_novel:
+        return "unknown"
+    is_borne_out = credibility is None or credibility > DOUBTFUL_CREDIBILITY
+    return "known" if is_borne_out and not is_unusual and labels in (None, 1) else "doubtful"
+
+
+def standings_of(
+    calibration: Calibration, scores: NDArray[np.float64], mixed: Floats, cache: Floats
+) -> list[Standing | None]:
+    """How far to trust answers, by their novelty scores (n,), p(y|x) and p_cache (n,C)."""
+    novelty, sets, credibility = calibration.novelty, calibration.sets, calibration.credibility
+    highest = None
+    if sets is not None and sets.images >= fewest_images(SET_COVERAGE):
+        highest = highest_score(sets, SET_COVERAGE)
+    limit, said = doubtful_above(novelty.evidence), mixed.argmax(axis=1)
+    found = []
+    for row, score in enumerate(scores.tolist()):
+        labels = None if highest is None else int((1.0 - mixed[row].astype(np.float64) <= highest).sum())
+        own = None if credibility is None else p_value(credibility, 1.0 - float(cache[row, said[row]]))
+        found.append(standing(score > novelty.threshold, score > limit, own, labels))
+    return found
 
 
 def check_coverage(coverage: float) -> None:
@@ -99,6 +189,11 @@ def rank_for(images: int, coverage: float) -> int:
     below = np.arange(images + 1)
     chances = logs[-1] - logs - logs[::-1] + below * math.log(coverage) + below[::-1] * math.log1p(-coverage)
     return int(np.searchsorted(np.exp(chances).cumsum(), CONFIDENCE)) + 1
+
+
+def fewest_images(coverage: float) -> int:
+    """The fewest images of a holdout on which sets of a coverage can be promised: with fewer they hold all labels."""
+    return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(coverage))
 
 
 def highest_score(known: Ranked, coverage: float) -> float:

@@ -105,7 +105,7 @@ class Journal:
         """Keys (D,) that an encoder made of the images that changes after that one wrote, by number and mirrored."""
         with self._file.reading(wait) as read:
             rows = read and read(
-                "SELECT keys.image, mirrored, key FROM images JOIN keys ON images.number = keys.image "
+                "SELECT keys.image, mirrored, key FROM images CROSS JOIN keys ON images.number = keys.image "
                 "WHERE encoder = ? AND change > ?",
                 encoder,
                 since,
@@ -130,10 +130,11 @@ class Journal:
         found: bytes | None = self._of_image("content", number)
         return found
 
-    def name(self, number: int) -> str | None:
-        """What a taught image was called."""
-        found: str | None = self._of_image("name", number)
-        return found
+    def image(self, number: int) -> tuple[str, str, bytes] | None:
+        """A taught image's label, name and bytes; None where there is none of that number, or it was removed."""
+        with self._file.reading() as read:
+            rows = read and read("SELECT label, name, content FROM images WHERE number = ?", number)
+            return rows[0] if rows and rows[0][0] is not None else None
 
     def thumbnail(self, number: int) -> bytes | None:
         """A small PNG of a taught image; None where there is no such image, or none was made of it yet."""
@@ -288,7 +289,7 @@ class Journal:
             _decide(run, label, was, known, write)
             return was
 
-    def _of_image(self, column: Literal["content", "name", "thumbnail"], number: int) -> Any:
+    def _of_image(self, column: Literal["content", "thumbnail"], number: int) -> Any:
         with self._file.reading() as read:
             rows = read and read(f"SELECT {column} FROM images WHERE number = ?", number)
             return rows[0][0] if rows else None

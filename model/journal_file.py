@@ -30,6 +30,7 @@ BUSY_SECONDS = 20.0
 """How long others that use it are waited for."""
 SCARCE_BYTES = 256 << 10
 """Of a disk with less room than this, a failure is put down to that."""
+LOOK_AGAIN_SECONDS = 0.001
 TICK_SECONDS = 0.02
 """More than what passes between two times that the system gives to files."""
 
@@ -127,14 +128,17 @@ class JournalFile:
             yield None
             return
         try:
-            with closing(self._connect(self._is_writable(), wait)) as connection:
-                (version,) = connection.execute("PRAGMA user_version").fetchone()
-                if version == 0:  # its first writer died before it began
+            with closing(self._connect(self._is_writable())) as connection:
+                version = _begin(connection, READING, wait)
+                if version == 1 and self._is_writable():
+                    connection.execute("ROLLBACK")
+                    _upgrade(connection, wait)
+                    version = _begin(connection, READING, wait)
+                if self._check(version) == 0:  # its first writer died before it began
                     yield None
                     return
-                if version < VERSION:
-                    connection.executescript(_AS_IF_2)
-                connection.execute("BEGIN")
+                if version == 1:
+                    _execute(connection, _AS_IF_2)
                 yield lambda sql, *given: connection.execute(sql, given).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{JOURNAL} cannot be read: {error}") from error
@@ -153,10 +157,10 @@ class JournalFile:
             self._create()
         before = self._place()
         try:
-            with closing(self._connect(is_writable=True, wait=wait)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                if connection.execute("PRAGMA user_version").fetchone() == (0,):
-                    _execute(connection, _SCHEMA + _MORE)
+            with closing(self._connect(is_writable=True)) as connection:
+                version = self._check(_begin(connection, CHANGING, wait))
+                if version < VERSION:
+                    _bring_up_to_date(connection, version)
                 yield lambda sql, *given: connection.execute(sql, given)
                 connection.execute("COMMIT")
                 self._was_there = True
@@ -216,8 +220,7 @@ class JournalFile:
         except OSError as error:
             raise JournalError(f"{JOURNAL} cannot be written: {error.strerror}") from error
 
-    def _connect(self, is_writable: bool, wait: float) -> sqlite3.Connection:
-        """Open what is there, of this version where it can be written."""
+    def _connect(self, is_writable: bool) -> sqlite3.Connection:
         log = self._path.with_name(f"{JOURNAL}-wal")
         if is_writable and log.exists():
             self._set_aside(log)
@@ -225,30 +228,16 @@ class JournalFile:
         if not is_writable and not log.exists() and _has_log(self._path):
             mode = "ro&immutable=1"  # of version 1; without its log, a file that nobody can write to does not change
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
-        try:
-            connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._refusal(error) from error
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > VERSION or version < 0:
-                raise JournalError(
-                    f"{JOURNAL} has version {version}, this secondlook reads up to {VERSION}: use a newer one"
-                )
-            if is_writable:
-                connection.execute("PRAGMA journal_mode = TRUNCATE")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA secure_delete = ON")  # what was removed is not left in the file
-                if version == 1:
-                    _upgrade(connection)
-            self._was_there = self._was_there or version > 0
-            return connection
-        except sqlite3.Error as error:
-            connection.close()
-            raise self._refusal(error) from error
-        except BaseException:
-            connection.close()
-            raise
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    def _check(self, version: int) -> int:
+        """The version, if it is one that can be read."""
+        if not 0 <= version <= VERSION:
+            raise JournalError(
+                f"{JOURNAL} has version {version}, this secondlook reads up to {VERSION}: use a newer one"
+            )
+        self._was_there = self._was_there or version > 0
+        return version
 
     def _set_aside(self, log: Path) -> None:
         """Move away the log of another journal: SQLite would lay it over this one."""
@@ -291,20 +280,51 @@ def _has_log(path: Path) -> bool:
         return True
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
-    """Make a journal of version 1 one of this version."""
+READING = ("BEGIN",)
+CHANGING = (
+    "PRAGMA journal_mode = TRUNCATE",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",  # what was removed is not left in the file
+    "BEGIN IMMEDIATE",
+)
+
+
+def _begin(connection: sqlite3.Connection, statements: tuple[str, ...], wait: float) -> int:
+    """Begin a transaction once others let it; the version that is there.
+
+    SQLite's own way to wait looks again ever more rarely: one who writes without a pause would keep others out.
+    """
+    until = time.monotonic() + wait
+    connection.execute("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()  # takes the lock that it then keeps
+            break
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(LOOK_AGAIN_SECONDS)
+    connection.execute(f"PRAGMA busy_timeout = {round(1000 * wait)}")
+    return int(version)
+
+
+def _upgrade(connection: sqlite3.Connection, wait: float) -> None:
+    version = _begin(connection, CHANGING, wait)
+    if version < VERSION:  # another process may have been first
+        _bring_up_to_date(connection, version)
+    connection.execute("COMMIT")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, version: int) -> None:
     connection.create_function("fold", 1, fold, deterministic=True)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if connection.execute("PRAGMA user_version").fetchone() == (1,):  # another process may have been first
-            _execute(connection, _FROM_1 + _MORE)
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    _execute(connection, (_FROM_1 if version == 1 else _SCHEMA) + _MORE)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _execute(connection: sqlite3.Connection, script: str) -> None:
     for statement in script.split(";"):
         connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {VERSION}")

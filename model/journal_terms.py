@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from model.cache import Floats
+from model.images import Limits
 
 SOURCE = "taught:"
 """What the source of a taught image begins with, where a rebuild has made an entry of it; its number follows."""
+
+ACCEPTED = Limits(pixels=2**63 - 1)
+"""Of taught images: each was accepted once, and is not lost to a limit that is lower now."""
 
 Action = Literal["taught", "relabelled", "removed"]
 

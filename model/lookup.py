@@ -9,7 +9,7 @@ holdout, where the difference is known (``indexer.truncation``).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cache import Floats, mix, reweigh, vote
-from model.doubt import novelty_scores
+from model.doubt import doubtful_above, novelty_scores
 from model.manifest import Novelty
 from model.stores import Neighbors, Store
 
@@ -34,19 +34,27 @@ class Spent:
     vote: float = 0.0
     seen: float = 0.0
     """When it was last known to go on, by ``time.monotonic()``: others see by it whether it hangs."""
+    between: Callable[[], None] | None = None
+    """Called now and then by a stage that takes long, so that something else can be done."""
+    lent: float = 0.0
+    """Seconds that this took, which are no stage's."""
 
     @contextmanager
     def on(self, stage: Literal["encode", "search", "vote"]) -> Iterator[None]:
         """Add what the block takes to a stage."""
-        started = time.perf_counter()
+        started, lent = time.perf_counter(), self.lent
         self.seen = time.monotonic()
         yield
-        setattr(self, stage, getattr(self, stage) + time.perf_counter() - started)
+        setattr(self, stage, getattr(self, stage) + time.perf_counter() - started - (self.lent - lent))
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of a stage that takes long; with each of them it is known to go on."""
+        """The items of a stage that takes long; between them, something else can be done."""
         for item in items:
+            began = time.monotonic()
+            if self.between is not None:
+                self.between()
             self.seen = time.monotonic()
+            self.lent += self.seen - began
             yield item
 
     def since(self, before: Spent) -> Spent:
@@ -70,15 +78,16 @@ def vote_until_sure(
     novelty: Novelty | None = None,
     among: NDArray[np.bool_] | None = None,
     spent: Spent | None = None,
-    energies: Floats | None = None,
+    own: NDArray[np.float64] | None = None,
     class_weights: NDArray[np.float64] | None = None,
 ) -> tuple[Neighbors, Floats]:
     """Search and vote for keys (B,D): some of the nearest entries, and p_cache (B,C).
 
     The parameters must be those that the store's quick search was fitted for; network is p_net (B,C). With ``novelty``,
-    an image that a quick search calls novel is looked for in full: more entries can only make it less so; where that
-    goes by evidence, ``energies`` (B,) are theirs. The neighbours are as many as a quick search asks for, or k where
-    there is none. ``class_weights`` (C,) is how much an entry of each class counts; None = all the same.
+    an image that a quick search calls novel, or doubtful, is looked for in full: more entries can only make it less so;
+    ``own`` (B,) is what else speaks for their being known (``own_evidence``). The neighbours are as many as a quick
+    search asks for, or k where there is none. ``class_weights`` (C,) is how much an entry of each class counts; None =
+    all the same.
     """
     spent = spent or Spent()
     classes = network.shape[1]
@@ -99,7 +108,8 @@ def vote_until_sure(
         unsure = lead(mix(network, cache, lam)) < quick.margin
     if novelty is not None:
         at = min(novelty.neighbor, found.similarities.shape[1]) - 1
-        unsure |= novelty_scores(novelty, found.similarities[:, at], energies) > novelty.threshold
+        limit = min(novelty.threshold, doubtful_above(novelty.evidence))
+        unsure |= novelty_scores(novelty, found.similarities[:, at], own) > limit
     if unsure.any():
         with spent.on("search"):
             full = store.search(keys[unsure], k, among)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.recipe import Recipe
 
-SCHEMA_VERSION = 2
+READ_VERSIONS = (2, 3)
+"""Older ones are read, and written anew by the next rebuild or fit."""
 MANIFEST = "manifest.json"
+
+
+Standing = Literal["known", "doubtful", "unknown"]
+"""How far to trust an answer, in one word (``model.doubt``)."""
+ParametersFrom = Literal["holdout", "cross-validation", "leave-one-out", "given"]
+Trained = Literal["yes", "no", "unknown"]
 
 
 class _Part(BaseModel):
@@ -26,6 +34,13 @@ class DatasetInfo(_Part):
     mirrored: bool
     unreadable: tuple[str, ...] = ()
     """Sources of the images that could not be decoded and are not cached."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """How many files were left out of the dataset, by reason: these images, and all that is no image."""
+    duplicates: int = 0
+    """Cached images that show the same picture as another one, encoded or scaled anew or not."""
+    in_two_classes: tuple[tuple[str, str], ...] = ()
+    """Sources of some pictures that are in two classes."""
+    in_two_classes_count: int = 0
     sha256: str
 
 
@@ -36,6 +51,9 @@ class NetworkInfo(_Part):
     variant: str
     sha256: str
     trained_on: str = ""
+    """For people."""
+    trained_on_these: Trained = "unknown"
+    """Whether it was trained on cached images."""
     classes: int | None = Field(None, ge=1)
     """How many of the bundle's classes it knows, the first ones; None = all. The others were taught to the cache."""
     bfloat16: bool = False
@@ -112,24 +130,67 @@ class FitReport(_Part):
     lams: tuple[float, ...]
     error_percent: tuple[tuple[tuple[float, ...], ...], ...]
     nll: tuple[tuple[tuple[float, ...], ...], ...]
-    network_error_percent: float
+    """By ``leave-one-out`` the cache alone was tried: lams are (1,), and errors are its own."""
+    network_error_percent: float | None
+    """By ``leave-one-out``, on images that it may know by heart."""
     chosen_error_percent: float
     chosen_nll: float
+    network_nll: float | None = None
+    network_ece_percent: float | None = None
+    chosen_ece_percent: float | None = None
+    fewer_errors: tuple[float, float] | None = None
+    """By how many points the mixture errs less than the network there, 95 % interval; None where that cannot be told.
+    """
+
+    @property
+    def gains(self) -> bool | None:
+        """Whether the cache is seen to save errors; None where that cannot be told."""
+        return None if self.fewer_errors is None else self.fewer_errors[0] > 0
+
+
+class HoldoutInfo(_Part):
+    """What parameters were fitted on."""
+
+    name: str
+    images: int
+    honest: bool | None
+    """Whether neither the network was trained on them nor the cache holds them; None = that was not asked yet."""
+    why: str = ""
+    """How that is known, as a clause."""
+    left_out: int = 0
+    """Images of it that the cache has too, and that were left out."""
 
 
 class Evidence(_Part):
-    """What speaks for an image's being known (``model.doubt``): energy * its energy + similarity * its similarity."""
+    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``)."""
 
-    energy: float = Field(ge=0)
-    similarity: float = Field(ge=0)
+    softmax: float = Field(0.0, ge=0)
+    energy: float = Field(0.0, ge=0)
+    rmds: float = Field(0.0, ge=0)
+    similarity: float = Field(0.0, ge=0)
+    """Of the nearest entry, or of the one that ``Novelty.neighbor`` says."""
     limit: float
     """Images with less of it are novel."""
+    doubtful: float | None = None
+    """Images with less of it are doubtful; None in bundles from before there was such a limit."""
+
+
+class NoveltyCandidate(_Part):
+    """One way to tell unknown images that was tried, and how well it did."""
+
+    score: str
+    weights: dict[str, float]
+    """Of each score, in the holdout's standard deviations."""
+    auroc: dict[str, float]
+    """How often, in percent, an image of each kind of unknown ones is told from a known one."""
+    lost: float
+    """By how many points at most the best candidate for a kind is better."""
 
 
 class Novelty(_Part):
     """When an image is unlike anything cached: its score (``model.doubt``) is above the threshold.
 
-    Without ``evidence``, the score is 1 - similarity of the ``neighbor``-th entry.
+    Without evidence (bundles from before it) the score is 1 - similarity of its neighbor-th entry.
     """
 
     neighbor: int = Field(ge=1)
@@ -137,6 +198,13 @@ class Novelty(_Part):
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
     evidence: Evidence | None = None
+    of_taught: Evidence | None = None
+    """By the nearest entry alone: for images answered with a class that the network does not know."""
+    score: str = ""
+    """The candidate that was chosen."""
+    candidates: tuple[NoveltyCandidate, ...] = ()
+    blind_to: tuple[str, ...] = ()
+    """Kinds of unknown images that it tells from known ones no better than chance would."""
 
 
 class Ranked(_Part):
@@ -146,6 +214,17 @@ class Ranked(_Part):
     ranks: tuple[int, ...]
     """Ascending; 1 is the lowest score's, ``images`` the highest's. Of equal scores, the last one's."""
     scores: tuple[float, ...]
+
+
+class SameAs(_Part):
+    """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
+
+    exact: float
+    """Of keys as the encoder gives them: those of taught images."""
+    stored: float
+    """Of keys as the store keeps them."""
+    images: int
+    """Of the holdout, that were looked at: those nearest to an entry."""
 
 
 class Calibration(_Part):
@@ -158,6 +237,8 @@ class Calibration(_Part):
     """By 1 - the mixture's probability of the label: for prediction sets."""
     credibility: Ranked | None = None
     """By 1 - the label's share of the cache's vote: for the credibility of answers."""
+    standing: dict[Standing, float] | None = None
+    """Percent of the holdout's images that are of each standing."""
 
 
 class FileInfo(_Part):
@@ -170,7 +251,7 @@ class FileInfo(_Part):
 class Manifest(_Part):
     """A bundle's manifest."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[3] = 3
     generation: str
     created: str
     secondlook_version: str
@@ -183,12 +264,35 @@ class Manifest(_Part):
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
     k: int | None = Field(ge=1)
+    parameters_from: ParametersFrom
+    holdout: HoldoutInfo | None = None
     fit: FitReport | None = None
     calibration: Calibration | None = None
+    same_as: SameAs | None = None
     truncation: Truncation | None = None
     taught: int | None = None
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, content: Any) -> Any:
+        """A manifest of version 2 says not where its parameters are from."""
+        if not isinstance(content, dict) or content.get("schema_version") != 2:
+            return content
+        added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
+        with suppress(KeyError, TypeError):  # what is amiss is said by those that know the fields
+            if content.get("fit"):
+                dataset, network = content["dataset"], content["network"]
+                is_honest = network["trained_on"] == f"{dataset['name']} {dataset['split']} less holdout"
+                added["parameters_from"] = "holdout"
+                added["holdout"] = {
+                    "name": f"a tenth of {dataset['name']} {dataset['split']}",
+                    "images": content["fit"]["images"],
+                    "honest": True if is_honest else None,
+                    "why": "the network was trained on the others" if is_honest else "",
+                }
+        return content | added
 
     @property
     def network_classes(self) -> tuple[str, ...]:

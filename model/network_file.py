@@ -11,6 +11,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +22,7 @@ from model.errors import NetworkError
 from model.networks import ResNet
 
 PROJECTION = "encoder.projection"
+TRAINED = "trained.images"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class NetworkFile:
     trained_on: str
     projection: Tensor | None
     """The fitted projection of a bundle's key recipe, where the file is a bundle's."""
+    trained: NDArray[np.uint64] | None = None
+    """Digests of the pixels of the images that it was trained on, where that was noted."""
 
 
 def save_network(
@@ -39,8 +45,9 @@ def save_network(
     classes: tuple[str, ...] | None,
     trained_on: str,
     projection: Tensor | None = None,
+    trained: NDArray[np.uint64] | None = None,
 ) -> None:
-    """Write the network (and a key recipe's projection) to path, atomically."""
+    """Write the network (and a key recipe's projection, and which images it was trained on) to path, atomically."""
     header = {
         "arch": f"resnet{network.depth}",
         "variant": network.variant,
@@ -50,6 +57,8 @@ def save_network(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if projection is not None:
         tensors[PROJECTION] = projection.detach().cpu().contiguous()
+    if trained is not None:
+        tensors[TRAINED] = torch.from_numpy(trained.view(np.int64).copy())
     temporary = path.with_name(path.name + ".new")
     save_file(tensors, temporary, header)
     temporary.chmod(0o644)  # safetensors writes for its owner alone, but a bundle may be served by another user
@@ -79,7 +88,7 @@ def load_network(path: Path) -> NetworkFile:
         raise NetworkError(
             f"{path} does not say which network it holds: make it with secondlook train or import-keras"
         ) from error
-    projection = tensors.pop(PROJECTION, None)
+    projection, trained = tensors.pop(PROJECTION, None), tensors.pop(TRAINED, None)
     count = classes if isinstance(classes, int) else len(classes)
     network = ResNet(depth, count, variant)
     expected = network.state_dict()
@@ -90,4 +99,5 @@ def load_network(path: Path) -> NetworkFile:
             raise NetworkError(f"{path}: tensor {name} has shape {have}, {arch} ({variant}) has {want}")
     network.load_state_dict(tensors)
     names = tuple(classes) if isinstance(classes, list) else None
-    return NetworkFile(network.eval(), names, header.get("trained_on", ""), projection)
+    digests = None if trained is None else trained.numpy().view(np.uint64)
+    return NetworkFile(network.eval(), names, header.get("trained_on", ""), projection, digests)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from model.cache import Floats, Ints
 from model.decided import Decided
 from model.errors import StoreError
-from model.stores import Neighbors, Store
-from model.taught_keys import TaughtKeys
+from model.manifest import SearchInfo
+from model.stores import Neighbors, Store, TunableStore
+from model.taught_keys import FIRST_ID, TaughtKeys
 
 _faiss: Any = faiss  # Its type hints leave this function out.
 
@@ -65,14 +66,28 @@ class OverlaidStore:
         own = self._decided.labelled(np.arange(self._base.count), self._base.values, self._class_of)
         return np.concatenate((np.delete(own, self._decided.removed), self._class_of[self._taught.now()[1]]))
 
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search of the generation's store looks at every entry."""
+        return cast(TunableStore, self._base).is_exhaustive
+
+    def efforts(self) -> list[SearchInfo]:
+        """Those of the generation's store."""
+        return cast(TunableStore, self._base).efforts()
+
+    def with_search(self, search: SearchInfo) -> OverlaidStore:
+        """The same entries, the generation's store searched in another way."""
+        base = cast(TunableStore, self._base).with_search(search)
+        return OverlaidStore(base, self._taught, self._decided, self._class_of)
+
     def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
-        """The k nearest of both.
+        """The k nearest of both; ``among`` (N,) goes by the order of ``ids``.
 
         Raises:
-            StoreError: ``among`` is given: its positions would be those of no index.
+            StoreError: ``among`` is given, and the generation's store cannot be searched in part.
         """
         if among is not None:
-            raise StoreError("a store with taught entries cannot be searched in part")
+            return self._part(among).search(queries, k)
         own = self._search_base(queries, k)
         if not self._taught.count:
             return own
@@ -96,6 +111,15 @@ class OverlaidStore:
         if self._taught.count:
             _, codes, keys = self._taught.now()
             yield keys, self._class_of[codes]
+
+    def _part(self, among: NDArray[np.bool_]) -> OverlaidStore:
+        """Some of the entries: others are left out as removed ones are."""
+        out = self.ids[~among]
+        rows = np.searchsorted(self._taught.ids, out[out >= FIRST_ID])
+        taught, decided = self._taught.without(rows), self._decided.without(out[out < FIRST_ID])
+        part = OverlaidStore(self._base, taught, decided, self._class_of)
+        part.search_info = self.search_info
+        return part
 
     def _search_base(self, queries: Floats, k: int) -> Neighbors:
         found = _less_removed(self._base.search, queries, k, self._decided, self._base_without_removed)

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
-from model.doubt import energies, novelty_scores, p_value, prediction_set
+from model.doubt import (
+    SET_COVERAGE,
+    doubtful_above,
+    evidence_scores,
+    fewest_images,
+    novelty_scores,
+    own_evidence,
+    p_value,
+    prediction_set,
+    standing,
+)
 from model.errors import ImageError, StoreAwayError
-from model.lookup import Spent, vote_until_sure
+from model.lookup import Spent
+from model.manifest import Standing
 from model.overlay import Overlay
+from model.same_picture import AMONG, SamePictures
+from model.served import Parameters as Parameters
+from model.served import Served
 from model.stores import Neighbors, check_k, is_exhaustive
 
 MAX_NEIGHBORS = 50
-
-
-class Parameters(NamedTuple):
-    """How network and cache are mixed."""
-
-    theta: float
-    lam: float
-    k: int | None
-    """None = all entries."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Answer:
     """The score of ``model.doubt``; None where the cache could not be asked."""
     is_novel: bool | None
     """None there, and where the bundle has no calibration."""
+    is_unusual: bool | None
+    """Whether it is novel, or nearly so; None there, and where the calibration has no limit for that."""
     ids: Ints
     """(n,) the nearest entries."""
     values: Ints
@@ -55,11 +62,22 @@ class Answer:
     """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
     key: Floats
     """(D,) the image's own."""
+    same_as: int | None = None
+    """Id of the entry that is the same picture, and decides: ``mixed`` is its label's alone."""
 
     @property
     def has_cache(self) -> bool:
         """Whether any entry voted: not where there is none, nor where the cache could not be asked."""
         return bool(self.cache.any())
+
+
+class Given(Parameters):
+    """Parameters that a call gave, all or some: the formula answers, whatever is the same picture.
+
+    They equal the bundle's own where the values do.
+    """
+
+    __slots__ = ()
 
 
 class Predictor:
@@ -72,9 +90,14 @@ class Predictor:
         self.alone = alone
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
+        self.served = Served.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
-        self._novelty = manifest.calibration.novelty if manifest.calibration else None
+        calibration = manifest.calibration
+        self._novelty = calibration.novelty if calibration else None
+        evidence = self._novelty.evidence if self._novelty else None
+        self._has_doubtful = evidence is not None and evidence.doubtful is not None
+        self._same = SamePictures(manifest.same_as, bundle.exact_keys)
         # The neighbour whose similarity the novelty score is made from.
         self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
 
@@ -86,7 +109,8 @@ class Predictor:
         Raises:
             ParameterError: one is out of its range.
         """
-        chosen = Parameters(
+        is_given = (theta, lam, k) != (None, None, None)
+        chosen = (Given if is_given else Parameters)(
             self.defaults.theta if theta is None else theta,
             self.defaults.lam if lam is None else lam,
             None if k == "all" else self.defaults.k if k is None else k,
@@ -117,17 +141,17 @@ class Predictor:
         logits = np.where(sound[:, None], logits, 0)
         keys = np.where(sound[:, None], keys, 0)
         network = softmax(logits, len(self.classes))
-        groups: dict[Parameters, list[int]] = {}
+        own = own_evidence(self._novelty, logits, network, keys, self.bundle.directions)
+        groups: dict[tuple[Parameters, bool], list[int]] = {}
         for row, parameters in enumerate(asked):
-            groups.setdefault(parameters, []).append(row)
+            groups.setdefault((parameters, isinstance(parameters, Given)), []).append(row)
         answers: list[Answer | ImageError] = [ImageError("the network gives no finite answer for this image")] * len(
             asked
         )
-        for parameters, rows in groups.items():
-            energy = energies(logits[rows], network[rows])
+        for (parameters, is_given), rows in groups.items():
             try:
                 found, cache, shares, whole = self._ask_cache(
-                    keys[rows], network[rows], energy, parameters, neighbors, spent
+                    keys[rows], network[rows], own[rows], parameters, neighbors, spent
                 )
             except StoreAwayError:
                 if not self.alone:
@@ -137,8 +161,13 @@ class Predictor:
                         answers[row] = _without_cache(network[row], keys[row])
                 continue
             mixed = mix(network[rows], cache, parameters.lam)
+            is_own = not is_given and parameters == self.defaults
+            places = self._same.find(keys[rows], found) if is_own else np.full(len(rows), -1)
+            same = np.flatnonzero(places >= 0)
+            mixed[same] = 0.0
+            mixed[same, found.values[same, places[same]]] = 1.0
+            scores, unusual = self._novelty_of(found, own[rows], mixed.argmax(axis=1))
             listed = shares.shape[1]
-            scores = novelty_scores(self._novelty, found.similarities[:, self._nth - 1], energy).tolist()
             for i, row in enumerate(rows):
                 if not sound[row]:
                     continue
@@ -148,58 +177,84 @@ class Predictor:
                     mixed[i],
                     scores[i],
                     scores[i] > self._novelty.threshold if self._novelty else None,
+                    unusual[i] if self._has_doubtful else None,
                     found.ids[i, :listed],
                     found.values[i, :listed],
                     found.similarities[i, :listed],
                     shares[i],
                     whole[i],
                     keys[row],
+                    int(found.ids[i, places[i]]) if places[i] >= 0 else None,
                 )
         return answers
 
+    def _novelty_of(self, found: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
+        """Novelty scores of images (B,) that are said to be of those classes, and which are novel or nearly so."""
+        novelty = self._novelty
+        scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
+        limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
+        taught = said >= len(self.bundle.manifest.network_classes)
+        if novelty is not None and novelty.of_taught is not None and taught.any():
+            # Of a class that it does not know, the network has only doubt.
+            scores[taught] = evidence_scores(novelty.of_taught, found.similarities[taught, 0])
+            limits[taught] = doubtful_above(novelty.of_taught)
+        return scores.tolist(), (scores > limits).tolist()
+
+    def standing(self, answer: Answer, parameters: Parameters) -> Standing | None:
+        """How far to trust an answer, in one word; None where the bundle has no calibration."""
+        if answer.same_as is not None:
+            return "known"
+        labels = self.prediction_set(answer, parameters, SET_COVERAGE)
+        return standing(
+            answer.is_novel,
+            answer.is_unusual,
+            self.credibility(answer, parameters),
+            len(labels) if labels is not None else None,
+        )
+
     def credibility(self, answer: Answer, parameters: Parameters) -> float | None:
         """The conformal p-value of an answer's class; None where the bundle has no calibration for that vote."""
-        calibration, own = self.bundle.manifest.calibration, self.defaults
+        calibration, own = self.bundle.calibrated.calibration, self.defaults
         is_fitted = parameters[::2] == own[::2]
         if calibration is None or calibration.credibility is None or not is_fitted or not answer.has_cache:
             return None
         return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
 
     def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
-        """Labels that hold the right one so often, most probable first; None without a calibration for that mixture."""
-        calibration = self.bundle.manifest.calibration
+        """Labels that hold the right one so often, most probable first.
+
+        None without a calibration for that mixture, or where its images are too few to promise so much.
+        """
+        calibration = self.bundle.calibrated.calibration
         if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
+            return None
+        if calibration.sets.images < fewest_images(coverage):
             return None
         classes = self.classes
         return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
 
     def _ask_cache(
-        self, keys: Floats, network: Floats, energy: Floats, parameters: Parameters, neighbors: int, spent: Spent
+        self,
+        keys: Floats,
+        network: Floats,
+        own: NDArray[np.float64],
+        parameters: Parameters,
+        neighbors: int,
+        spent: Spent,
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
         store, by_class = self.store, self.overlay.class_weights
-        theta, lam, k = parameters
+        theta, _, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = vote_until_sure(
-                store,
-                keys,
-                network,
-                theta,
-                lam,
-                min(k, store.count),
-                self._novelty,
-                spent=spent,
-                energies=energy,
-                class_weights=by_class,
-            )
+            found, cache = self.served.ask(keys, network, parameters, self._novelty, own, spent)
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
         with spent.on("search"):
-            found = store.search(keys, min(max(listed, self._nth, k or 1), store.count))
+            found = store.search(keys, min(max(listed, self._nth, k or AMONG), store.count))
         shares = np.zeros((len(keys), listed))
         if k is None:
             with spent.on("vote"):
@@ -224,4 +279,6 @@ def _without_cache(network: Floats, key: Floats) -> Answer:
     """The network's own answer (C,), of an image with that key."""
     nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
     none = np.empty(0, np.float32)
-    return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)
+    return Answer(
+        network, nothing, network, None, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key
+    )

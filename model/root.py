@@ -11,6 +11,11 @@ On a file system without locks, nothing is ever removed, and that only one proce
     ROOT/REFUSED        ids that a gate refused, one a line: kept apart when the newest are counted
     ROOT/<generation>/  a bundle (model.bundle)
     ROOT/jobs/          records of the rebuilds that servers ran (service.records)
+    ROOT/parts/         embedded shards (indexer.shards)
+    ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.cluster)
+    ROOT/taught.sqlite  the journal (model.journal)
+
+Nothing is written to a folder that has other things and none of these: ``require_root`` is asked first.
 """
 
 from __future__ import annotations
@@ -32,6 +37,18 @@ from model.manifest import MANIFEST
 GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 CURRENT, PREVIOUS, REFUSED = "CURRENT", "PREVIOUS", "REFUSED"
 
+
+OWN = re.compile(
+    rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
+    rf"|\.{GENERATION.pattern}\.draft|\.{CURRENT}\..*"
+)
+"""Names of what is kept in a root."""
+LITTER = re.compile(
+    r"lost\+found|@eaDir|\.DS_Store|\.localized|\.directory|\.Trash.*|\.nfs.*|\.snapshots?|\.fseventsd|\.Spotlight-V100"
+    r"|\.git(ignore|keep)|Thumbs\.db|desktop\.ini",
+    re.IGNORECASE,
+)
+"""Names of what file systems, desktops and version control put into folders that are empty to their owners."""
 
 LOCKLESS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """What a file system answers that has no locks."""
@@ -57,13 +74,41 @@ def new_generation() -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{(now.microsecond << 16) // 1_000_000:04x}"
 
 
+def require_root(root: Path) -> None:
+    """Refuse what is neither a root nor can become one: a root is new, empty, or has nothing but what is kept in one.
+
+    A folder that has a generation, names one in CURRENT or PREVIOUS, or has a journal may have other things too.
+
+    Raises:
+        BundleError: it has other things only, is no folder, or a link to what is not there.
+    """
+    if root.is_symlink() and not root.exists():
+        raise BundleError(f"{root} is a link to {root.readlink()}, which is not there: make that folder first")
+    try:
+        names = sorted(path.name for path in root.iterdir())
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise BundleError(f"{root} is a file: name a folder for the bundles with --bundles") from error
+    except OSError as error:
+        raise BundleError(f"{root} cannot be read: {error.strerror}") from error
+    other = [name for name in names if not OWN.fullmatch(name) and not LITTER.fullmatch(name)]
+    if not other or generations(root) or _named(root, CURRENT) or _named(root, PREVIOUS) or "taught.sqlite" in names:
+        return
+    shown = ", ".join(name.encode(errors="replace").decode() for name in other[:3]) + (", …" if len(other) > 3 else "")
+    raise BundleError(
+        f"{root} is no folder of bundles, as it has other things ({shown}): name an empty or a new one with --bundles"
+    )
+
+
 @contextmanager
 def draft(root: Path) -> Iterator[Path]:
     """A temporary folder beside the bundles to put a new one's files into; removed unless ``commit`` took it.
 
     Raises:
-        BundleError: the root cannot be written.
+        BundleError: the root cannot be written, or is none.
     """
+    require_root(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with held(root):  # between mkdir and lock, another writer's sweep would take the folder for a dead one's
@@ -187,7 +232,7 @@ def _refused(root: Path) -> set[str]:
     """The generations that are there and were refused."""
     try:
         named = (root / REFUSED).read_text("ascii", "replace").split()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     return {*named} & {*generations(root)}
 
@@ -293,6 +338,7 @@ def seed(root: Path) -> None:
     Raises:
         BundleError: the root cannot be written, or has lost its CURRENT: what it served is not to be guessed.
     """
+    require_root(root)
     if (root / CURRENT).exists() or (root / PREVIOUS).exists():
         return
     generation = active_generation(default_root())
@@ -314,6 +360,7 @@ def active_generation(root: Path) -> str:
     """
     named = _named(root, CURRENT)
     if named is None:
+        require_root(root)
         raise BundleError(f"{root} has no active bundle: index a dataset into it first")
     if not named:
         raise BundleError(f"{root}/{CURRENT} does not name a generation")
@@ -329,8 +376,10 @@ def _named(root: Path, pointer: str) -> str | None:
     """The generation that a pointer names; None where there is no such file, empty where it names none."""
     try:
         named = (root / pointer).read_bytes().decode("ascii", "replace").strip()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # it may be there: to take it for missing would have others answer, or be pruned
+        raise BundleError(f"{root}/{pointer} cannot be read: {error.strerror}") from error
     return named if GENERATION.fullmatch(named) else ""
 
 

@@ -53,8 +53,8 @@ LISTS_PER_ROOT = 2
 MAX_APPROXIMATE_K = 2048
 """Most neighbours asked of an IVF or HNSW store, whose lists or candidates hold only some; a GPU index's limit too."""
 
-CHUNK_BYTES = 64 << 20
-"""Keys are handed out in chunks of about this size."""
+CHUNK_BYTES = 16 << 20
+"""Keys are handed out in chunks of about this size: between two, a server answers others."""
 
 READ_LIMIT_BYTES = 1 << 40
 """FAISS refuses an index file that asks for a longer vector than this."""
@@ -312,6 +312,11 @@ def empty_index(factory: str, dim: int) -> Any:
 def is_exhaustive(factory: str) -> bool:
     """Whether a search in a store of that factory string looks at every entry."""
     return not re.search("IVF|HNSW|DISKANN", factory)
+
+
+def keeps_keys(factory: str) -> bool:
+    """Whether a store of that factory string (FAISS's or Milvus's) keeps keys as they are."""
+    return not re.search("SQ|PQ", factory)
 
 
 def check_trainable(factory: str, count: int) -> int:

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -139,8 +140,8 @@ class TaughtKeys:
     def __iter__(self) -> Iterator[tuple[int, Copies]]:
         """Every image's number and entries, by ascending number."""
         ids, codes, keys = self.now()
-        starts = np.flatnonzero(np.diff((ids - FIRST_ID) // 2, prepend=-1))
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
+        edges = [*np.flatnonzero(np.diff((ids - FIRST_ID) // 2, prepend=-1)).tolist(), len(ids)]
+        for start, end in pairwise(edges):
             yield (int(ids[start]) - FIRST_ID) // 2, Copies(int(codes[start]), ids[start:end], keys[start:end])
 
     def changed(self, images: Mapping[int, Copies | int | None]) -> TaughtKeys:
@@ -170,6 +171,10 @@ class TaughtKeys:
         if len(then.decided) > max(FEWEST_ROWS, self.rows // 8):
             then = then._copied()
         return then._with(new) if new else then
+
+    def without(self, rows: Ints) -> TaughtKeys:
+        """Less the entries at those rows, to be searched; images and uses are those of all."""
+        return replace(self, decided=self.decided.without(rows))
 
     def _with(self, new: list[Copies]) -> TaughtKeys:
         ids = np.concatenate([copies.ids for copies in new])

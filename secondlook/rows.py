@@ -9,8 +9,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 COLUMNS = (
-    *("file", "generation", "label", "probability", "network", "network_probability", "cache", "cache_probability"),
-    *("novelty", "is_novel", "credibility", "prediction_set", "error"),
+    *(
+        "file",
+        "generation",
+        "standing",
+        "label",
+        "probability",
+        "network",
+        "network_probability",
+        "cache",
+        "cache_probability",
+    ),
+    *("novelty", "is_novel", "credibility", "same_as", "prediction_set", "error", "left_out"),
 )
 
 
@@ -36,12 +46,19 @@ class Row(NamedTuple):
     """None where the bundle is not calibrated for these parameters."""
     prediction_set: list[str] | None
     """Those that hold the right one as often as was asked for; None also where that was not asked."""
+    standing: str | None
+    """How far to trust the label; None where the bundle is not calibrated."""
+    same_as: int | None
+    """The entry that is the same picture."""
 
 
 class Failure(NamedTuple):
     """Why nothing is said of one."""
 
     sentence: str
+    reason: str = ""
+    """Why the file was left out, in a word or two that stay the same; empty where it was not, but could not be asked.
+    """
 
 
 Line = Callable[[str, Row | Failure], str | None]
@@ -61,7 +78,10 @@ def as_text(coverage: float | None) -> Line:
             parts.append(f"{100 * (coverage or 0):g} % set: {', '.join(said.prediction_set) or 'none'}")
         if said.is_novel:
             parts.append("unlike anything cached")
-        return f"{file}: {said.mixed.label} {said.mixed.probability:.2f} ({', '.join(parts)})"
+        if said.same_as is not None:
+            parts.append(f"the same picture as entry {said.same_as}")
+        standing = f"{said.standing}: " if said.standing is not None else ""
+        return f"{file}: {standing}{said.mixed.label} {said.mixed.probability:.2f} ({', '.join(parts)})"
 
     return line
 
@@ -71,18 +91,24 @@ def as_json(coverage: float | None) -> Line:
 
     def line(file: str, said: Row | Failure) -> str:
         if isinstance(said, Failure):
-            return json.dumps({"file": file, "error": said.sentence})
+            return json.dumps({"file": file, "error": said.sentence, "left_out": said.reason or None})
         opinions = {
             name: {"label": one.label, "probability": round(one.probability, 4)}
             for name, one in (("mixed", said.mixed), *_others(said))
         }
-        told: dict[str, object] = {"file": file, "generation": said.generation, **opinions}
+        told: dict[str, object] = {
+            "file": file,
+            "generation": said.generation,
+            "standing": said.standing,
+            **opinions,
+        }
         if said.cache is None:
             told["cache"] = None
         told |= {
             "novelty": _rounded(said.novelty),
             "is_novel": said.is_novel,
             "credibility": _rounded(said.credibility),
+            "same_as": said.same_as,
         }
         if coverage is not None:
             told["prediction_set"] = said.prediction_set
@@ -94,14 +120,14 @@ def as_json(coverage: float | None) -> Line:
 def as_csv(file: str, said: Row | Failure) -> str:
     """A row of COLUMNS; a set's labels are divided by semicolons, what is not known is left empty."""
     if isinstance(said, Failure):
-        return csv_line([file, *[""] * (len(COLUMNS) - 2), said.sentence])
+        return csv_line([file, *[""] * (len(COLUMNS) - 3), said.sentence, said.reason])
     opinions: list[object] = []
     for one in (said.mixed, said.network, said.cache):
         opinions += [one.label, round(one.probability, 4)] if one is not None else ["", ""]
     is_novel = "" if said.is_novel is None else str(said.is_novel).lower()
     labels = ";".join(said.prediction_set or ())
-    numbers = (_rounded(said.novelty), is_novel, _rounded(said.credibility))
-    return csv_line([file, said.generation, *opinions, *numbers, labels, ""])
+    numbers = (_rounded(said.novelty), is_novel, _rounded(said.credibility), said.same_as)
+    return csv_line([file, said.generation, said.standing, *opinions, *numbers, labels, "", ""])
 
 
 def csv_line(values: list[object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -15,11 +16,13 @@ from model.journal import Action
 from model.recipe import NAMED
 from model.taught_keys import taught_id
 from service.auth import require_admin
+from service.errors import UnavailableError
 from service.prefix import link
-from service.problems import Kind, ProblemError, documented
+from service.problems import Kind, ProblemError, clean, documented
 from service.records import Job
 from service.schemas import GenerationInfo, generation_info
 from service.settings import Settings
+from service.shortage import is_short
 from service.state import Running
 
 PUBLISHED = ("cifar10", "cifar100")
@@ -95,7 +98,7 @@ def _dataset_arguments(asked: RebuildRequest, dataset: str, settings: Settings) 
         raise ParameterError("dataset: this server has no datasets: set SECONDLOOK_DATA to their folder and restart it")
     if dataset not in PUBLISHED and not _is_folder_below(settings.data, dataset):
         raise ParameterError("dataset: give cifar10, cifar100 or the relative path of a folder below SECONDLOOK_DATA")
-    arguments = [f"--data-root={settings.data}"]
+    arguments = [f"--data-root={settings.data}", f"--max-pixels={settings.max_pixels}"]
     if asked.recipe is not None:
         arguments.append(f"--recipe={asked.recipe}")
     if asked.store is not None:
@@ -188,12 +191,21 @@ async def list_generations(state: Running) -> list[GenerationInfo]:
 @router.post(
     "/generations/{generation}/activate",
     summary="Switch to a generation, or roll back",
-    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.BUNDLE_REFUSED),
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.BUNDLE_REFUSED, Kind.TOO_SLOW, Kind.NOT_READY),
 )
 async def activate_generation(state: Running, generation: str) -> GenerationInfo:
     """Verifies it, then switches at once: each answer comes from one generation alone, and names it."""
     try:
-        await state.generations.switch(generation)
+        async with asyncio.timeout(state.settings.request_timeout_s):
+            await state.generations.switch(generation)
+    except TimeoutError as error:
+        detail = (
+            f"Generation {clean(generation)} is not open after {state.settings.request_timeout_s:g} s; "
+            "that goes on: GET /v1/model says when it answers."
+        )
+        raise ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": "5"}) from error
     except BundleError as error:
+        if is_short(error):
+            raise UnavailableError("the server has too few open files or too little memory now: try later") from error
         raise ProblemError(Kind.BUNDLE_REFUSED, state.settings.hide_paths(str(error)) + ".") from error
     return generation_info(generation, state.batcher.predictor.bundle.manifest, state.generations.active)

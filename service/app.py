@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, FastAPI
 
 from model.predictor import Predictor
 from service import admin, declared, entries, pages, predict, problems, teach
 from service.auth import require_admin
 from service.batcher import Batcher
+from service.calibrating import keep_calibrated
 from service.declared import only_known
 from service.decoders import Decoders
 from service.door import Door
@@ -72,6 +75,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         body_timeout_s=settings.body_timeout_s,
         body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
+        answer_timeout_s=2 * settings.request_timeout_s,
     )
     app.add_middleware(Watch, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
@@ -89,6 +93,8 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
+    # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
+    await anyio.to_thread.run_sync(getattr, anyio, "open_file")
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     generations = Generations(settings, batcher)
@@ -110,6 +116,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.bundles is not None:
         tasks.append(asyncio.create_task(generations.follow(), name="follow"))
         tasks.append(asyncio.create_task(generations.follow_taught(), name="follow taught"))
+        tasks.append(asyncio.create_task(keep_calibrated(batcher), name="calibrate"))
     logger.info("generation %s answers", generations.active)
     try:
         yield

@@ -33,7 +33,7 @@ from model.predictor import Answer, Parameters, Predictor
 from service.compute import ComputeThread
 from service.errors import SizeChangedError, UnavailableError
 from service.metrics import Metrics
-from service.turns import NO_OVERRIDES, Overrides, Part, Reply, Request, Timing, Turns
+from service.turns import NO_OVERRIDES, USUAL, Overrides, Part, Reply, Request, Timing, Turns
 
 __all__ = ["NO_OVERRIDES", "Batcher", "Overrides", "Reply", "Timing"]
 
@@ -200,18 +200,26 @@ class Batcher:
         while self._compute_next():
             pass
 
-    def _compute_next(self) -> bool:
+    def _compute_between(self) -> None:
+        """Answer a batch of usual requests while a costly one goes on, which asks for that now and then."""
+        outer = self._computing, self._began, self._spent
+        self._compute_next(among=USUAL)
+        self._computing, self._began, self._spent = outer
+
+    def _compute_next(self, among: int | None = None) -> bool:
         self._renew()
-        batch, late = self._turns.take(self.predictor)
+        batch, late = self._turns.take(self.predictor, among)
         if late:
             self._hand(deque((request, TimeoutError()) for request in late))
         if not batch:
             return False
         now = time.monotonic()
         # From here on they are told if the thread dies.
-        self._began, self._spent = now, Spent()
-        self._computing = [part.request for part in batch]
-        for request in self._computing:
+        requests = [part.request for part in batch]
+        is_costly = requests[0].kind != USUAL
+        self._began, self._spent = now, Spent(between=self._compute_between if is_costly else None)
+        self._computing = self._computing + requests
+        for request in requests:
             if not request.timing.is_computed:
                 request.timing.queue += now - request.arrived
                 request.timing.is_computed = True
@@ -221,7 +229,7 @@ class Batcher:
             outcomes = self._answer(batch)
         except Exception as error:  # such as of memory, before the predictor was asked
             logger.exception("a batch failed")
-            outcomes = dict.fromkeys(self._computing, error)
+            outcomes = dict.fromkeys(requests, error)
         self._computing = []
         for request in outcomes:
             self._turns.drop(request)  # one that failed may have more images
@@ -270,14 +278,13 @@ class Batcher:
         neighbors = max(part.request.neighbors for part, _ in accepted)
         spent = self._spent
         answers = iter(_predict(predictor, images, asked, neighbors, self._metrics, spent))
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began - spent.lent
         self._turns.took(accepted[0][0].request.kind, len(images), seconds)
         for part, parameters in accepted:
             request = part.request
             own = [next(answers) for _ in part.images]
             request.answers += [_with_neighbors(answer, request.neighbors) for answer in own]
             request.timing.batch.add(spent)
-            request.spent += seconds * len(own) / len(images)
             if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
                 outcomes[request] = away[0]  # all of it: no image is to blame
             elif len(request.answers) == len(request.images):

@@ -11,32 +11,40 @@ import re
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.guard import RAW_HEADERS, compressed
+from service.connections import SEND_BUFFER_BYTES, Connections
+from service.guard import RAW_HEADERS
 from service.logs import request_id
-from service.problems import MEDIA_TYPE, Kind, ProblemError
+from service.problems import MEDIA_TYPE, Kind, ProblemError, compressed
+from service.shortage import MAX_CONNECTIONS
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
+LINGER_S = 1.0
+"""How long what a client still sends is read and dropped before its connection is closed."""
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
 """A request's target that names the server too, as a proxy is asked."""
 
 
 class Together:
-    """A transport that sends an answer's head and the first of its body at once.
+    """A transport that sends an answer's head and the first of its body at once, and has the client read its end.
 
     Uvicorn writes them one after the other. A server that is killed in between (1 of 16 were, under load) leaves half
-    an answer, and nothing that a balancer could have another server answer.
+    an answer, and nothing that a balancer could have another server answer. And it closes at once: where the client
+    still sends, the system answers that with a reset, and what the client has not read yet is gone.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._head = b""
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, is_read: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._transport, self._loop, self._is_read = transport, loop, is_read
+        self._head, self._lingers = b"", False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -51,10 +59,21 @@ class Together:
             return
         self._transport.write(data)
 
+    def is_closing(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._lingers or self._transport.is_closing()
+
     def close(self) -> None:
-        """Close, once all is sent."""
+        """Close, once all is sent; a moment later, if the client is not done."""
         self._send_head()
-        self._transport.close()
+        if self._is_read() or self.is_closing():
+            self._transport.close()
+            return
+        self._lingers = True
+        with suppress(OSError):  # the client has left
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        self._loop.call_later(LINGER_S, self._transport.close)
 
     def _send_head(self) -> None:
         head, self._head = self._head, b""
@@ -62,8 +81,11 @@ class Together:
             self._transport.write(head)
 
 
-def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpToolsProtocol]:
-    """A connection's class, with these bounds."""
+def connection(
+    header_timeout_s: float, body_timeout_s: float, connections: Connections | None = None
+) -> type[HttpToolsProtocol]:
+    """A connection's class, with these bounds; those that are open are among ``connections``."""
+    others = connections or Connections(MAX_CONNECTIONS)
 
     class Connection(HttpToolsProtocol):
         """One client's connection.
@@ -91,10 +113,19 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         """What the connection ends with, once those before it are answered."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(cast(asyncio.Transport, Together(transport, self.loop)))
-            self._arm(header_timeout_s, self._head_is_late)
+            # The system keeps answers that a client does not take, and lets them grow to megabytes.
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            together = Together(transport, self.loop, lambda: self._is_body_over and self._last is None)
+            super().connection_made(cast(asyncio.Transport, together))
+            if others.admit(self):
+                self._arm(header_timeout_s, self._head_is_late)
+            else:
+                detail = "Too many connections are open: try again later."
+                self._refuse(ProblemError(Kind.NOT_READY, detail, headers={"Retry-After": "5"}))
 
         def connection_lost(self, exc: Exception | None) -> None:
+            others.leave(self)
             self._disarm()
             self._held = None
             if self._taking is not None:
@@ -103,7 +134,7 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._last is not None:  # nothing that follows is a request
+            if self._last is not None or self.transport.is_closing():  # nothing that follows is a request
                 return
             self._head_bytes += len(data)
             if self._is_body_over and self._timer is None:  # here begins the head of a request, or goes on
@@ -248,9 +279,11 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         def pause_writing(self) -> None:
             super().pause_writing()
             self._watch_taking()
+            others.waits(self)
 
         def resume_writing(self) -> None:
             super().resume_writing()
+            others.took(self)
             if self._is_late:  # and now all of it was taken after all
                 self._is_late = False
                 self.transport.set_write_buffer_limits()
@@ -277,6 +310,17 @@ def connection(header_timeout_s: float, body_timeout_s: float) -> type[HttpTools
         def _cut_off(self) -> None:
             self._taking = None
             logger.warning("a client did not take its answer within %g s: the connection was cut off", body_timeout_s)
+            self._abort()
+
+        @property
+        def unsent(self) -> int:
+            return int(self.transport.get_write_buffer_size())
+
+        def cut_off(self) -> None:
+            logger.warning("a client did not take its answer, as many others: the connection was cut off")
+            self._abort()
+
+        def _abort(self) -> None:
             # With a reset: or else the system would keep megabytes for the client for minutes.
             linger = struct.pack("ii", 1, 0)
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.bundle import open_bundle, read_manifest
 from model.catching_up import caught_up
 from model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
+from model.following import Following
 from model.journal import Journal
 from model.manifest import Manifest
 from model.milvus import Milvus
@@ -24,7 +25,6 @@ from service.batcher import Batcher
 from service.cluster import Primary, mirror_of
 from service.compute import step_back
 from service.errors import GateError, ReadOnlyError, UnavailableError, UnknownGenerationError
-from service.following import Following
 from service.gate import check_canary, compare
 from service.settings import Settings
 
@@ -137,6 +137,12 @@ def _is_final(error: BaseException | None) -> bool:
     return True
 
 
+def _log_alone(switching: asyncio.Task[None]) -> None:
+    """Note how a switch ended; whoever asked for it may have left."""
+    if not switching.cancelled() and (error := switching.exception()) is not None:
+        logger.warning("%s failed: %s", switching.get_name(), error)
+
+
 class Generations:
     """The generations below a root, and the switch between them. One switch at a time."""
 
@@ -222,6 +228,12 @@ class Generations:
             StoreAwayError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
         """
         self.require_writable()
+        # To its end, whoever waits for that: of a switch that is given up halfway, nobody knows what is so.
+        switching = asyncio.create_task(self._switch(generation), name=f"switch to {generation}")
+        switching.add_done_callback(_log_alone)
+        await asyncio.shield(switching)
+
+    async def _switch(self, generation: str) -> None:
         async with self._switching:
             if generation not in await asyncio.to_thread(generations, self.root):
                 raise UnknownGenerationError("there is no such generation: /v1/admin/generations lists them")

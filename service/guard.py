@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -13,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.hosts import PROBED, Hosts
 from service.prefix import link
-from service.problems import Kind, ProblemError, clean, to_problem
+from service.problems import Kind, ProblemError, compressed, to_problem
+from service.shortage import is_passing
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 
 LEAST_BYTES = 1 << 10
 """Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
+
+SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key"})
+"""Headers of which a second one would be read by some, and not by others."""
 
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
 """All that any call here takes."""
@@ -57,10 +62,12 @@ class Guard:
         body_timeout_s: float = 60.0,
         body_stall_s: float = 10.0,
         drain: Drain | None = None,
+        answer_timeout_s: float = 60.0,
     ) -> None:
         self.app, self.hosts, self.max_request_bytes = app, hosts, max_request_bytes
         self.body_timeout_s, self.body_stall_s = body_timeout_s, body_stall_s
         self.drain = drain or Drain()
+        self.answer_timeout_s = answer_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on."""
@@ -76,8 +83,14 @@ class Guard:
         if scope["path"] not in TAKES_IMAGES:
             most = min(most, SMALL_BODY_BYTES)
         clock = asyncio.get_running_loop().time
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        limit = asyncio.timeout(self.answer_timeout_s + (self.body_timeout_s if has_body else 0))
         deadline = clock() + self.body_timeout_s
         stalled = clock() + self.body_stall_s
+
+        def bound(when: float | None) -> None:
+            with suppress(RuntimeError):  # it is over, and this is the answer that says so
+                limit.reschedule(when)
 
         async def bounded() -> Message:
             nonlocal received, seen, stalled, is_complete, is_waiting
@@ -90,6 +103,8 @@ class Guard:
             except TimeoutError as error:
                 raise (self._stalled() if stalled < deadline else self._too_slow()) from error
             is_complete = not message.get("more_body", False)
+            if is_complete:
+                bound(clock() + self.answer_timeout_s)
             received += len(message.get("body", b""))
             if received > most:
                 raise _too_many_bytes(most)
@@ -101,6 +116,7 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                bound(None)  # how long it may take to be taken is the connection's to say
                 # No route sets one of these, so none is looked for.
                 message["headers"] = [*message["headers"], *RAW_HEADERS]
                 if self.drain.has_begun or is_waiting:
@@ -108,17 +124,21 @@ class Guard:
             await send(message)
 
         try:
-            self.hosts.check(scope)
-            # Whoever watches the server shall see it stop.
-            if self.drain.has_begun and scope["path"] not in PROBED:
-                raise _stopping("new requests")
-            if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-                raise compressed("Content-Encoding", headers["content-encoding"].encode("latin-1"))
-            declared = headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > most:
-                # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
-                raise _too_many_bytes(most)
-            await self._pass(scope, bounded, with_headers)
+            async with limit:
+                self.hosts.check(scope)
+                single = [name for name, _ in scope["headers"] if name in SINGLE]
+                if len(single) > len(set(single)):
+                    raise _given_twice(max(single, key=single.count))
+                # Whoever watches the server shall see it stop.
+                if self.drain.has_begun and scope["path"] not in PROBED:
+                    raise _stopping("new requests")
+                if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+                    raise compressed("Content-Encoding", headers["content-encoding"].encode("latin-1"))
+                declared = headers.get("content-length", "")
+                if declared.isdecimal() and int(declared) > most:
+                    # Before the first receive(): a client that waits for "100 Continue" then sends nothing.
+                    raise _too_many_bytes(most)
+                await self._pass(scope, bounded, with_headers)
         except ClientDisconnect:
             pass  # there is nobody to answer
         except asyncio.CancelledError:
@@ -129,8 +149,9 @@ class Guard:
         except Exception as error:
             if started:
                 raise
-            problem = to_problem(error)
-            if problem.kind is Kind.INTERNAL:
+            # What nothing else bounds: a thread that waits for a disk, a lock whose holder does.
+            problem = self._too_late() if limit.expired() else to_problem(error)
+            if problem.kind is Kind.INTERNAL or is_passing(error):
                 logger.exception("%s failed", scope["method"])
             await problem.response()(scope, receive, with_headers)
 
@@ -156,6 +177,10 @@ class Guard:
             headers={"Connection": "close"},
         )
 
+    def _too_late(self) -> ProblemError:
+        detail = f"No answer within {self.answer_timeout_s:g} s: what it began may go on; try again later."
+        return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": "5"})
+
     def _stalled(self) -> ProblemError:
         return ProblemError(
             Kind.TOO_SLOWLY_SENT,
@@ -164,13 +189,8 @@ class Guard:
         )
 
 
-def compressed(header: str, coding: bytes) -> ProblemError:
-    """The refusal of a body that is not sent as it is."""
-    return ProblemError(
-        Kind.COMPRESSED_BODY,
-        f"The body is compressed or coded ({header}: {clean(coding.decode('latin-1'))}): send it as it is.",
-        headers={"Accept-Encoding": "identity"},
-    )
+def _given_twice(name: bytes) -> ProblemError:
+    return ProblemError(Kind.MALFORMED_REQUEST, f"The request has two headers {name.decode().title()}: send one.")
 
 
 def _too_many_bytes(most: int) -> ProblemError:

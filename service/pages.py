@@ -19,15 +19,20 @@ STATIC = Path(__file__).parent / "static"
 FRESH = {"Cache-Control": "no-cache"}
 
 
-class _Whole(FileResponse):
-    """A file, whatever part of it is asked for: they are small, and a wrong range's answer would be plain text."""
+def _whole(scope: Scope) -> Scope:
+    """The same call for all of a file: they are small, and the answer to a range that is wrong would be plain text."""
+    return {**scope, "headers": [field for field in scope["headers"] if field[0] != b"range"]}
 
+
+class _Page(FileResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [field for field in scope["headers"] if field[0] != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
+        await super().__call__(_whole(scope), receive, send)
 
 
 class _Static(StaticFiles):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(_whole(scope), receive, send)
+
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
         response.headers.update(FRESH)
@@ -35,11 +40,11 @@ class _Static(StaticFiles):
 
 
 async def _home() -> FileResponse:
-    return _Whole(STATIC / "index.html", headers=FRESH)
+    return _Page(STATIC / "index.html", headers=FRESH)
 
 
 async def _docs() -> FileResponse:
-    return _Whole(STATIC / "docs.html", headers=FRESH)
+    return _Page(STATIC / "docs.html", headers=FRESH)
 
 
 async def _openapi(request: Request) -> JSONResponse:
@@ -59,7 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_api_route("/", _home, include_in_schema=False)
     # FastAPI's own page loads its scripts from elsewhere.
     app.add_api_route("/docs", _docs, include_in_schema=False)
-    app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
+    app.add_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_api_route(
         "/metrics",
         _metrics,

@@ -25,9 +25,10 @@ from service.decoders import Spending
 from service.errors import SizeChangedError
 from service.problems import Kind, ProblemError, documented, of_image, of_validation
 from service.reasons import MAX_VOTES
-from service.schemas import ANSWER, Predictions, Wanted, prediction
+from service.schemas import Predictions, Wanted
 from service.state import State
 from service.uploads import FIELD, Upload, announced_bytes, read_uploads
+from service.writing import written
 
 PATH = "/v1/predict"
 DISCONNECTED = "http.disconnect"
@@ -46,6 +47,7 @@ REQUEST_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
             }
         },
@@ -174,20 +176,8 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
-    answer: Predictions = {
-        "generation": reply.predictor.bundle.manifest.generation,
-        "lam": reply.parameters.lam,
-        "theta": reply.parameters.theta,
-        "k": reply.parameters.k,
-        "predictions": [
-            of_image(result, upload.filename).problem
-            if isinstance(result, Exception)
-            else prediction(reply.predictor, result, reply.parameters, upload.filename, wanted)
-            for upload, result in zip(uploads, results, strict=True)
-        ],
-    }
-    headers = {"Server-Timing": _server_timing(timing)}
-    return Response(ANSWER.dump_json(answer), media_type="application/json", headers=headers)
+    body = await written(reply, results, [upload.filename for upload in uploads], wanted)
+    return Response(body, media_type="application/json", headers={"Server-Timing": _server_timing(timing)})
 
 
 class Answered(NamedTuple):

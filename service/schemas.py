@@ -9,7 +9,18 @@ from typing_extensions import TypedDict
 
 from model.entries import Entry
 from model.journal import SOURCE
-from model.manifest import Calibration, DatasetInfo, InputInfo, Manifest, NetworkInfo, StoreInfo, Truncation
+from model.manifest import (
+    Calibration,
+    DatasetInfo,
+    HoldoutInfo,
+    InputInfo,
+    Manifest,
+    NetworkInfo,
+    ParametersFrom,
+    Standing,
+    StoreInfo,
+    Truncation,
+)
 from model.predictor import Answer, Parameters, Predictor
 from service.problems import Problem
 from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, thumbnail_of, votes_of
@@ -38,7 +49,7 @@ class Novelty(TypedDict):
     score: Annotated[
         float,
         Field(
-            description="0 to 1, by the network's energy and the nearest entry; where the model has no calibration by "
+            description="0 to 1, by what was chosen for the model (`calibration.novelty.score`); where that has no "
             "evidence, 1 - similarity of an entry, 0 to 2."
         ),
     ]
@@ -54,6 +65,14 @@ class Prediction(TypedDict):
     label: str
     index: int
     probability: float
+    standing: Annotated[
+        Standing | None,
+        Field(
+            description="How far to trust the label: unknown where the image is novel; doubtful where it nearly is, "
+            "where its neighbours hardly bear the label out (credibility), or where the set of 95 % has other than one "
+            "label. null without a calibration."
+        ),
+    ]
     top: list[ClassScore]
     network: Opinion
     cache: Annotated[
@@ -69,6 +88,13 @@ class Prediction(TypedDict):
         Field(
             description="How well its neighbours bear the label out: among which share of known images the right one "
             "had no greater share of the vote. null without a calibration, or with another theta or k."
+        ),
+    ]
+    same_as: Annotated[
+        int | None,
+        Field(
+            description="Id of the entry that is the same picture, nearer than any held-out image ever was to another: "
+            "its label decides, with a probability of 1. null where none is, and wherever lam, theta or k is given."
         ),
     ]
     neighbors: list[Neighbor]
@@ -112,7 +138,7 @@ class Predictions(TypedDict):
 
 
 # Dictionaries, written by pydantic as they are: models would be validated, and they are ours.
-ANSWER = TypeAdapter(Predictions)
+PREDICTION: TypeAdapter[Prediction | Problem] = TypeAdapter(Prediction | Problem)
 
 
 class TaughtInfo(BaseModel):
@@ -146,7 +172,13 @@ class ModelInfo(BaseModel):
     input: InputInfo
     store: StoreInfo
     engine: str
-    calibration: Calibration | None
+    parameters_from: ParametersFrom = Field(
+        description="`holdout`: theta, lam and k were fitted on images that the network never saw and the cache does "
+        "not hold; `leave-one-out`: there were none, theta and k are by the cache alone, lam is a cautious half; "
+        "`given`."
+    )
+    holdout: HoldoutInfo | None = Field(description="What they were fitted on; null where they were given.")
+    calibration: Calibration | None = Field(description="Made anew while it is taught; null = doubt is not calibrated.")
     truncation: Truncation | None = Field(
         description="How far answers are from the exact sum over all entries; null where that was not measured."
     )
@@ -228,6 +260,7 @@ def prediction(
         "label": first["label"],
         "index": first["index"],
         "probability": first["probability"],
+        "standing": predictor.standing(answer, parameters),
         "top": listed,
         "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
         "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])}
@@ -235,6 +268,7 @@ def prediction(
         else None,
         "novelty": {"score": answer.novelty, "is_novel": answer.is_novel} if answer.novelty is not None else None,
         "credibility": predictor.credibility(answer, parameters),
+        "same_as": answer.same_as,
         "neighbors": neighbors_of(predictor, answer, wanted.neighbors) if wanted.neighbors else [],
     }
     if wanted.neighbors:
@@ -268,7 +302,9 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         input=manifest.input,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
-        calibration=manifest.calibration,
+        calibration=predictor.bundle.calibrated.calibration,
+        parameters_from=manifest.parameters_from,
+        holdout=manifest.holdout,
         truncation=manifest.truncation,
     )
 

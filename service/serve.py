@@ -19,12 +19,14 @@ from fastapi import FastAPI
 from service import logs
 from service.app import create_app
 from service.connection import connection
+from service.connections import Connections
 from service.ending import STOPPING, Ending
 from service.generations import open_predictor
 from service.hosts import tell_at_start
 from service.listening import bind, refusal
 from service.pulse import Pulse
 from service.settings import Settings
+from service.shortage import most_connections
 from service.state import State
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=connection(settings.header_timeout_s, settings.body_timeout_s),
+            http=connection(settings.header_timeout_s, settings.body_timeout_s, Connections(most_connections())),
             timeout_graceful_shutdown=CLOSE_SECONDS,
         ),
         app,

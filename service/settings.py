@@ -19,12 +19,20 @@ from service.prefix import PREFIX as PREFIX_PATH
 from service.problems import likely
 
 PREFIX = "SECONDLOOK_"
+NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
 ELSEWHERE = ("key",)
 """Variables that begin so, too, and are read by commands that are no server."""
 LEAST_DECODE_BYTES = 384 << 20
 """For each worker."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
+
+
+def _leads_somewhere(given: Path) -> Path:
+    path = given.expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} is a link to {path.readlink()}, which is not there: make that folder first")
+    return path
 
 
 def _split(given: object) -> object:
@@ -76,7 +84,7 @@ class Settings(BaseSettings):
         description="Path below which a proxy serves this server, such as `/look`; links in answers begin with it. "
         "Unset, an `X-Forwarded-Prefix` is believed that comes from this machine.",
     )
-    bundles: Absolute | None = Field(
+    bundles: Annotated[Path, AfterValidator(_leads_somewhere), AfterValidator(Path.resolve)] | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
         "Unset serves the default bundle, which cannot be rebuilt.",
@@ -227,17 +235,20 @@ def read_settings(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors()[0]
+        # A wrong name explains why the right one is missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         names = [str(part) for part in first["loc"] if isinstance(part, str)]
         if first["type"] == "extra_forbidden":
             why = "there is no such setting" + likely(names[-1], list(MilvusSettings.model_fields))
         else:
             why = str(first.get("ctx", {}).get("error") or first["msg"])
+        if names == ["milvus"]:
+            why = NO_OBJECT
         if names == ["port"] and str(first["input"]).startswith("tcp://"):
             why += ". Kubernetes sets it for a service of that name: set enableServiceLinks to false"
         raise ParameterError(f"{PREFIX}{'__'.join(names).upper() or 'REPLICA'}: {why}") from error
     except SettingsError as error:
-        raise ParameterError(f"{PREFIX}MILVUS: it is no JSON object: set {PREFIX}MILVUS__ADDRESS instead") from error
+        raise ParameterError(f"{PREFIX}MILVUS: {NO_OBJECT}") from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -257,7 +268,7 @@ def settings_table() -> str:
     """A Markdown table of all settings, for the README."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in _flat():
-        is_unset = field.is_required() or field.default is None or field.default == SecretStr("")
+        is_unset = field.is_required() or field.default in (None, "", SecretStr(""))
         default = "unset" if is_unset else f"`{field.default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"

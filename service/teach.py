@@ -56,6 +56,7 @@ _REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
             }
         },
@@ -149,6 +150,7 @@ async def teach(
         if repeatable is not None:
             first = await asyncio.to_thread(journal.answered, key.name, repeatable)
             if first is not None:
+                await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
         mirrored = predictor.bundle.manifest.dataset.mirrored
         answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)

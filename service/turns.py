@@ -1,10 +1,11 @@
 """Whose turn it is to be computed: requests go in parts, so that none keeps the others waiting for long.
 
 A batch is to take TURN_S at most. It has as many images as that allows, which is learnt from the batches before: an
-image for which all entries vote may cost a hundred times what it usually does. Whoever was computed for the least time
-goes first, of those the smallest request; so one that comes alone waits for the batch that is being computed, and not
-for all that came before it. Every OLDEST_AFTER batches the one that came first begins: a stream of others shall not
-keep it from its end.
+image for which all entries vote may cost a hundred times what it usually does, and so lets usual requests go in between
+(``Spent.between``). The smallest request goes first, of those the one that came first: so one image waits for the batch
+that is being computed, and not for all that came before it, and large requests come to their end one after the other
+(in turns, all of them would come to it late). Every OLDEST_AFTER batches the one that came first begins: a stream of
+small ones shall not keep it from its end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
 OLDEST_AFTER = 4
 """Of so many batches, one is begun by the request that came first."""
+USUAL = 0
+"""The kind of requests that cost what most do."""
 USUAL_K = 2048
 """A search for so many neighbours costs about as much as one for a few."""
 
@@ -80,8 +83,6 @@ class Request:
     answers: list[Answer | Exception] = field(default_factory=list)
     taken: int = 0
     """How many of its images are computed, or being computed."""
-    spent: float = 0.0
-    """Seconds for which it was computed; of a batch that it shared, its share."""
 
     @property
     def left(self) -> int:
@@ -94,7 +95,7 @@ class Request:
         k = self.overrides.k
         if k == "all":
             return -1
-        return k.bit_length() if k is not None and k > USUAL_K else 0
+        return k.bit_length() if k is not None and k > USUAL_K else USUAL
 
 
 class Part(NamedTuple):
@@ -111,8 +112,10 @@ class Turns:
         self._max_batch = max_batch
         self._waiting: list[Request] = []
         self._lock = threading.Lock()
-        self._limits: dict[int, int] = {0: max_batch}
+        self._limits: dict[int, int] = {USUAL: max_batch}
         """Images in a batch, by kind."""
+        self._alone: dict[int, float] = {}
+        """Seconds that a single image took last, by kind."""
         self._batches = 0
 
     @property
@@ -145,17 +148,17 @@ class Turns:
             waiting, self._waiting = self._waiting, []
         return waiting
 
-    def take(self, predictor: Predictor) -> tuple[list[Part], list[Request]]:
+    def take(self, predictor: Predictor, among: int | None = None) -> tuple[list[Part], list[Request]]:
         """The next batch, all of one kind and for one predictor; and the requests whose deadline has passed.
 
-        ``predictor`` answers those that were not begun yet.
+        ``predictor`` answers those that were not begun yet. ``among`` is the only kind that is wanted.
         """
         now = time.monotonic()
         with self._lock:
             live = [request for request in self._waiting if not request.reply.done()]
             late = [request for request in live if request.deadline <= now]
             live = [request for request in live if request.deadline > now]
-            batch = self._choose(live, predictor)
+            batch = self._choose([r for r in live if among is None or r.kind == among], predictor)
             for part in batch:
                 part.request.taken += len(part.images)
             self._waiting = [request for request in live if request.left]
@@ -165,7 +168,7 @@ class Turns:
         if not live:
             return []
         self._batches += 1
-        order = sorted(live, key=lambda request: (request.spent, len(request.images)))
+        order = sorted(live, key=lambda request: len(request.images))
         first = live[0] if self._batches % OLDEST_AFTER == 0 else order[0]
         asked = first.predictor or predictor
         limit = room = self._limit(first.kind)
@@ -190,8 +193,12 @@ class Turns:
         """Learn from a batch of that kind, which had so many images and took so long."""
         with self._lock:
             limit = self._limit(kind)
-            if seconds > TURN_S:
+            if images == 1:
+                self._alone[kind] = seconds
+            # Where most of it is the same for one image and for many, many are no worse for those who wait.
+            allowed = max(TURN_S, 2 * self._alone.get(kind, 0.0))
+            if seconds > allowed:
                 limit = min(limit, max(1, images // 2))
-            elif seconds < TURN_S / 2 and images >= limit:
+            elif seconds < 0.75 * allowed and images >= limit:
                 limit = min(self._max_batch, 2 * limit)
             self._limits[kind] = limit

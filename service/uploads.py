@@ -10,10 +10,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.door import Ticket
-from service.problems import Kind, ProblemError, clean
+from service.problems import Kind, ProblemError, clean, compressed, likely
 from service.settings import Settings
 
 FIELD = "file"
+PLAIN = frozenset({b"", b"identity", b"7bit", b"8bit", b"binary"})
+"""Codings of a part that change nothing."""
 MAX_TEXT_BYTES = 16 << 10
 """Of a text field."""
 
@@ -103,20 +105,25 @@ class _Content:
 
 
 class _Parts:
-    """What the multipart parser calls: keeps the parts of the field ``file`` and some of text, skips all others."""
+    """What the multipart parser calls: keeps the parts of the field ``file`` and some of text, refuses all others."""
 
     def __init__(self, settings: Settings, ticket: Ticket, texts: tuple[str, ...]) -> None:
         self.settings, self.ticket, self._texts = settings, ticket, texts
+        self._known = (FIELD, *texts)
         self.fields: dict[str, bytearray] = {}
+        self.unknown = ""
+        """What is wrong with the first field that the call does not take."""
         self._text: str | None = None
         self.files: list[_Content] = []
         self.ended = False
         self._header = self._value = b""
         self._disposition = b""
+        self._codings: list[tuple[str, bytes]] = []
         self._current: _Content | None = None
 
     def on_part_begin(self) -> None:
         self._disposition, self._current, self._text = b"", None, None
+        self._codings = []
 
     def on_header_begin(self) -> None:
         self._header = self._value = b""
@@ -128,15 +135,24 @@ class _Parts:
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
+        match self._header.lower():
+            case b"content-disposition":
+                self._disposition = self._value
+            case b"content-encoding" | b"content-transfer-encoding" if self._value.strip().lower() not in PLAIN:
+                self._codings.append((self._header.decode("latin-1"), self._value))
 
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         named = _decoded(options.get(b"name", b""))
+        for coding in self._codings:
+            raise compressed(*coding)
         if named in self._texts:
+            if named in self.fields:
+                raise ProblemError(Kind.INVALID_PARAMETER, f"{named}: the form has it twice: give it once.")
             self._text = named
             self.fields[named] = bytearray()
+        elif named != FIELD:
+            self.unknown = self.unknown or f"{clean(named)}: there is no such field{likely(named, self._known)}."
         if named != FIELD:
             return
         if len(self.files) == self.settings.max_files:
@@ -191,6 +207,8 @@ async def _read_multipart(
         raise ProblemError(Kind.MALFORMED_REQUEST, "The body is not valid multipart/form-data.") from error
     # A browser sends an empty part without a name for a file input in which nothing was chosen.
     files = [file for file in parts.files if file.received or file.filename != ""]
+    if parts.ended and files and parts.unknown:
+        raise ProblemError(Kind.INVALID_PARAMETER, parts.unknown)
     if parts.ended and files:
         return Form([file.upload() for file in files], {name: _text(name, sent) for name, sent in parts.fields.items()})
     if not parts.ended and parts.files:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -43,7 +44,13 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
     network = ResNet(20, len(dataset.classes))
     network.set_pixel_statistics(read_all(dataset, (32, 32))[0])
     path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
-    save_network(network.eval(), path, classes=dataset.classes, trained_on="nothing: random weights")
+    save_network(
+        network.eval(),
+        path,
+        classes=dataset.classes,
+        trained_on="nothing: random weights",
+        trained=np.empty(0, np.uint64),
+    )
     return path
 
 

@@ -252,7 +252,10 @@ class Report:
         return table
 
     def _taught_table(self) -> Table:
-        columns = ("taught images", "one ms", "of none", "images/s, of 16", "of none", "one more taught, ms", "open, s")
+        columns = (
+            *("taught images", "one ms", "of none", "images/s, of 16", "of none"),
+            *("one more taught, ms", "of none", "one ms meanwhile", "open, s"),
+        )
         table = _table("answers beside taught images", *columns)
         for r in self.taught:
             first = self.taught[0]
@@ -262,7 +265,9 @@ class Report:
                 f"{r.one_ms / first.one_ms:.2f}",
                 f"{r.images_per_second:,.0f}",
                 f"{r.images_per_second / first.images_per_second:.2f}",
-                f"{r.teach_ms:.1f}" if r.teach_ms is not None else "",
+                f"{r.teach_ms:.1f}",
+                f"{r.teach_ms / first.teach_ms:.2f}",
+                f"{r.meanwhile_ms:.2f}",
                 f"{r.open_s:.2f}",
             )
         return table

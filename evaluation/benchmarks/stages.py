@@ -13,7 +13,7 @@ from PIL import Image
 
 from model.bundle import Bundle
 from model.cache import exact_vote, mix, softmax, vote
-from model.doubt import energies
+from model.doubt import own_evidence
 from model.images import DEFAULT_PIXELS, Limits, decode
 from model.lookup import vote_until_sure
 from model.predictor import Predictor
@@ -70,8 +70,8 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
         if k is None:
             exact(rows)
         else:
-            energy = energies(logits[rows], network[rows])
-            _, cache = vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty, energies=energy)
+            own = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
+            _, cache = vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty, own=own)
             mix(network[rows], cache, lam)
 
     def exact(rows: slice) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from model.cache import Floats, Ints, mix, softmax, vote
 from model.catching_up import caught_up
 from model.decided import REMOVED as GONE
 from model.decided import Decided
+from model.following import Following
 from model.journal import Journal, NewImage
 from model.overlaid_store import OverlaidStore
 from model.overlay import Overlay
@@ -28,7 +32,7 @@ from model.predictor import Predictor
 from model.stores import FaissStore
 from model.taught_keys import FIRST_ID, TaughtKeys
 
-COUNTS = (0, 1_000, 10_000)
+COUNTS = (0, 1_000, 10_000, 50_000)
 BATCH = 16
 BASE, ADDED, REMOVED = 50_000, 5_000, 1_000
 """Entries of the index that is asked beside one made anew, keys added, and entries removed."""
@@ -44,8 +48,10 @@ class TaughtResult:
     """Median of one image alone."""
     images_per_second: float
     """In batches of 16."""
-    teach_ms: float | None
-    """Median of teaching one more image: kept on the disk, and a predictor that knows it."""
+    teach_ms: float
+    """Median of teaching one more image: embedded, kept on the disk, and a predictor that knows it."""
+    meanwhile_ms: float
+    """Median of one image alone while others are taught without a pause."""
     open_s: float
     """Until a generation that is opened answers with all of them."""
 
@@ -84,14 +90,17 @@ def _beside(
         opened: list[Predictor] = []
         open_s = seconds(lambda: opened.append(Predictor(bundle, caught_up(Overlay(bundle), journal))))
         predictor, at = opened[0], iter(range(10**9))
-        times = repeated(lambda: _teach(journal, opened, images), for_seconds) if labels else []
         one = repeated(lambda: _predict(predictor, images, next(at), 1), for_seconds, 50)
         batch = repeated(lambda: _predict(predictor, images, BATCH * next(at), BATCH), for_seconds)
+        following = Following(journal)
+        times = repeated(lambda: _teach(journal, following, opened, images), for_seconds, 50)
+        meanwhile = _meanwhile(journal, following, opened, images, for_seconds)
     return TaughtResult(
         len(labels),
         1000 * float(np.median(one)),
         BATCH / float(np.mean(batch)),
-        1000 * float(np.median(times)) if times else None,
+        1000 * float(np.median(times)),
+        1000 * float(np.median(meanwhile)),
         open_s,
     )
 
@@ -108,11 +117,51 @@ def _new(
         yield label, [NewImage("a.png", content[i % 100], own) for i, own in zip(places, made, strict=True)]
 
 
-def _teach(journal: Journal, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
+def _teach(journal: Journal, following: Following, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
+    """As a server does: the thread that computes makes the keys, and later the predictor that knows of them."""
     before = opened[-1]
-    known, image = before.bundle.manifest.classes, images[len(opened) % len(images)]
-    journal.teach(known[0], [NewImage("a.png", png(image))], "bench", known=known)
-    opened.append(Predictor(before.bundle, caught_up(before.overlay, journal)))
+    image = images[next(_numbers) % len(images)]
+    seen = np.stack((image, image[:, ::-1]))
+    keys = before.bundle.engine.encode(seen).keys
+    _keep(journal, before.bundle, image, keys)
+    opened[:] = [following.renew(before, False)]
+
+
+def _keep(journal: Journal, bundle: Bundle, image: NDArray[np.uint8], keys: Floats) -> None:
+    known, encoder = bundle.manifest.classes, bundle.manifest.files[ENCODER].sha256
+    made = {(encoder, False): keys[0], (encoder, True): keys[1]}
+    journal.teach(known[0], [NewImage("a.png", png(image), made)], "bench", known=known)
+
+
+_numbers = itertools.count()
+
+
+def _meanwhile(
+    journal: Journal,
+    following: Following,
+    opened: list[Predictor],
+    images: NDArray[np.uint8],
+    for_seconds: float,
+) -> list[float]:
+    """Times of predictions, each with all that was taught before it, while another thread keeps images."""
+    stop, bundle = Event(), opened[-1].bundle
+    keys = bundle.engine.encode(images[:2]).keys
+
+    def keep() -> None:
+        while not stop.is_set():
+            _keep(journal, bundle, images[next(_numbers) % len(images)], keys)
+
+    def ask() -> None:
+        opened[:] = [following.renew(opened[-1], False)]
+        _predict(opened[-1], images, next(_numbers), 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        keeping = pool.submit(keep)
+        try:
+            return repeated(ask, for_seconds, 50)
+        finally:
+            stop.set()
+            keeping.result()
 
 
 def _predict(predictor: Predictor, images: NDArray[np.uint8], start: int, count: int) -> None:

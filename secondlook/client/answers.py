@@ -110,7 +110,11 @@ class Prediction:
     novelty: Novelty | None
     """None where the cache could not be asked."""
     filename: str | None = None
+    standing: Literal["known", "doubtful", "unknown"] | None = None
+    """How far to trust the label; None where the model was not calibrated."""
     credibility: float | None = None
+    same_as: int | None = None
+    """Id of the entry that is the same picture, whose label decides; None where none is."""
     neighbors: list[Neighbor] = field(default_factory=list)
     decisive: Decisive | None = None
     """With ``neighbors``; None where all those listed could be missing and the answer be the same."""

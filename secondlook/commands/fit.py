@@ -8,22 +8,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.datasets import load
+from indexer.datasets import Dataset, load, opened
 from indexer.fit import KS
 from indexer.fold import fold
+from indexer.index import IndexOptions
 from indexer.refit import recalibrate, refit
+from indexer.unknown import load_unknown
 from model import bundle as bundles
+from model.errors import DatasetError
+from model.images import Limits
 from model.journal import Journal
-from model.manifest import FitReport, Manifest
+from model.manifest import FitReport, Manifest, Trained
 from model.milvus_generations import activate
 from model.root import active_generation, default_root
 from secondlook.commands.index import read_recipe
+from secondlook.fitted import how_fitted
+from secondlook.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.novelty import how_novel, unknown_option
 from secondlook.options import (
     KType,
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -31,24 +39,22 @@ from secondlook.options import (
 
 if TYPE_CHECKING:
     from evaluation.recipes import Comparison
-    from indexer.novelty import Tried
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @bundles_option
 @data_root_option
 @generation_option
+@holdout_option
+@trained_option
 @click.option("--k", "ks", type=KType(), multiple=True, help="A k to try; may be repeated.")
 @click.option(
     "--calibrate",
     is_flag=True,
     help="Keep theta, lam, k and the store, and only measure anew what tells novel images, sets and credibility.",
 )
-@click.option(
-    "--unknown",
-    help="With --calibrate: a dataset of nothing that the bundle knows, whose training images novelty is chosen on.",
-)
+@unknown_option
 @click.option(
     "--recipes",
     help="Compare these key recipes instead, names or JSON files with commas between; writes no bundle, needs torch.",
@@ -63,39 +69,44 @@ if TYPE_CHECKING:
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --recipes: draw the comparison (PNG)."
 )
 @click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
+@max_pixels_option
 @json_option
 @progress_option
 def fit(
-    dataset: str,
+    dataset: str | None,
     root: Path | None,
     data_root: Path | None,
     generation: str | None,
+    holdout: str | None,
+    trained: Trained,
     ks: tuple[int, ...],
     calibrate: bool,
-    unknown: str | None,
+    unknown: tuple[str, ...],
     recipes: str | None,
     network: Path | None,
     mirror: bool,
     plot: Path | None,
     no_activate: bool,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """Fit theta, lam and k of a bundle anew on the holdout of DATASET, the images that it caches.
+    """Fit theta, lam and k of a bundle anew: on --holdout, or on a tenth of DATASET, the images that it caches.
 
-    Writes a new bundle with the same keys, and everything that was tried; its id is printed last. With --calibrate,
-    only the calibration is measured anew. With --recipes, compares key recipes on the holdout and says which to index
-    with.
+    DATASET is the bundle's own where none is given. Without an honest holdout, images that the network was not trained
+    on, theta and k are fitted by leave-one-out of the cache. Writes a new bundle with the same keys, and everything
+    that was tried; its id is printed last. With --calibrate, only the calibration is measured anew. With --recipes,
+    compares key recipes on the holdout and says which to index with.
     """
     if recipes is None and (network or mirror or plot):
         raise click.UsageError("--network, --mirror and --plot go with --recipes")
-    if unknown is not None and not calibrate:
-        raise click.UsageError("--unknown goes with --calibrate")
     if calibrate and ks:
         raise click.UsageError("--k goes without --calibrate")
     if recipes is not None:
-        if ks or no_activate or calibrate:
-            raise click.UsageError("--k, --calibrate and --no-activate go without --recipes")
+        if ks or no_activate or calibrate or holdout or unknown:
+            raise click.UsageError("--k, --calibrate, --holdout, --unknown and --no-activate go without --recipes")
+        if dataset is None:
+            raise click.UsageError("--recipes needs DATASET, the images to compare them on")
         names = recipes.split(",")
         _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format)
         return
@@ -104,27 +115,53 @@ def fit(
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
-        cached = bundles.read_manifest(root, generation).dataset
-        images = load(dataset, cached.split, data_root)
-        if images.content_hash() != cached.sha256:  # it may be what was taught that differs
-            images = fold(images, Journal(root))
+        images = _cached(root, generation, dataset, data_root, limits, optional=holdout is not None)
+        name = bundles.read_manifest(root, generation).dataset.name
+        options = IndexOptions(
+            holdout=holdout_of(dataset or name, holdout, data_root, limits),
+            unknown=[load_unknown(one, "train", data_root) for one in unknown],
+            trained=trained,
+        )
         if calibrate:
-            others = load(unknown, "train", data_root) if unknown is not None else None
-            new, by = recalibrate(images, root, generation, others, progress)
+            new = recalibrate(images, root, generation, options, progress)
         else:
-            new = refit(images, root, generation, tried, progress)
+            new = refit(images, root, generation, tried, options, progress)
         if not no_activate:
             activate(root, new)
     manifest = bundles.read_manifest(root, new)
     if calibrate:
-        _print_calibration(manifest, by, as_json or progress_format == "json")
+        _print_calibration(manifest, as_json or progress_format == "json")
         return
     assert manifest.fit is not None
     if as_json or progress_format == "json":
         print_json(generation=new, **manifest.fit.model_dump())
         return
     _print_table(manifest, manifest.fit)
+    for line in (*how_fitted(manifest), *how_novel(manifest)):
+        click.echo(line, err=True)
     click.echo(new)
+
+
+def _cached(
+    root: Path, generation: str, dataset: str | None, data_root: Path | None, limits: Limits, *, optional: bool
+) -> Dataset | None:
+    """The images that a bundle caches; None where they are optional and are not there.
+
+    Raises:
+        DatasetError: they are needed, and not there.
+    """
+    cached = bundles.read_manifest(root, generation).dataset
+    try:
+        images = opened(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
+    except DatasetError:
+        if optional and dataset is None:
+            return None
+        raise
+    if images.content_hash() != cached.sha256:  # it may be what was taught that differs
+        images = fold(images, Journal(root))
+    if optional and dataset is None and images.content_hash() != cached.sha256:
+        return None
+    return images
 
 
 def _print_table(manifest: Manifest, report: FitReport) -> None:
@@ -132,7 +169,9 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"holdout error % (best lam), {report.images:,} images, network alone {report.network_error_percent:.2f}"
+        title=f"error % on {report.images:,} images of the cache, by its others alone"
+        if manifest.parameters_from == "leave-one-out"
+        else f"holdout error % (best lam), {report.images:,} images, network alone {report.network_error_percent:.2f}"
     )
     table.add_column("theta", justify="right")
     for k in report.ks:
@@ -144,47 +183,36 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
             text = f"{error:.2f} ({lam:.2f})"
             cells.append(f"[bold green]{text}[/]" if (theta, k) == (manifest.theta, manifest.k) else text)
         table.add_row(f"{theta:g}", *cells)
-    console = Console()
-    console.print(table)
-    console.print(
-        f"chosen: theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
-        f"{report.chosen_error_percent:.2f} % error, negative log-likelihood {report.chosen_nll:.4f}"
-    )
+    Console().print(table)
 
 
-def _print_calibration(manifest: Manifest, tried: list[Tried], as_json: bool) -> None:
+def _print_calibration(manifest: Manifest, as_json: bool) -> None:
     calibration = manifest.calibration
     assert calibration is not None
     if as_json:
-        print_json(
-            generation=manifest.generation,
-            calibration=calibration.model_dump(),
-            tried=[one._asdict() for one in tried],
-        )
+        same_as = manifest.same_as.model_dump() if manifest.same_as else None
+        print_json(generation=manifest.generation, calibration=calibration.model_dump(), same_as=same_as)
         return
     from rich.console import Console
     from rich.table import Table
 
-    if tried:
-        table = Table(title="how often an unknown image scores higher than one of the holdout, %")
-        table.add_column("similarity's share", justify="right")
-        neighbors = sorted({one.neighbor for one in tried})
-        best = max(tried, key=lambda one: one.auroc)
-        for neighbor in neighbors:
-            table.add_column(f"neighbour {neighbor}", justify="right")
-        for share in sorted({one.share for one in tried}):
-            row = [one for one in tried if one.share == share]
-            shown = [
-                f"[bold green]{100 * one.auroc:.2f}[/]" if one is best else f"{100 * one.auroc:.2f}" for one in row
-            ]
-            table.add_row(f"{share:g}", *shown)
-        Console().print(table)
     novelty = calibration.novelty
+    kinds = list(novelty.candidates[0].auroc)
+    table = Table(title="how often an image of each kind is told from one of the holdout, %")
+    for column in ("novelty by", *kinds, "points lost at most"):
+        table.add_column(column, justify="left" if column == "novelty by" else "right")
+    for one in novelty.candidates:
+        figures = [f"{one.auroc[kind]:.2f}" for kind in kinds]
+        table.add_row(
+            one.score, *figures, f"{one.lost:.2f}", style="bold green" if one.score == novelty.score else None
+        )
+    Console().print(table)
     click.echo(
-        f"novelty by neighbour {novelty.neighbor}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are "
-        f"above {novelty.threshold:g}; ECE of network {calibration.ece_percent_network:.2f} %, mixture "
-        f"{calibration.ece_percent_mixed:.2f} %"
+        f"novelty by {novelty.score}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are novel; "
+        f"ECE of network {calibration.ece_percent_network:.2f} %, mixture {calibration.ece_percent_mixed:.2f} %"
     )
+    for line in how_novel(manifest):
+        click.echo(line, err=True)
     click.echo(manifest.generation)
 
 

@@ -11,30 +11,47 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from indexer.datasets import CIFAR, Dataset, load
+from indexer.datasets import CIFAR, Dataset, load, opened
 from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
+from indexer.left_out import NAMED as FEW
+from indexer.left_out import shortened
 from indexer.merge import merge, open_parts
 from indexer.on_ray import Job, default_shards, embed_on_ray
 from indexer.shards import Shards, shard_folder
+from indexer.unknown import load_unknown
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
+from model.images import Limits
 from model.journal import Journal
-from model.manifest import Manifest
+from model.manifest import Manifest, Trained
 from model.milvus_generations import activate
 from model.predictor import Parameters
 from model.recipe import NAMED, Recipe
 from model.root import active_generation, default_root
-from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
+from secondlook.fitted import how_fitted
+from secondlook.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.novelty import how_novel, unknown_option
+from secondlook.options import (
+    KType,
+    data_root_option,
+    left_out_option,
+    max_pixels_option,
+    new_bundles_option,
+    print_json,
+    progress_option,
+    reporting,
+    tell_left_out,
+)
 
 
 @click.command()
 @click.argument("dataset")
 @new_bundles_option
 @data_root_option
-@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option("--split", default="train", show_default=True, help="train, val or test.")
 @click.option(
     "--network",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -55,6 +72,9 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
 @click.option(
     "--fit", "fit_flag", is_flag=True, help="Fit theta, lam and k on the holdout (what happens without them)."
 )
+@holdout_option
+@trained_option
+@unknown_option
 @click.option("--theta", type=float, help="Use this theta (with --lam and --k).")
 @click.option("--lam", type=float, help="Use this lam.")
 @click.option("--k", type=KType(), help="Use this k.")
@@ -91,6 +111,11 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
     "The same command goes on after one that was stopped.  [default of --parts: below --bundles, for a while]",
 )
 @click.option("--workers", type=click.IntRange(1), help="With --ray: so many at once.  [default: one a GPU, or a node]")
+@click.option(
+    "--skip-empty", is_flag=True, help="Leave out classes that have no image that can be read, instead of giving up."
+)
+@left_out_option
+@max_pixels_option
 @progress_option
 @click.pass_context
 def index(
@@ -104,6 +129,9 @@ def index(
     store: str,
     mirror: bool,
     fit_flag: bool,
+    holdout: str | None,
+    trained: Trained,
+    unknown: tuple[str, ...],
     theta: float | None,
     lam: float | None,
     k: int | None,
@@ -117,6 +145,9 @@ def index(
     merging: bool,
     address: str | None,
     workers: int | None,
+    skip_empty: bool,
+    left_out_file: Path | None,
+    limits: Limits,
     progress_format: str,
 ) -> None:
     """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
@@ -126,14 +157,16 @@ def index(
     On many machines: --shard for each part, then --merge; or --ray (docs/indexing-at-scale.md).
     """
     _check_mode(context)
-    given = [value is not None for value in (theta, lam, k)]
-    if any(given) and (fit_flag or not all(given)):
+    numbers = [value is not None for value in (theta, lam, k)]
+    if any(numbers) and (fit_flag or not all(numbers)):
         raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
+    if any(numbers) and (holdout is not None or unknown):
+        raise click.UsageError("--holdout and --unknown go without --theta, --lam and --k: what they are for is fitted")
     parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
     with reporting(progress_format) as progress:
         if download:
             fetch(dataset, data_root)
-        images = load(dataset, split, data_root)
+        given = images = opened(dataset, split, data_root, limits, skip_empty=skip_empty)
         if shard is not None:
             assert parts is not None
             assert shards is not None
@@ -142,10 +175,19 @@ def index(
             was_left = work.write(shard, progress)
             said = "is finished" if was_left else "was finished already"
             click.echo(f"shard {shard} of {shards} {said}: {shard_folder(parts, shard)}", err=True)
+            tell_left_out([given], left_out_file)
             if progress_format == "json":
                 print_json(shard=shard, shards=shards)
             return
-        options = IndexOptions(store=store, mirror=mirror, parameters=parameters, thumbnails=not no_thumbnails)
+        options = IndexOptions(
+            store=store,
+            mirror=mirror,
+            parameters=parameters,
+            thumbnails=not no_thumbnails,
+            holdout=None if parameters else holdout_of(dataset, holdout, data_root, limits),
+            unknown=[load_unknown(one, "train", data_root) for one in unknown],
+            trained=trained,
+        )
         journal = Journal(root) if with_taught else None
         if address is not None:
             folder = parts or root / PARTS
@@ -153,6 +195,8 @@ def index(
                 *(dataset, split, data_root, _encoder_root(root), folder, shards or default_shards(len(images.labels))),
                 mirror=mirror,
                 thumbnails=not no_thumbnails,
+                limits=limits,
+                skip_empty=skip_empty,
             )
             embed_on_ray(address, job, workers, progress)
             generation = merge(images, open_parts(folder), root, _encoder_root(root), options, journal, progress)
@@ -164,18 +208,25 @@ def index(
         else:
             if journal is not None:
                 images = fold(images, journal)
-            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
+            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root, limits))
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
     manifest = bundles.read_manifest(root, generation)
-    skipped = manifest.dataset.unreadable
     for line in _what_was_built(manifest):
         click.echo(line, err=True)
-    if skipped:
-        click.echo(f"{len(skipped)} unreadable images were skipped: {', '.join(skipped[:20])}", err=True)
+    left_out = tell_left_out([given], left_out_file)
     if progress_format == "json":
-        print_json(generation=generation)
+        for left in left_out.as_lines():
+            print_json(left_out=left)
+        of = manifest.dataset
+        print_json(
+            generation=generation,
+            left_out=left_out.counts(),
+            duplicates=of.duplicates,
+            in_two_classes=of.in_two_classes,
+            in_two_classes_count=of.in_two_classes_count,
+        )
     else:
         click.echo(generation)
 
@@ -184,7 +235,7 @@ PARTS = "parts"
 """The folder below the root for parts that nobody asked for."""
 
 _OF_RAY = ("address", "workers")
-_OF_THE_BUNDLE = ("store", "fit_flag", "theta", "lam", "k", "no_activate", "with_taught")
+_OF_THE_BUNDLE = ("store", "fit_flag", "holdout", "trained", "theta", "lam", "k", "no_activate", "with_taught")
 _OF_THE_EMBEDDING = ("mirror", "no_thumbnails", "network", "recipe", "shards")
 
 
@@ -225,17 +276,20 @@ def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
 def _what_was_built(manifest: Manifest) -> Iterator[str]:
     kept, lost = manifest.store, manifest.truncation
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
-    if manifest.fit is not None:
-        yield (
-            f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}: "
-            f"{manifest.fit.chosen_error_percent:.2f} % error on {manifest.fit.images:,} held-out images, "
-            f"the network alone {manifest.fit.network_error_percent:.2f} %"
-        )
+    yield from how_fitted(manifest)
+    yield from how_novel(manifest)
     if lost is not None:
         yield (
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
             f"total variation {lost.mean:.4f} on average, {lost.p99:.4f} at the 99th percentile"
         )
+    found = manifest.dataset
+    if found.duplicates:
+        yield f"copies: {found.duplicates:,} images show a picture that another one shows too; no split parts them"
+    if found.in_two_classes:
+        pairs = (f"{shortened(one)} and {shortened(other)}" for one, other in found.in_two_classes[:FEW])
+        more = "; ..." if found.in_two_classes_count > FEW else ""
+        yield f"one picture in two classes, {found.in_two_classes_count:,} times: {'; '.join(pairs)}{more}"
 
 
 def fetch(dataset: str, data_root: Path | None) -> None:

@@ -9,9 +9,17 @@ import click
 
 from indexer.exchange import take_in, write_out
 from model.bundle import read_manifest
+from model.images import Limits
 from model.journal import Journal
 from model.root import CURRENT, active_generation
-from secondlook.options import json_option, new_bundles_option, print_json, progress_option, reporting
+from secondlook.options import (
+    json_option,
+    max_pixels_option,
+    new_bundles_option,
+    print_json,
+    progress_option,
+    reporting,
+)
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
@@ -66,12 +74,13 @@ def export(folder: Path, root: Path, progress_format: str) -> None:
 @folder_argument
 @new_bundles_option
 @click.option("--as", "key", default="import", show_default=True, help="Whose doing the trail says it is.")
+@max_pixels_option
 @progress_option
-def import_(folder: Path, root: Path, key: str, progress_format: str) -> None:
+def import_(folder: Path, root: Path, key: str, limits: Limits, progress_format: str) -> None:
     """Teach what export wrote. Servers that run on the root know of it within seconds."""
     with reporting(progress_format) as progress:
         known = read_manifest(root, active_generation(root)).classes if (root / CURRENT).exists() else ()
-        moved = take_in(Journal(root), folder, key, known, progress)
+        moved = take_in(Journal(root), folder, key, limits, known, progress)
     click.echo(
         f"{moved.images:,} images and {moved.decisions:,} decisions taken in; {moved.known:,} images were known",
         err=True,

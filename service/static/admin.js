@@ -66,14 +66,14 @@ onModel(({ generation, entries, classes, network_classes: known, taught }) => {
 });
 
 async function loadGenerations() {
-  const generations = await call("GET", "/v1/admin/generations");
+  const generations = await call("GET", "v1/admin/generations");
   byId("generations").replaceChildren(...generations.reverse().map((one) => {
     const button = element("button", { type: "button", className: "quiet", disabled: !one.is_readable }, "Activate");
     button.setAttribute("aria-label", `Activate ${one.id}`);
     button.addEventListener("click", () => attempt(async () => {
       button.disabled = true;
       try {
-        await call("POST", `/v1/admin/generations/${encodeURIComponent(one.id)}/activate`);
+        await call("POST", `v1/admin/generations/${encodeURIComponent(one.id)}/activate`);
       } finally {
         button.disabled = false;
       }
@@ -103,7 +103,7 @@ let oldest = null;
 
 async function loadChanges(before = null) {
   const page = before === null ? "" : `&before=${before}`;
-  const changes = await call("GET", `/v1/admin/changes?limit=${CHANGES}${page}`);
+  const changes = await call("GET", `v1/admin/changes?limit=${CHANGES}${page}`);
   const items = changes.map((change) => element("li", {},
     element("span", {}, ...sentence(change)), element("small", {}, `${time(change.at)}, ${change.key}`)));
   if (before === null) byId("changes").replaceChildren(...items);

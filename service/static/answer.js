@@ -29,6 +29,8 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
     neighbors: neighbors.map((neighbor) => ({ ...neighbor, generation })),
     // Nothing voted: there is no entry, or the server cannot ask for them now.
     isAlone: prediction.cache === null,
+    standing: prediction.standing ?? null,
+    sameAs: prediction.same_as ?? null,
     novelty: prediction.novelty,
     credibility: prediction.credibility ?? null,
     set: prediction.prediction_set ?? null,

@@ -65,7 +65,7 @@ export async function callWithKey(method, path, options) {
 export async function needAdmin() {
   if (opensAdmin) return true;
   try {
-    await callWithKey("GET", "/v1/admin/jobs");
+    await callWithKey("GET", "v1/admin/jobs");
     opensAdmin = true;
   } catch (problem) {
     if (!problem.isGivenUp) throw problem;
@@ -96,7 +96,7 @@ const ASKED = "top=1000&neighbors=12&votes=500&coverage=0.95";
 /** What images show: `{body, predictions}`, with a problem document where an image failed. */
 export async function predict(files) {
   try {
-    const body = await send(`/v1/predict?${ASKED}`, files);
+    const body = await send(`v1/predict?${ASKED}`, files);
     return { body, predictions: body.predictions };
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

@@ -8,6 +8,7 @@ import { loadModel, model } from "./model.js";
 import { NeighborTiles } from "./neighbors.js";
 
 const SHOWN = 3;
+const STANDINGS = { known: "Known", doubtful: "Doubtful", unknown: "Unknown" };
 const SENT_AT_ONCE = 8;
 const BYTES_AT_ONCE = 24 << 20;
 /** Until the server says its own. */
@@ -28,6 +29,7 @@ export class Card {
     this.picture.addEventListener("error", () => this.picture.classList.add("broken"));
     this.box = element("input", { type: "checkbox", ariaLabel: `Select ${file.name}` });
     this.box.addEventListener("change", () => doing.select());
+    this.standing = element("p", { className: "standing", hidden: true });
     this.label = element("h3", { id, tabIndex: -1 }, "Looking …");
     this.share = element("span", { className: "chance" });
     this.notes = element("div", { className: "notes" });
@@ -40,7 +42,8 @@ export class Card {
       element("div", { className: "top" },
         element("label", { className: "pick" }, this.box, this.picture),
         element("div", { className: "verdict" },
-          element("p", { className: "file", title: file.name }, file.name), this.label, this.share, this.notes),
+          element("p", { className: "file", title: file.name }, file.name),
+          this.standing, this.label, this.share, this.notes),
         close),
       this.body,
     );
@@ -60,6 +63,7 @@ export class Card {
     this.element.classList.add("failed");
     this.box.disabled = true;
     this.label.textContent = "No answer";
+    this.#stand(null);
     this.share.replaceChildren();
     this.notes.replaceChildren();
     const again = element("button", { type: "button", className: "quiet" }, "Try again");
@@ -107,6 +111,8 @@ export class Card {
     this.element.dataset.label = answer.classes[winner];
     this.label.textContent = answer.classes[winner];
     this.share.textContent = percent(mixed.mixed[winner]);
+    // Of another mix than the model's own, no more is known than that the image is unlike anything.
+    this.#stand(mixed === answer ? answer.standing : answer.standing && answer.novelty?.is_novel ? "unknown" : null);
     this.#note(mixed, winner);
     const order = mixed.mixed.map((_, i) => i).sort((a, b) => mixed.mixed[b] - mixed.mixed[a]);
     // What network and cache think of first is shown, however little the mixture thinks of it.
@@ -126,12 +132,19 @@ export class Card {
     this.element.setAttribute("aria-busy", "false");
   }
 
+  #stand(standing) {
+    this.standing.hidden = standing === null;
+    this.standing.textContent = STANDINGS[standing] ?? "";
+    this.element.dataset.standing = standing ?? "";
+  }
+
   #note(mixed, winner) {
     const { answer, taught } = this;
     const notes = [];
     const say = (className, ...parts) => notes.push(element("p", { className: `note ${className}` }, ...parts));
     if (answer.isAlone) say("alone", "The cache cannot be asked now: the network answers alone.");
     if (answer.novelty?.is_novel) say("novel", "Unlike anything I know");
+    if (answer.sameAs !== null && mixed === answer) say("same", `The same picture as entry ${answer.sameAs}`);
     const byNetwork = first(mixed.network);
     const byCache = first(mixed.cache);
     if (byNetwork !== byCache && !answer.isAlone) {
@@ -209,7 +222,8 @@ export async function ask(cards) {
 export function inWords(cards) {
   const known = cards.filter(({ answer }) => answer);
   const said = known.slice(0, 5).map(({ file, shown, answer }) => (
-    `${file.name}: ${shown}${answer.novelty?.is_novel ? ", unlike anything known" : ""}`));
+    `${file.name}: ${answer.standing ? `${answer.standing}, ` : ""}${shown}`
+    + (answer.novelty?.is_novel ? ", unlike anything known" : "")));
   const failed = cards.length - known.length;
   const parts = [some(known.length, "image") + " answered", ...said];
   if (known.length > 5) parts.push("and more");

@@ -41,7 +41,7 @@ function schema(name, { description = "", properties = {} }) {
 }
 
 const status = document.getElementById("status");
-fetch("/openapi.json").then((response) => response.json()).then(({ info, paths, components }) => {
+fetch("openapi.json").then((response) => response.json()).then(({ info, paths, components }) => {
   const calls = Object.entries(paths).flatMap(
     ([path, methods]) => Object.entries(methods).map(([method, of]) => call(method, path, of)),
   );

@@ -23,7 +23,7 @@ export async function loadEntries() {
   const asked = new URLSearchParams({ limit: LISTED, after: starts.at(-1) });
   if (label.value) asked.set("label", label.value);
   if (taught.value) asked.set("taught", taught.value);
-  const { generation, total, entries, next: following } = await call("GET", `/v1/entries?${asked}`);
+  const { generation, total, entries, next: following } = await call("GET", `v1/entries?${asked}`);
   if (!entries.length && starts.length > 1) {
     starts.pop();
     return loadEntries();

@@ -3,10 +3,11 @@ import { openDialog } from "./dialogs.js";
 import { byId, element } from "./element.js";
 
 /** An entry's thumbnail, or its label's first letter where the bundle keeps no pictures. */
-export function picture({ label, thumbnail }) {
+export function picture({ id, label, thumbnail }) {
   const letter = () => element("span", { className: "letter", ariaHidden: "true" }, [...label][0] ?? "?");
   if (!thumbnail) return letter();
-  const image = element("img", { src: thumbnail, alt: "", loading: "lazy" });
+  const { pathname: src } = new URL(`v1/entries/${id}/thumbnail`, document.baseURI);
+  const image = element("img", { src, alt: "", loading: "lazy" });
   image.addEventListener("error", () => image.replaceWith(letter()));
   return image;
 }
@@ -44,7 +45,7 @@ async function change(method, body) {
   wrong.textContent = "";
   for (const button of dialog.querySelectorAll("button")) button.disabled = true;
   try {
-    await callWithKey(method, `/v1/entries/${id}?generation=${encodeURIComponent(generation)}`, { body });
+    await callWithKey(method, `v1/entries/${id}?generation=${encodeURIComponent(generation)}`, { body });
     dialog.close();
     tellChanged();
   } catch (problem) {

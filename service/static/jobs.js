@@ -33,7 +33,7 @@ async function attempt(act) {
 
 async function look() {
   clearTimeout(timer);
-  if (!document.hidden) await attempt(async () => show(await call("GET", "/v1/admin/jobs")));
+  if (!document.hidden) await attempt(async () => show(await call("GET", "v1/admin/jobs")));
   // Even where none runs: another server on the same folder may start one.
   timer = setTimeout(look, running ? EVERY_MS : 10 * EVERY_MS);
 }
@@ -96,7 +96,7 @@ function row(job) {
 }
 
 const read = (id, { log }) => attempt(async () => {
-  log.textContent = await call("GET", `/v1/admin/jobs/${id}/log`, { as: "text" }) || "Nothing was written.";
+  log.textContent = await call("GET", `v1/admin/jobs/${id}/log`, { as: "text" }) || "Nothing was written.";
 });
 
 const { dataset, recipe, store, mirror, force } = byId("rebuild").elements;
@@ -113,7 +113,7 @@ byId("rebuild").addEventListener("submit", async (event) => {
   for (const field of [dataset, recipe, store]) if (field.value.trim()) body[field.name] = field.value.trim();
   const status = byId("job-status");
   try {
-    await call("POST", "/v1/admin/rebuild", { body });
+    await call("POST", "v1/admin/rebuild", { body });
     status.textContent = "The rebuild has begun.";
     await look();
     byId("cancel").focus();
@@ -126,7 +126,7 @@ byId("rebuild").addEventListener("submit", async (event) => {
 byId("cancel").addEventListener("click", ({ target }) => attempt(async () => {
   target.disabled = true;
   try {
-    await call("DELETE", `/v1/admin/jobs/${target.dataset.job}`);
+    await call("DELETE", `v1/admin/jobs/${target.dataset.job}`);
   } finally {
     target.disabled = false;
   }

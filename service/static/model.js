@@ -13,7 +13,7 @@ export function onModel(listener) {
 
 /** Ask for it anew. */
 export async function loadModel() {
-  const said = await call("GET", "/v1/model");
+  const said = await call("GET", "v1/model");
   // Servers from before teaching do not tell the two apart.
   model = { network_classes: said.classes.length, counts: null, taught: null, ...said };
   for (const listener of listeners) listener(model);

@@ -67,7 +67,7 @@ async function teach(label) {
   for (let at = 0; at < cards.length; at += SENT_AT_ONCE) {
     const part = cards.slice(at, at + SENT_AT_ONCE);
     const headers = { "Idempotency-Key": `${ticketOf(label)}-${at}` };
-    const made = await send("/v1/entries", part.map(({ file }) => file), { label }, headers);
+    const made = await send("v1/entries", part.map(({ file }) => file), { label }, headers);
     part.forEach((card, i) => {
       const { id, before } = made.entries[i];
       card.taught = { label, before: card.taught?.before ?? before, ids: [...new Set([...(card.taught?.ids ?? []), id])] };
@@ -105,7 +105,7 @@ dialog.querySelector("form").addEventListener("submit", async (event) => {
 export async function undo(card) {
   try {
     for (const id of card.taught.ids) {
-      await callWithKey("DELETE", `/v1/entries/${id}`).catch((problem) => {
+      await callWithKey("DELETE", `v1/entries/${id}`).catch((problem) => {
         if (problem.status !== 404) throw problem; // somebody removed it already
       });
     }

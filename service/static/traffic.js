@@ -93,7 +93,7 @@ function show() {
 async function poll() {
   if (!document.hidden) {
     try {
-      const response = await fetch("/metrics", { cache: "no-store" });
+      const response = await fetch("metrics", { cache: "no-store" });
       if (response.ok) {
         const reading = read(parse(await response.text()), performance.now() / 1000);
         // Counters that fall are those of a server that was started anew.

@@ -125,7 +125,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (pickled_values, r"values.npy is not an array"),
     (nan_key, r"keys.faiss has a key that is not finite"),
     (other_graph, r"encoder.onnx cannot run"),
-    (lambda root: change_manifest(root, schema_version=3), r"schema version 3, this secondlook reads 2"),
+    (lambda root: change_manifest(root, schema_version=4), r"schema version 4, this secondlook reads 2 and 3"),
     (lambda root: change_manifest(root, theta=-1), r"manifest.json is wrong at theta"),
     (lambda root: change_manifest(root, classes=["a", "b", "c", "d"]), r"encoder.onnx has other inputs or outputs"),
     (lambda root: change_manifest(root, generation="20200101T000000Z-0000"), r"is of generation 20200101"),

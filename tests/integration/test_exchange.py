@@ -7,9 +7,11 @@ import pytest
 
 from indexer.exchange import IMAGES, LINES, take_in, write_out
 from model.errors import LabelTakenError, ParameterError
+from model.images import DEFAULT_PIXELS, Limits
 from model.journal import Correction, Journal, NewImage
 from tests.images_for_tests import make_image
 
+LIMITS = Limits(DEFAULT_PIXELS)
 ONE, TWO = make_image("red"), make_image("blue", format="JPEG")
 
 
@@ -28,17 +30,17 @@ def written(tmp_path: Path) -> Path:
 def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> None:
     assert {path.name for path in (written / IMAGES).iterdir()} == {"1.png", "3.jpg"}
     there = Journal(tmp_path / "there")
-    assert take_in(there, written, "bob") == (2, 2, 0)
+    assert take_in(there, written, "bob", LIMITS) == (2, 2, 0)
     state = there.since(0)
     assert [image.label for image in state.images] == ["crab", "lobster ☃"]
     assert [there.content(image.number) for image in state.images] == [ONE, TWO]
-    assert there.name(1) == "one.png"
+    assert there.image(1) == ("crab", "one.png", ONE)
     assert set(state.corrections) == {
         Correction("photos", "cat/1.png", "dog"),
         Correction("photos", "cat/2.png", None),
     }
     assert {change.key for change in there.changes()} == {"bob"}
-    assert take_in(there, written, "bob") == (0, 2, 2)
+    assert take_in(there, written, "bob", LIMITS) == (0, 2, 2)
     assert len(there.since(0).images) == 2
 
 
@@ -63,7 +65,7 @@ def test_what_is_amiss_is_named_and_nothing_is_taught(written: Path, tmp_path: P
         lines.write(line + "\n")
     there = Journal(tmp_path / "there")
     with pytest.raises(ParameterError, match=why):
-        take_in(there, written, "bob")
+        take_in(there, written, "bob", LIMITS)
     assert there.newest() == 0
 
 
@@ -71,13 +73,13 @@ def test_folders_that_will_not_do(written: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="not empty"):
         write_out(Journal(tmp_path / "here"), written)
     with pytest.raises(ParameterError, match=LINES):
-        take_in(Journal(tmp_path / "there"), tmp_path, "bob")
+        take_in(Journal(tmp_path / "there"), tmp_path, "bob", LIMITS)
     Journal(tmp_path / "there").teach("Crab", [NewImage("a", ONE)], "alice")
     with pytest.raises(LabelTakenError):
-        take_in(Journal(tmp_path / "another"), written, "bob", ("Crab",))
+        take_in(Journal(tmp_path / "another"), written, "bob", LIMITS, ("Crab",))
     assert Journal(tmp_path / "another").newest() == 0
     with pytest.raises(LabelTakenError):
-        take_in(Journal(tmp_path / "there"), written, "bob")
+        take_in(Journal(tmp_path / "there"), written, "bob", LIMITS)
 
 
 def test_a_line_is_what_the_docs_say(written: Path) -> None:

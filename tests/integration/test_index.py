@@ -1,25 +1,27 @@
 """From pictures to a bundle that answers rightly."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from indexer.datasets import load
-from indexer.encoders import FromBundle, FromNetwork, same_first_class
+from indexer.datasets import Dataset, load
+from indexer.encoders import FromBundle, FromNetwork, PreparedEncoder, same_first_class
 from indexer.index import IndexOptions, index
+from indexer.progress import Progress
 from indexer.refit import refit
 from model.bundle import open_bundle, read_manifest
 from model.encoder import Encoder
-from model.engines import OnnxEngine, TorchEngine
+from model.engines import Encoding, OnnxEngine, TorchEngine
 from model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
 from model.recipe import Recipe
 from model.root import generations
-from tests.images_for_tests import make_folder
+from tests.images_for_tests import as_file, make_folder, photos
 from tests.service_for_tests import copy_root
 
 FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
@@ -183,13 +185,94 @@ def test_unreadable_images_are_counted_named_and_skipped(tiny_bundle: Path, tmp_
     assert np.bincount(bundle.store.values).tolist() == [6, 5, 6]
 
 
-def test_too_many_unreadable_images_are_too_many(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_class_without_readable_images_is_refused_and_nothing_is_written(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "colours", per_class=6)
-    for path in (*(folder / "green").iterdir(), *(folder / "red").iterdir()):
+    for path in (folder / "green").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"over 10 images are unreadable \(green/000.png"):
+    why = r"green has no images \(6 not an image \(green/000.png, .*leave it out with secondlook index --skip-empty"
+    with pytest.raises(DatasetError, match=why):
         index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
     assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_many_damaged_images_do_not_stop_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=24)
+    for path in sorted((folder / "green").iterdir())[:20]:
+        path.write_bytes(path.read_bytes()[:100])
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+    dataset = open_bundle(tmp_path / "bundles", generation).manifest.dataset
+    assert (dataset.images, dataset.left_out) == (52, {"damaged": 20})
+
+
+@dataclass(frozen=True)
+class Overflowing:
+    """The encoder of a bundle, were its network to overflow on bright images."""
+
+    of: FromBundle
+
+    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
+        prepared = self.of.prepare(dataset, folder, progress)
+        encode = prepared.engine.encode
+
+        def overflowing(images: np.ndarray) -> Encoding:
+            logits, keys = encode(images)
+            return Encoding(logits, np.where(images.mean((1, 2, 3), keepdims=True)[:, 0, 0] > 250, np.nan, keys))
+
+        prepared.engine.encode = overflowing  # type: ignore[method-assign]
+        return prepared
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_an_image_on_which_the_network_overflows_is_left_out(tiny_bundle: Path, tmp_path: Path, mirror: bool) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=40)
+    for name in ("green/005.png", "red/039.png"):
+        Image.new("RGB", (32, 32), (255, 255, 255)).save(folder / name)
+    options = IndexOptions(mirror=mirror)
+    generation = index(load(str(folder)), tmp_path / "bundles", Overflowing(FromBundle(tiny_bundle)), options)
+    bundle = open_bundle(tmp_path / "bundles", generation)
+    assert bundle.manifest.dataset.left_out == {"no finite key": 2}
+    assert bundle.manifest.dataset.unreadable == ("green/005.png", "red/039.png")
+    assert bundle.store.count == 118 * (1 + mirror)
+
+
+def test_where_most_images_cannot_be_read_something_else_is_amiss(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=6)
+    for path in (p for colour in folder.iterdir() for p in sorted(colour.iterdir())[:4]):
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"most images of colours cannot be read: 12 empty \(blue/000.png"):
+        index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+
+
+def photo_folder(root: Path) -> Path:
+    """Three classes of twenty photos, in each the last two held out, and of these a copy among the others."""
+    for c, name in enumerate(("blue", "green", "red")):
+        (root / name).mkdir(parents=True)
+        made = photos(20, 40, seed=c)
+        for i, image in enumerate(made):
+            (root / name / f"{i:03d}.png").write_bytes(as_file(image, "PNG"))
+        (root / name / "000 copy.png").write_bytes((root / name / "019.png").read_bytes())
+        (root / name / "000 small.jpg").write_bytes(as_file(made[18], "JPEG", quality=60))
+    return root
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_copy_of_a_held_out_image_answers_for_it(tiny_bundle: Path, tmp_path: Path, mirror: bool) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), IndexOptions(mirror=mirror))
+    manifest = open_bundle(tmp_path / "bundles", generation).manifest
+    assert (manifest.dataset.images, manifest.dataset.duplicates) == (66, 6)
+    assert manifest.fit is not None
+    assert (manifest.fit.images, manifest.fit.entries) == (6, 54 * (1 + mirror))
+
+
+def test_one_photo_in_two_classes_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    (folder / "red" / "same.png").write_bytes((folder / "blue" / "007.png").read_bytes())
+    (folder / "red" / "same again.png").write_bytes((folder / "blue" / "007.png").read_bytes())
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), IndexOptions())
+    dataset = open_bundle(tmp_path / "bundles", generation).manifest.dataset
+    assert dataset.in_two_classes == (("blue/007.png", "red/same again.png"),)
+    assert (dataset.in_two_classes_count, dataset.duplicates) == (1, 8)
 
 
 def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -199,11 +282,22 @@ def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
         index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
 
 
+def test_a_reduction_shrinks_to_the_images_that_there_are(
+    tiny_network: Path, colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = FromNetwork(tiny_network, "compact")
+    generation = index(load(str(colour_folder)), tmp_path / "bundles", source, IndexOptions())
+    bundle = open_bundle(tmp_path / "bundles", generation)
+    assert bundle.manifest.recipe.reduce == 54  # sixty images, of which six are held out
+    assert bundle.store.dim == 54 + 64
+    assert "keys are reduced to 54 numbers, not to 256" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("recipe", "why"),
     [
         (Recipe(layers=("stage9",)), "no layer 'stage9'"),
-        (Recipe(layers=("pool",), reduce=65), "65 numbers: the layers give 64 and there are 54 images"),
+        (Recipe(layers=("pool",), reduce=65), "reduced to 65 numbers where the layers give 64: give a smaller"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(

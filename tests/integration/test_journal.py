@@ -1,6 +1,7 @@
 """The journal of what was taught: real files, several connections, processes that die, disks without room."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -212,3 +213,127 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         assert 2 * acknowledged <= len(images) <= 2 * (acknowledged + life + 1)
         assert len(images) % 2 == 0
         assert all(Journal(tmp_path).content(i.number) == bytes(20_000) for i in images[-4:])
+
+
+VERSION_1 = """
+CREATE TABLE images (number INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT, name TEXT NOT NULL, content BLOB,
+    change INTEGER NOT NULL) STRICT;
+CREATE INDEX images_by_change ON images (change);
+CREATE TABLE keys (image INTEGER NOT NULL, encoder TEXT NOT NULL, mirrored INTEGER NOT NULL, key BLOB NOT NULL,
+    PRIMARY KEY (image, encoder, mirrored)) STRICT;
+CREATE TABLE corrections (dataset TEXT NOT NULL, source TEXT NOT NULL, label TEXT, change INTEGER NOT NULL,
+    PRIMARY KEY (dataset, source)) STRICT;
+CREATE INDEX corrections_by_change ON corrections (change);
+CREATE TABLE labels (position INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL UNIQUE,
+    folded TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE changes (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, key TEXT NOT NULL,
+    action TEXT NOT NULL, image INTEGER, dataset TEXT, source TEXT NOT NULL, label TEXT, was TEXT) STRICT;
+CREATE TABLE requests (key TEXT NOT NULL, request TEXT NOT NULL, digest BLOB NOT NULL, answer TEXT NOT NULL,
+    PRIMARY KEY (key, request)) STRICT;
+PRAGMA user_version = 1;
+INSERT INTO images VALUES (1, 'crab', 'a.png', x'01', 1), (2, NULL, 'b.png', NULL, 3), (3, 'bee', 'c.png', x'03', 4);
+INSERT INTO keys VALUES (1, 'e', 0, x'0000803f'), (3, 'e', 0, x'00000040');
+INSERT INTO corrections VALUES ('photos', 'cat/1.png', 'crab', 5);
+INSERT INTO labels VALUES (1, 'crab', 'crab'), (2, 'bee', 'bee');
+INSERT INTO changes VALUES (1, 'then', 'k', 'taught', 1, NULL, 'taught:1', 'crab', NULL),
+    (2, 'then', 'k', 'taught', 2, NULL, 'taught:2', 'crab', NULL),
+    (3, 'then', 'k', 'removed', 2, NULL, 'taught:2', NULL, 'crab'),
+    (4, 'then', 'k', 'taught', 3, NULL, 'taught:3', 'bee', NULL),
+    (5, 'then', 'k', 'relabelled', NULL, 'photos', 'cat/1.png', 'crab', 'cat');
+INSERT INTO requests VALUES ('k', 'one', x'00', 'first');
+"""
+
+
+def version_1(root: Path) -> sqlite3.Connection:
+    """A journal as it was before, its last changes in a write-ahead log that was not folded in."""
+    connection = sqlite3.connect(root / JOURNAL, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(VERSION_1)
+    return connection
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    before = version_1(tmp_path / "old")
+    assert (tmp_path / "old" / f"{JOURNAL}-wal").stat().st_size > 0
+    for path in (tmp_path / "old").iterdir():  # as after a kill
+        shutil.copy(path, tmp_path)
+    before.close()
+    journal = Journal(tmp_path)
+    # All of it is in one file.
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.stat().st_size] == [JOURNAL]
+    images = [TaughtImage(1, "crab"), TaughtImage(2, None), TaughtImage(3, "bee")]
+    assert told(journal) == (5, images, [Correction("photos", "cat/1.png", "crab")], {1: "crab", 2: "bee"})
+    assert journal.content(3) == b"\x03"
+    assert journal.thumbnail(1) is None
+    journal.keep_thumbnail(1, b"png")
+    journal.keep_thumbnail(2, b"png")
+    assert (journal.thumbnail(1), journal.thumbnail(2)) == (b"png", None)
+    assert journal.answered("k", Request("one", b"\x00")) == "first"
+    assert len({token_of(journal, change) for change in range(1, 6)}) == 5
+    with pytest.raises(TaughtLimitError):
+        journal.teach("crab", [image()], "k", most=2)
+    with pytest.raises(LabelTakenError):
+        journal.teach("Crab", [image()], "k")
+    journal.teach("crab", [image()], "k", most=3)
+    assert Journal(tmp_path).newest() == 6
+
+
+def test_a_log_of_another_journal_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    before = version_1(tmp_path / "old")
+    journal = Journal(tmp_path)
+    journal.teach("ant", [image(b"mine")], "k")
+    for end in ("-wal", "-shm"):
+        shutil.copy(tmp_path / "old" / f"{JOURNAL}{end}", tmp_path)
+    before.close()
+    for one in (journal, Journal(tmp_path)):
+        assert told(one) == (1, [TaughtImage(1, "ant")], [], {1: "ant"})
+    journal.teach("ant", [image()], "k")
+    assert (tmp_path / f"{JOURNAL}-wal.of-another").stat().st_size > 0
+    assert Journal(tmp_path).newest() == 2
+
+
+def test_a_journal_that_is_replaced_while_it_is_written_to_is_not_acknowledged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.teach("ant", [image()], "k")
+    shutil.copy(tmp_path / JOURNAL, tmp_path / "copy")
+
+    def replaced(kept: Kept) -> str:
+        (tmp_path / "copy").replace(tmp_path / JOURNAL)
+        return ""
+
+    with pytest.raises(JournalError, match="replaced while this was being kept"):
+        journal.teach("ant", [image()], "k", answer=replaced)
+    assert journal.newest() == 1
+    journal.teach("ant", [image()], "k")
+    assert Journal(tmp_path).newest() == 2
+
+
+def test_a_stamp_is_another_after_each_change(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    stamps = [other.stamp()]
+    for _ in range(50):
+        journal.teach("ant", [image()], "k")
+        stamps.append(other.stamp())
+        assert other.stamp() == stamps[-1]
+    assert len(set(stamps)) == 51
+    assert None not in stamps
+    # A file system that keeps whole seconds: whoever asks has to look.
+    os.utime(tmp_path / JOURNAL, (10**9, 10**9))
+    assert other.stamp() is None
+
+
+def test_a_journal_without_its_folder_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    journal = Journal(root)
+    journal.teach("ant", [image()], "k")
+    shutil.rmtree(root)
+    for call in (
+        journal.newest,
+        lambda: journal.teach("ant", [image()], "k"),
+        lambda: journal.decide_image(1, None, "k"),
+    ):
+        with pytest.raises(JournalError, match="is gone: put it back"):
+            call()
+    assert not root.exists()

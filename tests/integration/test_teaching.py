@@ -445,3 +445,54 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     assert evaluation.count == 60
     assert evaluation.mixed.error_percent <= evaluation.network.error_percent
     assert sum(len(listed) for listed in bundle.taught.values()) == 4
+
+
+def test_what_is_removed_or_relabelled_while_a_rebuild_runs_is_no_error(
+    tiny_bundle: Path, tmp_path: Path, colour_folder: Path
+) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    journal, dataset = Journal(root), load(str(colour_folder))
+    journal.teach("striped", [NewImage("a", striped(i)) for i in range(30)], "k")
+    journal.teach("dotted", [NewImage("a", striped(30 + i)) for i in range(3)], "k")
+    folded = fold(dataset, journal)
+    # More than may be unreadable, and all images of a class.
+    for number in (*range(1, 26), 31, 32, 33):
+        assert journal.decide_image(number, None, "k")
+    assert journal.decide_image(30, "late", "k") == "striped"
+    journal.decide(dataset.name, dataset.source(0), None, "k", own="blue")
+    journal.decide(dataset.name, dataset.source(1), "late", "k", own="blue")
+    journal.teach("later", [NewImage("a", striped(40))], "k")
+    activate(root, index(folded, root, FromBundle(root), IndexOptions()))
+    bundle = open_bundle(root, threads=1)
+    assert bundle.manifest.dataset.images == len(bundle.store.values) == 65
+    assert not bundle.manifest.dataset.unreadable
+    overlay = caught_up(Overlay(bundle), journal)
+    counts = dict(zip(overlay.classes, overlay.counts.tolist(), strict=True))
+    assert {label: count for label, count in counts.items() if count} == {
+        "blue": 18,
+        "green": 20,
+        "red": 20,
+        "striped": 4,
+        "late": 2,
+        "later": 1,
+    }
+
+
+def test_what_was_accepted_under_a_higher_limit_is_not_lost_to_a_lower(root: Path, colour_folder: Path) -> None:
+    large = make_image("red", (300, 300), seed=1)
+    options = {"bundles": root, "admin_key": KEY, "data": colour_folder.parent}
+    with serving(create_app(settings(**options, max_pixels=90_000))) as call:
+        assert teach(call, "striped", large).status_code == 201
+    with serving(create_app(settings(**options, max_pixels=50_000))) as call:
+        problem(teach(call, "striped", large), 413, "too-many-pixels")
+        assert call("GET", f"/v1/entries/{taught_id(1)}/thumbnail").status_code == 200
+        body = {"dataset": "colours", "mirror": True, "force": True}
+        job = call("POST", "/v1/admin/rebuild", json=body, headers=ADMIN).json()["id"]
+        eventually(lambda: call("GET", f"/v1/admin/jobs/{job}", headers=ADMIN).json()["state"] != "running")
+        ended = call("GET", f"/v1/admin/jobs/{job}", headers=ADMIN).json()
+        assert ended["state"] == "succeeded", ended
+        told = model(call)
+        assert dict(zip(told["classes"], told["counts"], strict=True))["striped"] == 2
+        # And beside a generation that keeps mirrored copies, what was taught to one that does not.
+        Journal(root).teach("dotted", [NewImage("a", large)], "k")
+        eventually(lambda: model(call)["taught"]["images"] == 1)

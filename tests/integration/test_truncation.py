@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from indexer.fit import Holdout
+from indexer.holdout import Holdout, nearest_entries
 from indexer.truncation import (
     CHANGED_PERCENT,
     QUICK_CHANGED_PERCENT,
@@ -15,7 +15,8 @@ from indexer.truncation import (
 )
 from model.cache import mix, softmax, vote
 from model.lookup import lead, vote_until_sure
-from model.predictor import Parameters
+from model.manifest import Truncation
+from model.served import Parameters, Served
 from model.stores import ExactStore, FaissStore
 
 CLASSES = 5
@@ -34,14 +35,23 @@ KEYS, VALUES = clusters(0, 2000)
 HELD = np.arange(2000) >= 1800
 LOGITS = np.random.default_rng(5).normal(size=(200, CLASSES)).astype(np.float32)
 HOLDOUT = Holdout(LOGITS, KEYS[HELD], VALUES[HELD])
+REST = [(KEYS[~HELD], VALUES[~HELD])]
+
+
+def measured(
+    store: FaissStore, exact: list[tuple[np.ndarray, np.ndarray]] | None, parameters: Parameters
+) -> tuple[FaissStore, Truncation]:
+    """By images that are in the store themselves, and take no part."""
+    served = Served.of(store, CLASSES, CLASSES, HELD)
+    found = nearest_entries(served, HOLDOUT.keys, parameters.k or 200)
+    result = measure(served, store, exact, HOLDOUT, found, parameters)
+    return result.store, result.truncation
 
 
 @pytest.mark.parametrize("factory", ["Flat", "SQ8", "SQ4", "IVF32,SQ8", "HNSW16"])
 def test_the_measured_distance_is_that_of_the_served_answers(factory: str) -> None:
     theta, lam, k = parameters = Parameters(15.0, 0.7, 20)
-    store, found = measure(
-        FaissStore.build(KEYS, VALUES, factory), [(KEYS[~HELD], VALUES[~HELD])], HOLDOUT, HELD, parameters, CLASSES
-    )
+    store, found = measured(FaissStore.build(KEYS, VALUES, factory), REST, parameters)
     # Once more, by other means: what is served, and the exact sum written out.
     neighbors, cache = vote_until_sure(store, HOLDOUT.keys, softmax(LOGITS), theta, lam, k, among=~HELD)
     assert not np.isin(neighbors.ids, np.flatnonzero(HELD)).any()
@@ -64,7 +74,7 @@ def test_no_more_of_a_store_is_searched_than_the_bounds_ask_for() -> None:
     parameters = Parameters(40.0, 1.0, 20)
     theta, k = 40.0, 20
     built = FaissStore.build(KEYS, VALUES, "IVF32,Flat")
-    store, _ = measure(built, None, HOLDOUT, HELD, parameters, CLASSES)
+    store, _ = measured(built, None, parameters)
     whole = ExactStore(KEYS[~HELD], VALUES[~HELD]).search(HOLDOUT.keys, k)
     expected = vote(whole.similarities, whole.values, theta, CLASSES)
     efforts = built.efforts()
@@ -102,7 +112,6 @@ def test_a_quick_search_is_kept_only_where_it_changes_next_to_nothing() -> None:
 
 def test_the_exact_sum_itself_loses_nothing_but_quantisation() -> None:
     parameters = Parameters(15.0, 1.0, None)
-    entries = [(KEYS[~HELD], VALUES[~HELD])]
-    _, flat = measure(FaissStore.build(KEYS, VALUES, "Flat"), entries, HOLDOUT, HELD, parameters, CLASSES)
-    _, coarse = measure(FaissStore.build(KEYS, VALUES, "SQ4"), entries, HOLDOUT, HELD, parameters, CLASSES)
+    _, flat = measured(FaissStore.build(KEYS, VALUES, "Flat"), REST, parameters)
+    _, coarse = measured(FaissStore.build(KEYS, VALUES, "SQ4"), REST, parameters)
     assert flat.max < 1e-5 < coarse.mean

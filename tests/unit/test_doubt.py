@@ -6,20 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from indexer.novelty import FALSE_ALARM_RATE, Seen, choose_novelty, fit_novelty
 from model.cache import softmax
 from model.doubt import (
     check_coverage,
+    doubtful_above,
     energies,
     highest_score,
     novelty_scores,
+    own_evidence,
     p_value,
     prediction_set,
     rank_for,
     ranked,
+    standing,
 )
 from model.errors import ParameterError
-from model.manifest import Novelty, Ranked
+from model.manifest import Evidence, Novelty, Ranked
 
 SCORES = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1))
 COVERAGE = st.floats(0.5, 0.999)
@@ -106,43 +108,59 @@ def test_energy_is_the_log_of_the_sum_that_softmax_divides_by() -> None:
     np.testing.assert_allclose(energies(logits, softmax(logits)), expected, atol=1e-4)
 
 
-def test_novelty_falls_with_energy_and_with_similarity() -> None:
-    random = np.random.default_rng(0)
-    similarities = np.sort(random.uniform(0.5, 1, (500, 3)).astype(np.float32), axis=1)[:, ::-1]
-    energy = random.normal(8, 2, 500).astype(np.float32)
-    novelty = fit_novelty(similarities, energy)
-    scores = novelty_scores(novelty, similarities[:, novelty.neighbor - 1], energy)
-    assert ((scores > 0) & (scores < 1)).all()
-    assert (scores > novelty.threshold).mean() == novelty.false_alarm_rate <= FALSE_ALARM_RATE
-    for nearer, surer in ((0.1, 0.0), (0.0, 1.0)):
-        moved = novelty_scores(novelty, similarities[:, 0] + np.float32(nearer), energy + np.float32(surer))
-        assert (moved < scores).all()
-    # A place for which no entry was found, and a key opposite to all, are the same.
-    none, opposite = (novelty_scores(novelty, np.full(500, s, np.float32), energy) for s in (-np.inf, -1.0))
-    np.testing.assert_array_equal(none, opposite)
-
-
-def test_without_energies_novelty_is_the_distance_as_before() -> None:
-    similarities = np.linspace(1, 0, 200, dtype=np.float32)[:, None]
-    novelty = fit_novelty(similarities)
-    assert (novelty.neighbor, novelty.evidence) == (1, None)
-    assert novelty.false_alarm_rate <= FALSE_ALARM_RATE
+def test_without_evidence_novelty_is_the_distance_as_before() -> None:
     old = Novelty(neighbor=10, threshold=0.3, false_alarm_rate=0.01)
     np.testing.assert_allclose(novelty_scores(old, np.array([0.9, -np.inf], np.float32)), [0.1, 2.0], atol=1e-6)
 
 
-def test_images_all_alike_are_not_novel() -> None:
-    novelty = fit_novelty(np.full((20, 1), 0.8, np.float32), np.full(20, 5, np.float32))
-    assert novelty.false_alarm_rate == 0
-    assert np.isfinite(novelty_scores(novelty, np.float32([0.8, 0.1]), np.float32([5, 1]))).all()
+def test_the_evidence_of_older_bundles_is_read_as_it_was() -> None:
+    written = {"energy": 0.2, "similarity": 4.0, "limit": 4.1}
+    old = Novelty.model_validate({"neighbor": 1, "threshold": 0.5, "false_alarm_rate": 0.01, "evidence": written})
+    logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(np.float32)
+    network, similarities = softmax(logits), np.linspace(-1, 1, 20, dtype=np.float32)
+    own = own_evidence(old, logits, network, np.zeros((20, 3), np.float32))
+    expected = 1 / (1 + np.exp(0.2 * np.log(np.exp(logits).sum(axis=1)) + 4 * similarities - 4.1))
+    np.testing.assert_allclose(novelty_scores(old, similarities, own), expected, rtol=1e-4)
+    assert doubtful_above(old.evidence) == np.inf
 
 
-def test_weights_are_chosen_that_tell_unknown_images() -> None:
+def test_all_that_is_weighed_is_evidence_of_being_known() -> None:
     random = np.random.default_rng(0)
-    alike = random.normal(8, 2, 400).astype(np.float32)
-    known = Seen(random.uniform(0.8, 0.9, (400, 50)).astype(np.float32), alike)
-    far = random.uniform(0.6, 0.8, (400, 50)).astype(np.float32)
-    novelty, tried = choose_novelty(known, Seen(far, alike))
-    assert novelty.evidence is not None
-    assert max(one.auroc for one in tried) > 0.9
-    assert next(one.auroc for one in tried if one.share == 0) == pytest.approx(0.5)
+    logits, keys = random.normal(0, 3, (50, 4)).astype(np.float32), random.normal(size=(50, 6)).astype(np.float32)
+    directions, network = random.normal(size=(4, 7)).astype(np.float32), softmax(logits)
+    similarities = random.uniform(0.2, 1, 50).astype(np.float32)
+    evidence = Evidence(softmax=0.5, energy=0.2, rmds=0.1, similarity=3.0, limit=2.0, doubtful=2.5)
+    novelty = Novelty(neighbor=1, threshold=0.5, false_alarm_rate=0.01, evidence=evidence)
+    own = own_evidence(novelty, logits, network, keys, directions)
+    rmds = (keys @ directions[:, :-1].T + directions[:, -1]).max(axis=1)
+    expected = 0.5 * network.max(axis=1) + 0.2 * energies(logits, network) + 0.1 * rmds
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-5)
+    scores = novelty_scores(novelty, similarities, own)
+    np.testing.assert_array_equal(scores > 0.5, expected + 3 * similarities < 2.0)
+    np.testing.assert_array_equal(scores > doubtful_above(evidence), expected + 3 * similarities < 2.5)
+    # A place for which no entry was found, and a key opposite to all, are the same.
+    none, opposite = (novelty_scores(novelty, np.full(50, s, np.float32), own) for s in (-np.inf, -1.0))
+    np.testing.assert_array_equal(none, opposite)
+
+
+@pytest.mark.parametrize(
+    ("is_novel", "is_unusual", "credibility", "labels", "expected"),
+    [
+        (None, None, None, None, None),
+        (True, True, 0.9, 1, "unknown"),
+        (True, None, None, None, "unknown"),
+        (False, True, 0.9, 1, "doubtful"),
+        (False, False, 0.05, 1, "doubtful"),
+        (False, False, 0.9, 2, "doubtful"),
+        (False, False, 0.9, 0, "doubtful"),
+        (False, False, 0.06, 1, "known"),
+        (False, None, None, None, "known"),
+        (None, None, 0.9, None, "known"),
+        (None, None, 0.01, None, "doubtful"),
+        (None, None, None, 1, "known"),
+    ],
+)
+def test_standing_is_the_least_favourable_of_what_is_known(
+    is_novel: bool | None, is_unusual: bool | None, credibility: float | None, labels: int | None, expected: str | None
+) -> None:
+    assert standing(is_novel, is_unusual, credibility, labels) == expected

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from model.errors import ParameterError
 from model.milvus import MilvusSettings
-from service.settings import Settings, settings_table
+from service.settings import Settings, read_settings, settings_table, unknown_variables
 from tests.service_for_tests import settings
 
 
@@ -54,3 +55,53 @@ def test_the_table_has_every_setting_with_its_default_and_meaning() -> None:
         is_unset = field.is_required() or str(field.default) in ("None", "")
         assert default == ("unset" if is_unset else f"`{field.default}`")
         assert len(meaning) > 10
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("PORT", "abc", "SECONDLOOK_PORT: .*integer"),
+        ("PORT", "tcp://10.0.0.1:8000", "SECONDLOOK_PORT: .*enableServiceLinks"),
+        ("DEVICE", "tpu", "SECONDLOOK_DEVICE: .*cuda"),
+        ("REPLICA", "1", "SECONDLOOK_REPLICA: .*SECONDLOOK_MILVUS__ADDRESS"),
+        ("MILVUS__ADDRES", "http://m", "SECONDLOOK_MILVUS__ADDRES"),
+        ("MILVUS", "{", "SECONDLOOK_MILVUS: .*JSON"),
+        ("ALLOWED_HOSTS", "http://example.org", "SECONDLOOK_ALLOWED_HOSTS: http://example.org is no host"),
+        ("ALLOWED_HOSTS", "example.org:8000", "SECONDLOOK_ALLOWED_HOSTS: .*without a port"),
+        ("ALLOWED_HOSTS", "*.*", "SECONDLOOK_ALLOWED_HOSTS: "),
+        ("ROOT_PATH", "//evil.example", "SECONDLOOK_ROOT_PATH: give a path"),
+        ("ROOT_PATH", "look", "SECONDLOOK_ROOT_PATH: give a path"),
+        ("ROOT_PATH", "/a/../b", "SECONDLOOK_ROOT_PATH: give a path"),
+        ("ADMIN_KEY_", "", ""),
+    ],
+)
+def test_a_bad_value_is_one_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(f"SECONDLOOK_{variable}", value)
+    if not sentence:
+        read_settings()
+        return
+    with pytest.raises(ParameterError, match=f"^{sentence}") as caught:
+        read_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_no_setting_names_the_likely_one() -> None:
+    given = dict.fromkeys(
+        ("SECONDLOOK_PROT", "secondlook_bundels", "SECONDLOOK_MILVUS__ADRESS", "SECONDLOOK_WHATEVER_ELSE"), "x"
+    )
+    fine = dict.fromkeys(("SECONDLOOK_PORT", "secondlook_port", "SECONDLOOK_KEY", "SECONDLOOK_MILVUS", "SECOND"), "x")
+    assert unknown_variables(given | fine) == [
+        "SECONDLOOK_MILVUS__ADRESS is no setting: SECONDLOOK_MILVUS__ADDRESS is the likely one",
+        "SECONDLOOK_PROT is no setting: SECONDLOOK_PORT is the likely one",
+        "SECONDLOOK_WHATEVER_ELSE is no setting: the README lists them",
+        "secondlook_bundels is no setting: SECONDLOOK_BUNDLES is the likely one",
+    ]
+
+
+def test_hosts_are_read_as_requests_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDLOOK_ALLOWED_HOSTS", "Photos.Example.org., *.example.net ,[2001:DB8::1],münchen.example")
+    read = Settings()
+    assert read.allowed_hosts == ("photos.example.org", "*.example.net", "2001:db8::1", "xn--mnchen-3ya.example")
+    assert Settings(**read.model_dump(mode="json")) == read  # as workers get it

@@ -1,0 +1,56 @@
+"""What cached images look like, and those that parameters were fitted on: kept in a bundle to find copies by."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.copies import Looks
+from model.errors import BundleError
+
+LOOKS = "looks.npz"
+
+
+@dataclass(frozen=True)
+class CachedLooks:
+    """The looks of a bundle's images."""
+
+    looks: Looks
+    """Of the images that are cached."""
+    rows: NDArray[np.int64]
+    """(N,) which of those each entry shows, or its mirror image."""
+    fitted: Looks | None
+    """Of the images that parameters were fitted on; None where they were given."""
+
+    def write(self, path: Path) -> None:
+        """Write the file (not atomic: a bundle's writer sees to that)."""
+        fitted = self.fitted or Looks.joined([])
+        np.savez_compressed(
+            path,
+            rows=self.rows.astype(np.int32),
+            **{name: getattr(self.looks, name) for name in _FIELDS},
+            **{f"fitted_{name}": getattr(fitted, name) for name in _FIELDS},
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> CachedLooks | None:
+        """Read it; None where an older bundle has none.
+
+        Raises:
+            BundleError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                looks, fitted = (Looks(*(arrays[kind + name] for name in _FIELDS)) for kind in ("", "fitted_"))
+                return cls(looks, arrays["rows"].astype(np.int64), fitted)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{path.parent.name}/{path.name} does not hold the looks of images") from error
+
+
+_FIELDS = ("digests", "luma", "colours")
