@@ -61,7 +61,12 @@ def seen(log: Path, text: str) -> bool:
     return text in log.read_text()
 
 
-@pytest.fixture(params=["nothing", "compute", "disk", "loop", "sending", "deaf", "rebuild"])
+def long(*given: object) -> object:
+    """A case that `make test` leaves out."""
+    return pytest.param(*given, marks=pytest.mark.soak)
+
+
+@pytest.fixture(params=["compute", "loop", "rebuild", *map(long, ("nothing", "disk", "sending", "deaf"))])
 def busy(
     request: pytest.FixtureRequest, serve: Serve, hangs: Hangs, root: Path, tmp_path: Path
 ) -> Iterator[tuple[str, Server]]:
@@ -110,8 +115,15 @@ def test_a_signal_ends_it_in_time(busy: tuple[str, Server], figures: Figures) ->
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("what", ["compute", "loop"])
+@pytest.mark.parametrize(
+    ("what", "second"),
+    [
+        ("compute", signal.SIGTERM),
+        ("loop", signal.SIGINT),
+        long("compute", signal.SIGINT),
+        long("loop", signal.SIGTERM),
+    ],
+)
 def test_a_second_signal_ends_it_at_once(
     serve: Serve, hangs: Hangs, root: Path, what: str, second: signal.Signals
 ) -> None:
@@ -140,7 +152,7 @@ def test_a_signal_that_is_sent_twice_at_once_is_one(serve: Serve, root: Path) ->
     assert ended(server)[0] == 0
 
 
-@pytest.mark.parametrize("stopped", [1, 2])
+@pytest.mark.parametrize("stopped", [1, long(2)])
 def test_a_signal_ends_workers_that_do_not_listen(serve: Serve, root: Path, figures: Figures, stopped: int) -> None:
     server = serve(bundles=root, workers=2, drain_timeout_s=DRAIN_S)
     pids = children(server.process.pid)

@@ -84,7 +84,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_not_called_ready(serve: Serve,
     assert "gave no sign of life" in server.log.read_text()
 
 
-@pytest.mark.parametrize("what", ["loop", "compute"])
+@pytest.mark.parametrize("what", [pytest.param("loop", marks=pytest.mark.soak), "compute"])
 def test_a_worker_that_hangs_is_replaced(
     serve: Serve, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -99,6 +99,7 @@ def test_a_worker_that_hangs_is_replaced(
     assert ask(server.url).status_code == 200
 
 
+@pytest.mark.soak
 def test_after_the_machine_slept_nobody_is_replaced(serve: Serve, root: Path) -> None:
     server = serve(bundles=root, workers=2)
     pids = children(server.process.pid)
