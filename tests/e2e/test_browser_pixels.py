@@ -96,7 +96,9 @@ FILES = {
     "webp lossless with alpha": encoded(Image.fromarray(noise(4).astype(np.uint8)), "WEBP", lossless=True, exact=True),
     "webp animated": encoded(photo(), "WEBP", save_all=True, append_images=[halves((300, 200))]),
     "avif": encoded(photo(), "AVIF", quality=95),
-    "avif with alpha": encoded(Image.fromarray(np.dstack([WAVES, WAVES[..., 1]])), "AVIF", quality=95),
+    "avif with alpha": encoded(
+        Image.fromarray(np.dstack([WAVES, np.where(WAVES[..., 1] > 127, 255, 0).astype(np.uint8)])), "AVIF", quality=95
+    ),
     **{f"avif turned {o}": encoded(photo(), "AVIF", quality=95, exif=b"Exif\0\0" + exif(o)) for o in range(2, 9)},
     "gif": encoded(photo().quantize(60), "GIF"),
     "gif interlaced": encoded(photo().quantize(60), "GIF", interlace=1),

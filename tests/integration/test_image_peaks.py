@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from model.images import Limits, read_header
-from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png
+from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png, tiff_of
 
 # Forks for each file, so that no memory that was freed before is used again.
 MEASURED = """
@@ -135,6 +135,7 @@ FILES: dict[str, Callable[[], bytes]] = {
         )
     },
     "tiff-jpeg": lambda: encoded(flat("RGB"), "TIFF", compression="jpeg"),
+    "tiff-jpeg-progressive": lambda: tiff_of(7, encoded(flat("RGB"), "JPEG", progressive=True, subsampling=0), SIDE),
     "tiff-group4": lambda: encoded(flat("1"), "TIFF", compression="group4"),
     "tiff-16": lambda: encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.uint16)), "TIFF", compression="tiff_lzw"),
     "tiff-float": lambda: encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.float32)), "TIFF", compression="zstd"),

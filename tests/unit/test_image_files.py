@@ -23,6 +23,7 @@ from tests.odd_images import (
     photo,
     png,
     png_with,
+    tiff_of,
 )
 
 TARGET = SIZE[::-1]
@@ -347,6 +348,12 @@ def repeated_scans(count: int) -> bytes:
     return data[:-2] + last * count + data[-2:]
 
 
+def scans_of_a_large_image() -> bytes:
+    data = repeated_scans(30)
+    at = data.index(b"\xff\xc2") + 5
+    return data[:at] + struct.pack(">HH", 8000, 8000) + data[at + 4 :]
+
+
 def run_lengths() -> bytes:
     return bmp(b"\0\1", (64_000_000, 1), 8, 1) + bytes(1024)
 
@@ -367,8 +374,11 @@ GIF_START = 13 + (3 << ((GIF[10] & 7) + 1))
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (repeated_scans(30_000), "30,0.* scans"),
+        (repeated_scans(30_000), "30,0.* scans: at most 64"),
+        (scans_of_a_large_image(), "too much to decode"),
         (run_lengths(), "run-length coded"),
+        (tiff_of(7, repeated_scans(500), 8000), "too much to decode"),
+        (tiff_of(3, bytes(100), 64), "compressed in a way that is not decoded"),
         (png_with(PLAIN, chunk(b"abCd", b"") * 200_000), "more than 100,000 chunks"),
         (PLAIN[:-12] + chunk(b"IDAT", b"") * 200_000 + PLAIN[-12:], "more than 100,000 chunks"),
         (jpeg_with(encoded(halves(), "JPEG"), *((0xFE, b"") for _ in range(2000))), "more than 1,000 segments"),
