@@ -54,13 +54,13 @@ _PR_SET_PDEATHSIG = 1
 
 def _work(jobs: socket.socket, shared: int) -> None:
     """Decode one image after another, until the server hangs up."""
-    memory, base = mmap.mmap(shared, 0), _data_bytes()
+    memory, bounds = mmap.mmap(shared, 0), _Bounds()
     while message := jobs.recv(JOB.size):
         count, height, width, pixels, at_once, most_bytes, most_seconds = JOB.unpack(message)
         size, pixel_bytes = (height, width), 3 * height * width
         if max(count, pixel_bytes) > len(memory):  # the server has enlarged it
             memory = mmap.mmap(shared, 0)
-        _bound(base + most_bytes, most_seconds)
+        bounds.set(most_bytes, most_seconds)
         file = memory[:count]
         kind, first, second, sentence = DONE, 0, 0, ""
         try:
@@ -83,20 +83,28 @@ def _work(jobs: socket.socket, shared: int) -> None:
         jobs.send(reply + sentence.encode()[: MAX_REPLY - REPLY.size])
 
 
-def _data_bytes() -> int:
-    """What RLIMIT_DATA counts."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[5]) * mmap.PAGESIZE
+class _Bounds:
+    """Has the system end what passes the limits of a job by far, should the server not come to it."""
+
+    def __init__(self) -> None:
+        with open("/proc/self/statm") as file:
+            self._base = int(file.read().split()[5]) * mmap.PAGESIZE  # what RLIMIT_DATA counts
+        self._bytes, self._seconds = 0, 0.0
+
+    def set(self, most_bytes: int, most_seconds: int) -> None:
+        """Set them, where they are other ones."""
+        if most_bytes != self._bytes:
+            self._bytes = most_bytes
+            _set(resource.RLIMIT_DATA, self._base + most_bytes + SLACK_BYTES)
+        now = time.process_time()
+        if now + most_seconds > self._seconds:
+            self._seconds = now + 2 * most_seconds
+            _set(resource.RLIMIT_CPU, ceil(self._seconds))
 
 
-def _bound(most_bytes: int, most_seconds: int) -> None:
-    """Have the system end what passes the limits of a job, should the server not come to it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most_bytes += SLACK_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes if hard < 0 else min(most_bytes, hard), hard))
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    most_seconds += ceil(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (most_seconds if hard < 0 else min(most_seconds, hard), hard))
+def _set(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _nurse(control: socket.socket) -> None:

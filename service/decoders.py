@@ -52,7 +52,7 @@ IMAGE_S = 0.1
 """Of the processor, that a request of very many images has at least for each."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Spending:
     """The processor's time that decoding one request's images takes."""
 
@@ -71,7 +71,7 @@ class Spending:
         return self.spent_s + self.running_s > self.limit_s
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Job:
     file: bytes | bytearray
     out: NDArray[np.uint8]
@@ -104,7 +104,7 @@ class _Job:
         return int((self.spending.spent_s + self.spending.lost_s + used_s) / TURN_S), self.pixels, self.order
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Running:
     job: _Job
     is_slow: bool
@@ -125,6 +125,8 @@ class Decoders:
         self._quick: list[tuple[float, int, _Job]] = []
         self._slow: list[_Job] = []
         self._running: dict[Process, _Running] = {}
+        self._slow_running = 0
+        """How many of them are slow."""
         self._dying: dict[Process, int] = {}
         """Killed, and still holding so many bytes of what slow ones may."""
         self._idle: list[Process] = []
@@ -194,13 +196,11 @@ class Decoders:
 
     def _go_on(self) -> None:
         """Give all who can work something to do."""
-        quick = sum(not running.is_slow for running in self._running.values())
-        while self._quick and self._idle and quick < self._places:
+        while self._quick and self._idle and len(self._running) - self._slow_running < self._places:
             job = heapq.heappop(self._quick)[2]
             if self._is_wanted(job):
                 self._give(self._idle.pop(), job, is_slow=False)
-                quick += 1
-        while self._slow and len(self._running) - quick < self._places:
+        while self._slow and self._slow_running < self._places:
             job = min(self._slow, key=lambda job: job.rank)
             process = None
             if self._is_wanted(job):
@@ -242,6 +242,7 @@ class Decoders:
 
     def _give(self, process: Process, job: _Job, *, is_slow: bool) -> None:
         self._running[process] = _Running(job, is_slow, job.charge if is_slow else 0)
+        self._slow_running += is_slow
         try:
             if self._loaded.pop(process, None) is not job:
                 process.put(job.file)
@@ -249,7 +250,7 @@ class Decoders:
                 len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, ceil(self._max_seconds) + 1
             )
         except (OSError, ValueError):  # it has ended, as will be heard; or there is no memory to share
-            del self._running[process]
+            self._take_off(process)
             self._kill(process, 0)
             if is_slow:
                 self._slow.append(job)
@@ -276,7 +277,7 @@ class Decoders:
             else:
                 sentence = message[REPLY.size :].decode(errors="replace")
                 job.done.set_exception(ImageTooLargeError(sentence) if kind == TOO_LARGE else ImageError(sentence))
-        del self._running[process]
+        self._take_off(process)
         if process.nice == STEPS:
             self._idle.append(process)
         elif process.nice == SLOW_STEPS and len(self._idle_slow) < self._places:
@@ -309,7 +310,7 @@ class Decoders:
         for idle in (self._idle, self._idle_slow):
             if process in idle:
                 idle.remove(process)
-        running = self._running.pop(process, None)
+        running = self._take_off(process)
         if running is not None and not running.job.done.done():
             self._crashed(running)
         if not self._nursery.is_ready:
@@ -392,10 +393,10 @@ class Decoders:
     def _to_slow_lane(self, process: Process, running: _Running) -> None:
         """With its process, if it can go on at once; else it is begun anew there."""
         job = running.job
-        slow = sum(other.is_slow for other in self._running.values())
         job.pixels = job.pixels or QUICK_PIXELS
-        if slow < self._places and job.charge <= self._free_bytes():
+        if self._slow_running < self._places and job.charge <= self._free_bytes():
             running.is_slow, running.charge = True, job.charge
+            self._slow_running += 1
             process.step_back(SLOW_STEPS)
             self._keep()
         else:
@@ -410,11 +411,18 @@ class Decoders:
 
     def _stop(self, process: Process, reason: EndedBy) -> None:
         """End what a process does; its memory counts until it is free."""
-        running = self._running.pop(process)
+        running = self._running[process]
+        self._take_off(process)
         running.job.spending.spent_s += running.used_s
         running.job.spending.running_s -= running.used_s
         self._metrics.count_ended_decoding(reason)
         self._kill(process, running.charge)
+
+    def _take_off(self, process: Process) -> _Running | None:
+        running = self._running.pop(process, None)
+        if running is not None:
+            self._slow_running -= running.is_slow
+        return running
 
     def _kill(self, process: Process, charge: int) -> None:
         self._dying[process] = charge

@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 # -P: a folder called like one of ours, where the server was started, must not be imported.
 COMMAND = (sys.executable, "-P", "-m", "model.decoder")
 ENVIRONMENT = {
-    # Memory that an image took is given back with it: by itself glibc would keep up to 64 MiB a process.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
+    # What a large image took is given back with it, and what a usual one takes is kept for the next, as new pages are
+    # slow: by itself glibc would come to keep 64 MiB a process.
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
     # NumPy's threads for matrices, of which there are none here.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",

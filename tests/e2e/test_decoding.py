@@ -170,7 +170,7 @@ def test_what_a_client_that_left_had_sent_is_not_decoded(serve: Serve) -> None:
     parts = urlsplit(server.url)
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         connection.sendall(head("POST", "/v1/predict", len(LARGE), IMAGE) + LARGE)
-        until(lambda: max(map(seconds_of, decoders(server))) > 0.3)
+        until(lambda: max(map(seconds_of, decoders(server)), default=0.0) > 0.3)
     until(lambda: ended(server, "abandoned") == 1)
 
 
@@ -180,7 +180,7 @@ def test_nothing_is_left_of_a_server_that_was_killed(serve: Serve, workers: int)
     parts = urlsplit(server.url)
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         connection.sendall(head("POST", "/v1/predict", len(LARGE), IMAGE) + LARGE)
-        until(lambda: max(map(seconds_of, decoders(server))) > 0.2)
+        until(lambda: max(map(seconds_of, decoders(server)), default=0.0) > 0.2)
         processes = descendants(server.process.pid)
         assert len(processes) > 3 * workers
         server.process.kill()
@@ -194,7 +194,7 @@ def test_a_server_that_is_told_to_stop_ends_what_it_decodes(serve: Serve) -> Non
     with socket.create_connection((parts.hostname, parts.port)) as connection:
         scans = hostile_images.grey_16_bits()
         connection.sendall(head("POST", "/v1/predict", len(scans), IMAGE) + scans)
-        until(lambda: max(map(seconds_of, decoders(server))) > 0.2)
+        until(lambda: max(map(seconds_of, decoders(server)), default=0.0) > 0.2)
         processes = decoders(server)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
