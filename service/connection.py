@@ -116,13 +116,17 @@ def connection(
             # The system keeps answers that a client does not take, and lets them grow to megabytes.
             own = transport.get_extra_info("socket")
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            together = Together(transport, self.loop, lambda: self._is_body_over and self._last is None)
+            together = Together(transport, self.loop, self._is_all_read)
             super().connection_made(cast(asyncio.Transport, together))
             if others.admit(self):
                 self._arm(header_timeout_s, self._head_is_late)
             else:
                 detail = "Too many connections are open: try again later."
                 self._refuse(ProblemError(Kind.NOT_READY, detail, headers={"Retry-After": "5"}))
+
+        def _is_all_read(self) -> bool:
+            """Whether nothing more is known to come: of a body, or after what was refused."""
+            return self._is_body_over and (self._last is None or not self._head_bytes)
 
         def connection_lost(self, exc: Exception | None) -> None:
             others.leave(self)
