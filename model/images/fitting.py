@@ -83,7 +83,7 @@ def fit(
 
 def spare(pixels: int) -> int:
     """Bytes that ``fit`` holds beside an image of so many pixels, for targets up to 560 x 560."""
-    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (6 << 20)
+    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (8 << 20)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
