@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
 from model.images import FORMATS, Limits, decode
-from service.decoders import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Decoders, Spending
+from service.decode_jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Spending
+from service.decoders import Decoders
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from tests.hostile_images import png
