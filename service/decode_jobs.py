@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from model.errors import ImageTooSlowError
 from model.images import Limits
 
 QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
@@ -42,6 +43,8 @@ class Spending:
 
 @dataclass(eq=False, slots=True)
 class Job:
+    """An image to be decoded."""
+
     file: bytes | bytearray
     out: NDArray[np.uint8]
     limits: Limits
@@ -57,6 +60,14 @@ class Job:
     tries: int = 0
     """How often it was killed for others."""
     crashes: int = 0
+
+    @property
+    def too_slow(self) -> ImageTooSlowError:
+        """That it, or its request, takes too long."""
+        if not self.spending.is_over:
+            return ImageTooSlowError("decoding it takes too long: send it smaller, or as a plain PNG or JPEG")
+        limit = f"{self.spending.limit_s:g} s of the processor"
+        return ImageTooSlowError(f"decoding it takes more than the {limit} that a request's images may take in all")
 
     @property
     def charge(self) -> int:
@@ -75,6 +86,8 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class Running:
+    """An image that is being decoded."""
+
     job: Job
     is_slow: bool
     charge: int

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.decoder import DONE, LARGE, REPLY, TOO_LARGE
-from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError, JournalError
+from model.errors import ImageError, ImageTooLargeError, JournalError
 from model.images import Limits
 from service.compute import STEPS
 from service.decode_jobs import (
@@ -176,7 +176,7 @@ class Decoders:
         if job.done.done():
             return False
         if job.spending.is_over:
-            job.done.set_exception(self._too_slow(job))
+            job.done.set_exception(job.too_slow)
             return False
         return True
 
@@ -330,10 +330,10 @@ class Decoders:
                 self._stop(process, "abandoned")
         elif job.spending.is_over:
             self._stop(process, "too_slow")
-            job.done.set_exception(self._too_slow(job))
+            job.done.set_exception(job.too_slow)
         elif job.deadline < now:
             self._stop(process, "deadline")
-            job.done.set_exception(self._too_slow(job) if used_s > LONG_TURN_S else TimeoutError())
+            job.done.set_exception(job.too_slow if used_s > LONG_TURN_S else TimeoutError())
         elif not running.is_slow:
             if is_overdue:
                 self._to_slow_lane(process, running)
@@ -398,12 +398,6 @@ class Decoders:
                 job.done.set_exception(_unavailable())
         self._quick.clear()
         self._slow.clear()
-
-    def _too_slow(self, job: Job) -> ImageTooSlowError:
-        if not job.spending.is_over:
-            return ImageTooSlowError("decoding it takes too long: send it smaller, or as a plain PNG or JPEG")
-        limit = f"{job.spending.limit_s:g} s of the processor"
-        return ImageTooSlowError(f"decoding it takes more than the {limit} that a request's images may take in all")
 
 
 def _unavailable() -> UnavailableError:
