@@ -205,9 +205,8 @@ class Decoders:
         try:
             if self._loaded.pop(process, None) is not job:
                 process.put(job.file)
-            process.ask(
-                len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, ceil(self._max_seconds) + 1
-            )
+            seconds = ceil(job.spending.limit_s) + 1
+            process.ask(len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, seconds)
         except (OSError, ValueError):  # it has ended, as will be heard; or there is no memory to share
             self._take_off(process)
             self._kill(process, 0)
