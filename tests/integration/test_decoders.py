@@ -187,7 +187,7 @@ def test_memory_is_never_more_than_there_is() -> None:
         with pytest.raises(ImageTooLargeError, match=r"takes [\d,]+ MiB of memory, more than the [\d,]+ MiB"):
             await it.decode(LARGER)
 
-    run(test, max_bytes=2 * QUICK_BYTES + (500 << 20))
+    run(test, max_bytes=2 * QUICK_BYTES + (200 << 20))
 
 
 @pytest.mark.parametrize("format", FORMATS)
