@@ -23,10 +23,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cache import Floats
 from model.errors import StoreAwayError
 from model.lookup import Spent
 from model.predictor import Answer, Parameters, Predictor
@@ -63,9 +65,12 @@ class Batcher:
         self.renew: Renewal | None = None
         self._asking: deque[asyncio.Future[None]] = deque()
         """Who waits for the predictor to be renewed."""
+        self._encoding: deque[tuple[Predictor, NDArray[np.uint8], asyncio.Future[Floats]]] = deque()
+        """Whose images are only to be embedded."""
         self.restarts = 0
         """How often the thread died."""
         self._metrics = metrics or Metrics()
+        self._max_batch = max_batch
         self._turns = Turns(max_batch)
         self._computing: list[Request] = []
         self._began = 0.0
@@ -194,6 +199,20 @@ class Batcher:
         self._thread.wake()
         await done
 
+    async def keys(self, predictor: Predictor, images: NDArray[np.uint8]) -> Floats:
+        """Keys (n,D) of images (n,height,width,3) by a predictor's encoder, once the batch at hand is computed.
+
+        Raises:
+            UnavailableError: the batcher does not run, or stops before.
+            Whatever the engine raises.
+        """
+        if self._thread is None or self._thread.ended.done():
+            raise _unavailable()
+        done: asyncio.Future[Floats] = self._loop.create_future()
+        self._encoding.append((predictor, images, done))
+        self._thread.wake()
+        return await done
+
     def _compute(self) -> None:
         """Answer all who wait, a batch at a time. Everything from here to ``_hand`` runs in the compute thread."""
         # Each batch in a call of its own: an idle thread must hold neither images nor a predictor that was replaced.
@@ -208,6 +227,7 @@ class Batcher:
 
     def _compute_next(self, among: int | None = None) -> bool:
         self._renew()
+        self._encode()
         batch, late = self._turns.take(self.predictor, among)
         if late:
             self._hand(deque((request, TimeoutError()) for request in late))
@@ -254,6 +274,21 @@ class Batcher:
         if asking:
             with suppress(RuntimeError):  # it is closed, and nobody waits
                 self._loop.call_soon_threadsafe(_tell, asking, error)
+
+    def _encode(self) -> None:
+        """Embed what is only to be embedded."""
+        while self._encoding:
+            predictor, images, done = self._encoding[0]  # left there for the case that the thread dies of it
+            error, keys = None, None
+            try:
+                parts = range(0, len(images), self._max_batch)
+                encode = predictor.bundle.engine.encode
+                keys = np.concatenate([encode(images[start : start + self._max_batch]).keys for start in parts])
+            except Exception as raised:
+                error = raised
+            self._encoding.popleft()
+            with suppress(RuntimeError):  # it is closed, and nobody waits
+                self._loop.call_soon_threadsafe(_tell, [done], error, keys)
 
     def _answer(self, batch: Sequence[Part]) -> dict[Request, Reply | Exception]:
         """Compute a batch; what came of the requests that are over with it."""
@@ -317,17 +352,18 @@ class Batcher:
         waiting = [*self._computing, *self._turns.drop_all()]
         self._computing = []
         _tell([self._asking.popleft() for _ in range(len(self._asking))], _unavailable())
+        _tell([self._encoding.popleft()[2] for _ in range(len(self._encoding))], _unavailable())
         for request in waiting:
             if not request.reply.done():
                 request.reply.set_exception(_unavailable())
 
 
-def _tell(asking: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+def _tell(asking: Sequence[asyncio.Future[Any]], error: Exception | None, result: object = None) -> None:
     for done in asking:
         if done.done():
             continue
         if error is None:
-            done.set_result(None)
+            done.set_result(result)
         else:
             done.set_exception(error)
 

@@ -205,12 +205,8 @@ async def answer_in_time(
     overrides: Overrides,
     neighbors: int,
     timing: Timing,
-    *,
-    mirrored: bool = False,
 ) -> Answered:
     """The answer, unless the client leaves first or its time is over.
-
-    With ``mirrored`` the reply has answers for mirrored copies too, after those for the images.
 
     Raises:
         ClientDisconnect: the client left.
@@ -237,9 +233,9 @@ async def answer_in_time(
     try:
         async with asyncio.timeout(seconds) as limit:
             try:
-                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing)
             except SizeChangedError:
-                return await _answer(state, uploads, overrides, neighbors, ending, timing, mirrored=mirrored)
+                return await _answer(state, uploads, overrides, neighbors, ending, timing)
             finally:
                 has_ended = True
                 watching.cancel()
@@ -270,8 +266,6 @@ async def _answer(
     neighbors: int,
     ending: _Ending,
     timing: Timing,
-    *,
-    mirrored: bool,
 ) -> Answered:
     """The reply for those images that can be decoded, and what came of each image sent, in order."""
     predictor = state.batcher.predictor
@@ -285,8 +279,7 @@ async def _answer(
     timing.decode += time.perf_counter() - started
     good = images if not any(failed) else images[[error is None for error in failed]]
     if len(good):
-        asked = np.concatenate([good, good[:, :, ::-1]]) if mirrored else good
-        reply = await state.batcher.submit(asked, overrides, neighbors, deadline=ending.deadline, timing=timing)
+        reply = await state.batcher.submit(good, overrides, neighbors, deadline=ending.deadline, timing=timing)
     else:
         reply = Reply(predictor, predictor.parameters(*overrides), [])
     answers = iter(reply.answers)

@@ -8,10 +8,12 @@ from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.bundle import ENCODER
+from model.cache import Floats
 from model.entries import Entry
 from model.errors import ParameterError
 from model.journal import SOURCE, Journal, Kept, NewImage
@@ -22,6 +24,7 @@ from model.taught_keys import number_of, taught_id
 from service.auth import require_admin
 from service.batcher import NO_OVERRIDES, Timing
 from service.entries import EntryId, known_entry
+from service.errors import UnavailableError
 from service.keys import Key
 from service.predict import REQUEST_BODY, Answered, answer_in_time
 from service.problems import Kind, Problem, ProblemError, clean, documented, of_image
@@ -152,17 +155,17 @@ async def teach(
             if first is not None:
                 await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
-        mirrored = predictor.bundle.manifest.dataset.mirrored
-        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing(), mirrored=mirrored)
+        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
         results = answered.results
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]
         if problems and (not partial_ or len(problems) == len(results)):
             raise problems[0]
+        copies = await _mirrored_keys(state, answered)
         taught = await asyncio.to_thread(
             journal.teach,
             label,
-            await asyncio.to_thread(_new_images, form.files, answered, mirrored=mirrored),
+            await asyncio.to_thread(_new_images, form.files, answered, copies),
             key.name,
             known=answered.reply.predictor.bundle.manifest.classes,
             most=state.settings.max_taught,
@@ -173,18 +176,30 @@ async def teach(
     return _answer(state, taught.answer, is_replayed=taught.is_repeated)
 
 
-def _new_images(uploads: list[Upload], answered: Answered, *, mirrored: bool) -> list[NewImage]:
+async def _mirrored_keys(state: State, answered: Answered) -> list[Floats]:
+    """Keys (D,) of the mirrored copies of the images that were answered, where the generation keeps such."""
+    predictor = answered.reply.predictor
+    if not predictor.bundle.manifest.dataset.mirrored:
+        return []
+    images = answered.images[[isinstance(result, Answer) for result in answered.results]]
+    try:
+        async with asyncio.timeout(state.settings.request_timeout_s):
+            return list(await state.batcher.keys(predictor, np.ascontiguousarray(images[:, :, ::-1])))
+    except TimeoutError as error:
+        raise UnavailableError("the server is too busy to keep images now: try again later") from error
+
+
+def _new_images(uploads: list[Upload], answered: Answered, copies: list[Floats]) -> list[NewImage]:
     """The images that were answered, with the keys and thumbnails that were made of them."""
-    reply = answered.reply
-    encoder = reply.predictor.bundle.manifest.files[ENCODER].sha256
-    half = len(reply.answers) // 2 if mirrored else 0
-    copies = {id(reply.answers[i]): reply.answers[half + i] for i in range(half)}
+    encoder = answered.reply.predictor.bundle.manifest.files[ENCODER].sha256
+    left = iter(copies)
     images = []
     for upload, result, pixels in zip(uploads, answered.results, answered.images, strict=True):
         if isinstance(upload.content, bytes) and isinstance(result, Answer):
             keys = {(encoder, False): result.key}
-            if isinstance(copy := copies.get(id(result)), Answer):
-                keys[encoder, True] = copy.key
+            mirrored = next(left, None)
+            if mirrored is not None and np.isfinite(mirrored).all():
+                keys[encoder, True] = mirrored
             images.append(NewImage(upload.filename or "", upload.content, keys, thumbnail(pixels)))
     return images
 

@@ -152,7 +152,7 @@ def test_a_journal_is_put_back_and_taken_away_under_running_workers(serve: Serve
             made = [teach(client, "ant", seed) for client, seed in ((two, 3), (one, 4))]
             assert [answer.status_code for answer in made] == [201, 201]
             kept = {first: "moss", **{answer.json()["entries"][0]["id"]: "ant" for answer in made}}
-            assert lost in kept, "the test is to have the same numbers again"
+            assert how != "cp" or lost in kept, "the test is to have the same numbers again"
             for client in (one, two):
                 assert taught(client) == kept, how
         away = tmp_path / "away.sqlite"

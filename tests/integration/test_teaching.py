@@ -1,8 +1,11 @@
 """Teaching, relabelling and removing over HTTP: the next answer knows of it, rebuilds keep it, nothing is half done."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from model.catching_up import caught_up
 from model.journal import Journal, NewImage
 from model.journal_file import JOURNAL
 from model.overlay import Overlay
+from model.predictor import Predictor
 from model.root import activate, active_generation, generations
 from model.taught_keys import FIRST_ID, taught_id
 from service.app import create_app
@@ -496,3 +500,47 @@ def test_what_was_accepted_under_a_higher_limit_is_not_lost_to_a_lower(root: Pat
         # And beside a generation that keeps mirrored copies, what was taught to one that does not.
         Journal(root).teach("dotted", [NewImage("a", large)], "k")
         eventually(lambda: model(call)["taught"]["images"] == 1)
+
+
+class Guarded:
+    """An engine that is never to run in two threads, nor twice at once."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self._busy = engine, threading.Lock()
+        self.threads: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def encode(self, images: Any) -> Any:
+        assert self._busy.acquire(blocking=False), "the engine is running already"
+        try:
+            self.threads.add(threading.current_thread().name)
+            time.sleep(0.002)
+            return self._engine.encode(images)
+        finally:
+            self._busy.release()
+
+
+def test_one_thread_alone_runs_the_engine(tiny_bundle: Path, tmp_path: Path, colour_folder: Path) -> None:
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    # Mirrored copies are embedded when they are taught.
+    activate(root, index(load(str(colour_folder)), root, FromBundle(root), IndexOptions(mirror=True)))
+    bundle = open_bundle(root, threads=1)
+    engine = Guarded(bundle.engine)
+    predictor = Predictor(replace(bundle, engine=engine))
+    with serving(create_app(settings(bundles=root, admin_key=KEY), predictor=predictor)) as call:
+        with ThreadPoolExecutor(4) as pool:
+            doing = [pool.submit(look, call, striped(i)) for i in range(12)]
+            doing += [pool.submit(teach, call, "striped", striped(100 + i)) for i in range(12)]
+            # What another process kept without keys is embedded between.
+            journal = Journal(root)
+            for i in range(12):
+                journal.teach("dotted", [NewImage("a", striped(200 + i))] * 2, "k")
+                doing.append(pool.submit(model, call))
+            for done in doing:
+                done.result()
+        eventually(lambda: model(call)["taught"]["images"] == 36)
+        counts = dict(zip(model(call)["classes"], model(call)["counts"], strict=True))
+        assert (counts["striped"], counts["dotted"]) == (24, 48)
+    assert engine.threads == {"compute"}

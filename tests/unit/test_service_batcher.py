@@ -9,16 +9,16 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from model.cache import check_parameters
-from model.errors import ParameterError
+from model.errors import JournalError, ParameterError
 from model.lookup import Spent
-from model.predictor import Answer, Parameters
+from model.predictor import Answer, Parameters, Predictor
 from service.batcher import Batcher, Overrides, Timing
 from service.errors import SizeChangedError, UnavailableError
 
@@ -68,7 +68,8 @@ class Scripted:
     def _answer(self, image: NDArray[np.uint8], parameters: Parameters, neighbors: int) -> Answer:
         said = np.array([image[0, 0, 0], parameters.lam], np.float32)
         ids = np.arange(neighbors)
-        return Answer(said, said, said, 0.0, None, ids, ids, ids.astype(np.float32), ids.astype(np.float64), said, said)
+        near, weights = ids.astype(np.float32), ids.astype(np.float64)
+        return Answer(said, said, said, 0.0, None, None, ids, ids, near, weights, said, said)
 
 
 def image(*values: int, side: int = 2) -> NDArray[np.uint8]:
@@ -486,5 +487,55 @@ def test_the_event_loop_goes_before_what_computes() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         await (await queued(batcher, image(1)))[0]
         assert scripted.nice > os.getpriority(os.PRIO_PROCESS, 0)
+
+    scenario(body)
+
+
+def test_before_each_batch_the_thread_that_computes_asks_for_news() -> None:
+    async def body(batcher: Batcher, first: Scripted) -> None:
+        threads: set[int] = set()
+        second = Scripted()
+
+        def renew(seen: Predictor, is_asked: bool) -> Predictor:
+            threads.add(threading.get_ident())
+            return cast(Predictor, second)
+
+        batcher.renew = renew
+        assert (await batcher.submit(image(1))).predictor is cast(Predictor, second)
+        batcher.predictor = cast(Predictor, first)
+        await batcher.renewed()
+        assert batcher.predictor is cast(Predictor, second)
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+
+    scenario(body)
+
+
+def test_what_goes_wrong_with_news_is_told_to_those_who_ask_for_it_and_stops_no_answer() -> None:
+    async def body(batcher: Batcher, scripted: Scripted) -> None:
+        def renew(seen: Predictor, is_asked: bool) -> Predictor:
+            raise JournalError("taught.sqlite is gone")
+
+        batcher.renew = renew
+        with pytest.raises(JournalError, match="gone"):
+            await batcher.renewed()
+        assert said((await batcher.submit(image(1))).answers) == [1]
+
+    scenario(body)
+
+
+def test_a_switch_while_news_are_read_is_not_undone() -> None:
+    async def body(batcher: Batcher, first: Scripted) -> None:
+        switched, newest = Scripted(), Scripted()
+
+        def renew(seen: Predictor, is_asked: bool) -> Predictor:
+            if seen is cast(Predictor, first):
+                batcher.predictor = cast(Predictor, switched)
+                return cast(Predictor, Scripted())
+            return cast(Predictor, newest)
+
+        batcher.renew = renew
+        await batcher.renewed()
+        assert batcher.predictor is cast(Predictor, newest)
 
     scenario(body)
