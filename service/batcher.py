@@ -45,7 +45,7 @@ RESTART_SECONDS = 1.0
 """Between a death and the new start: not ready meanwhile, and a predictor that dies each time does not spin."""
 DELIVERED_AT_ONCE = 8
 """Replies given in one round of the event loop."""
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.5
 """How long closing waits for the batch that is being computed: nobody is left who would get its answers."""
 
 

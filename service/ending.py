@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
 """How long a process may take to end beyond the time of its running requests."""
-EARLIER_S = 0.75
+EARLIER_S = 1.25
 """By so much earlier it is ended by force, so that it is over by then."""
-LEFTOVER_S = 1.0
+LEFTOVER_S = 0.5
 """How long threads may take to end once nothing else is left."""
 SAME_S = 0.05
 """Two signals within it are one: ``timeout`` and some shells send theirs twice."""
