@@ -40,8 +40,11 @@ MISSING = 1 / 8
 """The part of a JPEG's rows, at its end, without which it is still answered: most of what is seen is there."""
 
 
-def read_header(data: bytes, limits: Limits) -> Header:
+def read_header(data: bytes, limits: Limits, size: tuple[int, int] | None = None) -> Header:
     """Read what a file says of its image, without decoding any pixel of it.
+
+    ``peak_bytes`` holds for any size (height, width) that it is decoded for, or for the one that is given: a JPEG that
+    is much larger takes less.
 
     Raises:
         ImageError: empty, not one of the formats, damaged before its pixels, or made to cost far more than it shows.
@@ -57,8 +60,16 @@ def read_header(data: bytes, limits: Limits) -> Header:
     width, height = found.width, found.height
     copied = 0 if found.data is data else len(found.data)
     # Decoders hold rows, and Pillow the place of each: what counts where an image has one row, or one column.
-    decoded = int(found.bytes_per_pixel * width * height) + 16 * width + 12 * height
-    return Header(format, width, height, copied + decoded + spare(width, height))
+    pixels = width * height
+    decoded = pixels / _fraction(width, height, size) ** 2 if found.scalable and size is not None else pixels
+    held = (found.bytes_per_pixel - found.scalable) * pixels + found.scalable * decoded + 16 * width + 12 * height
+    return Header(format, width, height, copied + int(held) + spare(int(decoded)))
+
+
+def _fraction(width: int, height: int, size: tuple[int, int]) -> int:
+    """One of how many pixels of a side a JPEG is decoded to, as ``draft`` chooses."""
+    most = min(width // (DRAFT * size[1]), height // (DRAFT * size[0]))
+    return next(scale for scale in (8, 4, 2, 1) if most >= scale or scale == 1)
 
 
 def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:

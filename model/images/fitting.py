@@ -81,10 +81,9 @@ def fit(
     return np.array(_resize(narrow, (width, height), (0, top - y0, width, bottom - y0)))
 
 
-def spare(width: int, height: int) -> int:
-    """Bytes that ``fit`` holds beside an image of that size, for targets up to 560 x 560."""
-    pixels = width * height
-    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (6 << 20)
+def spare(pixels: int) -> int:
+    """Bytes that ``fit`` holds beside an image of so many pixels, for targets up to 560 x 560."""
+    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (8 << 20)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:

@@ -74,7 +74,7 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
     found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned or 1)
     if is_cut and scans == 1:
         # Decoded a second time, to see what is missing.
-        return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel)
+        return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel, scalable=2 * found.scalable)
     if is_cut and frame[0] not in _PROGRESSIVE:
         raise ImageError("the JPEG is cut short: not all of its colours are there")
     return found  # a progressive one shows all of the image from its first scan on
@@ -100,7 +100,7 @@ def _of(marker: int, frame: bytes, scans: int, stream: bytes, limits: Limits) ->
     # Several scans are kept as coefficients; the decoded image has 4 a pixel, or 1 where it is grey.
     coefficients = COEFFICIENTS * planes if marker in _PROGRESSIVE or scans > 1 else 0
     decoded = 1 if frame[7] == 1 else 4
-    return Inspected(width, height, decoded + coefficients, stream)
+    return Inspected(width, height, decoded + coefficients, stream, scalable=decoded)
 
 
 def check_scans(scans: int, pixels: int) -> None:

@@ -63,6 +63,8 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[byte
 
 
 def flat(mode: str, side: int = SIDE) -> Image.Image:
+    if mode == "LAB":
+        return Image.new(mode, (side, side), (90, 20, 40))
     return Image.new("RGBA", (side, side), (9, 88, 200, 120)).convert(mode)
 
 
@@ -144,6 +146,12 @@ FILES: dict[str, Callable[[], bytes]] = {
     "avif-444": lambda: encoded(flat("RGB"), "AVIF", speed=10, subsampling="4:4:4"),
     "avif-alpha": lambda: encoded(flat("RGBA"), "AVIF", speed=10),
     "heic": lambda: HEIC_LARGE,
+    # Just small enough to be scaled at once, and tiny.
+    **{
+        f"{format}-{mode}-{side}": lambda f=format, m=mode, s=side: encoded(flat(m, s), f)
+        for side in (1440, 64)
+        for format, mode in (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "LA"), ("JPEG", "CMYK"), ("TIFF", "LAB"))
+    },
 }
 
 
@@ -156,6 +164,8 @@ def test_no_image_takes_more_than_its_header_is_charged(measure: Callable[[bytes
     pixels = header.width * header.height
     print(f"{name}: charged {header.peak_bytes / pixels:.1f}, taken {max(peaks) / pixels:.1f} bytes a pixel")
     assert max(peaks) <= header.peak_bytes
+    assert peaks[0] <= read_header(data, LIMITS, (32, 32)).peak_bytes <= header.peak_bytes
+    assert peaks[1] <= read_header(data, LIMITS, (560, 560)).peak_bytes
 
 
 def test_a_charge_is_not_far_from_what_is_taken(measure: Callable[[bytes, int], int]) -> None:
