@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.bundle import ENCODER
 from model.cache import Floats
 from model.errors import ImageError, JournalError
-from model.images import decode
+from model.images import Limits, decode
 from model.journal import Changed, Journal
 from model.journal_file import BUSY_SECONDS
 from model.journal_terms import ACCEPTED
@@ -29,7 +29,18 @@ LOOKED_UP = 256
 """Images whose keys are asked for at once."""
 
 
-def caught_up(overlay: Overlay, journal: Journal, *, seconds: float = math.inf, wait: float = BUSY_SECONDS) -> Overlay:
+Decode = Callable[[bytes, tuple[int, int], Limits], NDArray[np.uint8]]
+"""As ``model.images.decode``; a server's has it done by processes that can be ended."""
+
+
+def caught_up(
+    overlay: Overlay,
+    journal: Journal,
+    *,
+    seconds: float = math.inf,
+    wait: float = BUSY_SECONDS,
+    decode: Decode = decode,
+) -> Overlay:
     """The overlay with all that was changed since; itself where that is nothing.
 
     Where the journal is not the one that it was made of any more, or an older copy of that, it is made anew. Keys that
@@ -46,7 +57,7 @@ def caught_up(overlay: Overlay, journal: Journal, *, seconds: float = math.inf, 
         overlay = Overlay(overlay.bundle)
     if changed.change != overlay.change:
         overlay = _with(overlay, changed, journal.keys(_encoder(overlay), overlay.change, wait))
-    return _embedded(overlay, journal, seconds, wait) if overlay.waiting else overlay
+    return _embedded(overlay, journal, seconds, wait, decode) if overlay.waiting else overlay
 
 
 def _encoder(overlay: Overlay) -> str:
@@ -87,7 +98,7 @@ def _decided(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str | No
         yield entry.id, labels[entry.source]
 
 
-def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float) -> Overlay:
+def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, decode: Decode) -> Overlay:
     """With the keys of images that wait for some."""
     encoder, copies, engine = _encoder(overlay), _copies(overlay), overlay.bundle.engine
     until = time.monotonic() + seconds
@@ -98,7 +109,7 @@ def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float) -
         overlay = _with_keys(overlay, [n for n in some if all((n, mirrored) in keys for mirrored in copies)], keys)
         missing = deque(number for number in some if number in overlay.waiting)
         while missing and time.monotonic() < until:
-            looked_at, images = _decoded(journal, missing, engine.size, until)
+            looked_at, images = _decoded(journal, missing, engine.size, until, decode)
             made: dict[tuple[int, bool], Floats] = {}
             for mirrored in copies if images else ():
                 stacked = np.stack([image[:, ::-1] if mirrored else image for image in images.values()])
@@ -114,7 +125,7 @@ def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float) -
 
 
 def _decoded(
-    journal: Journal, missing: deque[int], size: tuple[int, int], until: float
+    journal: Journal, missing: deque[int], size: tuple[int, int], until: float, decode: Decode
 ) -> tuple[list[int], dict[int, NDArray[np.uint8]]]:
     """Takes some images out of those that are missing, one at least: their numbers, and those that can be decoded."""
     looked_at: list[int] = []

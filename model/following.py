@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 
-from model.catching_up import caught_up
+from model.catching_up import Decode, caught_up
 from model.errors import JournalError
+from model.images import decode
 from model.journal import Journal
 from model.journal_file import Stamp
 from model.overlay import Overlay
@@ -27,8 +28,8 @@ AGAIN_SECONDS = 5.0
 class Following:
     """One process's view of its root's journal; ``renew`` is called from one thread at a time."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, decode: Decode = decode) -> None:
+        self._journal, self._decode = journal, decode
         self._seen: tuple[Overlay | None, Stamp | None] = None, None
         """An overlay, and the stamp of what is in it."""
         self._failed: tuple[JournalError, Stamp | None, float] | None = None
@@ -58,7 +59,7 @@ class Following:
         # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
         seconds = 0.0 if is_behind and not is_asked else EMBED_SECONDS
         try:
-            fresh = caught_up(overlay, self._journal, seconds=seconds, wait=READ_SECONDS)
+            fresh = caught_up(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
         except JournalError as error:
             self._failed = error, stamp, time.monotonic() + AGAIN_SECONDS
             raise

@@ -97,8 +97,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(getattr, anyio, "open_file")
     door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
-    generations = Generations(settings, batcher)
-    rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     cores = os.cpu_count() or 1
     decoders = Decoders(
         places=max(1, min(DECODERS, cores) // settings.workers),
@@ -108,6 +106,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         metrics=metrics,
     )
     await decoders.start()
+    generations = Generations(settings, batcher, decoders.decode_in_thread)
+    rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     app.state.running = metrics.running = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )

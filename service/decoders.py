@@ -18,99 +18,43 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.decoder import DONE, LARGE, REPLY, TOO_LARGE
-from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
+from model.errors import ImageError, ImageTooLargeError, JournalError
 from model.images import Limits
 from service.compute import STEPS
+from service.decode_jobs import (
+    IMAGE_S,
+    LONG_TURN_S,
+    QUICK_BYTES,
+    QUICK_FILE_BYTES,
+    QUICK_PIXELS,
+    TURN_OF_REQUEST_S,
+    TURN_S,
+    Job,
+    Running,
+    Spending,
+)
 from service.errors import UnavailableError
 from service.metrics import EndedBy, Metrics
 from service.nursery import Nursery, Process
 
 logger = logging.getLogger(__name__)
 
-QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
-"""Of an image of the quick lane: its file, its pixels, and the memory that it takes at most."""
 QUICK_S = 0.05
 """Of the processor, after which an image is in the wrong lane. 1 megapixel takes 5 to 25 ms."""
 STUCK_S = 2.0
 """The same on the clock, for what waits for something else than the processor."""
 SLOW_STEPS, SLOWER_STEPS = 10, 15
 """By how much slow ones are nicer than the event loop, and once they have taken their first turn."""
-TURN_S, LONG_TURN_S = 0.25, 1.0
-"""Of the processor, after which one goes on later if smaller ones wait, or others; twice as long each time."""
-TURN_OF_REQUEST_S = 0.02
-"""By how much the next image of the same request goes behind those of others."""
 LOOK_S = 0.02
+THREAD_S = 30.0
+"""How long a thread waits for an image."""
 EVERY_PIXEL = 2**63
-IMAGE_S = 0.1
-"""Of the processor, that a request of very many images has at least for each."""
-
-
-@dataclass(eq=False, slots=True)
-class Spending:
-    """The processor's time that decoding one request's images takes."""
-
-    limit_s: float
-    spent_s: float = 0.0
-    lost_s: float = 0.0
-    """With what was begun anew later."""
-    running_s: float = 0.0
-    """Of those that are being decoded; known while they are looked at."""
-    quick: int = 0
-    """Images that were given to the quick lane."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is too much."""
-        return self.spent_s + self.running_s > self.limit_s
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    file: bytes | bytearray
-    out: NDArray[np.uint8]
-    limits: Limits
-    spending: Spending
-    deadline: float
-    done: asyncio.Future[None]
-    order: int
-    at_once: int = QUICK_PIXELS
-    """Pixels that are decoded without asking."""
-    pixels: int = 0
-    """By its header; 0 as long as that is not known."""
-    peak: int = QUICK_BYTES
-    tries: int = 0
-    """How often it was killed for others."""
-    crashes: int = 0
-
-    @property
-    def charge(self) -> int:
-        """Bytes of memory; its file is there twice, as it is shared and as it is read."""
-        return self.peak + 2 * len(self.file)
-
-    @property
-    def rank(self) -> tuple[int, int, int]:
-        """Its place among slow ones: whose requests have taken less of the processor go first, then smaller ones."""
-        return self.rank_after(0.0)
-
-    def rank_after(self, used_s: float) -> tuple[int, int, int]:
-        """The same, had it taken so much more."""
-        return int((self.spending.spent_s + self.spending.lost_s + used_s) / TURN_S), self.pixels, self.order
-
-
-@dataclass(eq=False, slots=True)
-class _Running:
-    job: _Job
-    is_slow: bool
-    charge: int
-    started: float = field(default_factory=time.monotonic)
-    used_s: float = 0.0
 
 
 class Decoders:
@@ -122,16 +66,16 @@ class Decoders:
         self._metrics = metrics
         self._nursery = Nursery(self._heard, self._ended, self._keep)
         self._order = itertools.count()
-        self._quick: list[tuple[float, int, _Job]] = []
-        self._slow: list[_Job] = []
-        self._running: dict[Process, _Running] = {}
+        self._quick: list[tuple[float, int, Job]] = []
+        self._slow: list[Job] = []
+        self._running: dict[Process, Running] = {}
         self._slow_running = 0
         """How many of them are slow."""
         self._dying: dict[Process, int] = {}
         """Killed, and still holding so many bytes of what slow ones may."""
         self._idle: list[Process] = []
         self._idle_slow: list[Process] = []
-        self._loaded: dict[Process, _Job] = {}
+        self._loaded: dict[Process, Job] = {}
         """Whose file lies in a process still."""
         self._processes: set[Process] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -180,7 +124,7 @@ class Decoders:
         """
         if not self._nursery.is_ready or self._is_closed:
             raise _unavailable()
-        job = _Job(file, out, limits, spending, deadline, self._loop.create_future(), next(self._order))
+        job = Job(file, out, limits, spending, deadline, self._loop.create_future(), next(self._order))
         if len(file) <= QUICK_FILE_BYTES:
             self._queue_quick(job)
         else:
@@ -189,7 +133,22 @@ class Decoders:
         self._go_on()
         await job.done
 
-    def _queue_quick(self, job: _Job) -> None:
+    def decode_in_thread(self, file: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
+        """As ``model.images.decode``, for another thread than the event loop's, which waits.
+
+        Raises:
+            ImageError: as ``decode``.
+            JournalError: it cannot be decoded now.
+        """
+        out = np.empty((*size, 3), np.uint8)
+        decoding = self.decode(file, out, limits, self.spending(1), time.monotonic() + THREAD_S)
+        try:
+            asyncio.run_coroutine_threadsafe(decoding, self._loop).result()
+        except (TimeoutError, UnavailableError) as error:
+            raise JournalError("taught images cannot be decoded now") from error
+        return out
+
+    def _queue_quick(self, job: Job) -> None:
         due = time.monotonic() + TURN_OF_REQUEST_S * job.spending.quick
         job.spending.quick += 1
         heapq.heappush(self._quick, (due, job.order, job))
@@ -213,15 +172,15 @@ class Decoders:
         if (self._running or self._quick or self._slow) and self._looking is None:
             self._looking = self._loop.call_later(LOOK_S, self._look)
 
-    def _is_wanted(self, job: _Job) -> bool:
+    def _is_wanted(self, job: Job) -> bool:
         if job.done.done():
             return False
         if job.spending.is_over:
-            job.done.set_exception(self._too_slow(job))
+            job.done.set_exception(job.too_slow)
             return False
         return True
 
-    def _for_slow(self, job: _Job) -> Process | None:
+    def _for_slow(self, job: Job) -> Process | None:
         """A process for it, if there is one, and the memory."""
         if job.charge > self._free_bytes() or not (self._idle_slow or self._idle):
             return None
@@ -240,15 +199,14 @@ class Decoders:
         held = sum(running.charge for running in self._running.values() if running.is_slow)
         return self._slow_bytes - held - sum(self._dying.values())
 
-    def _give(self, process: Process, job: _Job, *, is_slow: bool) -> None:
-        self._running[process] = _Running(job, is_slow, job.charge if is_slow else 0)
+    def _give(self, process: Process, job: Job, *, is_slow: bool) -> None:
+        self._running[process] = Running(job, is_slow, job.charge if is_slow else 0)
         self._slow_running += is_slow
         try:
             if self._loaded.pop(process, None) is not job:
                 process.put(job.file)
-            process.ask(
-                len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, ceil(self._max_seconds) + 1
-            )
+            seconds = ceil(job.spending.limit_s) + 1
+            process.ask(len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, seconds)
         except (OSError, ValueError):  # it has ended, as will be heard; or there is no memory to share
             self._take_off(process)
             self._kill(process, 0)
@@ -289,7 +247,7 @@ class Decoders:
             self._loaded.pop(process, None)
             process.tidy(QUICK_FILE_BYTES)
 
-    def _to_be_granted(self, job: _Job, pixels: int, peak: int) -> None:
+    def _to_be_granted(self, job: Job, pixels: int, peak: int) -> None:
         """It is larger than what is decoded without asking: the slow lane, if there can be memory enough."""
         job.pixels, job.peak, job.at_once = pixels, peak, EVERY_PIXEL
         if job.charge > self._slow_bytes:
@@ -319,7 +277,7 @@ class Decoders:
             self._keep()
             self._go_on()
 
-    def _crashed(self, running: _Running) -> None:
+    def _crashed(self, running: Running) -> None:
         job = running.job
         if not self._nursery.is_ready:
             job.done.set_exception(_unavailable())
@@ -363,7 +321,7 @@ class Decoders:
                 job.done.set_exception(TimeoutError())
         self._go_on()
 
-    def _judge(self, process: Process, running: _Running, now: float) -> None:
+    def _judge(self, process: Process, running: Running, now: float) -> None:
         job, used_s = running.job, running.used_s
         is_overdue = used_s > QUICK_S or now - running.started > STUCK_S
         if job.done.done():
@@ -371,10 +329,10 @@ class Decoders:
                 self._stop(process, "abandoned")
         elif job.spending.is_over:
             self._stop(process, "too_slow")
-            job.done.set_exception(self._too_slow(job))
+            job.done.set_exception(job.too_slow)
         elif job.deadline < now:
             self._stop(process, "deadline")
-            job.done.set_exception(self._too_slow(job) if used_s > LONG_TURN_S else TimeoutError())
+            job.done.set_exception(job.too_slow if used_s > LONG_TURN_S else TimeoutError())
         elif not running.is_slow:
             if is_overdue:
                 self._to_slow_lane(process, running)
@@ -390,7 +348,7 @@ class Decoders:
                 self._put_off(process, running)
                 job.tries += 1
 
-    def _to_slow_lane(self, process: Process, running: _Running) -> None:
+    def _to_slow_lane(self, process: Process, running: Running) -> None:
         """With its process, if it can go on at once; else it is begun anew there."""
         job = running.job
         job.pixels = job.pixels or QUICK_PIXELS
@@ -402,7 +360,7 @@ class Decoders:
         else:
             self._put_off(process, running)
 
-    def _put_off(self, process: Process, running: _Running) -> None:
+    def _put_off(self, process: Process, running: Running) -> None:
         """Kill it to begin anew later."""
         self._stop(process, "put_off")
         running.job.spending.spent_s -= running.used_s
@@ -418,7 +376,7 @@ class Decoders:
         self._metrics.count_ended_decoding(reason)
         self._kill(process, running.charge)
 
-    def _take_off(self, process: Process) -> _Running | None:
+    def _take_off(self, process: Process) -> Running | None:
         running = self._running.pop(process, None)
         if running is not None:
             self._slow_running -= running.is_slow
@@ -429,7 +387,7 @@ class Decoders:
         process.kill()
         self._keep()
 
-    def _waiting(self) -> Iterator[_Job]:
+    def _waiting(self) -> Iterator[Job]:
         yield from (job for _, _, job in self._quick)
         yield from self._slow
 
@@ -439,12 +397,6 @@ class Decoders:
                 job.done.set_exception(_unavailable())
         self._quick.clear()
         self._slow.clear()
-
-    def _too_slow(self, job: _Job) -> ImageTooSlowError:
-        if not job.spending.is_over:
-            return ImageTooSlowError("decoding it takes too long: send it smaller, or as a plain PNG or JPEG")
-        limit = f"{job.spending.limit_s:g} s of the processor"
-        return ImageTooSlowError(f"decoding it takes more than the {limit} that a request's images may take in all")
 
 
 def _unavailable() -> UnavailableError:

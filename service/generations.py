@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from model.bundle import open_bundle, read_manifest
-from model.catching_up import caught_up
+from model.catching_up import Decode, caught_up
 from model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
 from model.following import Following
+from model.images import decode
 from model.journal import Journal
 from model.manifest import Manifest
 from model.milvus import Milvus
@@ -84,14 +85,21 @@ def _named(root: Path, milvus: Milvus | None) -> str:
         return current_generation(root)
 
 
-def _open(settings: Settings, root: Path, generation: str, journal: Journal | None, milvus: Milvus | None) -> Predictor:
+def _open(
+    settings: Settings,
+    root: Path,
+    generation: str,
+    journal: Journal | None,
+    milvus: Milvus | None,
+    decode: Decode = decode,
+) -> Predictor:
     # An engine's own threads are as nice as the one that made them.
     with ThreadPoolExecutor(1, thread_name_prefix="open", initializer=step_back) as opener:
-        return opener.submit(_open_here, settings, root, generation, journal, milvus).result()
+        return opener.submit(_open_here, settings, root, generation, journal, milvus, decode).result()
 
 
 def _open_here(
-    settings: Settings, root: Path, generation: str, journal: Journal | None, milvus: Milvus | None
+    settings: Settings, root: Path, generation: str, journal: Journal | None, milvus: Milvus | None, decode: Decode
 ) -> Predictor:
     bundle = open_bundle(
         root,
@@ -106,17 +114,17 @@ def _open_here(
         milvus=milvus,
         even_away=True,
     )
-    overlay = _caught_up(Overlay(bundle), journal, milvus)
+    overlay = _caught_up(Overlay(bundle), journal, milvus, decode)
     predictor = Predictor(bundle, overlay, alone=milvus is not None and milvus.settings.when_away == "network")
     if not bundle.is_store_away:
         check_canary(predictor)
     return predictor
 
 
-def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None) -> Overlay:
+def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None, decode: Decode = decode) -> Overlay:
     """The overlay with all that was taught: by the journal, or by what the primary put into Milvus."""
     if journal is not None:
-        return caught_up(overlay, journal)
+        return caught_up(overlay, journal, decode=decode)
     if milvus is None or overlay.bundle.manifest.store.kind != "milvus":
         return overlay
     try:
@@ -146,13 +154,13 @@ def _log_alone(switching: asyncio.Task[None]) -> None:
 class Generations:
     """The generations below a root, and the switch between them. One switch at a time."""
 
-    def __init__(self, settings: Settings, batcher: Batcher) -> None:
-        self._batcher, self._settings = batcher, settings
+    def __init__(self, settings: Settings, batcher: Batcher, decode: Decode = decode) -> None:
+        self._batcher, self._settings, self._decode = batcher, settings, decode
         self._writable = settings.bundles is not None and not settings.replica
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self.journal = _journal(settings)
         """What was taught to the root; None for the default bundle's, to which nothing is, and in a replica."""
-        self._following = Following(self.journal) if self.journal is not None else None
+        self._following = Following(self.journal, decode) if self.journal is not None else None
         if self._following is not None:
             batcher.renew = self._following.renew
         self._milvus = _milvus(settings)
@@ -333,4 +341,6 @@ class Generations:
             self._primary.close()
 
     async def _open(self, generation: str) -> Predictor:
-        return await asyncio.to_thread(_open, self._settings, self.root, generation, self.journal, self._milvus)
+        return await asyncio.to_thread(
+            _open, self._settings, self.root, generation, self.journal, self._milvus, self._decode
+        )

@@ -21,7 +21,7 @@ from model.images import Limits
 from model.predictor import MAX_NEIGHBORS, Answer
 from service.auth import OPTIONAL, require_predict
 from service.batcher import Overrides, Reply, Timing
-from service.decoders import Spending
+from service.decode_jobs import Spending
 from service.errors import SizeChangedError
 from service.problems import Kind, ProblemError, documented, of_image, of_validation
 from service.reasons import MAX_VOTES

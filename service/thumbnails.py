@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import ImageError, JournalError
-from model.images import Limits
 from model.journal import Journal
+from model.journal_terms import ACCEPTED
 from service.errors import UnavailableError
 from service.state import State
 
@@ -66,8 +66,7 @@ async def _made(state: State, journal: Journal, number: int) -> bytes:
     with state.door.admit(len(content)) as ticket:
         ticket.add(received=len(content))
         try:
-            # It was accepted once, whatever the limit is now.
-            await state.decoders.decode(content, pixels, Limits(2**63 - 1), state.decoders.spending(1), deadline)
+            await state.decoders.decode(content, pixels, ACCEPTED, state.decoders.spending(1), deadline)
             made = await asyncio.to_thread(thumbnail, pixels)
         except ImageError as error:
             logger.warning("taught image %d has no thumbnail: %s", number, error)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
 from model.images import FORMATS, Limits, decode
-from service.decoders import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Decoders, Spending
+from service.decode_jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Spending
+from service.decoders import Decoders
 from service.errors import UnavailableError
 from service.metrics import Metrics
 from tests.hostile_images import png
@@ -186,7 +187,7 @@ def test_memory_is_never_more_than_there_is() -> None:
         with pytest.raises(ImageTooLargeError, match=r"takes [\d,]+ MiB of memory, more than the [\d,]+ MiB"):
             await it.decode(LARGER)
 
-    run(test, max_bytes=2 * QUICK_BYTES + (500 << 20))
+    run(test, max_bytes=2 * QUICK_BYTES + (200 << 20))
 
 
 @pytest.mark.parametrize("format", FORMATS)
