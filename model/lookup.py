@@ -62,8 +62,9 @@ def vote_until_sure(
 
     The parameters must be those that the store's quick search was fitted for; network is p_net (B,C). With ``novelty``,
     an image that a quick search calls novel, or doubtful, is looked for in full: more entries can only make it less so;
-    ``own`` (B,) is what else speaks for their being known (``own_evidence``). The neighbours are as many as a quick search asks for, or k where
-    there is none. ``class_weights`` (C,) is how much an entry of each class counts; None = all the same.
+    ``own`` (B,) is what else speaks for their being known (``own_evidence``). The neighbours are as many as a quick
+    search asks for, or k where there is none. ``class_weights`` (C,) is how much an entry of each class counts; None =
+    all the same.
     """
     spent = spent or Spent()
     classes = network.shape[1]
