@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.datasets import Dataset
+from indexer.left_out import LeftOut
 
 Pixels = NDArray[np.float64]
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -122,6 +123,11 @@ class Shifted:
     def labels(self) -> NDArray[np.int64]:
         """The dataset's."""
         return self.dataset.labels
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The dataset's."""
+        return self.dataset.left_out
 
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One image, corrupted."""

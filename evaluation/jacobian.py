@@ -26,7 +26,7 @@ from evaluation.models import WORKING_BYTES, Models
 from evaluation.plots import MODELS
 from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import check_classes
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
@@ -257,7 +257,7 @@ def jacobians(
     found: dict[str, list[tuple[NDArray[np.bool_], NDArray[np.float64]]]] = {name: [] for name in MODELS}
     done = 0
     progress("jacobian", 0, len(wanted))
-    for positions, pixels in batches(dataset, wanted, bundle.engine.size, at_once, Unreadable.of(len(wanted))):
+    for positions, pixels in batches(dataset, wanted, bundle.engine.size, at_once):
         labels = dataset.labels[positions]
         for name, (probabilities, matrices) in of_batch(models, torch.from_numpy(pixels)).items():
             right = probabilities.argmax(1).cpu().numpy() == labels

@@ -12,7 +12,7 @@ from torch import Tensor
 from evaluation.curves import Point, Queries, merged
 from evaluation.evaluate import sample
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.memory import check_memory
 from indexer.progress import Progress
 from model.bundle import NETWORK, Bundle
@@ -83,7 +83,7 @@ def by_layer(
         labels: list[NDArray[np.int64]] = []
         readable = [0, 0]
         for which, (images, positions) in enumerate(((dataset, asked), (train, fitted))):
-            for indices, pixels in batches(images, positions, size, BATCH, Unreadable.of(len(positions))):
+            for indices, pixels in batches(images, positions, size, BATCH):
                 found, made = encode(pixels)
                 logits.append(found.float().cpu())
                 labels.append(images.labels[indices])
@@ -98,7 +98,7 @@ def by_layer(
             (name, copy): _Nearest(len(queries.labels), k, device) for name in encoders for copy in (False, True)
         }
         entries = 0
-        for indices, pixels in batches(train, caching, size, BATCH, Unreadable.of(len(caching))):
+        for indices, pixels in batches(train, caching, size, BATCH):
             values = torch.from_numpy(train.labels[indices]).to(device)
             for copy in (False, True):
                 seen = np.ascontiguousarray(pixels[:, :, ::-1]) if copy else pixels

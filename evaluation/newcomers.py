@@ -18,7 +18,7 @@ from evaluation.intervals import Interval, bootstrap
 from evaluation.plots import COLOURS, INK
 from evaluation.study import Figure, Table
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.embedding import BATCH
 from indexer.index import embed_images
 from indexer.progress import Progress, silent
@@ -211,7 +211,7 @@ def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.r
     """Keys (count,copies,D) of some images of a class, in random order, copies as the bundle keeps them."""
     positions = random.permutation(np.flatnonzero(dataset.labels == label))[:count]
     found = []
-    for _, images in batches(dataset, positions, bundle.engine.size, BATCH, Unreadable(0)):
+    for _, images in batches(dataset, positions, bundle.engine.size, BATCH):
         copies = [images, images[:, :, ::-1]] if bundle.manifest.dataset.mirrored else [images]
         found.append(np.stack([bundle.engine.encode(np.ascontiguousarray(copy)).keys for copy in copies], axis=1))
     return np.concatenate(found)

@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.benchmarks.timing import median_ms
 from evaluation.plots import COLOURS, figure
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
 from indexer.fit import fit
 from indexer.holdout import Holdout
@@ -101,6 +101,7 @@ def compare(
     encoders = {
         name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
     }
+    written = {name: encoder.recipe for name, encoder in encoders.items()}  # of few images they reduce keys to less
     layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
     copies = (False, True) if mirror else (False,)
     positions: list[int] = []
@@ -117,7 +118,7 @@ def compare(
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
-    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH, Unreadable.of(len(order))):
+    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH):
         for copy in copies:
             seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
             with torch.inference_mode():

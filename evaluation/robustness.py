@@ -20,7 +20,7 @@ from evaluation.plots import MODELS
 from evaluation.study import Figure, Table
 from evaluation.white_box import AT_ONCE, Bounded
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import check_classes
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
@@ -326,7 +326,7 @@ def draw(bundle: Bundle, models: Models, dataset: Dataset, count: int) -> Sample
     """
     check_classes(dataset, bundle.manifest)
     wanted = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:count])
-    read = list(batches(dataset, wanted, bundle.engine.size, AT_ONCE, Unreadable.of(len(wanted))))
+    read = list(batches(dataset, wanted, bundle.engine.size, AT_ONCE))
     if not read:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
     device = models.cache.place.device

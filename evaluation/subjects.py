@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evaluation.published import ROWS, Published, row_of
 from indexer.datasets import Dataset, load
 from indexer.encoders import open_network
+from indexer.left_out import LeftOut
 from model.bundle import NETWORK, read_manifest
 from model.errors import BundleError, NetworkError
 
@@ -73,6 +74,11 @@ class Subset:
     def labels(self) -> NDArray[np.int64]:
         """Of the images, shape (n,)."""
         return self.of.labels[self.positions]
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The dataset's."""
+        return self.of.left_out
 
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One image."""

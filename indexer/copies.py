@@ -1,10 +1,10 @@
 """Images that show one picture twice: the same bytes, or the same picture encoded or scaled anew.
 
 They must stand on one side of every split, or the holdout is answered by its own copies. Keys do not tell them apart:
-on CIFAR-10 a network's keys of a picture and of its JPEG copy of quality 75 have a cosine of .94 in the middle, those of
-a test image and its nearest training image up to .99. What does is the look of an image, its brightness on a grid of
-8 x 8. Root mean square difference, of 255, between an image and its copy (the largest of 2,000) or the nearest other
-image (the smallest of 2,500):
+on CIFAR-10 a network's keys of a picture and of its JPEG copy of quality 75 have a cosine of .94 in the middle, those
+of a test image and its nearest training image up to .99. What does is the look of an image, its brightness on a grid
+of 8 x 8. Root mean square difference, of 255, between an image and its copy (the largest of 2,000) or the nearest
+other image (the smallest of 2,500):
 
 =====================  ========================  ==========================
                        CIFAR-10, 32 x 32         photos (imagenette, trash)

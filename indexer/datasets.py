@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import pickletools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.folders import SPLIT_NAMES
-from model.errors import DatasetError, ImageError
-from model.images import DEFAULT_PIXELS, EXTENSIONS, Limits, decode, fit
+from indexer.folders import (
+    HOLDOUT_SHARE,
+    SPLIT_NAMES,
+    FolderDataset,
+    empty_classes,
+    less_classes,
+    load_folder,
+    splits_of,
+    why_empty,
+)
+from indexer.left_out import LeftOut
+from model.errors import DatasetError
+from model.images import DEFAULT_PIXELS, Limits, fit
 
-HOLDOUT_SHARE = 0.1
-SPLITS = ("train", "val", "test")
+DEFAULT_LIMITS = Limits(DEFAULT_PIXELS)
+"""Of images in folders, where nobody says otherwise."""
 
 
 class Dataset(Protocol):
@@ -35,7 +45,7 @@ class Dataset(Protocol):
 
     @property
     def split(self) -> str:
-        """``train`` or ``test``."""
+        """``train``, ``val`` or ``test``."""
         ...
 
     @property
@@ -51,6 +61,11 @@ class Dataset(Protocol):
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each image, shape (N,)."""
+        ...
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was left out so far: what is no image, and what could not be read; whoever reads notes it here."""
         ...
 
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -84,6 +99,7 @@ class ArrayDataset:
     labels: NDArray[np.int64]
     images: NDArray[np.uint8]
     sources: Sequence[str]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def own_classes(self) -> tuple[str, ...]:
@@ -111,67 +127,6 @@ class ArrayDataset:
         """The last tenth (for CIFAR-10 the last 5,000, which the paper's author kept too)."""
         count = len(self.labels)
         return np.arange(count - max(1, round(count * HOLDOUT_SHARE)), count)
-
-
-@dataclass(frozen=True)
-class FolderDataset:
-    """Image files in class folders: ROOT/<class>/**/<file>."""
-
-    name: str
-    split: str
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    root: Path
-    files: tuple[str, ...]
-    limits: Limits
-    digests: Iterable[bytes] | None = None
-    """What ``digest`` gives for each file, where that is known already: ``content_hash`` then reads no file."""
-
-    @property
-    def own_classes(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.classes
-
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Decode one file."""
-        return decode(self._bytes(index), size, self.limits)
-
-    def _bytes(self, index: int) -> bytes:
-        path = self.root / self.files[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"the file cannot be read: {error.strerror}") from error
-
-    def source(self, index: int) -> str:
-        """The path below the root."""
-        return _printable(self.files[index])
-
-    def content_hash(self) -> str:
-        """SHA-256 over each file's path and bytes."""
-        digest = hashlib.sha256()
-        digests = map(self.digest, range(len(self.files))) if self.digests is None else self.digests
-        for name, of_file in zip(self.files, digests, strict=True):
-            digest.update(name.encode(errors="surrogateescape") + b"\0")
-            digest.update(of_file)
-        return digest.hexdigest()
-
-    def digest(self, index: int) -> bytes:
-        """SHA-256 (32 bytes) of one file."""
-        try:
-            content = (self.root / self.files[index]).read_bytes()
-        except OSError:
-            content = b"unreadable"
-        return hashlib.sha256(content).digest()
-
-    def holdout(self) -> NDArray[np.int64]:
-        """The last tenth of each class, by name: neighbouring frames of a film stay on one side."""
-        chosen = []
-        for label in range(len(self.classes)):
-            members = np.flatnonzero(self.labels == label)
-            if len(members) > 1:
-                chosen.append(members[-max(1, round(len(members) * HOLDOUT_SHARE)) :])
-        return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -215,34 +170,71 @@ CIFAR = {
 }
 
 
-def load(name: str, split: str = "train", data_root: Path | None = None) -> Dataset:
+def load(name: str, split: str = "train", data_root: Path | None = None, limits: Limits = DEFAULT_LIMITS) -> Dataset:
     """Open ``cifar10``, ``cifar100`` or a folder of class folders.
 
-    A folder with class folders in subfolders called ``train`` or ``test`` has those splits; any other folder has only
-    its images, whatever the split. A relative folder is looked for below data_root first, then here.
+    A folder with class folders in subfolders called ``train``, ``val`` (``valid``, ``validation``) or ``test`` has
+    those splits; any other folder has only its images, whatever the split, but no ``val``. A relative folder is looked
+    for below data_root first, then here.
 
     Raises:
-        DatasetError: nothing is there, a CIFAR file is not as published, or there are no images.
+        DatasetError: nothing is there, a CIFAR file is not as published, or a folder is refused (``load_folder``).
     """
     if split not in SPLIT_NAMES:
         raise DatasetError(f"there is no split {split!r}: choose train, val or test")
     split = SPLIT_NAMES[split]
-    if name in CIFAR:
+    if name in CIFAR and not _is_folder(name, data_root):
         return _load_cifar(name, split, data_root)
-    for base in ([data_root] if data_root else []) + [Path()]:
-        if (base / name).is_dir():
-            return _load_folder(name, split, base / name)
-    raise DatasetError(f"there is no dataset {name!r}: give cifar10, cifar100 or a folder of class folders")
+    return load_folder(name, split, _folder(name, data_root), limits)
+
+
+def opened(name: str, split: str, data_root: Path | None, limits: Limits, *, skip_empty: bool = False) -> Dataset:
+    """What ``load`` opens, to be cached or trained on: each class has an image that can be read, or is left out.
+
+    Raises:
+        DatasetError: as ``load``; or a class has no such image, and none is to be left out.
+    """
+    dataset = load(name, split, data_root, limits)
+    if not isinstance(dataset, FolderDataset) or not (empty := empty_classes(dataset)):
+        return dataset
+    if not skip_empty:
+        raise DatasetError(why_empty(dataset, empty))
+    return less_classes(dataset, empty)
+
+
+def asked_of(classes: Sequence[str], name: str, split: str, data_root: Path | None, limits: Limits) -> Dataset:
+    """What ``load`` opens, to ask a cache of these classes about it: empty folders of other classes do not count.
+
+    Raises:
+        DatasetError: as ``load``.
+    """
+    dataset = load(name, split, data_root, limits)
+    if not isinstance(dataset, FolderDataset) or set(dataset.classes) <= set(classes):
+        return dataset
+    return less_classes(dataset, [label for label in empty_classes(dataset) if dataset.classes[label] not in classes])
 
 
 def splits(name: str, data_root: Path | None = None) -> tuple[str, ...]:
-    """The splits that ``load`` can open, of ``train``, ``val`` and ``test``; none where a folder has no splits."""
-    if name in CIFAR and not (data_root and (data_root / name).is_dir()):
-        return ("train", "test")
+    """The splits that ``load`` can open, of ``train``, ``val`` and ``test``; none where a folder has no splits.
+
+    Raises:
+        DatasetError: nothing is there, or it is not clear which of a folder's folders are splits.
+    """
+    if name in CIFAR and not _is_folder(name, data_root):
+        return tuple(CIFAR[name].splits)
+    return splits_of(_folder(name, data_root))
+
+
+def _is_folder(name: str, data_root: Path | None) -> bool:
+    """Whether a published set lies there as class folders, and not as published."""
+    return data_root is not None and not (data_root / CIFAR[name].folder).is_dir() and (data_root / name).is_dir()
+
+
+def _folder(name: str, data_root: Path | None) -> Path:
     for base in ([data_root] if data_root else []) + [Path()]:
         if (base / name).is_dir():
-            return tuple(part for part in SPLITS if any(path.is_dir() for path in _children(base / name / part)))
-    return ()
+            return base / name
+    raise DatasetError(f"there is no dataset {name!r}: give cifar10, cifar100 or a folder of class folders")
 
 
 def _load_cifar(name: str, split: str, data_root: Path | None) -> Dataset:
@@ -250,9 +242,9 @@ def _load_cifar(name: str, split: str, data_root: Path | None) -> Dataset:
         raise DatasetError(f"say where {name} lies: --data-root FOLDER or SECONDLOOK_DATA")
     published = CIFAR[name]
     folder = data_root / published.folder
+    if split not in published.splits:
+        raise DatasetError(f"{name} has no split {split}: it has {' and '.join(published.splits)}")
     if not folder.is_dir():
-        if (data_root / name).is_dir():
-            return _load_folder(name, split, data_root / name)
         wanted = f"{published.folder}/ or {name}/"
         raise DatasetError(f"{name} is not in {data_root}: expected {wanted} (secondlook index --download fetches it)")
     images, labels, sources = [], [], []
@@ -298,39 +290,3 @@ def _fields(pickled: bytes) -> dict[str, Any]:
             case "SHORT_BINSTRING" | "BINUNICODE":
                 name = argument
     return fields
-
-
-def _load_folder(name: str, split: str, root: Path) -> FolderDataset:
-    # A class may well be called "train"; a split holds folders, a class holds images.
-    splits = [part for part in SPLITS if any(path.is_dir() for path in _children(root / part))]
-    if splits and split not in splits:
-        raise DatasetError(f"{root} has {' and '.join(splits)} but no {split}/ with class folders")
-    folder = root / split if splits else root
-    titles = sorted(path.name for path in _children(folder) if path.is_dir() and not path.name.startswith("."))
-    if not titles:
-        raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
-    files: list[str] = []
-    labels: list[int] = []
-    for label, title in enumerate(titles):
-        found = sorted(
-            str(path.relative_to(folder)) for path in (folder / title).rglob("*") if path.suffix.lower() in EXTENSIONS
-        )
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise DatasetError(f"{folder} has no images ({', '.join(sorted(EXTENSIONS))}) in its class folders")
-    # Relative names are kept, to find the images again; an absolute one would tell clients of this machine's folders.
-    shown = root.resolve().name if Path(name).is_absolute() or Path(name) == Path() else Path(name).as_posix()
-    classes = tuple(map(_printable, titles))
-    return FolderDataset(
-        _printable(shown), split, classes, np.asarray(labels, np.int64), folder, tuple(files), Limits(DEFAULT_PIXELS)
-    )
-
-
-def _children(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _printable(name: str) -> str:
-    """A file's name as text, also where its bytes are not UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexer.copies import Looks
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import PreparedEncoder
 from indexer.progress import Progress
 from model.cache import Floats
@@ -47,7 +47,6 @@ def embed(
     dataset: Dataset,
     positions: NDArray[np.int64],
     encoder: PreparedEncoder,
-    unreadable: Unreadable,
     progress: Progress,
     *,
     mirror: bool,
@@ -56,7 +55,7 @@ def embed(
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
     Raises:
-        DatasetError: too many images are unreadable, or the network gives keys that are not finite.
+        DatasetError: the network gives keys that are not finite.
     """
     engine = encoder.engine
     count, copies = len(positions), 2 if mirror else 1
@@ -74,7 +73,7 @@ def embed(
     done = asked = 0
     # Contact sheets are made beside the encoder: between two batches they would leave it idle.
     with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
-        for indices, images in batches(dataset, positions, engine.size, BATCH, unreadable):
+        for indices, images in batches(dataset, positions, engine.size, BATCH):
             looks.append(Looks.of(images))
             for is_mirrored in (False, True)[:copies]:
                 seen = np.ascontiguousarray(images[:, :, ::-1]) if is_mirrored else images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches, read_all
+from indexer.embed import batches, read_all
 from indexer.progress import Progress
 from model import bundle as bundles
 from model.engines import Engine, OnnxEngine
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from model.encoder import Encoder
     from model.network_file import NetworkFile
     from model.networks import ResNet
+
+log = logging.getLogger(__name__)
 
 INPUT_SIZE = (32, 32)
 TRAINED = "trained.npy"
@@ -128,6 +131,7 @@ class FromNetwork:
         recipe = named_recipe(self.recipe, network.depth) if isinstance(self.recipe, str) else self.recipe
         device = best_device()
         encoder = fitted_encoder(network, recipe, dataset, device, progress)
+        recipe = encoder.recipe
         encoder.cpu()
         progress("export", 0, 1)
         encoder.export(folder / bundles.ENCODER, INPUT_SIZE)
@@ -206,8 +210,12 @@ def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | Non
 def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: str, progress: Progress) -> Encoder:
     """The encoder of a recipe, its projection fitted on some of the dataset's images outside the holdout.
 
+    Where there are fewer of them than the numbers that keys are to be reduced to, keys get as many numbers as images,
+    which is said; the encoder's own recipe has that number.
+
     Raises:
-        RecipeError: the recipe asks for a layer, or for more numbers, than there are.
+        RecipeError: the recipe asks for a layer that there is not, or for more numbers than the layers give.
+        DatasetError: no such image can be read.
     """
     import torch
 
@@ -219,24 +227,34 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
     wide = TorchEngine(Encoder(network, recipe.unreduced), INPUT_SIZE, device)
     candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
     sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
-    if recipe.reduce > min(len(sample), wide.dim):
+    if recipe.reduce > wide.dim:
         raise RecipeError(
-            f"a key cannot be reduced to {recipe.reduce} numbers: the layers give {wide.dim:,} "
-            f"and there are {len(sample):,} images to fit the reduction on"
+            f"a key cannot be reduced to {recipe.reduce:,} numbers where the layers give {wide.dim:,}: give a smaller "
+            "'reduce', or none"
         )
     features = np.empty((len(sample), wide.dim), np.float32)
     done = 0
-    for indices, images in batches(dataset, sample, INPUT_SIZE, 64, Unreadable.of(len(sample))):
+    for indices, images in batches(dataset, sample, INPUT_SIZE, 64):
         features[done : done + len(indices)] = wide.encode(images).keys
         done += len(indices)
         progress("reduce", done, len(sample))
-    return Encoder(network, recipe, fit_projection(torch.from_numpy(features[:done]), recipe.reduce))
+    if not done:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) has too few images to fit a reduction of keys on")
+    numbers = min(recipe.reduce, done)
+    if numbers < recipe.reduce:
+        log.warning(
+            "keys are reduced to %d numbers, not to %d: there are only so many images to fit the reduction on",
+            numbers,
+            recipe.reduce,
+        )
+        recipe = recipe.model_copy(update={"reduce": numbers})
+    return Encoder(network, recipe, fit_projection(torch.from_numpy(features[:done]), numbers))
 
 
 def same_first_class(engine: Engine, other: Engine, dataset: Dataset) -> float:
     """Share of the holdout's images whose most probable class is the same on both engines; 0 without a holdout."""
     same, seen = 0, 0
-    for _, images in batches(dataset, dataset.holdout(), INPUT_SIZE, 64, Unreadable.of(len(dataset.labels))):
+    for _, images in batches(dataset, dataset.holdout(), INPUT_SIZE, 64):
         same += int((engine.encode(images).logits.argmax(1) == other.encode(images).logits.argmax(1)).sum())
         seen += len(images)
     return same / seen if seen else 0.0

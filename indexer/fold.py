@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
-from model.errors import ImageError
-from model.images import DEFAULT_PIXELS, Limits, decode
+from indexer.left_out import LeftOut, LeftOutError, Reason
+from model.images import Limits, decode
 from model.journal import SOURCE, Journal
 from model.labels import new_labels
 
@@ -33,6 +33,8 @@ class Folded:
     """Of the taught images."""
     state: str
     """All that was folded in, as text."""
+    limits: Limits
+    """Of taught images."""
 
     @property
     def name(self) -> str:
@@ -49,18 +51,23 @@ class Folded:
         """The dataset's."""
         return self.of.own_classes
 
+    @property
+    def left_out(self) -> LeftOut:
+        """The dataset's."""
+        return self.of.left_out
+
     def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """One image, of the dataset or taught.
 
         Raises:
-            ImageError: it cannot be decoded, or was removed since.
+            ImageError: it cannot be decoded, or (LeftOutError) was removed since.
         """
         if index < len(self.kept):
             return self.of.read(int(self.kept[index]), size)
         content = self.journal.content(self.numbers[index - len(self.kept)])
         if content is None:
-            raise ImageError("it was removed meanwhile")
-        return decode(content, size, Limits(DEFAULT_PIXELS))
+            raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
+        return decode(content, size, self.limits)
 
     def source(self, index: int) -> str:
         """Where it came from: for a taught image, its number."""
@@ -77,7 +84,7 @@ class Folded:
         return np.flatnonzero(np.isin(self.kept, self.of.holdout()))
 
 
-def fold(dataset: Dataset, journal: Journal) -> Dataset:
+def fold(dataset: Dataset, journal: Journal, limits: Limits) -> Dataset:
     """The dataset as the journal has it; the dataset itself where nothing was taught that is about it.
 
     Raises:
@@ -108,4 +115,5 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
         np.flatnonzero(kept),
         tuple(number for number, _ in images),
         json.dumps([images, sorted(decided.items())]),
+        limits,
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from indexer.copies import Looks
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.embedding import BATCH
 from indexer.progress import Progress, silent
 from model.cache import Floats, Ints, softmax
@@ -52,13 +52,13 @@ def embed_holdout(
     """Some images of a dataset, as they are, in order; and the positions of those that were readable.
 
     Raises:
-        DatasetError: too many images are unreadable.
+        DatasetError: none of them can be read.
     """
     logits: list[Floats] = []
     keys: list[Floats] = []
     done: list[NDArray[np.int64]] = []
     seen: list[Looks] = []
-    for indices, images in batches(dataset, positions, engine.size, BATCH, Unreadable.of(len(positions))):
+    for indices, images in batches(dataset, positions, engine.size, BATCH):
         encoding = engine.encode(images)
         logits.append(encoding.logits)
         keys.append(encoding.keys)

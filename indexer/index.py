@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.copies import Looks, first_copies
-from indexer.datasets import Dataset
-from indexer.embed import Unreadable
+from indexer.datasets import DEFAULT_LIMITS, Dataset
 from indexer.embedding import Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
 from indexer.fold import Folded
+from indexer.folders import FolderDataset, why_empty
 from indexer.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
 from indexer.honest import Chosen, Known, given, of_tenth
 from indexer.keeping import keeper_of
@@ -32,7 +32,7 @@ from model.engines import Engine
 from model.entries import Entry, write_entries
 from model.errors import DatasetError
 from model.held import HOLDOUT
-from model.images import RESIZE
+from model.images import RESIZE, Limits
 from model.journal import SOURCE
 from model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from model.milvus import Milvus, from_environment
@@ -64,10 +64,15 @@ class IndexOptions:
     """Images of nothing that is cached, to choose novelty on besides others."""
     trained: Trained = "unknown"
     """What the network's user says of its having been trained on the dataset."""
+    limits: Limits = DEFAULT_LIMITS
+    """Of taught images, where parts are merged."""
 
 
-Gather = Callable[[Dataset, PreparedEncoder, Unreadable, Progress], Embedded]
-"""Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was unreadable."""
+Gather = Callable[[Dataset, PreparedEncoder, Progress], Embedded]
+"""Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
+
+EXPECTED_SHARE = 0.99
+"""Of the images that look like some, so many can be read where nothing is amiss: the store is planned for these."""
 
 
 def index(
@@ -84,7 +89,7 @@ def index(
     CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the one in the environment.
 
     Raises:
-        DatasetError: too many images are unreadable, or there is no holdout to fit on.
+        DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
         RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
             names say; then nothing is written.
     """
@@ -93,7 +98,7 @@ def index(
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
         copies, count = 2 if options.mirror else 1, len(dataset.labels)
-        fewest = max(1, count - Unreadable.of(count).allowed)
+        fewest = max(1, int(count * EXPECTED_SHARE))
         # Refuse what cannot be before the long work, not after it.
         keeper = keeper_of(
             options.store,
@@ -107,10 +112,8 @@ def index(
         undo.callback(keeper.discard)
         exact = options.parameters is not None and options.parameters.k is None and keeper.info.factory == "Flat"
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
-        unreadable = Unreadable.of(len(dataset.labels))
-        embedded = (gather or _embedding(options))(dataset, encoder, unreadable, progress)
-        if not len(embedded.keys):
-            raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+        embedded = (gather or _embedding(options))(dataset, encoder, progress)
+        unreadable = _check_readable(dataset, embedded)
         values = dataset.labels[embedded.positions]
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
@@ -163,9 +166,10 @@ def index(
             dataset=DatasetInfo(
                 name=dataset.name,
                 split=dataset.split,
-                images=len(dataset.labels) - len(unreadable.sources),
+                images=len(dataset.labels) - len(unreadable),
                 mirrored=options.mirror,
-                unreadable=tuple(unreadable.sources),
+                unreadable=unreadable,
+                left_out=dataset.left_out.counts(),
                 sha256=dataset.content_hash(),
             ),
             classes=dataset.classes,
@@ -219,7 +223,7 @@ def embed_images(
     """Logits (n,C), keys (n,D) and labels (n,) of some images of a dataset, as they are, in order.
 
     Raises:
-        DatasetError: too many images are unreadable.
+        DatasetError: none of them can be read.
     """
     found, _ = embed_holdout(dataset, positions, engine, progress)
     return found.logits, found.keys, found.labels
@@ -250,12 +254,44 @@ def choose_holdout(
 def _embedding(options: IndexOptions) -> Gather:
     """Embeds all images here and now."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, unreadable: Unreadable, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
         everything = np.arange(len(dataset.labels))
         copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
-        return embed(dataset, everything, encoder, unreadable, progress, **copies)
+        return embed(dataset, everything, encoder, progress, **copies)
 
     return gather
+
+
+def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
+    """The sources of the images that gave no entries.
+
+    Raises:
+        DatasetError: they are all images of a class, or most of all: then something is amiss that is not theirs.
+    """
+    there = np.zeros(len(dataset.labels), bool)
+    there[embedded.positions] = True
+    have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
+    # Classes of which people removed every image are no surprise.
+    folder = dataset.of if isinstance(dataset, Folded) else dataset
+    lost = [
+        label
+        for label in np.flatnonzero(~have).tolist()
+        if (dataset.labels == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
+    ]
+    if lost:
+        own = [label for label in lost if label < len(folder.classes)]
+        if isinstance(folder, FolderDataset) and own:
+            raise DatasetError(why_empty(folder, own))
+        raise DatasetError(
+            f"{dataset.name} has no readable images of {', '.join(dataset.classes[label] for label in lost[:5])}"
+        )
+    if 2 * there.sum() < len(there):
+        raise DatasetError(f"most images of {dataset.name} cannot be read: {dataset.left_out.said()}")
+    return tuple(dataset.source(position) for position in np.flatnonzero(~there).tolist())
+
+
+def _is_empty(folder: FolderDataset, label: int) -> bool:
+    return label < len(folder.classes) and not (folder.labels == label).any()
 
 
 def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> Iterator[Entry]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.copies import Looks
-from indexer.datasets import Dataset, FolderDataset
-from indexer.embed import Unreadable
+from indexer.datasets import Dataset
 from indexer.embedding import Embedded, embed
 from indexer.encoders import FromBundle, PreparedEncoder
 from indexer.fold import Folded, fold
+from indexer.folders import FolderDataset
 from indexer.index import IndexOptions, index
+from indexer.left_out import Reason
 from indexer.progress import Progress, silent
 from indexer.shards import (
     MANIFEST,
@@ -36,7 +37,7 @@ from indexer.shards import (
 )
 from model.bundle import ENCODER, read_manifest
 from model.entries import contact_sheet
-from model.errors import ImageError, PartsError
+from model.errors import PartsError
 from model.journal import Journal
 from model.manifest import FileInfo
 from model.root import active_generation, generations
@@ -129,7 +130,6 @@ def merge(
 
     Raises:
         PartsError: the parts are of another dataset or encoder, damaged, or have an image twice or not at all.
-        DatasetError: over all parts, too many images were unreadable.
         And what ``index`` raises.
     """
     plan = parts.plan
@@ -145,11 +145,11 @@ def merge(
     if isinstance(dataset, FolderDataset):
         dataset = replace(dataset, digests=parts.digests)
     if journal is not None:
-        dataset = fold(dataset, journal)
+        dataset = fold(dataset, journal, options.limits)
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, unreadable: Unreadable, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
         with tempfile.TemporaryFile(dir=root) as file:
-            return _gather(parts, held, dataset, encoder, unreadable, progress, file)
+            return _gather(parts, held, dataset, encoder, progress, file)
 
     options = replace(options, mirror=plan.mirror, thumbnails=plan.thumbnails)
     return index(dataset, root, FromBundle(source, generation), options, progress, gather)
@@ -160,7 +160,6 @@ def _gather(
     held: NDArray[np.int64],
     dataset: Dataset,
     encoder: PreparedEncoder,
-    unreadable: Unreadable,
     progress: Progress,
     file: IO[bytes],
 ) -> Embedded:
@@ -182,15 +181,17 @@ def _gather(
         if "pixels" not in arrays:
             raise PartsError(f"{path} was made by an older secondlook: remove {path.parent} and run its shard again")
         presence.add(arrays)
-        for position in arrays["unreadable"].tolist():
+        for position, reason, why in zip(*(arrays[n].tolist() for n in ("unreadable", "reasons", "whys")), strict=True):
             if now[position] >= 0:
-                unreadable.add(dataset.source(int(now[position])), ImageError("its shard could not read it"))
+                dataset.left_out.add(dataset.source(int(now[position])), Reason(reason), why)
         positions, mirrored = now[arrays["positions"]], arrays["mirrored"]
         kept = positions >= 0
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
-        looks = Looks(arrays["pixels"], arrays["luma"], arrays["colours"])[kept[~arrays["mirrored"]]]
+        looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
+        if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
+            looks = looks[originals]
         found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])
@@ -199,7 +200,7 @@ def _gather(
     taught: Iterable[bytes] = ()
     if isinstance(dataset, Folded):
         new = np.arange(len(dataset.kept), len(dataset.labels))
-        more = embed(dataset, new, encoder, unreadable, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
+        more = embed(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
         file.write(more.keys.data)
         taught = more.sheets
         found.append(replace(more, sheet=np.where(more.sheet >= 0, more.sheet + sheets, -1)))

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer.datasets import CIFAR, load
+from indexer.datasets import CIFAR, DEFAULT_LIMITS, opened
 from indexer.encoders import FromBundle
 from indexer.progress import Progress, silent
 from indexer.shards import Plan, Shards, shard_folder, shard_range
 from model.bundle import NETWORK, read_manifest
 from model.errors import EngineError, PartsError, SecondlookError
+from model.images import Limits
 
 LOCAL = "local"
 IMAGES_PER_SHARD = 2048
@@ -54,6 +55,8 @@ class Job:
     shards: int
     mirror: bool
     thumbnails: bool
+    limits: Limits
+    skip_empty: bool
     run: str
     """Differs from run to run."""
 
@@ -69,18 +72,30 @@ class Job:
         *,
         mirror: bool,
         thumbnails: bool,
+        limits: Limits = DEFAULT_LIMITS,
+        skip_empty: bool = False,
     ) -> Job:
         """With absolute paths; a folder keeps the name that it was given by."""
         is_below = data_root is not None and (name in CIFAR or (data_root / name).is_dir())
         below = data_root if data_root is not None and is_below else Path()
         source = FromBundle(root.resolve())
         return cls(
-            name, split, below.resolve(), source, parts.resolve(), shards, mirror, thumbnails, secrets.token_hex(4)
+            name,
+            split,
+            below.resolve(),
+            source,
+            parts.resolve(),
+            shards,
+            mirror,
+            thumbnails,
+            limits,
+            skip_empty,
+            secrets.token_hex(4),
         )
 
     def opened(self, threads: int = 0) -> Shards:
         """Open the dataset on this machine."""
-        dataset = load(self.name, self.split, self.data_root)
+        dataset = opened(self.name, self.split, self.data_root, self.limits, skip_empty=self.skip_empty)
         return Shards(
             dataset,
             self.source,
@@ -117,10 +132,10 @@ class _Actor:
 
     def _opened(self) -> Shards:
         if self._shards is None:
-            opened = self._job.opened(self._threads)
-            if (other := opened.plan.difference(self._plan)) is not None:
+            found = self._job.opened(self._threads)
+            if (other := found.plan.difference(self._plan)) is not None:
                 raise PartsError(f"the folders show {other}: all nodes must see the same")
-            self._shards = opened
+            self._shards = found
         return self._shards
 
 

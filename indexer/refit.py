@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from indexer.calibrate import calibrate
 from indexer.copies import Looks, first_copies
 from indexer.datasets import Dataset
-from indexer.embed import Unreadable, batches
+from indexer.embed import batches
 from indexer.encoders import check_classes, read_trained
 from indexer.fit import KS
 from indexer.holdout import Holdout, embed_holdout, nearest_entries, served_votes
@@ -244,7 +244,7 @@ def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress
     rows = {source: row for row, source in enumerate(dict.fromkeys(sources))}
     found = Looks.joined([Looks.of(np.zeros((1, *old.engine.size, 3), np.uint8))] * len(rows))
     everything = np.arange(len(dataset.labels))
-    for indices, images in batches(dataset, everything, old.engine.size, 256, Unreadable.of(len(everything))):
+    for indices, images in batches(dataset, everything, old.engine.size, 256):
         at = [rows.get(dataset.source(int(index)), -1) for index in indices]
         kept_rows = np.array(at) >= 0
         some = Looks.of(images)[kept_rows]

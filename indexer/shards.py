@@ -36,10 +36,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from indexer.datasets import Dataset, FolderDataset
-from indexer.embed import Unreadable
+from indexer.datasets import Dataset
 from indexer.embedding import BATCH, embed
 from indexer.encoders import FromBundle, PreparedEncoder
+from indexer.folders import FolderDataset
 from indexer.progress import Progress, silent
 from model.bundle import ENCODER, read_manifest
 from model.errors import ParameterError, PartsError
@@ -50,6 +50,8 @@ CHUNK = 16 * BATCH
 """Images in one file: what a killed shard loses at most, about a second of one processor's work."""
 
 MANIFEST = "shard.json"
+NEEDED = ("keys", "positions", "mirrored", "unreadable", "reasons", "whys")
+"""What a file of another version might not have."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -180,7 +182,7 @@ class Shards:
         Raises:
             ParameterError: there is no such shard.
             PartsError: the folder has parts of another index.
-            DatasetError: too many images are unreadable, or the dataset's classes are not the network's.
+            DatasetError: the dataset's classes are not the network's.
             BundleError, EngineError, OSError: as their names say.
         """
         if not 0 <= shard < self.plan.shards:
@@ -196,17 +198,15 @@ class Shards:
         fsync(self._parts)
         ranges = chunk_ranges(self.plan.images, self.plan.shards, shard)
         total = sum(map(len, ranges.values()))
-        unreadable = Unreadable.of(self.plan.images)
         files: dict[str, FileInfo] = {}
         done = 0
         for name, positions in ranges.items():
             arrays = self._whole(folder / name)
             if arrays is None:
-                embedded = self._embed(positions, unreadable, lambda _, now, __: progress("embed", done + now, total))  # noqa: B023
+                embedded = self._embed(positions, lambda _, now, __: progress("embed", done + now, total))  # noqa: B023
                 if not (folder / name).exists():  # another process may have been here meanwhile
                     _replace(folder / name, embedded)
             else:
-                unreadable.sources += map(self._dataset.source, arrays["unreadable"].tolist())
                 progress("embed", done + len(positions), total)
             content = (folder / name).read_bytes()
             files[name] = FileInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -234,19 +234,20 @@ class Shards:
             path.unlink(missing_ok=True)
             return None
 
-    def _embed(self, positions: range, unreadable: Unreadable, progress: Progress) -> bytes:
+    def _embed(self, positions: range, progress: Progress) -> bytes:
         """The file's content of some images."""
         images = np.arange(positions.start, positions.stop)
         embedded = embed(
             self._dataset,
             images,
             self._encoder,
-            unreadable,
             progress,
             mirror=self.plan.mirror,
             thumbnails=self.plan.thumbnails,
         )
         sheets = list(embedded.sheets)
+        unreadable = np.setdiff1d(images, embedded.positions)
+        left = [self._dataset.left_out.of(self._dataset.source(position)) for position in unreadable.tolist()]
         arrays: Arrays = {
             "keys": embedded.keys,
             "positions": embedded.positions,
@@ -259,7 +260,9 @@ class Shards:
             "colours": embedded.looks.colours,
             "sheets": np.frombuffer(b"".join(sheets), np.uint8),
             "sheet_sizes": np.array([len(sheet) for sheet in sheets], np.int64),
-            "unreadable": np.setdiff1d(images, embedded.positions),
+            "unreadable": unreadable,
+            "reasons": np.array([one.reason for one in left], np.str_),
+            "whys": np.array([one.why for one in left], np.str_),
         }
         if isinstance(self._dataset, FolderDataset):
             digests = b"".join(map(self._dataset.digest, positions))
@@ -300,7 +303,7 @@ def read_chunk(path: Path, info: FileInfo | None = None, names: tuple[str, ...] 
         raise damaged
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or arrays.files}
+            return {name: arrays[name] for name in names or dict.fromkeys((*NEEDED, *arrays.files))}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise damaged from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from indexer.copies import Looks
+from indexer.copies import Looks, copies_of
 from indexer.datasets import Dataset
 from indexer.embed import read_all
 from indexer.progress import Progress, silent
 from model.errors import DatasetError, EngineError, NetworkError
 from model.network_file import load_network, save_network
 from model.networks import ResNet
+
+log = logging.getLogger(__name__)
 
 INPUT_SIZE = (32, 32)
 
@@ -73,7 +76,7 @@ def train(
     Raises:
         NetworkError: the checkpoint beside ``out`` belongs to other options or images, out cannot be written, or the
             network to start from is not whole or not of options.depth.
-        DatasetError: an image is unreadable, or there are too few.
+        DatasetError: a class has no image that can be read, or there are too few images.
         EngineError: there is no such device.
     """
     if not out.parent.is_dir():
@@ -81,19 +84,24 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("PyTorch finds no CUDA device here: train with --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    images, labels = read_all(dataset, INPUT_SIZE, progress)
-    held = np.zeros(len(dataset.labels), bool)
-    held[dataset.holdout()] = True
-    if (~held).sum() < 2 or not held.any():
+    images, positions = read_all(dataset, INPUT_SIZE, progress)
+    labels = dataset.labels[positions]
+    held = np.isin(positions, dataset.holdout())
+    looks = Looks.joined([Looks.of(images[start : start + 1000]) for start in range(0, len(images), 1000)])
+    new = ~copies_of(looks[held], looks)
+    if new.sum() < 2 or not held.any():
         raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
+    _check_readable(dataset, labels[new])
+    if (copied := int((~new & ~held).sum())) > 0:
+        log.warning("%d images are copies of held-out ones, and are not trained on", copied)
     torch.manual_seed(options.seed)
-    network, earlier = _starting_network(options, dataset, images[~held])
+    network, earlier = _starting_network(options, dataset, images[new])
     network.to(device).to(memory_format=torch.channels_last)
     run = _Run(network, options, device, out, dataset.content_hash())
     history = run.resume()
-    trained = None if earlier is None else np.unique(np.concatenate((earlier, _digests(images[~held]))))
-    train_images = torch.from_numpy(np.pad(images[~held], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect"))
-    train_labels = torch.from_numpy(labels[~held])
+    trained = None if earlier is None else np.unique(np.concatenate((earlier, looks.digests[new])))
+    train_images = torch.from_numpy(np.pad(images[new], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect"))
+    train_labels = torch.from_numpy(labels[new])
     for epoch in range(len(history), options.epochs):
         started = time.perf_counter()
         loss = run.epoch(epoch, train_images, train_labels, progress)
@@ -112,9 +120,17 @@ def train(
     return history
 
 
-def _digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """What the network's file notes of the images that it was trained on, (N,)."""
-    return np.concatenate([Looks.of(images[start : start + 1000]).digests for start in range(0, len(images), 1000)])
+def _check_readable(dataset: Dataset, labels: NDArray[np.int64]) -> None:
+    """Hold a dataset to having images of each class among the labels (N,) that are trained on.
+
+    Raises:
+        DatasetError: names the classes that have none.
+    """
+    lost = np.setdiff1d(dataset.labels, labels)
+    if len(lost):
+        named = ", ".join(dataset.classes[label] for label in lost[:5])
+        why = f"; left out: {dataset.left_out.said()}" if len(dataset.left_out) else ""
+        raise DatasetError(f"{dataset.name} has no images of {named} to train on, but those that are held out{why}")
 
 
 def _starting_network(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.datasets import Dataset, FolderDataset, load
-from indexer.embed import Unreadable, batches
+from indexer.datasets import Dataset, load
+from indexer.embed import batches
 from indexer.far import far_images
+from indexer.folders import FolderDataset
 from indexer.progress import Progress, silent
 from model.engines import Encoding, Engine
 from model.errors import DatasetError
@@ -33,7 +34,9 @@ def load_unknown(name: str, split: str, data_root: Path | None = None) -> Datase
     if not files:
         raise DatasetError(f"{name} has no images: name a folder that has some")
     labels = np.zeros(len(files), np.int64)
-    return FolderDataset(folder.name, split, (folder.name,), labels, folder, tuple(files), Limits(DEFAULT_PIXELS))
+    return FolderDataset(
+        folder.name, split, (folder.name,), labels, folder, tuple(files), Limits(DEFAULT_PIXELS), ((folder.name,),)
+    )
 
 
 def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress = silent) -> dict[str, Encoding]:
@@ -51,7 +54,7 @@ def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress =
         count = len(dataset.labels)
         positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
         parts, done = [], 0
-        for _, images in batches(dataset, positions, engine.size, BATCH, Unreadable.of(len(positions))):
+        for _, images in batches(dataset, positions, engine.size, BATCH):
             parts.append(engine.encode(images))
             done += len(images)
             progress("unknown", done, len(positions))

@@ -34,6 +34,8 @@ class DatasetInfo(_Part):
     mirrored: bool
     unreadable: tuple[str, ...] = ()
     """Sources of the images that could not be decoded and are not cached."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """How many files were left out of the dataset, by reason: these images, and all that is no image."""
     sha256: str
 
 

@@ -10,6 +10,7 @@ import click
 
 from indexer.datasets import Dataset, load, splits
 from indexer.folders import SPLIT_NAMES
+from model.images import Limits
 
 holdout_option: Callable[..., Any] = click.option(
     "--holdout",
@@ -27,15 +28,15 @@ trained_option: Callable[..., Any] = click.option(
 )
 
 
-def holdout_of(dataset: str, named: str | None, data_root: Path | None) -> Dataset | None:
+def holdout_of(dataset: str, named: str | None, data_root: Path | None, limits: Limits) -> Dataset | None:
     """The holdout that was named, a split of a dataset or another dataset; the dataset's split val where none was.
 
     Raises:
         DatasetError: there is no such split, or no such dataset.
     """
     if named is None:
-        return load(dataset, "val", data_root) if "val" in splits(dataset, data_root) else None
+        return load(dataset, "val", data_root, limits) if "val" in splits(dataset, data_root) else None
     if named in SPLIT_NAMES:
-        return load(dataset, named, data_root)
+        return load(dataset, named, data_root, limits)
     there = splits(named, data_root)
-    return load(named, next((split for split in ("val", "test") if split in there), "train"), data_root)
+    return load(named, next((split for split in ("val", "test") if split in there), "train"), data_root, limits)

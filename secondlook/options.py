@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from indexer.datasets import Dataset
+from indexer.left_out import LeftOut, check_ending
 from indexer.progress import Progress, on_terminal
 from model.errors import SecondlookError
+from model.images import DEFAULT_PIXELS, Limits
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -38,6 +41,31 @@ new_bundles_option: Decorator = click.option(
 )
 generation_option: Decorator = click.option("--generation", help="A bundle's id; without it, the active one.")
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+max_pixels_option: Decorator = click.option(
+    "--max-pixels",
+    "limits",
+    type=click.IntRange(1),
+    default=DEFAULT_PIXELS,
+    show_default=True,
+    envvar="SECONDLOOK_MAX_PIXELS",
+    callback=lambda _context, _parameter, pixels: Limits(pixels),
+    help="Leave out larger images, by their header.  [env: SECONDLOOK_MAX_PIXELS]",
+)
+
+
+def _with_ending(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        check_ending(path)
+    return path
+
+
+left_out_option: Decorator = click.option(
+    "--left-out",
+    "left_out_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_with_ending,
+    help="Write what was left out of DATASET, and why, to a .csv or .json file.",
+)
 progress_option: Decorator = click.option(
     "--progress",
     "progress_format",
@@ -100,6 +128,16 @@ def reporting(progress_format: str) -> Iterator[Progress]:
     except OSError as error:
         print_json(error=describe(error))
         raise
+
+
+def tell_left_out(datasets: Iterable[Dataset], file: Path | None = None) -> LeftOut:
+    """Say what was left out of datasets, on one line, and write all of it to a file where one is given."""
+    left_out = LeftOut.joined(dataset.left_out for dataset in datasets)
+    if len(left_out):
+        click.echo(f"left out: {left_out.said()}", err=True)
+    if file is not None:
+        left_out.write(file)
+    return left_out
 
 
 def describe(error: OSError) -> str:

@@ -20,7 +20,7 @@ COLUMNS = (
         "cache",
         "cache_probability",
     ),
-    *("novelty", "is_novel", "credibility", "same_as", "prediction_set", "error"),
+    *("novelty", "is_novel", "credibility", "same_as", "prediction_set", "error", "left_out"),
 )
 
 
@@ -56,6 +56,9 @@ class Failure(NamedTuple):
     """Why nothing is said of one."""
 
     sentence: str
+    reason: str = ""
+    """Why the file was left out, in a word or two that stay the same; empty where it was not, but could not be asked.
+    """
 
 
 Line = Callable[[str, Row | Failure], str | None]
@@ -88,7 +91,7 @@ def as_json(coverage: float | None) -> Line:
 
     def line(file: str, said: Row | Failure) -> str:
         if isinstance(said, Failure):
-            return json.dumps({"file": file, "error": said.sentence})
+            return json.dumps({"file": file, "error": said.sentence, "left_out": said.reason or None})
         opinions = {
             name: {"label": one.label, "probability": round(one.probability, 4)}
             for name, one in (("mixed", said.mixed), *_others(said))
@@ -117,14 +120,14 @@ def as_json(coverage: float | None) -> Line:
 def as_csv(file: str, said: Row | Failure) -> str:
     """A row of COLUMNS; a set's labels are divided by semicolons, what is not known is left empty."""
     if isinstance(said, Failure):
-        return csv_line([file, *[""] * (len(COLUMNS) - 2), said.sentence])
+        return csv_line([file, *[""] * (len(COLUMNS) - 3), said.sentence, said.reason])
     opinions: list[object] = []
     for one in (said.mixed, said.network, said.cache):
         opinions += [one.label, round(one.probability, 4)] if one is not None else ["", ""]
     is_novel = "" if said.is_novel is None else str(said.is_novel).lower()
     labels = ";".join(said.prediction_set or ())
     numbers = (_rounded(said.novelty), is_novel, _rounded(said.credibility), said.same_as)
-    return csv_line([file, said.generation, said.standing, *opinions, *numbers, labels, ""])
+    return csv_line([file, said.generation, said.standing, *opinions, *numbers, labels, "", ""])
 
 
 def csv_line(values: list[object]) -> str:

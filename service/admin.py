@@ -94,7 +94,7 @@ def _dataset_arguments(asked: RebuildRequest, dataset: str, settings: Settings) 
         raise ParameterError("dataset: this server has no datasets: set SECONDLOOK_DATA to their folder and restart it")
     if dataset not in PUBLISHED and not _is_folder_below(settings.data, dataset):
         raise ParameterError("dataset: give cifar10, cifar100 or the relative path of a folder below SECONDLOOK_DATA")
-    arguments = [f"--data-root={settings.data}"]
+    arguments = [f"--data-root={settings.data}", f"--max-pixels={settings.max_pixels}"]
     if asked.recipe is not None:
         arguments.append(f"--recipe={asked.recipe}")
     if asked.store is not None:

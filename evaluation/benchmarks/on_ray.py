@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from indexer.datasets import Dataset, load
-from indexer.embed import Unreadable
 from indexer.embedding import embed
 from indexer.encoders import FromBundle, PreparedEncoder
 from indexer.on_ray import LOCAL, Job, default_shards, embed_on_ray
@@ -102,5 +101,5 @@ def _plain(source: FromBundle, dataset: Dataset, progress: Progress) -> float:
     encoder = PreparedEncoder(opened.engine, opened.manifest.network, opened.manifest.recipe)
     everything = np.arange(len(dataset.labels))
     started = time.perf_counter()
-    embed(dataset, everything, encoder, Unreadable.of(0), progress, mirror=False, thumbnails=True)
+    embed(dataset, everything, encoder, progress, mirror=False, thumbnails=True)
     return time.perf_counter() - started

@@ -57,8 +57,12 @@ def encode(image: Image, place: int) -> Part:
     name = f"{place}.png"
     if isinstance(image, str | os.PathLike):
         path = Path(image)
+        # Bytes that are no UTF-8 cannot be sent as a name.
+        name = path.name.encode(errors="backslashreplace").decode()
         try:
-            return Part(path.name, path.read_bytes())
+            if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+                raise ImageReadError(f"{path}: it is no regular file")
+            return Part(name, path.read_bytes())
         except OSError as error:
             raise ImageReadError(f"{path}: {error.strerror or 'cannot be read'}") from error
     if isinstance(image, bytes | bytearray | memoryview):

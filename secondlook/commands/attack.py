@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from model.images import Limits
 from secondlook.options import (
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -49,6 +51,7 @@ from secondlook.options import (
     help="How keys are held; stored: read from the store for each batch, slower and without more memory.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for attack.json and the plots.")
+@max_pixels_option
 @json_option
 @progress_option
 def attack(
@@ -69,6 +72,7 @@ def attack(
     cache_theta: float | None,
     keys: str,
     out: Path | None,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -105,7 +109,7 @@ def attack(
         found = study(
             bundle,
             models,
-            load(dataset, split, data_root),
+            load(dataset, split, data_root, limits),
             images,
             attacks=[name for name in ATTACKS if name in chosen],
             preset=preset,

@@ -14,12 +14,14 @@ from evaluation.study import show, write
 from indexer.datasets import Dataset, load
 from model.bundle import Bundle, open_bundle
 from model.errors import DatasetError
+from model.images import Limits
 from model.root import default_root
 from secondlook.options import (
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -49,6 +51,7 @@ from secondlook.options import (
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for JSON, CSV and contact sheets or plot."
 )
+@max_pixels_option
 @json_option
 @progress_option
 def audit(
@@ -64,6 +67,7 @@ def audit(
     dataset: str | None,
     data_root: Path | None,
     out: Path | None,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -76,7 +80,7 @@ def audit(
         if plant is not None:
             among = None
             if holdout:
-                images = _indexed(bundle, dataset, data_root)
+                images = _indexed(bundle, dataset, data_root, limits)
                 among = {images.source(int(i)) for i in images.holdout()}
             proof = planted(bundle, plant, seeds=seeds, theta=theta, k=k, among=among, progress=progress)
             if out is not None:
@@ -89,7 +93,7 @@ def audit(
             found.write_csv(out / "suspects.csv")
             shown, why = None, ""
             try:
-                shown = _indexed(bundle, dataset, data_root)
+                shown = _indexed(bundle, dataset, data_root, limits)
             except DatasetError as error:
                 if dataset is not None:
                     raise
@@ -100,10 +104,10 @@ def audit(
     print_json(**found.as_dict()) if as_json else show(found)
 
 
-def _indexed(bundle: Bundle, name: str | None, data_root: Path | None) -> Dataset:
+def _indexed(bundle: Bundle, name: str | None, data_root: Path | None, limits: Limits) -> Dataset:
     """The dataset that a bundle was made of, or one given.
 
     Raises:
         DatasetError: it is not there.
     """
-    return load(name or bundle.manifest.dataset.name, bundle.manifest.dataset.split, data_root)
+    return load(name or bundle.manifest.dataset.name, bundle.manifest.dataset.split, data_root, limits)

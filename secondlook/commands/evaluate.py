@@ -19,19 +19,23 @@ from evaluation.shift import REFILL
 from evaluation.shift import shift as natural_shift
 from evaluation.unknown import MADE
 from evaluation.unknown import unknown as of_nothing
-from indexer.datasets import load
+from indexer.datasets import asked_of, load
 from indexer.encoders import best_device
 from model.bundle import NETWORK, open_bundle, read_manifest
+from model.images import Limits
 from model.root import active_generation, default_root
 from secondlook.options import (
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
+    left_out_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
     setting_options,
+    tell_left_out,
 )
 
 
@@ -40,7 +44,7 @@ from secondlook.options import (
 @bundles_option
 @data_root_option
 @generation_option
-@click.option("--split", default="test", show_default=True, help="train or test.")
+@click.option("--split", default="test", show_default=True, help="train, val or test.")
 @click.option(
     "--images",
     type=click.IntRange(1),
@@ -79,6 +83,8 @@ from secondlook.options import (
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
+@left_out_option
+@max_pixels_option
 @json_option
 @progress_option
 def evaluate(
@@ -100,6 +106,8 @@ def evaluate(
     teach: str | None,
     same: bool,
     out: Path | None,
+    left_out_file: Path | None,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -111,17 +119,21 @@ def evaluate(
         generation = generation or active_generation(root)
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
-        asked = load(dataset, split, data_root)
+        asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
         studies: dict[str, study.Study] = {
             "errors": run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
         }
         some = images or SOME
         if curves:
             studies["curves"] = measure_curves(
-                bundle, asked, load(dataset, bundle.manifest.dataset.split, data_root), images=some, progress=progress
+                bundle,
+                asked,
+                load(dataset, bundle.manifest.dataset.split, data_root, limits),
+                images=some,
+                progress=progress,
             )
         if shift:
-            train = load(dataset, bundle.manifest.dataset.split, data_root) if refill else None
+            train = load(dataset, bundle.manifest.dataset.split, data_root, limits) if refill else None
             setting = Setting.of(bundle.manifest, theta, lam, cache_theta, exact=exact)
             studies["shift"] = natural_shift(
                 bundle, asked, train, images=some, refill=refill, setting=setting, progress=progress
@@ -130,16 +142,19 @@ def evaluate(
             strange = [of_nothing(name, bundle.engine.size, data_root) for name in dict.fromkeys(unknown or MADE)]
             studies["doubt"] = measure_doubt(bundle, asked, strange, images=images, progress=progress)
         if teach is not None:
-            new = (load(teach, part, data_root) for part in ("train", "test"))
+            new = (load(teach, part, data_root, limits) for part in ("train", "test"))
             studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
         if same:
             studies["same"] = measure_same(bundle, asked, images=min(images or TAUGHT, TAUGHT), progress=progress)
         if out is not None:
             for name, found in studies.items():
                 study.write(found, out, name)
-    if as_json or progress_format == "json":
+    is_json = as_json or progress_format == "json"
+    if not is_json:
+        for found in studies.values():
+            study.show(found)
+    left_out = tell_left_out([asked], left_out_file)
+    if is_json:
         errors, *others = studies
-        print_json(**studies[errors].as_dict(), **{name: studies[name].as_dict() for name in others})
-        return
-    for found in studies.values():
-        study.show(found)
+        told = {name: studies[name].as_dict() for name in others}
+        print_json(**studies[errors].as_dict(), **told, **left_out.as_dict())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.datasets import Dataset, load
+from indexer.datasets import Dataset, load, opened
 from indexer.fit import KS
 from indexer.fold import fold
 from indexer.index import IndexOptions
@@ -16,6 +16,7 @@ from indexer.refit import recalibrate, refit
 from indexer.unknown import load_unknown
 from model import bundle as bundles
 from model.errors import DatasetError
+from model.images import Limits
 from model.journal import Journal
 from model.manifest import FitReport, Manifest, Trained
 from model.milvus_generations import activate
@@ -30,6 +31,7 @@ from secondlook.options import (
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --recipes: draw the comparison (PNG)."
 )
 @click.option("--no-activate", is_flag=True, help="Leave the active bundle as it is.")
+@max_pixels_option
 @json_option
 @progress_option
 def fit(
@@ -84,6 +87,7 @@ def fit(
     mirror: bool,
     plot: Path | None,
     no_activate: bool,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -111,12 +115,13 @@ def fit(
     tried = tuple(k or None for k in ks) or KS
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
-        images = _cached(root, generation, dataset, data_root, optional=holdout is not None)
+        images = _cached(root, generation, dataset, data_root, limits, optional=holdout is not None)
         name = bundles.read_manifest(root, generation).dataset.name
         options = IndexOptions(
-            holdout=holdout_of(dataset or name, holdout, data_root),
+            holdout=holdout_of(dataset or name, holdout, data_root, limits),
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
             trained=trained,
+            limits=limits,
         )
         if calibrate:
             new = recalibrate(images, root, generation, options, progress)
@@ -139,7 +144,7 @@ def fit(
 
 
 def _cached(
-    root: Path, generation: str, dataset: str | None, data_root: Path | None, *, optional: bool
+    root: Path, generation: str, dataset: str | None, data_root: Path | None, limits: Limits, *, optional: bool
 ) -> Dataset | None:
     """The images that a bundle caches; None where they are optional and are not there.
 
@@ -148,13 +153,13 @@ def _cached(
     """
     cached = bundles.read_manifest(root, generation).dataset
     try:
-        images = load(dataset or cached.name, cached.split, data_root)
+        images = opened(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
     except DatasetError:
         if optional and dataset is None:
             return None
         raise
     if images.content_hash() != cached.sha256:  # it may be what was taught that differs
-        images = fold(images, Journal(root))
+        images = fold(images, Journal(root), limits)
     if optional and dataset is None and images.content_hash() != cached.sha256:
         return None
     return images

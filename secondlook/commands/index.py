@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from indexer.datasets import CIFAR, Dataset, load
+from indexer.datasets import CIFAR, Dataset, load, opened
 from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.fold import fold
 from indexer.index import IndexOptions
@@ -22,6 +22,7 @@ from indexer.shards import Shards, shard_folder
 from indexer.unknown import load_unknown
 from model import bundle as bundles
 from model.errors import DatasetError, RecipeError
+from model.images import Limits
 from model.journal import Journal
 from model.manifest import Manifest, Trained
 from model.milvus_generations import activate
@@ -31,14 +32,24 @@ from model.root import active_generation, default_root
 from secondlook.fitted import how_fitted
 from secondlook.holdouts import holdout_of, holdout_option, trained_option
 from secondlook.novelty import how_novel, unknown_option
-from secondlook.options import KType, data_root_option, new_bundles_option, print_json, progress_option, reporting
+from secondlook.options import (
+    KType,
+    data_root_option,
+    left_out_option,
+    max_pixels_option,
+    new_bundles_option,
+    print_json,
+    progress_option,
+    reporting,
+    tell_left_out,
+)
 
 
 @click.command()
 @click.argument("dataset")
 @new_bundles_option
 @data_root_option
-@click.option("--split", default="train", show_default=True, help="train or test.")
+@click.option("--split", default="train", show_default=True, help="train, val or test.")
 @click.option(
     "--network",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -98,6 +109,11 @@ from secondlook.options import KType, data_root_option, new_bundles_option, prin
     "The same command goes on after one that was stopped.  [default of --parts: below --bundles, for a while]",
 )
 @click.option("--workers", type=click.IntRange(1), help="With --ray: so many at once.  [default: one a GPU, or a node]")
+@click.option(
+    "--skip-empty", is_flag=True, help="Leave out classes that have no image that can be read, instead of giving up."
+)
+@left_out_option
+@max_pixels_option
 @progress_option
 @click.pass_context
 def index(
@@ -127,6 +143,9 @@ def index(
     merging: bool,
     address: str | None,
     workers: int | None,
+    skip_empty: bool,
+    left_out_file: Path | None,
+    limits: Limits,
     progress_format: str,
 ) -> None:
     """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
@@ -136,16 +155,16 @@ def index(
     On many machines: --shard for each part, then --merge; or --ray (docs/indexing-at-scale.md).
     """
     _check_mode(context)
-    given = [value is not None for value in (theta, lam, k)]
-    if any(given) and (fit_flag or not all(given)):
+    numbers = [value is not None for value in (theta, lam, k)]
+    if any(numbers) and (fit_flag or not all(numbers)):
         raise click.UsageError("give --theta, --lam and --k together, or none of them to have them fitted")
-    if any(given) and (holdout is not None or unknown):
+    if any(numbers) and (holdout is not None or unknown):
         raise click.UsageError("--holdout and --unknown go without --theta, --lam and --k: what they are for is fitted")
     parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
     with reporting(progress_format) as progress:
         if download:
             fetch(dataset, data_root)
-        images = load(dataset, split, data_root)
+        given = images = opened(dataset, split, data_root, limits, skip_empty=skip_empty)
         if shard is not None:
             assert parts is not None
             assert shards is not None
@@ -154,6 +173,7 @@ def index(
             was_left = work.write(shard, progress)
             said = "is finished" if was_left else "was finished already"
             click.echo(f"shard {shard} of {shards} {said}: {shard_folder(parts, shard)}", err=True)
+            tell_left_out([given], left_out_file)
             if progress_format == "json":
                 print_json(shard=shard, shards=shards)
             return
@@ -162,9 +182,10 @@ def index(
             mirror=mirror,
             parameters=parameters,
             thumbnails=not no_thumbnails,
-            holdout=None if parameters else holdout_of(dataset, holdout, data_root),
+            holdout=None if parameters else holdout_of(dataset, holdout, data_root, limits),
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
             trained=trained,
+            limits=limits,
         )
         journal = Journal(root) if with_taught else None
         if address is not None:
@@ -173,6 +194,8 @@ def index(
                 *(dataset, split, data_root, _encoder_root(root), folder, shards or default_shards(len(images.labels))),
                 mirror=mirror,
                 thumbnails=not no_thumbnails,
+                limits=limits,
+                skip_empty=skip_empty,
             )
             embed_on_ray(address, job, workers, progress)
             generation = merge(images, open_parts(folder), root, _encoder_root(root), options, journal, progress)
@@ -183,19 +206,19 @@ def index(
             generation = merge(images, open_parts(parts), root, _encoder_root(root), options, journal, progress)
         else:
             if journal is not None:
-                images = fold(images, journal)
-            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root))
+                images = fold(images, journal, limits)
+            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root, limits))
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
     manifest = bundles.read_manifest(root, generation)
-    skipped = manifest.dataset.unreadable
     for line in _what_was_built(manifest):
         click.echo(line, err=True)
-    if skipped:
-        click.echo(f"{len(skipped)} unreadable images were skipped: {', '.join(skipped[:20])}", err=True)
+    left_out = tell_left_out([given], left_out_file)
     if progress_format == "json":
-        print_json(generation=generation)
+        for left in left_out.as_lines():
+            print_json(left_out=left)
+        print_json(generation=generation, left_out=left_out.counts())
     else:
         click.echo(generation)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from model.images import Limits
 from secondlook.options import (
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
+    max_pixels_option,
     print_json,
     progress_option,
     reporting,
@@ -29,6 +31,7 @@ from secondlook.options import (
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for jacobian.json and the plot."
 )
+@max_pixels_option
 @json_option
 @progress_option
 def jacobian(
@@ -43,6 +46,7 @@ def jacobian(
     lam: float | None,
     cache_theta: float | None,
     out: Path | None,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -57,7 +61,7 @@ def jacobian(
 
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)
-        images_of = load(dataset, split, data_root)
+        images_of = load(dataset, split, data_root, limits)
         models = Models.of(
             bundle,
             k=None if exact else "bundle",

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import click
 
-from indexer.datasets import load
-from secondlook.options import data_root_option, json_option, print_json, progress_option, reporting
+from indexer.datasets import opened
+from model.images import Limits
+from secondlook.options import (
+    data_root_option,
+    json_option,
+    left_out_option,
+    max_pixels_option,
+    print_json,
+    progress_option,
+    reporting,
+    tell_left_out,
+)
 
 
 @click.command()
@@ -38,6 +48,11 @@ from secondlook.options import data_root_option, json_option, print_json, progre
 @click.option(
     "--compile", "compile_", is_flag=True, help="Compile the network first (a minute; needs a C++ compiler on a CPU)."
 )
+@click.option(
+    "--skip-empty", is_flag=True, help="Leave out classes that have no image that can be read, instead of giving up."
+)
+@left_out_option
+@max_pixels_option
 @json_option
 @progress_option
 def train(
@@ -53,6 +68,9 @@ def train(
     seed: int,
     device: str,
     compile_: bool,
+    skip_empty: bool,
+    left_out_file: Path | None,
+    limits: Limits,
     as_json: bool,
     progress_format: str,
 ) -> None:
@@ -74,11 +92,17 @@ def train(
         compile=compile_,
     )
     with reporting(progress_format) as progress:
-        history = run(load(dataset, "train", data_root), out, options, device=device, progress=progress)
+        images = opened(dataset, "train", data_root, limits, skip_empty=skip_empty)
+        history = run(images, out, options, device=device, progress=progress)
     best = min(history, key=lambda result: result.holdout_error_percent)
+    left_out = tell_left_out([images], left_out_file)
     if as_json or progress_format == "json":
         print_json(
-            out=str(out), epochs=len(history), best_epoch=best.epoch, holdout_error_percent=best.holdout_error_percent
+            out=str(out),
+            epochs=len(history),
+            best_epoch=best.epoch,
+            holdout_error_percent=best.holdout_error_percent,
+            **left_out.as_dict(),
         )
     else:
         click.echo(

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
 from evaluation.unknown import unknown
-from indexer.datasets import Dataset, FolderDataset, load
+from indexer.datasets import Dataset, load
 from indexer.encoders import FromBundle
+from indexer.folders import FolderDataset
 from indexer.index import IndexOptions, embed_images, index
 from indexer.novelty import CANDIDATES
 from indexer.refit import recalibrate

@@ -13,7 +13,9 @@ from indexer.datasets import Dataset, load
 from model.bundle import Bundle, open_bundle
 from model.cache import softmax
 from model.errors import DatasetError, ParameterError
+from model.overlay import Overlay
 from model.predictor import Answer, Parameters, Predictor
+from model.served import Served
 from secondlook.cli import cli
 from tests.images_for_tests import make_folder
 
@@ -63,7 +65,7 @@ def test_the_three_models_are_the_servers(bundle: Bundle, fresh: Dataset) -> Non
     logits, keys = bundle.engine.encode(images)
     setting = Setting(30.0, 0.4, 7, 50.0)
     network = softmax(logits)
-    said = opinions(network, ask(bundle.store, keys, setting, network.shape[1]), setting)
+    said = opinions(network, ask(Served.of_overlay(Overlay(bundle)), keys, setting), setting)
     for theta, lam, name in ((30.0, 0.4, "mixed"), (50.0, 1.0, "cache_only"), (30.0, 0.0, "network")):
         answers = Predictor(bundle).predict(images, [Parameters(theta, lam, 7)] * len(images))
         served = np.stack([answer.mixed for answer in answers if isinstance(answer, Answer)])

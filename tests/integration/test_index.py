@@ -183,13 +183,31 @@ def test_unreadable_images_are_counted_named_and_skipped(tiny_bundle: Path, tmp_
     assert np.bincount(bundle.store.values).tolist() == [6, 5, 6]
 
 
-def test_too_many_unreadable_images_are_too_many(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_class_without_readable_images_is_refused_and_nothing_is_written(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "colours", per_class=6)
-    for path in (*(folder / "green").iterdir(), *(folder / "red").iterdir()):
+    for path in (folder / "green").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"over 10 images are unreadable \(green/000.png"):
+    why = r"green has no images \(6 not an image \(green/000.png, .*leave it out with secondlook index --skip-empty"
+    with pytest.raises(DatasetError, match=why):
         index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
     assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_many_damaged_images_do_not_stop_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=24)
+    for path in sorted((folder / "green").iterdir())[:20]:
+        path.write_bytes(path.read_bytes()[:100])
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
+    dataset = open_bundle(tmp_path / "bundles", generation).manifest.dataset
+    assert (dataset.images, dataset.left_out) == (52, {"damaged": 20})
+
+
+def test_where_most_images_cannot_be_read_something_else_is_amiss(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=6)
+    for path in (p for colour in folder.iterdir() for p in sorted(colour.iterdir())[:4]):
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"most images of colours cannot be read: 12 empty \(blue/000.png"):
+        index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
 
 
 def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:

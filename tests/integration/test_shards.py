@@ -206,16 +206,28 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     assert_same(merged(dataset, root, parts), plain)
 
 
-def test_the_limit_of_unreadable_images_counts_over_all_shards(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_what_shards_left_out_is_told_by_the_merge(tiny_bundle: Path, tmp_path: Path) -> None:
     root, made = copy_root(tiny_bundle, tmp_path / "root"), make_folder(tmp_path / "many", per_class=100)
     for position in (1, 2, 3, 65, 66, 67, 130, 131, 132, 200, 201):
         (made / ("blue", "green", "red")[position // 100] / f"{position % 100:03d}.png").write_bytes(b"no image")
-    dataset = load(str(made))
-    embed(dataset, root, tmp_path / "parts", 4)
-    with pytest.raises(DatasetError, match=r"over 10 images are unreadable \(blue/001.png"):
-        merged(dataset, root, tmp_path / "parts")
-    with pytest.raises(DatasetError, match="over 10 images are unreadable"):
-        embed(dataset, root, tmp_path / "one part", 1)
+    damaged = made / "red" / "050.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    (made / "red" / "notes.txt").write_text("no image")
+    embed(load(str(made)), root, tmp_path / "parts", 4)
+    # By another process, which reads no image.
+    assert merged(load(str(made)), root, tmp_path / "parts").manifest.dataset.left_out == {
+        "damaged": 1,
+        "not an image": 12,
+    }
+
+
+def test_a_class_that_no_shard_could_read_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    root, made = copy_root(tiny_bundle, tmp_path / "root"), make_folder(tmp_path / "many", per_class=70)
+    for path in (made / "green").iterdir():
+        path.write_bytes(b"")
+    embed(load(str(made)), root, tmp_path / "parts", 3)
+    with pytest.raises(DatasetError, match=r"green has no images \(70 empty \(green/000.png"):
+        merged(load(str(made)), root, tmp_path / "parts")
 
 
 def change_chunk(path: Path, **changed: Callable[[np.ndarray], np.ndarray]) -> None:

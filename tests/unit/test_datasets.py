@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from indexer import datasets
-from indexer.datasets import CIFAR, ArrayDataset, FolderDataset, load
+from indexer.datasets import CIFAR, ArrayDataset, load
+from indexer.folders import FolderDataset
 from model.errors import DatasetError, ImageError
 from tests.images_for_tests import make_folder, make_image
 
@@ -97,7 +98,7 @@ def test_a_split_that_is_not_there_is_not_made_of_the_others_folders(tmp_path: P
     make_folder(tmp_path / "mine" / "train", per_class=2)
     make_folder(tmp_path / "mine" / "val", per_class=1)
     assert load("mine", "train", tmp_path).classes == ("blue", "green", "red")
-    with pytest.raises(DatasetError, match="has train but no test/"):
+    with pytest.raises(DatasetError, match="has train and val but no test/"):
         load("mine", "test", tmp_path)
 
 
