@@ -17,6 +17,7 @@ import numpy as np
 
 from evaluation.evaluate import Metrics
 from evaluation.study import Figure, Table
+from indexer.copies import first_copies
 from indexer.datasets import Dataset
 from indexer.embedding import embed
 from indexer.encoders import EncoderSource
@@ -128,7 +129,7 @@ def gain(
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
-    entries = entries_to_tune(train, embedded, values, is_exact=True)
+    entries = entries_to_tune(train, embedded, values, first_copies(embedded.looks), is_exact=True)
     tenth = softmax(entries.tenth.logits, classes)
     errs, expects, _ = expected_errors(tenth, entries.tenth.labels)
     cached = embedded.looks
