@@ -121,7 +121,7 @@ def index(
         values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
-        entries = _entries_to_tune(dataset, embedded, values, first, is_exact=keeps_keys(keeper.info.factory))
+        entries = entries_to_tune(dataset, embedded, values, first, is_exact=keeps_keys(keeper.info.factory))
         chosen = choose_holdout(
             dataset.name,
             dataset.split,
@@ -309,7 +309,7 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
             yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def _entries_to_tune(
+def entries_to_tune(
     dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
 ) -> Entries:
     """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""

@@ -102,8 +102,8 @@ class Served:
     ) -> tuple[Neighbors, Floats]:
         """Some of the nearest entries of keys (B,D), and p_cache (B,C), under the bundle's own parameters.
 
-        Network is p_net (B,C), ``own`` (B,) what else than neighbours speaks for images' being known. With k = None no
-        more neighbours are looked for than novelty goes by.
+        Network is p_net (B,C), ``own`` (B,) is what else than neighbours speaks for images' being known. With k = None
+        no more neighbours are looked for than novelty goes by.
         """
         theta, lam, k = parameters
         nth = novelty.neighbor if novelty is not None else 1

@@ -121,7 +121,7 @@ def evaluate(
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
         asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
         measured = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
-        studies: dict[str, study.Study] = {"measured": measured}
+        studies: dict[str, study.Study] = {"errors": measured}
         if measured.in_holdout:
             click.echo(
                 f"Warning: the parameters were fitted on {measured.in_holdout:,} of these images, which flatters "

@@ -15,8 +15,10 @@ from indexer.datasets import Dataset, load
 from indexer.encoders import FromBundle
 from indexer.folders import FolderDataset
 from indexer.index import IndexOptions, embed_images, index
+from indexer.novelty import CANDIDATES
 from indexer.refit import recalibrate
 from model.bundle import Bundle, open_bundle
+from model.cache import softmax
 from model.doubt import ranked
 from model.errors import BundleError, DatasetError
 from model.manifest import Manifest
@@ -26,7 +28,7 @@ from secondlook.cli import cli
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 
-SAME = {"generation", "created", "secondlook_version", "calibration", "holdout", "files"}
+SAME = {"generation", "created", "secondlook_version", "calibration", "same_as", "holdout", "files"}
 
 
 def held_out(bundle: Bundle, dataset: Dataset) -> list[Answer]:
@@ -45,12 +47,11 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     dataset = dataclasses.replace(shown, labels=np.random.default_rng(0).permutation(shown.labels))
     parameters = Parameters(20.0, 0.7, 9)
     first = index(dataset, tmp_path, FromBundle(tiny_bundle), IndexOptions(store=store, parameters=parameters))
-    second, tried = recalibrate(dataset, tmp_path, first)
-    assert tried == []
+    second = recalibrate(dataset, tmp_path, first, IndexOptions(trained="no"))
     old, new = open_bundle(tmp_path, first), open_bundle(tmp_path, second)
     assert old.manifest.calibration is None
     assert old.manifest.model_dump(exclude=SAME) == new.manifest.model_dump(exclude=SAME)
-    changed = {"looks.npz": None, "holdout.npz": None}
+    changed = {"looks.npz": None, "holdout.npz": None, "directions.npy": None}
     assert old.manifest.files | changed == new.manifest.files | changed
     assert new.manifest.holdout is not None
     assert (new.manifest.holdout.images, new.manifest.holdout.honest) == (6, True)
@@ -75,14 +76,58 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
 
 def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
     root = copy_root(tiny_bundle, tmp_path / "bundles")
-    strange = unknown("noise", (32, 32), images=20)
-    generation, tried = recalibrate(load(str(colour_folder)), root, generations(root)[0], strange)
-    calibration = open_bundle(root, generation).manifest.calibration
+    strange = unknown("drawings", (32, 32), images=20)
+    options = IndexOptions(unknown=[strange])
+    generation = recalibrate(load(str(colour_folder)), root, generations(root)[0], options)
+    bundle = open_bundle(root, generation)
+    assert bundle.manifest.calibration is not None
+    novelty = bundle.manifest.calibration.novelty
+    assert [one.score for one in novelty.candidates] == list(CANDIDATES)
+    assert all(set(one.auroc) == {"noise", "textures", "drawings"} for one in novelty.candidates)
+    (chosen,) = (one for one in novelty.candidates if one.score == novelty.score)
+    assert chosen.lost == min(one.lost for one in novelty.candidates)
+    assert novelty.evidence is not None
+    assert (bundle.directions is None) == (novelty.evidence.rmds == 0)
+    assert bundle.manifest.calibration.standing is not None
+    assert sum(bundle.manifest.calibration.standing.values()) == pytest.approx(100, abs=0.1)
+
+
+@pytest.mark.parametrize("score", ["rmds", "energy + rmds / 2 + nearest / 4", "softmax"])
+def test_what_is_served_goes_by_what_was_fitted(
+    score: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's novelty is the candidate's, worked out here from the bundle's entries alone."""
+    monkeypatch.setattr("indexer.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    dataset = load(str(colour_folder))
+    generation = recalibrate(dataset, root, generations(root)[0])
+    predictor = Predictor(bundle := open_bundle(root, generation))
+    calibration = bundle.manifest.calibration
     assert calibration is not None
-    assert calibration.novelty.evidence is not None
-    best = max(tried, key=lambda one: one.auroc)
-    assert calibration.novelty.neighbor == best.neighbor
-    assert len({(one.neighbor, one.share) for one in tried}) == len(tried) > 10
+    evidence = calibration.novelty.evidence
+    assert evidence is not None
+    images = np.stack([unknown("noise", (32, 32), images=5).read(i, (32, 32)) for i in range(5)])
+    logits, keys = bundle.engine.encode(images)
+    held = set(dataset.holdout().tolist())
+    own = [i for i, source in enumerate(bundle.entries.sources()) if source not in {dataset.source(p) for p in held}]
+    stored = np.concatenate([part for part, _ in bundle.store.chunks()])
+    means = np.stack([stored[own][bundle.store.values[own] == c].mean(axis=0) for c in range(3)]).astype(np.float64)
+    apart = stored[own] - means[bundle.store.values[own]]
+    covariance = apart.T @ apart / len(own)
+    inverse = np.linalg.inv(covariance + np.eye(len(covariance)) * 1e-3 * np.trace(covariance) / len(covariance))
+    far = [((key - m) @ inverse @ (key - m)) for key in keys for m in (*means, stored[own].mean(axis=0))]
+    distances = np.reshape(far, (5, 4))
+    expected = (
+        evidence.softmax * (softmax(logits).max(axis=1))
+        + evidence.energy * np.log(np.exp(logits.astype(np.float64)).sum(axis=1))
+        + evidence.rmds * (distances[:, 3] - distances[:, :3].min(axis=1))
+        + evidence.similarity * (keys @ stored.T).max(axis=1)
+    )
+    answers = predictor.predict(images, [predictor.defaults] * 5)
+    for answer, of in zip(answers, expected, strict=True):
+        assert isinstance(answer, Answer)
+        assert answer.novelty == pytest.approx(1 / (1 + np.exp(of - evidence.limit)), abs=1e-3)
+        assert answer.is_novel == (answer.novelty > 0.5)
 
 
 def test_calibrating_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -95,7 +140,8 @@ def test_a_manifest_without_calibrated_doubt_is_still_read(tiny_bundle: Path) ->
     written = json.loads(open_bundle(tiny_bundle).manifest.model_dump_json())
     for new in ("sets", "credibility"):
         del written["calibration"][new]
-    del written["calibration"]["novelty"]["evidence"]
+    for new in ("evidence", "of_taught", "score", "candidates", "blind_to"):
+        del written["calibration"]["novelty"][new]
     calibration = Manifest.model_validate(written).calibration
     assert calibration is not None
     assert (calibration.sets, calibration.credibility, calibration.novelty.evidence) == (None, None, None)
@@ -143,7 +189,10 @@ def test_the_study_is_told_in_full(found: Doubt, tmp_path: Path) -> None:
     kinds = [one.name for one in found.unknown if one.name != ERRORS]
     assert kinds == ["drawings", "noise"]
     tables = found.tables()
-    assert len(tables) == len(found.unknown) + 3
+    assert len(tables) == len(found.unknown) + 5
+    assert list(found.standings) == ["colours", "drawings", "noise"]
+    assert all(sum(of.values()) == pytest.approx(100) for of in found.standings.values())
+    assert set(found.left_out) == set(CANDIDATES)
     assert len(tables[0].rows) == len(SCORES)
     assert f"where {100 * ACCEPTED:g} % of the known do" in tables[0].note
     figures = found.figures()
@@ -183,7 +232,8 @@ def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh:
 
 
 @pytest.mark.parametrize(
-    "options", [["--unknown", "noise"], ["--calibrate", "--k", "3"], ["--calibrate", "--recipes", "compact"]]
+    "options",
+    [["--unknown", ".", "--recipes", "compact"], ["--calibrate", "--k", "3"], ["--calibrate", "--recipes", "compact"]],
 )
 def test_options_that_do_not_go_together_are_refused(options: list[str], tiny_bundle: Path) -> None:
     refused = CliRunner().invoke(cli, ["fit", "cifar10", "--bundles", str(tiny_bundle), *options])
