@@ -2,6 +2,7 @@
 # make test    set everything up and pass the tests
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
+# make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
 # make paper   the published errors, from the author's own weights; fails where one is missed (half an hour, 10 GB of memory)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test soak cluster check bench paper lock setup setup-test clean
+.PHONY: serve test soak cluster numerics check bench paper lock setup setup-test clean
 
 serve: setup
 	$(BIN)/secondlook serve
@@ -25,6 +26,17 @@ soak: setup-test
 
 cluster: setup-test
 	$(BIN)/pytest -m "cluster and not soak" $(PYTEST_ARGS)
+
+# What numpy, PyTorch, oneDNN, MKL, OpenBLAS and FAISS would run on an older processor; ONNX Runtime cannot be asked.
+LEVEL ?= default
+AVX512 := X86_V4 AVX512_ICL AVX512_SPR
+OLDER_default := NPY_DISABLE_CPU_FEATURES="X86_V3 $(AVX512)" ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem \
+                 MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 FAISS_SIMD_LEVEL=NONE
+OLDER_avx2 := NPY_DISABLE_CPU_FEATURES="$(AVX512)" ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell \
+              MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 FAISS_SIMD_LEVEL=AVX2
+
+numerics: setup-test
+	$(OLDER_$(LEVEL)) $(BIN)/pytest tests/unit tests/integration $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .

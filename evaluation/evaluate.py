@@ -13,9 +13,11 @@ from evaluation.intervals import Interval, bootstrap
 from evaluation.plots import MODELS
 from evaluation.reliability import Reliability, diagram
 from evaluation.study import Figure, Table
+from indexer.copies import Looks, copies_of
 from indexer.datasets import Dataset
 from indexer.encoders import check_classes
-from indexer.index import embed_images
+from indexer.holdout import embed_holdout
+from indexer.looks import LOOKS, CachedLooks
 from indexer.progress import Progress, silent
 from model.bundle import Bundle
 from model.cache import Floats, Ints, check_parameters, mix, softmax
@@ -101,11 +103,14 @@ class Evaluation:
     reliability: dict[str, Reliability]
     fit: FitReport | None
     """What the bundle's theta and lam were chosen from."""
+    in_holdout: int | None = 0
+    """How many of the images its parameters were fitted on; None where an older bundle does not say."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what was tried on the holdout is the manifest's to tell."""
         return {
             "count": self.count,
+            "in_holdout": self.in_holdout,
             "dataset": self.dataset,
             "generation": self.generation,
             "parameters": self.parameters,
@@ -172,7 +177,8 @@ def evaluate(
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
+    asked, _ = embed_holdout(dataset, sample(dataset, images), bundle.engine, progress)
+    logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = Served.of_overlay(Overlay(bundle))
     votes = ask(served, keys, setting, progress)
@@ -195,8 +201,17 @@ def evaluate(
         fewer_errors={name: bootstrap(100 * (wrong["network"] - wrong[name])) for name in models if name != "network"},
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
+        in_holdout=_in_holdout(bundle, asked.looks),
         **{name: Metrics.of(said, labels) for name, said in models.items()},
     )
+
+
+def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:
+    """How many of the images asked the bundle's parameters were fitted on, or copies of them."""
+    looks = CachedLooks.read(bundle.path / LOOKS)
+    if looks is not None:
+        return int(copies_of(looks.fitted, asked).sum()) if looks.fitted is not None else 0
+    return 0 if bundle.manifest.parameters_from == "given" else None
 
 
 def check_unseen(dataset: Dataset, manifest: Manifest) -> None:

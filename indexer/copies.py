@@ -19,11 +19,15 @@ nearest other image    5.1                       4.6 (one object from two sides)
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 GRID = 8
 COLOUR_GRID = 2
@@ -33,6 +37,10 @@ FARTHEST_SHARE = 0.25
 """And so much of the standard deviation within either look at most: fog is not a copy of other fog."""
 FARTHEST_COLOUR = 12
 """And so much in the mean of any colour in any quarter: a red sign is not a copy of a green one."""
+
+MOST = 50
+"""A picture that looks like more than so many others, of other pixels, is none of a copy: so do images of one camera
+that is not moved."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _QUERIES_AT_ONCE = 256
@@ -81,10 +89,28 @@ class Looks:
 
 def copies_of(queries: Looks, images: Looks) -> NDArray[np.bool_]:
     """Which of the images (N,) show a picture that is among the queries, themselves included where they are."""
-    found = np.isin(images.digests, queries.digests)
-    for _, columns in _near(queries, images):
+    _, first, of = np.unique(images.digests, return_index=True, return_inverse=True)
+    kinds = images[first]
+    found = np.isin(kinds.digests, queries.digests)
+    for _, columns in _near(queries, kinds):
         found[columns] = True
-    return found
+    shown: NDArray[np.bool_] = found[of]
+    return shown
+
+
+def kept_apart(held: NDArray[np.bool_], images: Looks, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which images (N,) may not answer for the held ones (N,): these, and copies of them.
+
+    Where a class would have no image left by that, its images are alike by nature, as those of one unmoved camera are:
+    of these only such of the very same pixels count as copies.
+    """
+    apart = copies_of(images[held], images)
+    alike = np.setdiff1d(labels[~held], labels[~apart])
+    if len(alike):
+        same = np.isin(images.digests, images.digests[held])
+        apart = np.where(np.isin(labels, alike), same, apart)
+        log.warning("%d classes have images that are all alike: only the same pixels make copies there", len(alike))
+    return apart
 
 
 def first_copies(images: Looks) -> NDArray[np.int64]:
@@ -96,6 +122,24 @@ def first_copies(images: Looks) -> NDArray[np.int64]:
     for rows, columns in _near(kinds, kinds):
         np.minimum.at(earliest, rows, first[columns])
     return earliest[of]
+
+
+class Repeats(NamedTuple):
+    """How often pictures are repeated."""
+
+    images: int
+    """Images that show the same as an earlier one."""
+    across: tuple[tuple[int, int], ...]
+    """Positions of the images that show the same as an earlier one of another class, each after that one's."""
+
+    @classmethod
+    def of(cls, first: NDArray[np.int64], labels: NDArray[np.int64]) -> Repeats:
+        """From what ``first_copies`` gives, and the images' labels (N,)."""
+        # The first of each class stands for its copies, so that ten of each are one pair.
+        pairs: dict[tuple[int, int], tuple[int, int]] = {}
+        for image in np.flatnonzero(labels[first] != labels).tolist():
+            pairs.setdefault((int(first[image]), int(labels[image])), (int(first[image]), image))
+        return cls(int((first != np.arange(len(first))).sum()), tuple(pairs.values()))
 
 
 def _near(queries: Looks, images: Looks) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -110,10 +154,17 @@ def _near(queries: Looks, images: Looks) -> Iterator[tuple[NDArray[np.int64], ND
             low, high = asked.slopes[some][0] - FARTHEST, asked.slopes[some][-1] + FARTHEST
             found = [there.between(int(band) + step, low, high) for step in (-1, 0, 1)]
             columns, rows = np.concatenate(found), asked.order[some]
+            counts = np.zeros(len(rows), np.int64)
+            pairs = [np.empty((2, 0), np.int64)]
             for first in range(0, len(columns), _IMAGES_AT_ONCE):
                 part = columns[first : first + _IMAGES_AT_ONCE]
-                pairs = _pairs(queries[rows], images[part])
-                yield rows[pairs[0]], part[pairs[1]]
+                which, of = _pairs(queries[rows], images[part])
+                counts += np.bincount(which, minlength=len(rows))
+                few = counts[which] <= MOST
+                pairs.append(np.stack((which[few], part[of[few]])))
+            which, of = np.concatenate(pairs, axis=1)
+            few = counts[which] <= MOST
+            yield rows[which[few]], of[few]
 
 
 @dataclass(frozen=True)

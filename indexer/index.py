@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.copies import Looks, first_copies
+from indexer.copies import Looks, Repeats, first_copies, kept_apart
 from indexer.datasets import DEFAULT_LIMITS, Dataset
 from indexer.embedding import Embedded, embed
 from indexer.encoders import EncoderSource, PreparedEncoder
@@ -39,6 +40,9 @@ from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
 from model.root import draft, new_generation
 from model.stores import keeps_keys, parts
+
+PAIRS_NAMED = 100
+"""Pairs of images, one picture in two classes, that the manifest names."""
 
 ENTRIES_AT_ONCE = 65_536
 """Entries on their way to the table, as Python's own numbers."""
@@ -114,10 +118,12 @@ def index(
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
+        first = first_copies(embedded.looks)
+        repeated = _repeated(dataset, embedded, first)
         values = dataset.labels[embedded.positions]
         generation = new_generation()
         store = keeper.build(generation, embedded.keys, values, progress)
-        entries = _entries_to_tune(dataset, embedded, values, is_exact=keeps_keys(keeper.info.factory))
+        entries = entries_to_tune(dataset, embedded, values, first, is_exact=keeps_keys(keeper.info.factory))
         chosen = choose_holdout(
             dataset.name,
             dataset.split,
@@ -170,6 +176,7 @@ def index(
                 mirrored=options.mirror,
                 unreadable=unreadable,
                 left_out=dataset.left_out.counts(),
+                **repeated,
                 sha256=dataset.content_hash(),
             ),
             classes=dataset.classes,
@@ -302,20 +309,30 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
             yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def _entries_to_tune(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], *, is_exact: bool) -> Entries:
+def entries_to_tune(
+    dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
+) -> Entries:
     """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""
-    pictures = first_copies(embedded.looks)[_rows_of_looks(embedded)]
+    rows, originals = _rows_of_looks(embedded), ~embedded.mirrored
     of_tenth = np.isin(embedded.positions, dataset.holdout())
-    own = np.flatnonzero(of_tenth & ~embedded.mirrored)
-    looks = embedded.looks[_rows_of_looks(embedded)[own]]
+    own = np.flatnonzero(of_tenth & originals)
+    apart = kept_apart(of_tenth[originals], embedded.looks, values[originals])
     return Entries(
-        pictures,
-        Holdout(embedded.logits, embedded.keys[own], values[own], looks, own),
-        np.isin(pictures, pictures[of_tenth]),
+        first[rows],
+        Holdout(embedded.logits, embedded.keys[own], values[own], embedded.looks[rows[own]], own),
+        apart[rows],
         lambda rows: embedded.keys[rows],
         None if is_exact else lambda rows: embedded.keys[rows],
         _Chunks(embedded.keys, values),
     )
+
+
+def _repeated(dataset: Dataset, embedded: Embedded, first: NDArray[np.int64]) -> dict[str, Any]:
+    """What the manifest says of copies."""
+    positions = embedded.positions[~embedded.mirrored]
+    found = Repeats.of(first, dataset.labels[positions])
+    sources = [tuple(dataset.source(int(positions[row])) for row in pair) for pair in found.across[:PAIRS_NAMED]]
+    return {"duplicates": found.images, "in_two_classes": sources, "in_two_classes_count": len(found.across)}
 
 
 def _taught(dataset: Dataset, embedded: Embedded) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.calibrate import calibrate
-from indexer.copies import Looks, first_copies
+from indexer.copies import Looks, first_copies, kept_apart
 from indexer.datasets import Dataset
 from indexer.embed import batches
 from indexer.encoders import check_classes, read_trained
@@ -190,7 +190,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if looks is None:
         looks = _looks_of(dataset, old, sources, progress)
     pictures = _pictures(looks, overlay)
-    tenth, held = _tenth(dataset, old, overlay, sources, pictures, progress)
+    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
     exact = None
     if dataset is not None and not keeps_keys(manifest.store.factory):
         exact = _Embedding(dataset, overlay, sources)
@@ -268,10 +268,10 @@ def _tenth(
     old: Bundle,
     overlay: Overlay,
     sources: list[str],
-    pictures: Ints,
+    looks: CachedLooks,
     progress: Progress,
 ) -> tuple[Holdout, NDArray[np.bool_]]:
-    """The dataset's tenth as queries, less what was removed since, and which entries (N,) show its pictures."""
+    """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
     ids, count = overlay.ids, len(overlay.ids)
     empty = Holdout(
         np.empty((0, old.engine.classes), np.float32), np.empty((0, old.engine.dim), np.float32), np.empty(0, np.int64)
@@ -290,7 +290,15 @@ def _tenth(
     own = own[own >= 0]
     labels = overlay.store.values[own]
     tenth = Holdout(found.logits, found.keys, labels, found.looks, own)
-    return tenth, np.isin(pictures, pictures[own])
+    # Of the bundle's own entries: what was taught since shows other pictures.
+    is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
+    rows = looks.rows[ids[is_own]]
+    held, shown = np.zeros(len(looks.looks), bool), np.full(len(looks.looks), -1, np.int64)
+    held[looks.rows[ids[own]]] = True
+    shown[rows] = overlay.store.values[is_own]
+    apart = np.zeros(count, bool)
+    apart[is_own] = kept_apart(held, looks.looks, shown)[rows]
+    return tenth, apart
 
 
 def _rows(store: Store, rows: Ints) -> Floats:

@@ -50,7 +50,7 @@ CHUNK = 16 * BATCH
 """Images in one file: what a killed shard loses at most, about a second of one processor's work."""
 
 MANIFEST = "shard.json"
-NEEDED = ("keys", "positions", "mirrored", "unreadable", "reasons", "whys")
+NEEDED = ("keys", "positions", "mirrored", "pixels", "luma", "colours", "unreadable", "reasons", "whys")
 """What a file of another version might not have."""
 Arrays = dict[str, NDArray[Any]]
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from indexer.copies import Looks, copies_of
+from indexer.copies import Looks, kept_apart
 from indexer.datasets import Dataset
 from indexer.embed import read_all
 from indexer.progress import Progress, silent
@@ -88,7 +88,7 @@ def train(
     labels = dataset.labels[positions]
     held = np.isin(positions, dataset.holdout())
     looks = Looks.joined([Looks.of(images[start : start + 1000]) for start in range(0, len(images), 1000)])
-    new = ~copies_of(looks[held], looks)
+    new = ~kept_apart(held, looks, labels)
     if new.sum() < 2 or not held.any():
         raise DatasetError(f"{dataset.name} has too few images to train on and to hold some out")
     _check_readable(dataset, labels[new])

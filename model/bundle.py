@@ -29,7 +29,7 @@ from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreAwayError, StoreError
 from model.journal import SOURCE
-from model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
+from model.manifest import MANIFEST, READ_VERSIONS, Calibration, FileInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.milvus_store import MilvusStore
 from model.root import GENERATION, Lease, active_generation, publish
@@ -51,6 +51,14 @@ UNIT_TOLERANCE = 0.05
 """How far from 1 the canary's key lengths may be (reduced precision)."""
 
 
+@dataclass
+class Calibrated:
+    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
+
+    calibration: Calibration | None
+    change: int = 0
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle that was verified and can answer."""
@@ -66,6 +74,11 @@ class Bundle:
     """(C,D+1) of RMDS; None where novelty does not go by it."""
     taught_keys: Floats | None = None
     """(n,D) of its own entries that were taught, in order of id; None where the store keeps keys as they are."""
+
+    @cached_property
+    def calibrated(self) -> Calibrated:
+        """Its calibration, which changes while it is taught."""
+        return Calibrated(self.manifest.calibration)
 
     @property
     def is_store_away(self) -> bool:

@@ -36,6 +36,11 @@ class DatasetInfo(_Part):
     """Sources of the images that could not be decoded and are not cached."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """How many files were left out of the dataset, by reason: these images, and all that is no image."""
+    duplicates: int = 0
+    """Cached images that show the same picture as another one, encoded or scaled anew or not."""
+    in_two_classes: tuple[tuple[str, str], ...] = ()
+    """Sources of some pictures that are in two classes."""
+    in_two_classes_count: int = 0
     sha256: str
 
 

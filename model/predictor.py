@@ -214,7 +214,7 @@ class Predictor:
 
     def credibility(self, answer: Answer, parameters: Parameters) -> float | None:
         """The conformal p-value of an answer's class; None where the bundle has no calibration for that vote."""
-        calibration, own = self.bundle.manifest.calibration, self.defaults
+        calibration, own = self.bundle.calibrated.calibration, self.defaults
         is_fitted = parameters[::2] == own[::2]
         if calibration is None or calibration.credibility is None or not is_fitted or not answer.has_cache:
             return None
@@ -225,7 +225,7 @@ class Predictor:
 
         None without a calibration for that mixture, or where its images are too few to promise so much.
         """
-        calibration = self.bundle.manifest.calibration
+        calibration = self.bundle.calibrated.calibration
         if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
             return None
         if calibration.sets.images < fewest_images(coverage):

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from model.predictor import Predictor
 from service import admin, entries, pages, predict, problems, teach
 from service.batcher import Batcher
+from service.calibrating import keep_calibrated
 from service.compute import step_back
 from service.door import Door
 from service.generations import Generations, open_predictor
@@ -95,6 +96,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if settings.bundles is not None:
         tasks.append(asyncio.create_task(generations.follow(), name="follow"))
         tasks.append(asyncio.create_task(generations.follow_taught(), name="follow taught"))
+        tasks.append(asyncio.create_task(keep_calibrated(batcher), name="calibrate"))
     logger.info("generation %s answers", generations.active)
     try:
         yield

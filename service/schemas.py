@@ -12,9 +12,11 @@ from model.journal import SOURCE
 from model.manifest import (
     Calibration,
     DatasetInfo,
+    HoldoutInfo,
     InputInfo,
     Manifest,
     NetworkInfo,
+    ParametersFrom,
     Standing,
     StoreInfo,
     Truncation,
@@ -170,7 +172,13 @@ class ModelInfo(BaseModel):
     input: InputInfo
     store: StoreInfo
     engine: str
-    calibration: Calibration | None
+    parameters_from: ParametersFrom = Field(
+        description="`holdout`: theta, lam and k were fitted on images that the network never saw and the cache does "
+        "not hold; `leave-one-out`: there were none, theta and k are by the cache alone, lam is a cautious half; "
+        "`given`."
+    )
+    holdout: HoldoutInfo | None = Field(description="What they were fitted on; null where they were given.")
+    calibration: Calibration | None = Field(description="Made anew while it is taught; null = doubt is not calibrated.")
     truncation: Truncation | None = Field(
         description="How far answers are from the exact sum over all entries; null where that was not measured."
     )
@@ -294,7 +302,9 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         input=manifest.input,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
-        calibration=manifest.calibration,
+        calibration=predictor.bundle.calibrated.calibration,
+        parameters_from=manifest.parameters_from,
+        holdout=manifest.holdout,
         truncation=manifest.truncation,
     )
 

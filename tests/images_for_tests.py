@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (200, 40, 30)}
@@ -29,3 +30,21 @@ def make_folder(root: Path, per_class: int = 20) -> Path:
         for i in range(per_class):
             picture(colour, (40, 36), seed=1000 * c + i).save(root / colour / f"{i:03d}.png")
     return root
+
+
+def photos(count: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth pictures with some detail, each unlike the others, as photos are: (count, side, side, 3)."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((side, side), 3)
+        detail = random.normal(0, 8, (side, side, 3))
+        made.append(np.clip(np.asarray(coarse) + detail, 0, 255).astype(np.uint8))
+    return np.stack(made)
+
+
+def as_file(image: NDArray[np.uint8], format: str, **options: int) -> bytes:
+    """A picture as a file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format, **options)
+    return buffer.getvalue()

@@ -120,9 +120,14 @@ def evaluate(
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
         asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
-        studies: dict[str, study.Study] = {
-            "errors": run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
-        }
+        measured = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
+        studies: dict[str, study.Study] = {"errors": measured}
+        if measured.in_holdout:
+            click.echo(
+                f"Warning: the parameters were fitted on {measured.in_holdout:,} of these images, which flatters "
+                "it: evaluate others, such as --split test",
+                err=True,
+            )
         some = images or SOME
         if curves:
             studies["curves"] = measure_curves(

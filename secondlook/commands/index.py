@@ -16,6 +16,8 @@ from indexer.encoders import EncoderSource, FromBundle, FromNetwork
 from indexer.fold import fold
 from indexer.index import IndexOptions
 from indexer.index import index as build
+from indexer.left_out import NAMED as FEW
+from indexer.left_out import shortened
 from indexer.merge import merge, open_parts
 from indexer.on_ray import Job, default_shards, embed_on_ray
 from indexer.shards import Shards, shard_folder
@@ -218,7 +220,14 @@ def index(
     if progress_format == "json":
         for left in left_out.as_lines():
             print_json(left_out=left)
-        print_json(generation=generation, left_out=left_out.counts())
+        of = manifest.dataset
+        print_json(
+            generation=generation,
+            left_out=left_out.counts(),
+            duplicates=of.duplicates,
+            in_two_classes=of.in_two_classes,
+            in_two_classes_count=of.in_two_classes_count,
+        )
     else:
         click.echo(generation)
 
@@ -275,6 +284,13 @@ def _what_was_built(manifest: Manifest) -> Iterator[str]:
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
             f"total variation {lost.mean:.4f} on average, {lost.p99:.4f} at the 99th percentile"
         )
+    found = manifest.dataset
+    if found.duplicates:
+        yield f"copies: {found.duplicates:,} images show a picture that another one shows too; no split parts them"
+    if found.in_two_classes:
+        pairs = (f"{shortened(one)} and {shortened(other)}" for one, other in found.in_two_classes[:FEW])
+        more = "; ..." if found.in_two_classes_count > FEW else ""
+        yield f"one picture in two classes, {found.in_two_classes_count:,} times: {'; '.join(pairs)}{more}"
 
 
 def fetch(dataset: str, data_root: Path | None) -> None:

@@ -19,7 +19,7 @@ from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
 from model.recipe import Recipe
 from model.root import generations
-from tests.images_for_tests import make_folder
+from tests.images_for_tests import as_file, make_folder, photos
 from tests.service_for_tests import copy_root
 
 FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
@@ -210,6 +210,38 @@ def test_where_most_images_cannot_be_read_something_else_is_amiss(tiny_bundle: P
         index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
 
 
+def photo_folder(root: Path) -> Path:
+    """Three classes of twenty photos, in each the last two held out, and of these a copy among the others."""
+    for c, name in enumerate(("blue", "green", "red")):
+        (root / name).mkdir(parents=True)
+        made = photos(20, 40, seed=c)
+        for i, image in enumerate(made):
+            (root / name / f"{i:03d}.png").write_bytes(as_file(image, "PNG"))
+        (root / name / "000 copy.png").write_bytes((root / name / "019.png").read_bytes())
+        (root / name / "000 small.jpg").write_bytes(as_file(made[18], "JPEG", quality=60))
+    return root
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_copy_of_a_held_out_image_answers_for_it(tiny_bundle: Path, tmp_path: Path, mirror: bool) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), IndexOptions(mirror=mirror))
+    manifest = open_bundle(tmp_path / "bundles", generation).manifest
+    assert (manifest.dataset.images, manifest.dataset.duplicates) == (66, 6)
+    assert manifest.fit is not None
+    assert (manifest.fit.images, manifest.fit.entries) == (6, 54 * (1 + mirror))
+
+
+def test_one_photo_in_two_classes_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "photos")
+    (folder / "red" / "same.png").write_bytes((folder / "blue" / "007.png").read_bytes())
+    (folder / "red" / "same again.png").write_bytes((folder / "blue" / "007.png").read_bytes())
+    generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), IndexOptions())
+    dataset = open_bundle(tmp_path / "bundles", generation).manifest.dataset
+    assert dataset.in_two_classes == (("blue/007.png", "red/same again.png"),)
+    assert (dataset.in_two_classes_count, dataset.duplicates) == (1, 8)
+
+
 def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "colours", per_class=1)
     (folder / "red").rename(folder / "pink")
@@ -217,11 +249,22 @@ def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
         index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
 
 
+def test_a_reduction_shrinks_to_the_images_that_there_are(
+    tiny_network: Path, colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = FromNetwork(tiny_network, "compact")
+    generation = index(load(str(colour_folder)), tmp_path / "bundles", source, IndexOptions())
+    bundle = open_bundle(tmp_path / "bundles", generation)
+    assert bundle.manifest.recipe.reduce == 54  # sixty images, of which six are held out
+    assert bundle.store.dim == 54 + 64
+    assert "keys are reduced to 54 numbers, not to 256" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("recipe", "why"),
     [
         (Recipe(layers=("stage9",)), "no layer 'stage9'"),
-        (Recipe(layers=("pool",), reduce=65), "65 numbers: the layers give 64 and there are 54 images"),
+        (Recipe(layers=("pool",), reduce=65), "reduced to 65 numbers where the layers give 64: give a smaller"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(

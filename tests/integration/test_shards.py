@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer.datasets import ArrayDataset, Dataset, load
+from indexer.datasets import DEFAULT_LIMITS, ArrayDataset, Dataset, load
 from indexer.embedding import BATCH
 from indexer.encoders import FromBundle, FromNetwork
 from indexer.fold import fold
@@ -125,7 +125,7 @@ def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, 
 
     bundle = merged(dataset, root, tmp_path / "parts", IndexOptions(), journal)
     options = IndexOptions(mirror=True)
-    plain = open_bundle(root, index(fold(dataset, journal), root, FromBundle(root), options))
+    plain = open_bundle(root, index(fold(dataset, journal, DEFAULT_LIMITS), root, FromBundle(root), options))
     assert bundle.store.count == 2 * (300 - 1 - 67 + 2)
     assert bundle.manifest.dataset == plain.manifest.dataset
     assert (bundle.manifest.classes, bundle.manifest.taught) == (plain.manifest.classes, plain.manifest.taught)
@@ -144,7 +144,7 @@ def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, 
     for entry, key in ours.items():
         np.testing.assert_allclose(key, theirs[entry], atol=1e-4)
     # Each thumbnail shows its own image, and no sheet has a picture more.
-    folded, shown = fold(dataset, journal), {}
+    folded, shown = fold(dataset, journal, DEFAULT_LIMITS), {}
     positions = {folded.source(position): position for position in range(len(folded.labels))}
     for i in range(bundle.store.count):
         entry = bundle.entries.get(i)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.evaluate import evaluate
-from indexer.datasets import load
+from indexer.datasets import DEFAULT_LIMITS, load
 from indexer.encoders import FromBundle
 from indexer.fold import fold
 from indexer.index import IndexOptions, index
@@ -327,13 +327,13 @@ def test_a_rebuild_folds_in_what_was_taught_and_loses_nothing_that_comes_meanwhi
 
 def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder: Path) -> None:
     dataset, journal = load(str(colour_folder)), Journal(tmp_path)
-    assert fold(dataset, journal) is dataset
+    assert fold(dataset, journal, DEFAULT_LIMITS) is dataset
     journal.decide("another", dataset.source(0), None, "k", was="blue")
-    assert fold(dataset, journal) is dataset
+    assert fold(dataset, journal, DEFAULT_LIMITS) is dataset
     journal.teach("striped", [NewImage("a", striped())], "k")
     journal.decide(dataset.name, dataset.source(0), None, "k", was="blue")
     journal.decide(dataset.name, dataset.source(1), "red", "k", was="blue", known=dataset.classes)
-    folded = fold(dataset, journal)
+    folded = fold(dataset, journal, DEFAULT_LIMITS)
     assert folded.classes == (*dataset.classes, "striped")
     assert folded.own_classes == dataset.classes
     assert len(folded.labels) == 60
@@ -345,7 +345,7 @@ def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder
     assert folded.content_hash() not in (dataset.content_hash(), "")
     hashed = folded.content_hash()
     journal.decide_image(1, "dotted", "k")
-    assert fold(dataset, journal).content_hash() != hashed
+    assert fold(dataset, journal, DEFAULT_LIMITS).content_hash() != hashed
 
 
 def test_answers_stay_json(call: Call) -> None:
@@ -404,7 +404,7 @@ def test_classes_taught_in_one_generation_are_classes_of_another(tmp_path: Path,
     journal.teach("ant", [NewImage("a", red)], "k", known=("ant",))
     journal.teach("striped", [NewImage("a", red)], "k")
     dataset = load(str(colour_folder))
-    assert fold(dataset, journal).classes == (*dataset.classes, "striped", "ant", "zebra")
+    assert fold(dataset, journal, DEFAULT_LIMITS).classes == (*dataset.classes, "striped", "ant", "zebra")
 
 
 def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: Path, colour_folder: Path) -> None:
@@ -412,7 +412,7 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     journal, dataset = Journal(root), load(str(colour_folder))
     for label in ("striped", "dotted"):
         journal.teach(label, [NewImage("a", striped(i)) for i in range(2)], "k")
-        activate(root, index(fold(dataset, journal), root, FromBundle(root), IndexOptions()))
+        activate(root, index(fold(dataset, journal, DEFAULT_LIMITS), root, FromBundle(root), IndexOptions()))
     bundle = open_bundle(root, threads=1)
     manifest = bundle.manifest
     assert manifest.classes == (*dataset.classes, "striped", "dotted")

@@ -99,11 +99,24 @@ def test_a_fit_finds_the_law_that_made_the_results() -> None:
     assert found.stores["IVF,SQ8"].ms(1e6, 224, 112) == pytest.approx(2 * found.stores["IVF,SQ8"].ms(1e6, 112, 112))
 
 
+def flat(nested: Any, name: str = "") -> dict[str, Any]:
+    """The numbers and texts of nested dictionaries and tuples, by their path."""
+    if isinstance(nested, tuple):
+        nested = dict(enumerate(nested))
+    if isinstance(nested, dict):
+        return {path: one for key, inner in nested.items() for path, one in flat(inner, f"{name}/{key}").items()}
+    return {name: nested}
+
+
 def test_the_coefficients_are_those_of_the_results_in_the_repository() -> None:
     again = fit([read(path) for path in FITTED_TO])
-    assert again == Costs.model_validate_json(COSTS.read_bytes()), (
-        "secondlook plan --fit … > evaluation/plan/costs.json"
-    )
+    written = Costs.model_validate_json(COSTS.read_bytes())
+    # Least squares differ in the last digits from one processor to another.
+    found, expected = flat(again.model_dump()), flat(written.model_dump())
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        same = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        assert found[name] == same, f"{name}: secondlook plan --fit … > evaluation/plan/costs.json"
 
 
 def test_what_was_left_out_of_the_fit_is_predicted_within_thirty_percent() -> None:

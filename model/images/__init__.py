@@ -1,0 +1,24 @@
+"""Image bytes to the uint8 RGB array that an encoder takes; the indexer and the server share it, so both see alike.
+
+A file's structure is read here first, in few steps whatever it holds (``read_header``): what is too large, or made so
+that few bytes cost much work, is refused before a decoder sees it, and what no decoder needs (texts, profiles,
+thumbnails) is left out. Pillow and libheif then decode the rest, and what they give becomes RGB in bands.
+"""
+
+from model.images.decoding import DRAFT, decode, read_header
+from model.images.fitting import RESIZE, fit
+from model.images.formats import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Header, Limits, sniff
+
+__all__ = [
+    "DEFAULT_PIXELS",
+    "DRAFT",
+    "EXTENSIONS",
+    "FORMATS",
+    "RESIZE",
+    "Header",
+    "Limits",
+    "decode",
+    "fit",
+    "read_header",
+    "sniff",
+]

@@ -1,0 +1,184 @@
+"""A decoded image of any mode to RGB of the encoder's size, in bands, so that no copy of the whole image is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from model.errors import ImageError
+
+RESIZE = "cover-bicubic"
+"""How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it
+covers the target, then its centre is cut out."""
+
+WHOLE = 1 << 21
+"""Pixels up to which an image is scaled at once."""
+BAND = 1 << 19
+"""Pixels that are converted at once."""
+
+INVERTED = "inverted"
+"""The key of an image's info that says that 0 is white."""
+
+_WHITE = (255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
+
+
+def fit(
+    image: Image.Image,
+    size: tuple[int, int],
+    orientation: int = 1,
+    canvas: tuple[int, int] | None = None,
+    offset: tuple[int, int] = (0, 0),
+) -> NDArray[np.uint8]:
+    """Turn an image of any mode, scale it until it covers (height, width), cut out the centre.
+
+    It lies on white: where it is transparent, and where a canvas (width, height) is larger than an image at offset.
+    Returns uint8 RGB (height, width, 3). A large image that is not RGB is scaled across band by band, then down. Pillow
+    does the same with whole images, but goes down first with tall ones, which changes pixels by 2 of 255 at most.
+
+    Raises:
+        ImageError: its samples have no agreed range.
+    """
+    height, width = size
+    stored = canvas or image.size
+    across, down = stored[::-1] if orientation >= 5 else stored
+
+    def piece(box: Box) -> Image.Image:
+        source = _before_turning(box, orientation, stored)
+        part = _on_canvas(image, source, offset) if canvas else _to_rgb(_crop(image, source))
+        return part.transpose(_TURNS[orientation]) if orientation in _TURNS else part
+
+    left, top, right, bottom = covering = _covering(across, down, width, height)
+    if image.mode in ("RGB", "L") and orientation == 1 and not canvas and not image.has_transparency_data:
+        # Nothing to be converted before it is scaled.
+        return np.array(_resize(image, (width, height), covering).convert("RGB"))
+    if across * down <= WHOLE:
+        whole = Image.new("RGB", (across, down))
+        for start, stop in _bands(across, 0, down):
+            whole.paste(piece((0, start, across, stop)), (0, start))
+        return np.array(_resize(whole, (width, height), covering))
+    x0, x1 = _reach(left, right, width, across)
+    y0, y1 = _reach(top, bottom, height, down)
+    narrow = Image.new("RGB", (width, y1 - y0))
+    for start, stop in _bands(x1 - x0, y0, y1):
+        band = piece((x0, start, x1, stop))
+        narrow.paste(_resize(band, (width, stop - start), (left - x0, 0, right - x0, stop - start)), (0, start - y0))
+    return np.array(_resize(narrow, (width, height), (0, top - y0, width, bottom - y0)))
+
+
+def spare(width: int, height: int) -> int:
+    """Bytes that ``fit`` holds beside an image of that size, for targets up to 560 x 560."""
+    pixels = width * height
+    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (6 << 20)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC, box)
+
+
+def _bands(width: int, top: int, bottom: int) -> Iterator[tuple[int, int]]:
+    rows = max(1, BAND // width)
+    for start in range(top, bottom, rows):
+        yield start, min(start + rows, bottom)
+
+
+def _covering(across: int, down: int, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of an image that becomes the target: all of one side, the middle of the other."""
+    ratio = width / height
+    if across / down >= ratio:
+        part = (ratio * down, float(down)) if across / down != ratio else (float(across), float(down))
+    else:
+        part = (float(across), across / ratio)
+    left, top = (across - part[0]) * 0.5, (down - part[1]) * 0.5
+    return left, top, left + part[0], top + part[1]
+
+
+def _reach(start: float, stop: float, target: int, available: int) -> tuple[int, int]:
+    """The pixels of one side that a bicubic filter looks at."""
+    support = 2.0 * max(1.0, (stop - start) / target) + 2.0
+    return max(0, floor(start - support)), min(available, ceil(stop + support))
+
+
+def _before_turning(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """Where a part of the turned image lies in the image as stored, of size (width, height)."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    if orientation >= 5:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if orientation in (2, 3, 7, 8):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):
+        y0, y1 = height - y1, height - y0
+    return x0, y0, x1, y1
+
+
+def _crop(image: Image.Image, box: Box) -> Image.Image:
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _on_canvas(image: Image.Image, box: Box, offset: tuple[int, int]) -> Image.Image:
+    x0, y0, x1, y1 = box
+    part = Image.new("RGB", (x1 - x0, y1 - y0), _WHITE)
+    x, y = offset
+    inside = (max(x0 - x, 0), max(y0 - y, 0), min(x1 - x, image.width), min(y1 - y, image.height))
+    if inside[0] < inside[2] and inside[1] < inside[3]:
+        part.paste(_to_rgb(_crop(image, inside)), (inside[0] + x - x0, inside[1] + y - y0))
+    return part
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image).convert("RGB")
+    if image.mode == "F":
+        return _from_float(image).convert("RGB")
+    if image.mode == "I":
+        raise ImageError("the image has samples of 32 bits, which have no agreed range: save it with 8 or 16 bits")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*_WHITE, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255 instead of scaling, and knows of no transparent colour.
+    samples = np.asarray(image)
+    scaled = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.info.get(INVERTED):
+        scaled = 255 - scaled
+    if "transparency" in image.info:
+        scaled[samples == image.info["transparency"]] = 255
+    return Image.fromarray(scaled)
+
+
+def _from_float(image: Image.Image) -> Image.Image:
+    samples = np.asarray(image)
+    if not (samples.min() >= 0 and samples.max() <= 1):  # of NaN too
+        raise ImageError("the image has floating-point samples outside of 0 to 1: save it with 8 or 16 bits")
+    return Image.fromarray((samples * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image, _lab_transform())
+    assert converted is not None
+    return converted
+
+
+@cache
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")

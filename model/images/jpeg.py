@@ -1,0 +1,100 @@
+"""What a JPEG says of itself, and its bytes without what no decoder needs."""
+
+from __future__ import annotations
+
+import re
+
+from model.errors import ImageError
+from model.images.exif import orientation
+from model.images.formats import Inspected, Limits
+
+END = b"\xff\xd9"
+FILL = bytes(range(1, 255)) * 4
+"""Pixels of no image: where they change what is decoded, the image's own are missing."""
+_SCAN = b"\xff\xda"
+_NEXT = re.compile(rb"\xff+([\x01-\xfe])")
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xDA}
+"""Frame, tables and scan."""
+_ALONE = {0x01, *range(0xD0, 0xD9)}
+"""Markers without a length."""
+SEGMENTS = 1_000
+"""Before the first scan. A profile or a text of 16 MiB has 256."""
+SCANS = 64
+"""Libraries write 3 to 20. Each goes over all blocks of the image, however few bytes it has."""
+SCANNED_PIXELS = 1_600_000_000
+"""Scans times pixels: 25 scans of 64 megapixels."""
+LEAST_SCANS = 16
+"""Of an image of any size that is accepted."""
+
+
+def inspect(data: bytes, limits: Limits) -> Inspected:
+    """Walk the segments up to the first scan, and count the scans.
+
+    Raises:
+        ImageError: damaged before its first scan, of a kind that is not decoded, or with far too many scans.
+        ImageTooLargeError: more pixels than the limit.
+    """
+    kept = [data[:2]]
+    frame, turned, at = None, 1, 2
+    for _ in range(SEGMENTS):
+        # Whatever stands before a marker is skipped, as browsers skip it.
+        next_one = _NEXT.search(data, at)
+        if next_one is None:
+            raise ImageError("the JPEG is cut short before its pixels")
+        marker, at = next_one[1][0], next_one.end()
+        if marker in _ALONE:
+            continue
+        if marker == END[1]:
+            raise ImageError("the JPEG is damaged: it ends without an image")
+        length = int.from_bytes(data[at : at + 2], "big")
+        segment = data[at : at + length]
+        if length < 2 or len(segment) < length:
+            raise ImageError("the JPEG is cut short before its pixels")
+        if marker in _FRAMES and frame is None:
+            frame = (marker, segment)
+        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and turned == 1:
+            turned = orientation(segment[2:])
+        if marker in _NEEDED or _says_colours(marker, segment):
+            kept += (b"\xff", next_one[1], segment)
+        at += length
+        if marker == _SCAN[1]:
+            break
+    else:
+        raise ImageError(f"the JPEG has more than {SEGMENTS:,} segments before its pixels")
+    if frame is None:
+        raise ImageError("the JPEG is damaged: it does not say its size")
+    size = sum(map(len, kept))
+    is_cut = data.find(END, at) < 0
+    stream = data if size == at and not is_cut else b"".join((*kept, data[at:], END if is_cut else b""))
+    scans = 1 + data.count(_SCAN, at)
+    found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned)
+    if is_cut and scans == 1:
+        # Decoded a second time, to see what is missing.
+        return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel)
+    if is_cut and frame[0] not in _PROGRESSIVE:
+        raise ImageError("the JPEG is cut short: not all of its colours are there")
+    return found  # a progressive one shows all of the image from its first scan on
+
+
+def _says_colours(marker: int, segment: bytes) -> bool:
+    return (marker == 0xE0 and segment[2:7] == b"JFIF\0") or (marker == 0xEE and segment[2:7] == b"Adobe")
+
+
+def _of(marker: int, frame: bytes, scans: int, stream: bytes, limits: Limits) -> Inspected:
+    if len(frame) < 8 or len(frame) < 8 + 3 * frame[7]:
+        raise ImageError("the JPEG is damaged: it does not say its size")
+    height, width = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[5:7], "big")
+    limits.check(width, height)
+    if frame[2] != 8:
+        raise ImageError(f"the JPEG has samples of {frame[2]} bits: only 8 are decoded")
+    if scans > SCANS or (scans > LEAST_SCANS and scans * width * height > SCANNED_PIXELS):
+        raise ImageError(f"the JPEG has {scans:,} scans of {width * height:,} pixels each: that is too much to decode")
+    sampling = [(part >> 4) * (part & 15) for part in frame[9 : 8 + 3 * frame[7] : 3]]
+    most = max(frame[9 : 8 + 3 * frame[7] : 3], key=lambda part: (part >> 4) * (part & 15), default=0x11)
+    planes = sum(sampling) / max(1, (most >> 4) * (most & 15))
+    # Several scans are kept as coefficients of 2 bytes; the decoded image has 4 a pixel, or 1 where it is grey.
+    coefficients = 2 * planes if marker in _PROGRESSIVE or scans > 1 else 0
+    decoded = 1 if frame[7] == 1 else 4
+    return Inspected(width, height, decoded + coefficients, stream)

@@ -1,0 +1,78 @@
+"""``secondlook study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evaluation import study as studies
+from indexer.datasets import load
+from indexer.encoders import FromBundle, FromNetwork
+from model.root import active_generation, default_root
+from secondlook.options import bundles_option, data_root_option, json_option, print_json, progress_option, reporting
+
+NAMES = ("gain", "promises")
+
+
+@click.command("study")
+@click.argument("name", type=click.Choice(NAMES))
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="gain: a folder of the paper's author's .h5 files, or one of them; may be repeated.",
+)
+@bundles_option
+@data_root_option
+@click.option("--mirror", is_flag=True, help="gain: cache each image's mirrored copy too.")
+@click.option("--new", default="cifar100", show_default=True, help="promises: a dataset of which classes are taught.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON.")
+@json_option
+@progress_option
+def study_command(
+    name: str,
+    weights: tuple[Path, ...],
+    root: Path | None,
+    data_root: Path | None,
+    mirror: bool,
+    new: str,
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Ask what is promised of a bundle and its cache.
+
+    gain: how much of what a cache can gain is kept by parameters as they are fitted, with a holdout and without, for
+    the bundle's network and others (--weights). promises: whether sets and credibility hold what they promise, plain,
+    after teaching, after folding it in, and after removing entries.
+    """
+    found: studies.Study
+    with reporting(progress_format) as progress:
+        root = root or default_root()
+        if name == "gain":
+            import tempfile
+
+            from evaluation.gain import Gains, gain
+            from evaluation.subjects import from_weights
+            from model.bundle import read_manifest
+
+            dataset = read_manifest(root, active_generation(root)).dataset.name
+            train, test = (load(dataset, split, data_root) for split in ("train", "test"))
+            rows = [gain("the bundle's", FromBundle(root), train, test, mirror=mirror, progress=progress)]
+            with tempfile.TemporaryDirectory() as folder:
+                for subject in from_weights(weights, Path(folder), data_root) if weights else ():
+                    train, test = (load(subject.dataset, split, data_root) for split in ("train", "test"))
+                    source = FromNetwork(subject.network, "compact")
+                    rows.append(gain(subject.name, source, train, test, mirror=mirror, progress=progress))
+            found = Gains(tuple(rows))
+        else:
+            from evaluation.promises import promises
+
+            found = promises(root, data_root, new, progress)
+    if out is not None:
+        studies.write(found, out, name)
+    if as_json or progress_format == "json":
+        print_json(**found.as_dict())
+        return
+    studies.show(found)
