@@ -279,6 +279,4 @@ def _without_cache(network: Floats, key: Floats) -> Answer:
     """The network's own answer (C,), of an image with that key."""
     nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
     none = np.empty(0, np.float32)
-    return Answer(
-        network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key
-    )
+    return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)
