@@ -45,6 +45,7 @@ def test_only_what_is_asked_for_is_told(call: Call) -> None:
     assert not asked & set(plain)
     every = ask(call, "neighbors=2&votes=3&coverage=0.9&abstain=true")
     assert set(every) - set(plain) == asked
+    assert every["prediction_set"] is None  # six images cannot promise 90 %
     for name in set(plain) - {"neighbors"}:
         assert every[name] == plain[name]
     assert (len(every["neighbors"]), len(every["votes"]["indices"])) == (2, 3)
@@ -109,7 +110,7 @@ def calibrated(predictor: Predictor) -> Predictor:
     manifest = predictor.bundle.manifest
     assert manifest.calibration is not None
     random = np.random.default_rng(0)
-    update = {"sets": ranked(random.random(500)), "credibility": ranked(random.random(500) ** 2)}
+    update = {"sets": ranked(random.random(3000)), "credibility": ranked(random.random(3000) ** 2)}
     calibration = manifest.calibration.model_copy(update=update)
     return Predictor(
         dataclasses.replace(predictor.bundle, manifest=manifest.model_copy(update={"calibration": calibration}))
