@@ -150,10 +150,15 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onModel(({ classes, entries, network_classes: known, taught }) => {
+onModel(({ classes, entries, network_classes: known, taught, parameters_from: source, holdout }) => {
   const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
   const parts = [element("strong", {}, count(entries)), ` known images of ${of}.`];
   if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
+  if (source === "leave-one-out") {
+    parts.push(" The mix is a cautious half: no images that the network never saw were there to fit it on, and doubt is not calibrated.");
+  } else if (holdout) {
+    parts.push(` The mix was fitted on ${some(holdout.images, "image")}: ${holdout.name}.`);
+  }
   byId("model").replaceChildren(...parts);
 });

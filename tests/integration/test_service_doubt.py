@@ -110,7 +110,7 @@ def calibrated(predictor: Predictor) -> Predictor:
     manifest = predictor.bundle.manifest
     assert manifest.calibration is not None
     random = np.random.default_rng(0)
-    update = {"sets": ranked(random.random(3000)), "credibility": ranked(random.random(3000) ** 2)}
+    update = {"sets": ranked(1 - random.random(3000) ** 8), "credibility": ranked(random.random(3000) ** 2)}
     calibration = manifest.calibration.model_copy(update=update)
     return Predictor(
         dataclasses.replace(predictor.bundle, manifest=manifest.model_copy(update={"calibration": calibration}))
