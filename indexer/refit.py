@@ -168,6 +168,7 @@ def recalibrate(
         held=_by_id(kept(holdout, out), opened.overlay),
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
         holdout=opened.chosen.info,
+        network=manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
         directions=directions,
         calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
         same_as=limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
