@@ -152,7 +152,9 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     random = np.random.default_rng(0)
     count = min(REMOVED, bundle.store.count // 5)
     removed = random.permutation(bundle.store.count)[:count]
-    taught = Overlay(bundle, 1, newer.names, _added(bundle, newer))
+    taught = Overlay(bundle).changed(
+        1, b"", labels=dict(enumerate(newer.names)), images=_added(bundle, newer), decided={}
+    )
     cases = [
         _case("as it is", bundle, Overlay(bundle), asked, progress),
         _case(f"{len(newer.names)} classes taught", bundle, taught, asked, progress),
@@ -163,7 +165,7 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
         folded = open_bundle(Path(folder), made)
         cases.append(_case("these folded in", folded, Overlay(folded), asked, progress, manifest.calibration))
     for name, entries in ((f"{count:,} entries removed", removed), _one_class(bundle)):
-        less = Overlay(bundle, 1, (), {}, {int(entry): None for entry in entries})
+        less = Overlay(bundle).changed(1, b"", labels={}, images={}, decided=dict.fromkeys(entries.tolist()))
         cases.append(_case(name, bundle, less, asked, progress))
     return Promises(f"{test.name} {test.split}", len(asked.labels), tuple(cases))
 
@@ -255,11 +257,15 @@ def _one_of_each(dataset: Dataset, known: tuple[str, ...], size: tuple[int, int]
     return _New(tuple(name for _, name in names), np.stack(images))
 
 
-def _added(bundle: Bundle, new: _New) -> dict[int, tuple[str, Floats]]:
-    """What an overlay has of images that were taught: label and keys (copies,D) by number."""
-    copies = [new.images, np.ascontiguousarray(new.images[:, :, ::-1])][: 2 if bundle.manifest.dataset.mirrored else 1]
-    keys = np.stack([bundle.engine.encode(images).keys for images in copies], axis=1)
-    return {number: (name, keys[number - 1]) for number, name in enumerate(new.names, start=1)}
+def _added(bundle: Bundle, new: _New) -> dict[int, tuple[str, dict[bool, Floats]]]:
+    """Taught images as an overlay takes them: label, and keys (D,) by whether the copy is mirrored, by number."""
+    keys = {False: bundle.engine.encode(new.images).keys}
+    if bundle.manifest.dataset.mirrored:
+        keys[True] = bundle.engine.encode(np.ascontiguousarray(new.images[:, :, ::-1])).keys
+    return {
+        number: (name, {mirrored: made[number - 1] for mirrored, made in keys.items()})
+        for number, name in enumerate(new.names, start=1)
+    }
 
 
 class _Longer:
