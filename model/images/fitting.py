@@ -64,12 +64,14 @@ def fit(
         return part.transpose(_TURNS[orientation]) if orientation in _TURNS else part
 
     left, top, right, bottom = covering = _covering(across, down, width, height)
-    if image.mode in ("RGB", "L") and orientation == 1 and not canvas and not image.has_transparency_data:
-        # Nothing to be converted before it is scaled.
-        return np.array(_resize(image, (width, height), covering).convert("RGB"))
+    is_plain = image.mode in ("RGB", "L") and not canvas and not image.has_transparency_data
+    if is_plain and orientation == 1:
+        scaled = image if image.size == (width, height) else _resize(image, (width, height), covering)
+        return np.array(scaled if scaled.mode == "RGB" else scaled.convert("RGB"))
     if across * down <= WHOLE:
-        whole = Image.new("RGB", (across, down))
-        for start, stop in _bands(across, 0, down):
+        bands = [(0, down)] if is_plain else list(_bands(across, 0, down))
+        whole = piece((0, 0, across, down)) if len(bands) == 1 else Image.new("RGB", (across, down))
+        for start, stop in bands if len(bands) > 1 else ():
             whole.paste(piece((0, start, across, stop)), (0, start))
         return np.array(_resize(whole, (width, height), covering))
     x0, x1 = _reach(left, right, width, across)
