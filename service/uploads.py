@@ -99,7 +99,8 @@ class _Content:
 
     def upload(self) -> Upload:
         if self.received <= self.limit:
-            return Upload(self.filename or None, bytes(self.kept))
+            content, self.kept = bytes(self.kept), bytearray()  # or all of a request's would be held twice
+            return Upload(self.filename or None, content)
         detail = f"the image has more than {self.limit:,} bytes: send a smaller one."
         return Upload(self.filename or None, ProblemError(Kind.TOO_MANY_BYTES, detail))
 

@@ -1,0 +1,42 @@
+"""Uploads are received within bounds, of memory too."""
+
+import asyncio
+import tracemalloc
+from typing import Any
+
+from fastapi import Request
+
+from service.door import Door
+from service.uploads import read_uploads
+from tests.service_for_tests import settings
+
+MIB = 1 << 20
+FILES = 16
+
+
+def test_what_is_sent_is_not_held_twice() -> None:
+    opening = b'--end\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    left = iter([*(part for _ in range(FILES) for part in (opening, *[None] * 16, b"\r\n")), b"--end--\r\n"])
+
+    async def receive() -> Any:
+        part = next(left)
+        return {
+            "type": "http.request",
+            "body": bytes(MIB // 16) if part is None else part,
+            "more_body": part != b"--end--\r\n",
+        }
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=end")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+    async def read() -> int:
+        with Door(max_images=100, max_bytes=100 * MIB).admit() as ticket:
+            return sum(len(upload.content) for upload in await read_uploads(request, settings(), ticket))  # type: ignore[arg-type]
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(read()) == FILES * MIB
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.4 * FILES * MIB
