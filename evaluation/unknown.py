@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from indexer.datasets import ArrayDataset, Dataset, load
+from indexer.datasets import ArrayDataset, Dataset
+from indexer.unknown import load_unknown
 
 MADE = ("drawings", "noise")
 IMAGES = 2000
@@ -20,13 +21,13 @@ CANVAS = 4
 
 
 def unknown(name: str, size: tuple[int, int], data_root: Path | None = None, images: int = IMAGES) -> Dataset:
-    """``drawings`` or ``noise`` (always the same ones), or the test images of a dataset.
+    """``drawings`` or ``noise`` (always the same ones), the test images of a dataset, or those of a folder.
 
     Raises:
         DatasetError: there is no such dataset.
     """
     if name not in MADE:
-        return load(name, "test", data_root)
+        return load_unknown(name, "test", data_root)
     random = np.random.default_rng(0)
     make = _drawing if name == "drawings" else _noise
     made = np.stack([make(random, size) for _ in range(images)])

@@ -22,10 +22,9 @@ from indexer.holdout import Holdout, embed_holdout, nearest_entries, served_vote
 from indexer.honest import Chosen, Known
 from indexer.index import IndexOptions, check_index_memory, choose_holdout
 from indexer.looks import LOOKS, CachedLooks
-from indexer.nearest_other import nearest_other
 from indexer.novelty import TENTH, tell_unknown
 from indexer.progress import Progress, silent
-from indexer.tune import Entries, kept, tune
+from indexer.tune import Entries, kept, limits_of_same, tune
 from indexer.unknown import unknown_kinds
 from model import bundle as bundles
 from model.bundle import Bundle
@@ -169,9 +168,10 @@ def recalibrate(
         held=_by_id(kept(holdout, out), opened.overlay),
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
         holdout=opened.chosen.info,
+        network=manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
         directions=directions,
         calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
-        same_as=nearest_other(holdout.keys, found, opened.entries.exact_keys) or manifest.same_as,
+        same_as=limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
     )
 
 

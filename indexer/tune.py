@@ -17,7 +17,7 @@ from indexer.copies import Looks
 from indexer.fit import KS, fit, fit_alone
 from indexer.holdout import Holdout, nearest_entries
 from indexer.honest import Chosen
-from indexer.nearest_other import nearest_other
+from indexer.nearest_other import ENTRIES, FEWEST, larger, nearest_other
 from indexer.novelty import tell_unknown
 from indexer.progress import Progress, silent
 from indexer.truncation import LISTED_K, S, measure
@@ -29,6 +29,7 @@ from model.held import Held
 from model.manifest import Calibration, FitReport, HoldoutInfo, ParametersFrom, SameAs, Trained, Truncation
 from model.metrics import error_percent
 from model.served import Parameters, Served
+from model.stores import Neighbors
 
 ALONE = 5000
 """Cached images that are asked of each other where there is no honest holdout."""
@@ -53,6 +54,10 @@ class Entries:
     """The keys (n,D) of some, ascending, as the encoder makes them; None = those are the store's, or nobody knows."""
     exact: Iterable[tuple[Floats, Ints]] | None = None
     """Chunks of all keys as embedded, with values, where the store decodes others; None = it has them."""
+
+    def made(self, rows: Ints) -> Floats:
+        """The keys (n,D) of some, ascending, as the encoder makes them where those can be had."""
+        return (self.exact_keys or self.keys)(rows)
 
     def exact_less(self, out: NDArray[np.bool_] | None) -> Iterable[tuple[Floats, Ints]] | None:
         """The same without some entries (N,)."""
@@ -134,10 +139,25 @@ def tune(
         measured.truncation,
         calibrate(network, measured.cache, asked.labels, fitted.parameters.lam, novelty, scores),
         directions,
-        nearest_other(asked.keys, found, entries.exact_keys),
+        limits_of_same(asked.keys, found, entries, served),
         kept(asked, out),
         asked.looks,
     )
+
+
+def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: Served) -> SameAs | None:
+    """How near a holdout's images, with keys (n,D), ever are to other pictures.
+
+    Where they are few, cached images are asked of each other too.
+    """
+    limits = nearest_other(found, lambda rows: keys[rows], entries.exact_keys)
+    pictures, first = np.unique(entries.pictures, return_index=True)
+    if len(keys) >= FEWEST or len(pictures) < 2:
+        return limits
+    rows = np.sort(np.random.default_rng(0).permutation(first)[:FEWEST])
+    own = entries.pictures[rows]
+    near = nearest_entries(replace(served, among=None), entries.keys(rows), ENTRIES, entries.pictures, own)
+    return larger(limits, nearest_other(near, lambda some: entries.made(rows[some]), entries.exact_keys))
 
 
 def kept(holdout: Holdout, out: NDArray[np.bool_] | None) -> Held:
@@ -165,7 +185,7 @@ def _alone(
     errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if len(tenth.labels) else None
     fitted = fit_alone(store.values[rows], found, served, errs, ks=ks)
     info = chosen.info.model_copy(update={"images": len(rows)})
-    same_as = nearest_other(entries.keys(rows), found, entries.exact_keys)
+    same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
     return Tuned(
         fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as, rows=rows
     )
@@ -183,7 +203,7 @@ def _searched(
     k = min(tuned.parameters.k or LISTED_K, served.count)
     found = nearest_entries(served, asked.keys, k, progress=progress)
     measured = measure(served, tuned.store, entries.exact_less(out), asked, found, tuned.parameters, progress=progress)
-    same_as = tuned.same_as or nearest_other(asked.keys, found, entries.exact_keys)
+    same_as = tuned.same_as or limits_of_same(asked.keys, found, entries, served)
     return replace(tuned, store=measured.store, truncation=measured.truncation, same_as=same_as)
 
 

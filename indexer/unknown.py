@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.datasets import Dataset, load
+from indexer.datasets import DEFAULT_LIMITS, Dataset, load, splits
 from indexer.embed import batches
 from indexer.far import far_images
 from indexer.folders import FolderDataset
+from indexer.left_out import LeftOut, printable
 from indexer.progress import Progress, silent
+from indexer.walk import walk
 from model.engines import Encoding, Engine
 from model.errors import DatasetError
-from model.images import DEFAULT_PIXELS, EXTENSIONS, Limits
 
 BATCH = 64
 MOST = 2000
@@ -22,20 +23,21 @@ MOST = 2000
 
 
 def load_unknown(name: str, split: str, data_root: Path | None = None) -> Dataset:
-    """A dataset by name, or a folder of images, in class folders or not.
+    """A dataset's split, or all images in a folder and below it, in class folders or not.
 
     Raises:
         DatasetError: there is none, or it has no images.
     """
-    folder = Path(name)
-    if not folder.is_dir() or any(path.is_dir() for path in folder.iterdir()):
+    folder = Path(name).resolve()
+    if not folder.is_dir() or splits(name, data_root):
         return load(name, split, data_root)
-    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    left_out = LeftOut()
+    files = walk(folder.parent, [folder.name], left_out)
     if not files:
-        raise DatasetError(f"{name} has no images: name a folder that has some")
-    labels = np.zeros(len(files), np.int64)
+        raise DatasetError(f"{name} has no images: name a folder that has some with --unknown")
+    title, labels = printable(folder.name), np.zeros(len(files), np.int64)
     return FolderDataset(
-        folder.name, split, (folder.name,), labels, folder, tuple(files), Limits(DEFAULT_PIXELS), ((folder.name,),)
+        title, split, (title,), labels, folder.parent, tuple(files), DEFAULT_LIMITS, ((folder.name,),), left_out
     )
 
 

@@ -224,7 +224,7 @@ class SameAs(_Part):
     stored: float
     """Of keys as the store keeps them."""
     images: int
-    """Of the holdout, that were looked at: those nearest to an entry."""
+    """Of the holdout; where those are few, and cached ones that were asked of each other."""
 
 
 class Calibration(_Part):

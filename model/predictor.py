@@ -48,8 +48,6 @@ class Answer:
     """The score of ``model.doubt``; None where the cache could not be asked."""
     is_novel: bool | None
     """None there, and where the bundle has no calibration."""
-    is_unusual: bool | None
-    """Whether it is novel, or nearly so; None there, and where the calibration has no limit for that."""
     ids: Ints
     """(n,) the nearest entries."""
     values: Ints
@@ -62,6 +60,8 @@ class Answer:
     """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
     key: Floats
     """(D,) the image's own."""
+    is_unusual: bool | None = None
+    """Whether the image is novel, or nearly so; None where the cache could not be asked, or has no limit for that."""
     same_as: int | None = None
     """Id of the entry that is the same picture, and decides: ``mixed`` is its label's alone."""
 
@@ -177,13 +177,13 @@ class Predictor:
                     mixed[i],
                     scores[i],
                     scores[i] > self._novelty.threshold if self._novelty else None,
-                    unusual[i] if self._has_doubtful else None,
                     found.ids[i, :listed],
                     found.values[i, :listed],
                     found.similarities[i, :listed],
                     shares[i],
                     whole[i],
                     keys[row],
+                    unusual[i] if self._has_doubtful else None,
                     int(found.ids[i, places[i]]) if places[i] >= 0 else None,
                 )
         return answers
@@ -279,6 +279,4 @@ def _without_cache(network: Floats, key: Floats) -> Answer:
     """The network's own answer (C,), of an image with that key."""
     nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
     none = np.empty(0, np.float32)
-    return Answer(
-        network, nothing, network, None, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key
-    )
+    return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)

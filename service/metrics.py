@@ -120,7 +120,7 @@ class Metrics:
         )
         self._novelty = Histogram(
             "secondlook_novelty_score",
-            "1 - similarity of the calibrated neighbour, of each answer.",
+            "Novelty of each answer, 0 to 1 (in bundles from before that, 1 - similarity of an entry).",
             buckets=_NOVELTIES,
             registry=registry,
         )

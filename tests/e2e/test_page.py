@@ -61,6 +61,8 @@ def test_an_image_is_answered_with_bars_and_neighbours(server: Server, visit: Vi
         decides = said["decisive"] is not None and neighbor["id"] in said["decisive"]["ids"]
         assert tiles.nth(i).locator(".star").is_visible() == decides
     until(lambda: tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0)
+    assert said["standing"] is not None
+    expect(card.locator(".standing")).to_have_text(said["standing"].capitalize())
     expect(card.get_by_text("Unlike anything I know")).to_have_count(int(said["novelty"]["is_novel"]))
     expect(broken).to_contain_text("broken.png: ")
     expect(other.get_by_role("heading", level=3)).to_have_text("blue")

@@ -81,6 +81,9 @@ def test_five_images_make_a_class_that_the_sixth_is_of(server: Server, visit: Vi
     expect(sixth.get_by_role("heading", level=3)).to_have_text("striped")
     expect(page.locator("#selection")).to_be_hidden()
     expect(page.locator(".note.taught")).to_have_count(5)
+    for card in cards:
+        expect(card.locator(".note.same")).to_contain_text("The same picture as entry ")
+        expect(card.locator(".standing")).to_have_text("Known")
     model = httpx.get(f"{server.url}/v1/model").json()
     assert (model["classes"][-1], model["counts"][-1]) == ("striped", 5)
 

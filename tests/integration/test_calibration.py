@@ -28,7 +28,7 @@ from secondlook.cli import cli
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 
-SAME = {"generation", "created", "secondlook_version", "calibration", "same_as", "holdout", "files"}
+SAME = {"generation", "created", "secondlook_version", "calibration", "same_as", "holdout", "network", "files"}
 
 
 def held_out(bundle: Bundle, dataset: Dataset) -> list[Answer]:
@@ -51,6 +51,9 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     old, new = open_bundle(tmp_path, first), open_bundle(tmp_path, second)
     assert old.manifest.calibration is None
     assert old.manifest.model_dump(exclude=SAME) == new.manifest.model_dump(exclude=SAME)
+    is_trained = {"trained_on_these"}
+    assert old.manifest.network.model_dump(exclude=is_trained) == new.manifest.network.model_dump(exclude=is_trained)
+    assert new.manifest.network.trained_on_these == "no"
     changed = {"looks.npz": None, "holdout.npz": None, "directions.npy": None}
     assert old.manifest.files | changed == new.manifest.files | changed
     assert new.manifest.holdout is not None

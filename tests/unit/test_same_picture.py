@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from indexer.nearest_other import CLOSEST, nearest_other
+from indexer.nearest_other import CLOSEST, larger, nearest_other
 from model.manifest import SameAs
 from model.overlay import FIRST_ID
 from model.same_picture import SamePictures
@@ -65,7 +65,7 @@ def nearest(keys: np.ndarray, entries: np.ndarray, k: int = 5) -> Neighbors:
 
 def test_the_limit_is_the_nearest_that_a_held_out_image_is_to_another_picture() -> None:
     keys, entries = unit(60, 1), unit(40, 2)
-    limits = nearest_other(keys, nearest(keys, entries))
+    limits = nearest_other(nearest(keys, entries), keys.__getitem__)
     assert limits is not None
     assert limits.exact == limits.stored == pytest.approx(float((keys @ entries.T).max()))
     assert limits.images == 60
@@ -82,7 +82,7 @@ def test_keys_in_fewer_bits_have_a_limit_of_their_own(noise: float) -> None:
         asked.extend(ids.tolist())
         return entries[ids]
 
-    limits = nearest_other(keys, nearest(keys, stored), exact)
+    limits = nearest_other(nearest(keys, stored), keys.__getitem__, exact)
     assert limits is not None
     assert limits.exact == pytest.approx(float((keys @ entries.T).max()), abs=1e-6)
     assert limits.stored == pytest.approx(float((keys @ stored.T).max()), abs=1e-6)
@@ -92,17 +92,24 @@ def test_keys_in_fewer_bits_have_a_limit_of_their_own(noise: float) -> None:
 
 def test_an_unseen_copy_in_the_holdout_does_not_make_all_copies_others() -> None:
     entries = unit(40, 2)
-    limits = nearest_other(entries[:5], nearest(entries[:5], entries))
+    limits = nearest_other(nearest(entries[:5], entries), entries.__getitem__)
     assert limits is not None
     assert limits.exact == CLOSEST
 
 
+def test_of_two_sets_of_images_the_larger_limits_hold() -> None:
+    one, other = SameAs(exact=0.9, stored=0.95, images=3), SameAs(exact=0.92, stored=0.94, images=4)
+    assert larger(one, other) == SameAs(exact=0.92, stored=0.95, images=7)
+    assert larger(one, None) == larger(None, one) == one
+    assert larger(None, None) is None
+
+
 def test_of_images_without_entries_there_is_no_limit() -> None:
     nothing = Neighbors(np.full((3, 2), -1, np.float32), np.full((3, 2), -1), np.full((3, 2), -1))
-    assert nearest_other(unit(3, 1), nothing) is None
-    assert nearest_other(unit(0, 1), nearest(unit(0, 1), unit(4, 2))) is None
+    assert nearest_other(nothing, unit(3, 1).__getitem__) is None
+    assert nearest_other(nearest(unit(0, 1), unit(4, 2)), unit(0, 1).__getitem__) is None
     short = nearest(unit(3, 1), unit(1, 2), 1)
     padded = Neighbors(*(np.concatenate((part, np.full((3, 1), -1, part.dtype)), axis=1) for part in short))
-    limits = nearest_other(unit(3, 1), padded, lambda ids: unit(1, 2)[ids])
+    limits = nearest_other(padded, unit(3, 1).__getitem__, unit(1, 2).__getitem__)
     assert limits is not None
     assert limits.exact == pytest.approx(limits.stored)
