@@ -187,7 +187,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     assert isinstance(store, FaissStore | MilvusStore | OverlaidStore)
     sources = old.entries.sources()
     looks = CachedLooks.read(old.path / LOOKS)
-    if looks is None:
+    if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
     pictures = _pictures(looks, overlay)
     tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
