@@ -13,10 +13,11 @@ from indexer.copies import Looks
 from indexer.datasets import Dataset
 from indexer.embed import batches
 from indexer.encoders import PreparedEncoder
+from indexer.left_out import Reason
 from indexer.progress import Progress
 from model.cache import Floats
+from model.engines import Encoding
 from model.entries import contact_sheet
-from model.errors import DatasetError
 
 BATCH = 64
 
@@ -54,8 +55,7 @@ def embed(
 ) -> Embedded:
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
-    Raises:
-        DatasetError: the network gives keys that are not finite.
+    Images for which the network gives numbers that are not finite are left out, and noted.
     """
     engine = encoder.engine
     count, copies = len(positions), 2 if mirror else 1
@@ -74,10 +74,17 @@ def embed(
     # Contact sheets are made beside the encoder: between two batches they would leave it idle.
     with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
         for indices, images in batches(dataset, positions, engine.size, BATCH):
+            seen = [images, *([np.ascontiguousarray(images[:, :, ::-1])] if mirror else [])]
+            encodings = [engine.encode(seen[0]), *((encoder.mirror_engine or engine).encode(copy) for copy in seen[1:])]
+            if not (finite := np.all([_finite(encoding) for encoding in encodings], axis=0)).all():
+                for position in indices[~finite].tolist():
+                    dataset.left_out.add(dataset.source(position), Reason.NO_KEY, "the network gives no finite numbers")
+                indices, images = indices[finite], images[finite]
+                seen, encodings = [copy[finite] for copy in seen], [_part(one, finite) for one in encodings]
+                if not len(indices):
+                    continue
             looks.append(Looks.of(images))
-            for is_mirrored in (False, True)[:copies]:
-                seen = np.ascontiguousarray(images[:, :, ::-1]) if is_mirrored else images
-                encoding = (encoder.mirror_engine if is_mirrored and encoder.mirror_engine else engine).encode(seen)
+            for is_mirrored, (copy, encoding) in enumerate(zip(seen, encodings, strict=True)):
                 rows = slice(done, done + len(indices))
                 keys[rows] = encoding.keys
                 of[rows], mirrored[rows] = indices, is_mirrored
@@ -87,11 +94,9 @@ def embed(
                     asked += len(held)
                 if thumbnails:
                     sheet[rows], place[rows] = len(making), np.arange(len(indices))
-                    making.append(pool.submit(contact_sheet, seen))
+                    making.append(pool.submit(contact_sheet, copy))
                 done += len(indices)
             progress("embed", done // copies, count)
-    if not np.isfinite(keys[:done]).all():
-        raise DatasetError("the network gives keys that are not finite for some images")
     return Embedded(
         keys[:done],
         of[:done],
@@ -102,3 +107,11 @@ def embed(
         place[:done],
         Looks.joined(looks),
     )
+
+
+def _finite(encoding: Encoding) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(encoding.keys).all(axis=1) & np.isfinite(encoding.logits).all(axis=1))
+
+
+def _part(encoding: Encoding, rows: NDArray[np.bool_]) -> Encoding:
+    return Encoding(*(part[rows] for part in encoding))

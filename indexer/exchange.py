@@ -9,18 +9,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from indexer.progress import Progress, silent
 from model.errors import ImageError, JournalError, ParameterError
-from model.images import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Limits, decode
+from model.images import DEFAULT_PIXELS, Limits, decode, sniff
 from model.journal import Journal, NewImage
 from model.labels import check_label
 
@@ -151,8 +148,7 @@ def _image(folder: Path, name: str, line: dict[str, Any], number: int) -> bytes:
 
 def _suffix(content: bytes) -> str:
     """What a file of that format is called."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        suffix = f".{(image.format or '').lower().replace('jpeg', 'jpg')}"
-    if suffix not in EXTENSIONS:
-        raise JournalError(f"a taught image is of the format {suffix}")
-    return suffix
+    format = sniff(content[:64])
+    if format is None:
+        raise JournalError("a taught image is of no format that is read")
+    return f".{format.lower().replace('jpeg', 'jpg')}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.left_out import LeftOut, LeftOutError, Reason, printable
+from indexer.left_out import LeftOut, LeftOutError, Reason, as_utf8, printable
 from indexer.walk import is_system, kind_of, read_image, unreadable, walk, why_not
 from model.errors import DatasetError, ImageError, ParameterError
 from model.images import Limits, decode
@@ -261,7 +261,7 @@ def _classes(titles: list[str]) -> dict[str, list[str]]:
     by_class: dict[str, list[str]] = {}
     for title in titles:
         try:
-            label = normalize_label(title, f"the class folder {printable(title)}/")
+            label = normalize_label(as_utf8(title), f"the class folder {printable(title)}/")
         except ParameterError as error:
             raise DatasetError(f"{error} (rename the folder)") from error
         by_class.setdefault(label, []).append(title)

@@ -155,7 +155,8 @@ def index(
             embedded.sheets,
             height=encoder.engine.size[0],
         )
-        CachedLooks(embedded.looks, _rows_of_looks(embedded), tuned.fitted).write(folder / LOOKS)
+        looks = CachedLooks(embedded.looks, _rows_of_looks(embedded), tuned.fitted)
+        looks.fitted_on(tuned.rows).write(folder / LOOKS)
         if tuned.held is not None:
             tuned.held.write(folder / HOLDOUT)
         if tuned.directions is not None:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TOO_LARGE = "too large"
     UNREADABLE = "unreadable"
+    NO_KEY = "no finite key"
     NOT_AN_IMAGE = "not an image"
     NO_CLASS = "in no class folder"
     NO_SPLIT = "beside the splits"
@@ -41,7 +42,7 @@ class Reason(StrEnum):
     SYSTEM = "hidden or system"
 
 
-FAULTS = frozenset({Reason.DAMAGED, Reason.EMPTY, Reason.TOO_LARGE, Reason.UNREADABLE})
+FAULTS = frozenset({Reason.DAMAGED, Reason.EMPTY, Reason.TOO_LARGE, Reason.UNREADABLE, Reason.NO_KEY})
 """Those of files that were taken for images."""
 
 
@@ -155,7 +156,12 @@ def check_ending(path: Path) -> None:
 
 def printable(name: str) -> str:
     r"""A file's name as text, and other text for any other name: a byte that is no UTF-8 becomes ``\xff``."""
-    return _ESCAPED.sub(lambda found: _escape(found[0]), name)
+    return _ESCAPED.sub(lambda found: _escape(found[0]), as_utf8(name))
+
+
+def as_utf8(name: str) -> str:
+    """A file's name as it is where names are UTF-8, whatever this process takes them for."""
+    return name.encode(errors="surrogateescape").decode(errors="surrogateescape")
 
 
 def _escape(char: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ class CachedLooks:
     """(N,) which of those each entry shows, or its mirror image."""
     fitted: Looks | None
     """Of the images that parameters were fitted on; None where they were given."""
+
+    def fitted_on(self, entries: NDArray[np.int64] | None) -> CachedLooks:
+        """The same, where parameters were fitted on some of the entries; None = on no entries."""
+        return self if entries is None else replace(self, fitted=self.looks[self.rows[entries]])
 
     def write(self, path: Path) -> None:
         """Write the file (not atomic: a bundle's writer sees to that)."""

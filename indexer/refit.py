@@ -103,7 +103,7 @@ def refit(
         old,
         progress,
         held=_by_id(tuned.held, opened.overlay),
-        looks=replace(opened.looks, fitted=tuned.fitted),
+        looks=replace(opened.looks, fitted=tuned.fitted).fitted_on(_own(tuned.rows, opened.overlay)),
         theta=tuned.parameters.theta,
         lam=tuned.parameters.lam,
         k=tuned.parameters.k,
@@ -187,7 +187,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     assert isinstance(store, FaissStore | MilvusStore | OverlaidStore)
     sources = old.entries.sources()
     looks = CachedLooks.read(old.path / LOOKS)
-    if looks is None:
+    if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
     pictures = _pictures(looks, overlay)
     tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
@@ -309,6 +309,15 @@ def _rows(store: Store, rows: Ints) -> Floats:
         found.append(keys[some])
         start += len(keys)
     return np.concatenate(found)
+
+
+def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
+    """The bundle's own of some entries, by their ids, in place of rows."""
+    if rows is None:
+        return None
+    ids = overlay.ids[rows]
+    own: Ints = ids[ids < len(overlay.bundle.store.values)]
+    return own
 
 
 def _by_id(held: Held | None, overlay: Overlay) -> Held | None:

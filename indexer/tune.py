@@ -82,7 +82,9 @@ class Tuned(Generic[S]):
     held: Held | None = None
     """What a bundle keeps of an honest holdout."""
     fitted: Looks | None = None
-    """Of the images that parameters were fitted on."""
+    """Of the images of a holdout that parameters were fitted on."""
+    rows: Ints | None = None
+    """(n,) entries that they were fitted on, by leave-one-out."""
 
 
 def tune(
@@ -184,7 +186,9 @@ def _alone(
     fitted = fit_alone(store.values[rows], found, served, errs, ks=ks)
     info = chosen.info.model_copy(update={"images": len(rows)})
     same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
-    return Tuned(fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as)
+    return Tuned(
+        fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as, rows=rows
+    )
 
 
 def _searched(

@@ -69,7 +69,7 @@ class NewImage(NamedTuple):
     name: str
     """What to call it: a client's file name, cleaned."""
     content: bytes
-    """JPEG, PNG, WebP, GIF or BMP, as it was sent."""
+    """An image's file, as it was sent."""
     keys: Mapping[tuple[str, bool], Floats] = {}
     """Keys (D,) by encoder and whether the image was mirrored, where they are known already."""
 

@@ -130,7 +130,7 @@ class FitReport(_Part):
     lams: tuple[float, ...]
     error_percent: tuple[tuple[tuple[float, ...], ...], ...]
     nll: tuple[tuple[tuple[float, ...], ...], ...]
-    """By ``leave-one-out`` the cache alone was tried: lams are (1,), and errors are its own."""
+    """By ``leave-one-out`` the cache was tried beside a network that says nothing: errors are the cache's own."""
     network_error_percent: float | None
     """By ``leave-one-out``, on images that it may know by heart."""
     chosen_error_percent: float

@@ -6,6 +6,7 @@ Importing lazily keeps ``secondlook --help`` fast, and lets a CPU server run whe
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 
@@ -60,6 +61,9 @@ def main() -> None:
     """Run the command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
     # A cancelled rebuild, say: leave through the "finally"s, which remove what is half written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a label that the terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(standalone_mode=False)
         if isinstance(status, int):  # what a command gave to Exit

@@ -43,7 +43,7 @@ router = APIRouter(tags=["predict"])
 _BINARY = {"type": "string", "format": "binary"}
 REQUEST_BODY: dict[str, Any] = {
     "required": True,
-    "description": "JPEG, PNG, WebP, GIF (its first frame) or BMP.",
+    "description": "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC; of several images in one, the first.",
     "content": {
         "multipart/form-data": {
             "schema": {

@@ -109,6 +109,13 @@ def gif(canvas: tuple[int, int], offset: tuple[int, int], image: Image.Image, cl
     return b"GIF89a" + struct.pack("<HH", *canvas) + one[10:start] + control + b"," + place + frame[5:]
 
 
+def tiff_of(compression: int, body: bytes, side: int) -> bytes:
+    """A TIFF of one strip of three samples of 8 bits."""
+    tags = {256: side, 257: side, 258: 8, 259: compression, 262: 6, 273: 8, 277: 3, 278: side, 279: len(body)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 # Made with x265, which no library here carries: HALVES, then the right half transparent, and a large blue square.
 HEIC = base64.b85decode(
     "0000SW^{RQXk}?*00000ZE0pPXk}?*ZE0a<0004fZDn*}000000000XXk=`10000000000aA{+700000000000000000000B57=I"

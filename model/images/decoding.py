@@ -22,7 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from model.errors import ImageError
 from model.images import jpeg, png, simple, tiff
 from model.images.exif import orientation
-from model.images.fitting import INVERTED, fit, spare
+from model.images.fitting import INVERTED, fit, lay_on_white, spare
 from model.images.formats import FORMATS, Header, Inspected, Limits, sniff
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
@@ -40,8 +40,11 @@ MISSING = 1 / 8
 """The part of a JPEG's rows, at its end, without which it is still answered: most of what is seen is there."""
 
 
-def read_header(data: bytes, limits: Limits) -> Header:
+def read_header(data: bytes, limits: Limits, size: tuple[int, int] | None = None) -> Header:
     """Read what a file says of its image, without decoding any pixel of it.
+
+    ``peak_bytes`` holds for any size (height, width) that it is decoded for, or for the one that is given: a JPEG that
+    is much larger takes less.
 
     Raises:
         ImageError: empty, not one of the formats, damaged before its pixels, or made to cost far more than it shows.
@@ -57,8 +60,16 @@ def read_header(data: bytes, limits: Limits) -> Header:
     width, height = found.width, found.height
     copied = 0 if found.data is data else len(found.data)
     # Decoders hold rows, and Pillow the place of each: what counts where an image has one row, or one column.
-    decoded = int(found.bytes_per_pixel * width * height) + 16 * width + 12 * height
-    return Header(format, width, height, copied + decoded + spare(width, height))
+    pixels = width * height
+    decoded = pixels / _fraction(width, height, size) ** 2 if found.scalable and size is not None else pixels
+    held = (found.bytes_per_pixel - found.scalable) * pixels + found.scalable * decoded + 16 * width + 12 * height
+    return Header(format, width, height, copied + int(held) + spare(int(decoded)))
+
+
+def _fraction(width: int, height: int, size: tuple[int, int]) -> int:
+    """One of how many pixels of a side a JPEG is decoded to, as ``draft`` chooses."""
+    most = min(width // (DRAFT * size[1]), height // (DRAFT * size[0]))
+    return next(scale for scale in (8, 4, 2, 1) if most >= scale or scale == 1)
 
 
 def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
@@ -132,11 +143,7 @@ def _decode(format: str, data: bytes, size: tuple[int, int], limits: Limits) -> 
                 _check_rows(image, _jpeg(found.data.removesuffix(jpeg.END) + jpeg.FILL + jpeg.END, size))
             return fit(image, size, found.orientation)
         case "PNG":
-            image = _loaded(PngImageFile, found.data)
-            colour = png.transparent(found.data)
-            if colour is not None:
-                image.info["transparency"] = colour
-            return fit(image, size, found.orientation)
+            return fit(_png(found.data), size, found.orientation)
         case "BMP":
             image = _loaded(BmpImageFile, found.data)
             if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
@@ -181,6 +188,26 @@ def _check_rows(image: Image.Image, filled: Image.Image) -> None:
             if there < 1 - MISSING:
                 raise ImageError(f"the JPEG is cut short: only the upper {there:.0%} of the image is there")
             return
+
+
+def _png(data: bytes) -> Image.Image:
+    image = _loaded(PngImageFile, data)
+    colour, depth = png.transparent(data), data[24]
+    if colour is None:
+        return image
+    if len(colour) == 1:
+        # Pillow scales samples of fewer than 8 bits, and does not scale this one.
+        image.info["transparency"] = colour[0] if depth >= 8 else colour[0] * 255 // ((1 << depth) - 1)
+    elif depth == 8:
+        image.info["transparency"] = colour
+    else:
+        # Pillow decodes 8 of the 16 bits: the upper ones, or the lower ones where they are taken for the upper.
+        del image.info["transparency"]
+        lower = PngImageFile(io.BytesIO(data))
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+        lower.load()
+        lay_on_white(image, lower, colour)
+    return image
 
 
 def _heif(data: bytes) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _ORIENTATION = 0x0112
-_INTEGERS = {1: 1, 3: 2, 4: 4}
-"""Bytes of the TIFF types BYTE, SHORT and LONG."""
+_SHORT = 3
+"""The type of a number of two bytes."""
 
 
 def orientation(exif: bytes) -> int:
@@ -24,7 +24,6 @@ def orientation(exif: bytes) -> int:
     first = number(4, 4)
     for entry in range(first + 2, min(first + 2 + 12 * number(first, 2), len(tiff) - 11), 12):
         if number(entry, 2) == _ORIENTATION:
-            size = _INTEGERS.get(number(entry + 2, 2))
-            value = number(entry + 8, size) if size is not None else 1
+            value = number(entry + 8, 2) if number(entry + 2, 2) == _SHORT else 1
             return value if 1 <= value <= 8 else 1
     return 1

@@ -81,10 +81,9 @@ def fit(
     return np.array(_resize(narrow, (width, height), (0, top - y0, width, bottom - y0)))
 
 
-def spare(width: int, height: int) -> int:
-    """Bytes that ``fit`` holds beside an image of that size, for targets up to 560 x 560."""
-    pixels = width * height
-    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (6 << 20)
+def spare(pixels: int) -> int:
+    """Bytes that ``fit`` holds beside an image of so many pixels, for targets up to 560 x 560."""
+    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (8 << 20)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
@@ -164,6 +163,16 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         scaled[samples == image.info["transparency"]] = 255
     return Image.fromarray(scaled)
+
+
+def lay_on_white(upper: Image.Image, lower: Image.Image, colour: tuple[int, ...]) -> None:
+    """Make pixels of one 16-bit colour white in an RGB image of the samples' upper bytes, given that of the lower."""
+    for start, stop in _bands(upper.width, 0, upper.height):
+        box = (0, start, upper.width, stop)
+        is_clear = np.ones((stop - start, upper.width), bool)
+        for image, shift in ((upper, 8), (lower, 0)):
+            is_clear &= (np.asarray(image.crop(box)) == [sample >> shift & 255 for sample in colour]).all(axis=2)
+        upper.paste(_WHITE, box, Image.fromarray(is_clear))
 
 
 def _from_float(image: Image.Image) -> Image.Image:

@@ -59,6 +59,8 @@ class Inspected(NamedTuple):
     """What a decoder is given: the file, or a copy of it less what no decoder needs."""
     orientation: int = 1
     """As EXIF counts: 1 to 8."""
+    scalable: float = 0
+    """Of bytes_per_pixel: what is held of the pixels alone that are decoded, where that may be a fraction of them."""
     is_cut: bool = False
     """Whether its end is missing, so that the decoder has to find out how much more is."""
 

@@ -11,7 +11,7 @@ from model.images.formats import Inspected, Limits
 END = b"\xff\xd9"
 FILL = bytes(range(1, 255)) * 4
 """Pixels of no image: where they change what is decoded, the image's own are missing."""
-_SCAN = b"\xff\xda"
+SCAN = b"\xff\xda"
 _NEXT = re.compile(rb"\xff+([\x01-\xfe])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
@@ -22,11 +22,13 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}
 SEGMENTS = 1_000
 """Before the first scan. A profile or a text of 16 MiB has 256."""
 SCANS = 64
-"""Libraries write 3 to 20. Each goes over all blocks of the image, however few bytes it has."""
+"""Of an image of any size, that are decoded. Libraries write 3 to 20; each goes over all blocks of the image."""
 SCANNED_PIXELS = 1_600_000_000
-"""Scans times pixels: 25 scans of 64 megapixels."""
+"""Scans times pixels that are decoded: 25 scans of 64 megapixels."""
 LEAST_SCANS = 16
-"""Of an image of any size that is accepted."""
+"""That are decoded of an image as large as the limit allows."""
+COEFFICIENTS = 2
+"""Bytes of each sample of an image that comes in several scans."""
 
 
 def inspect(data: bytes, limits: Limits) -> Inspected:
@@ -37,7 +39,7 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
         ImageTooLargeError: more pixels than the limit.
     """
     kept = [data[:2]]
-    frame, turned, at = None, 1, 2
+    frame, turned, at = None, None, 2
     for _ in range(SEGMENTS):
         # Whatever stands before a marker is skipped, as browsers skip it.
         next_one = _NEXT.search(data, at)
@@ -54,12 +56,12 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
             raise ImageError("the JPEG is cut short before its pixels")
         if marker in _FRAMES and frame is None:
             frame = (marker, segment)
-        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and turned == 1:
+        if marker == 0xE1 and segment[2:8] == b"Exif\0\0" and turned is None:
             turned = orientation(segment[2:])
         if marker in _NEEDED or _says_colours(marker, segment):
             kept += (b"\xff", next_one[1], segment)
         at += length
-        if marker == _SCAN[1]:
+        if marker == SCAN[1]:
             break
     else:
         raise ImageError(f"the JPEG has more than {SEGMENTS:,} segments before its pixels")
@@ -68,11 +70,11 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
     size = sum(map(len, kept))
     is_cut = data.find(END, at) < 0
     stream = data if size == at and not is_cut else b"".join((*kept, data[at:], END if is_cut else b""))
-    scans = 1 + data.count(_SCAN, at)
-    found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned)
+    scans = 1 + data.count(SCAN, at)
+    found = _of(frame[0], frame[1], scans, stream, limits)._replace(orientation=turned or 1)
     if is_cut and scans == 1:
         # Decoded a second time, to see what is missing.
-        return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel)
+        return found._replace(is_cut=True, bytes_per_pixel=2 * found.bytes_per_pixel, scalable=2 * found.scalable)
     if is_cut and frame[0] not in _PROGRESSIVE:
         raise ImageError("the JPEG is cut short: not all of its colours are there")
     return found  # a progressive one shows all of the image from its first scan on
@@ -89,12 +91,23 @@ def _of(marker: int, frame: bytes, scans: int, stream: bytes, limits: Limits) ->
     limits.check(width, height)
     if frame[2] != 8:
         raise ImageError(f"the JPEG has samples of {frame[2]} bits: only 8 are decoded")
-    if scans > SCANS or (scans > LEAST_SCANS and scans * width * height > SCANNED_PIXELS):
-        raise ImageError(f"the JPEG has {scans:,} scans of {width * height:,} pixels each: that is too much to decode")
+    if scans > SCANS:
+        raise ImageError(f"the JPEG has {scans:,} scans: at most {SCANS} are decoded")
+    check_scans(scans, width * height)
     sampling = [(part >> 4) * (part & 15) for part in frame[9 : 8 + 3 * frame[7] : 3]]
     most = max(frame[9 : 8 + 3 * frame[7] : 3], key=lambda part: (part >> 4) * (part & 15), default=0x11)
     planes = sum(sampling) / max(1, (most >> 4) * (most & 15))
-    # Several scans are kept as coefficients of 2 bytes; the decoded image has 4 a pixel, or 1 where it is grey.
-    coefficients = 2 * planes if marker in _PROGRESSIVE or scans > 1 else 0
+    # Several scans are kept as coefficients; the decoded image has 4 a pixel, or 1 where it is grey.
+    coefficients = COEFFICIENTS * planes if marker in _PROGRESSIVE or scans > 1 else 0
     decoded = 1 if frame[7] == 1 else 4
-    return Inspected(width, height, decoded + coefficients, stream)
+    return Inspected(width, height, decoded + coefficients, stream, scalable=decoded)
+
+
+def check_scans(scans: int, pixels: int) -> None:
+    """Refuse so many scans of so many pixels.
+
+    Raises:
+        ImageError: it would take many seconds to decode them.
+    """
+    if scans > LEAST_SCANS and scans * pixels > SCANNED_PIXELS:
+        raise ImageError(f"the JPEG has {scans:,} scans of {pixels:,} pixels each: that is too much to decode")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from model.errors import ImageError
 from model.images.formats import Inspected, Limits
+from model.images.jpeg import COEFFICIENTS, SCAN, check_scans
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 """Bytes of each type of value."""
@@ -15,13 +16,13 @@ _NEEDED = {
     *(338, 339, 347, 529, 530, 531, 532),
 }
 """Size, samples, compression, colours, strips and tiles."""
-_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001}
-"""None, CCITT (three kinds), LZW, JPEG, deflate, PackBits, deflate, LZMA, Zstandard, WebP."""
+_COMPRESSIONS = {1, 4, 5, 7, 8, 32773, 32946, 34925, 50000}
+"""None, CCITT group 4, LZW, JPEG, deflate, PackBits, deflate, LZMA, Zstandard. Of the other kinds of CCITT libtiff
+writes a line into the log for each row that is damaged."""
+_JPEG = 7
 ENTRIES = 1_000
 PIECES = 65_536
 """Strips or tiles."""
-SCANS = 64
-"""Of JPEGs inside, a piece."""
 
 
 class Tags:
@@ -131,11 +132,13 @@ def inspect(data: bytes, limits: Limits) -> Inspected:
     ends = starts[:pieces] + (lengths[:pieces] if sizes in tags else 0)
     if (ends > len(data)).any() or (compression == 1 and int(raw * width * height) > len(data)):
         raise ImageError("the TIFF is cut short: not all of its pixels are there")
-    if compression == 7 and data.count(b"\xff\xda") > max(SCANS, 4 * pieces):
-        raise ImageError("the TIFF has JPEGs with too many scans to decode")
     # What Pillow makes of a pixel, and libtiff's buffer of one piece, with 4 bytes a pixel where it converts colours.
     decoded = 4 if samples > 1 else max(1, min(4, bits // 8))
-    held = max(4.0, raw) * min(1.0, pieces and across * down / (width * height))
+    of_piece = max(4.0, raw)
+    if compression == _JPEG:
+        check_scans(data.count(SCAN), across * down)
+        of_piece += COEFFICIENTS * samples
+    held = of_piece * min(1.0, across * down / (width * height))
     turned = tags.first(274, 1) if 274 in tags else 1
     return Inspected(width, height, decoded + held, tags.alone(), turned if 1 <= turned <= 8 else 1)
 

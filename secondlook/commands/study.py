@@ -44,12 +44,12 @@ def study_command(
     """Ask what is promised of a bundle and its cache.
 
     gain: how much of what a cache can gain is kept by parameters as they are fitted, with a holdout and without, for
-    the bundle's network and others (--weights). promises: whether sets and credibility hold what they promise, plain,
+    the bundle's network (--bundles; the default one's without --weights) and others (--weights). promises: whether sets and credibility hold what they promise, plain,
     after teaching, after folding it in, and after removing entries.
     """
     found: studies.Study
     with reporting(progress_format) as progress:
-        root = root or default_root()
+        with_bundle, root = root is not None or not weights, root or default_root()
         if name == "gain":
             import tempfile
 
@@ -57,9 +57,11 @@ def study_command(
             from evaluation.subjects import from_weights
             from model.bundle import read_manifest
 
-            dataset = read_manifest(root, active_generation(root)).dataset.name
-            train, test = (load(dataset, split, data_root) for split in ("train", "test"))
-            rows = [gain("the bundle's", FromBundle(root), train, test, mirror=mirror, progress=progress)]
+            rows = []
+            if with_bundle:
+                dataset = read_manifest(root, active_generation(root)).dataset.name
+                train, test = (load(dataset, split, data_root) for split in ("train", "test"))
+                rows.append(gain("the bundle's", FromBundle(root), train, test, mirror=mirror, progress=progress))
             with tempfile.TemporaryDirectory() as folder:
                 for subject in from_weights(weights, Path(folder), data_root) if weights else ():
                     train, test = (load(subject.dataset, split, data_root) for split in ("train", "test"))

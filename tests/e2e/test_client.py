@@ -208,22 +208,38 @@ def test_a_server_and_a_bundle_say_the_same_of_a_folder(serve: Serve, tiny_bundl
     there = classify(*given, "--server", server.url, "--csv", "--out", tmp_path / "there.csv", SECONDLOOK_KEY=key)
     assert (here.returncode, there.returncode, there.stdout) == (1, 1, ""), there.stderr
     for ended in (here, there):
-        assert "bad.JPG: the file is not one of JPEG, PNG, WEBP, GIF, BMP" in ended.stderr.splitlines()[-1]
+        *_, failed, last = ended.stderr.splitlines()
+        assert "bad.JPG: the file is not one of JPEG, PNG, WEBP, GIF, BMP" in failed
+        bad, notes, hidden = (folder / name for name in ("green/bad.JPG", "notes.txt", ".hidden.png"))
+        assert last == f"left out: 2 not an image ({bad}, {notes}), 1 hidden or system ({hidden})"
     rows = list(csv.DictReader(io.StringIO(here.stdout)))
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg"))
     expected = [str(path) for path in found if not path.name.startswith(".")]
-    assert [row["file"] for row in rows] == [*expected, str(folder / "red" / "000.png")]
-    assert [bool(row["error"]) for row in rows] == [row["file"].endswith("bad.JPG") for row in rows]
+    assert [row["file"] for row in rows] == [*expected, str(notes), str(folder / "red" / "000.png")]
+    for row in rows:
+        is_left_out = row["file"] in (str(bad), str(notes))
+        assert (bool(row["error"]), row["left_out"]) == (is_left_out, "not an image" if is_left_out else "")
     assert rows[0]["cache"] == "blue"
     asked = list(csv.DictReader((tmp_path / "there.csv").read_text().splitlines()))
     for row, other in zip(rows, asked, strict=True):
-        for name in ("file", "generation", "label", "network", "cache", "prediction_set", "is_novel", "error"):
+        for name in (
+            "file",
+            "generation",
+            "label",
+            "network",
+            "cache",
+            "prediction_set",
+            "is_novel",
+            "error",
+            "left_out",
+        ):
             assert row[name] == other[name]
         for name in ("probability", "cache_probability", "credibility"):
             assert float(row[name] or 0) == pytest.approx(float(other[name] or 0), abs=2e-4)
 
     as_json = classify(*given, "--server", server.url, "--key", key, "--json")
-    lines = [json.loads(line) for line in as_json.stdout.splitlines()]
+    *lines, summary = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert summary == {"left_out": {"not an image": 2, "hidden or system": 1}}
     assert [line["file"] for line in lines] == [row["file"] for row in rows]
     assert [line.get("mixed", {}).get("label", "") for line in lines] == [row["label"] for row in rows]
     refused = classify(folder, "--server", server.url)
@@ -243,6 +259,10 @@ def test_a_server_and_a_bundle_say_the_same_of_a_folder(serve: Serve, tiny_bundl
         (("--server", "http://127.0.0.1:9", "--bundles", "b"), 2, "--bundles does not go with --server"),
         (("--concurrency", "2"), 2, "--concurrency goes with --server"),
         (("--json", "--csv"), 2, "give --json or --csv"),
+        (("--out", "x.txt"), 2, "the ending says how it is written: give .csv or .json"),
+        (("--out", "x"), 2, "the ending says how it is written"),
+        (("--out", "x.json", "--csv"), 2, "--out x.json does not go with --csv"),
+        (("--server", "http://127.0.0.1:9", "--max-pixels", "5"), 2, "--max-pixels does not go with --server"),
         (("--out", "no/such/folder/x.csv"), 1, "no/such/folder/x.csv: No such file"),
         ((), 1, "empty: the folder has no images"),
     ],

@@ -9,6 +9,7 @@ from indexer.exchange import IMAGES, LINES, take_in, write_out
 from model.errors import LabelTakenError, ParameterError
 from model.journal import Correction, Journal, NewImage
 from tests.images_for_tests import make_image
+from tests.odd_images import HEIC
 
 ONE, TWO = make_image("red"), make_image("blue", format="JPEG")
 
@@ -40,6 +41,17 @@ def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> No
     assert {change.key for change in there.changes()} == {"bob"}
     assert take_in(there, written, "bob") == (0, 2, 2)
     assert len(there.since(0).images) == 2
+
+
+def test_images_of_every_format_are_written_and_taken_in(tmp_path: Path) -> None:
+    formats = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    images = [*(make_image("red", format=format) for format in formats), HEIC]
+    journal = Journal(tmp_path / "here")
+    journal.teach("crab", [NewImage("", image) for image in images], "alice")
+    write_out(journal, tmp_path / "out")
+    endings = {path.suffix for path in (tmp_path / "out" / IMAGES).iterdir()}
+    assert endings == {".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".heic"}
+    assert take_in(Journal(tmp_path / "there"), tmp_path / "out", "bob").images == len(images)
 
 
 @pytest.mark.parametrize(

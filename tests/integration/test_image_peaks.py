@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from model.images import Limits, read_header
-from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png
+from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png, tiff_of
 
 # Forks for each file, so that no memory that was freed before is used again.
 MEASURED = """
@@ -63,6 +63,8 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[byte
 
 
 def flat(mode: str, side: int = SIDE) -> Image.Image:
+    if mode == "LAB":
+        return Image.new(mode, (side, side), (90, 20, 40))
     return Image.new("RGBA", (side, side), (9, 88, 200, 120)).convert(mode)
 
 
@@ -97,6 +99,7 @@ FILES: dict[str, Callable[[], bytes]] = {
             (2, 8, 3, ()),
             (2, 8, 3, (chunk(b"tRNS", b"\0\x3c" * 3),)),
             (2, 16, 3, ()),
+            (2, 16, 3, (chunk(b"tRNS", b"\0\x3c" * 3),)),
             (3, 8, 1, (PALETTE,)),
             (3, 8, 1, (PALETTE, CLEAR)),
             (4, 8, 2, ()),
@@ -134,6 +137,7 @@ FILES: dict[str, Callable[[], bytes]] = {
         )
     },
     "tiff-jpeg": lambda: encoded(flat("RGB"), "TIFF", compression="jpeg"),
+    "tiff-jpeg-progressive": lambda: tiff_of(7, encoded(flat("RGB"), "JPEG", progressive=True, subsampling=0), SIDE),
     "tiff-group4": lambda: encoded(flat("1"), "TIFF", compression="group4"),
     "tiff-16": lambda: encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.uint16)), "TIFF", compression="tiff_lzw"),
     "tiff-float": lambda: encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.float32)), "TIFF", compression="zstd"),
@@ -142,6 +146,12 @@ FILES: dict[str, Callable[[], bytes]] = {
     "avif-444": lambda: encoded(flat("RGB"), "AVIF", speed=10, subsampling="4:4:4"),
     "avif-alpha": lambda: encoded(flat("RGBA"), "AVIF", speed=10),
     "heic": lambda: HEIC_LARGE,
+    # Just small enough to be scaled at once, and tiny.
+    **{
+        f"{format}-{mode}-{side}": lambda f=format, m=mode, s=side: encoded(flat(m, s), f)
+        for side in (1440, 64)
+        for format, mode in (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "LA"), ("JPEG", "CMYK"), ("TIFF", "LAB"))
+    },
 }
 
 
@@ -154,6 +164,8 @@ def test_no_image_takes_more_than_its_header_is_charged(measure: Callable[[bytes
     pixels = header.width * header.height
     print(f"{name}: charged {header.peak_bytes / pixels:.1f}, taken {max(peaks) / pixels:.1f} bytes a pixel")
     assert max(peaks) <= header.peak_bytes
+    assert peaks[0] <= read_header(data, LIMITS, (32, 32)).peak_bytes <= header.peak_bytes
+    assert peaks[1] <= read_header(data, LIMITS, (560, 560)).peak_bytes
 
 
 def test_a_charge_is_not_far_from_what_is_taken(measure: Callable[[bytes, int], int]) -> None:

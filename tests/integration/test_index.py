@@ -1,19 +1,21 @@
 """From pictures to a bundle that answers rightly."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from indexer.datasets import load
-from indexer.encoders import FromBundle, FromNetwork, same_first_class
+from indexer.datasets import Dataset, load
+from indexer.encoders import FromBundle, FromNetwork, PreparedEncoder, same_first_class
 from indexer.index import IndexOptions, index
+from indexer.progress import Progress
 from indexer.refit import refit
 from model.bundle import open_bundle, read_manifest
 from model.encoder import Encoder
-from model.engines import OnnxEngine, TorchEngine
+from model.engines import Encoding, OnnxEngine, TorchEngine
 from model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from model.network_file import load_network
 from model.predictor import Answer, Parameters, Predictor
@@ -200,6 +202,37 @@ def test_many_damaged_images_do_not_stop_it(tiny_bundle: Path, tmp_path: Path) -
     generation = index(load(str(folder)), tmp_path / "bundles", FromBundle(tiny_bundle), FIXED)
     dataset = open_bundle(tmp_path / "bundles", generation).manifest.dataset
     assert (dataset.images, dataset.left_out) == (52, {"damaged": 20})
+
+
+@dataclass(frozen=True)
+class Overflowing:
+    """The encoder of a bundle, were its network to overflow on bright images."""
+
+    of: FromBundle
+
+    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
+        prepared = self.of.prepare(dataset, folder, progress)
+        encode = prepared.engine.encode
+
+        def overflowing(images: np.ndarray) -> Encoding:
+            logits, keys = encode(images)
+            return Encoding(logits, np.where(images.mean((1, 2, 3), keepdims=True)[:, 0, 0] > 250, np.nan, keys))
+
+        prepared.engine.encode = overflowing  # type: ignore[method-assign]
+        return prepared
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_an_image_on_which_the_network_overflows_is_left_out(tiny_bundle: Path, tmp_path: Path, mirror: bool) -> None:
+    folder = make_folder(tmp_path / "colours", per_class=40)
+    for name in ("green/005.png", "red/039.png"):
+        Image.new("RGB", (32, 32), (255, 255, 255)).save(folder / name)
+    options = IndexOptions(mirror=mirror)
+    generation = index(load(str(folder)), tmp_path / "bundles", Overflowing(FromBundle(tiny_bundle)), options)
+    bundle = open_bundle(tmp_path / "bundles", generation)
+    assert bundle.manifest.dataset.left_out == {"no finite key": 2}
+    assert bundle.manifest.dataset.unreadable == ("green/005.png", "red/039.png")
+    assert bundle.store.count == 118 * (1 + mirror)
 
 
 def test_where_most_images_cannot_be_read_something_else_is_amiss(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -221,13 +221,14 @@ def test_no_more_is_read_than_an_image_could_need(tmp_path: Path) -> None:
         read_image(path, Limits(10))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_unreadable(folder: Path) -> None:
     put(folder / "red" / "secret" / "a.png", red())
     put(folder / "red" / "secret.jfif", red())
     put(folder / "red" / "secret.png", red())
     for path in ("secret", "secret.jfif", "secret.png"):
         (folder / "red" / path).chmod(0)
+    if os.access(folder / "red" / "secret", os.R_OK):
+        pytest.skip("this user may read everything")
     dataset = opened_folder(folder)
     assert dataset.left_out.counts() == {"unreadable": 2}
     assert sources(dataset) == {"red/secret.png"}
