@@ -43,6 +43,7 @@ CANDIDATES: dict[str, dict[str, float]] = {
     "energy + rmds": {"energy": 1, "rmds": 1},
     "energy + nearest / 5": {"energy": 1, "nearest": 0.2},
     "energy + rmds / 2 + nearest / 4": {"energy": 1, "rmds": 0.5, "nearest": 0.25},
+    "energy / 3 + rmds": {"energy": 1 / 3, "rmds": 1},
     "softmax + rmds": {"softmax": 1, "rmds": 1},
     "rmds + nearest": {"rmds": 1, "nearest": 1},
 }
