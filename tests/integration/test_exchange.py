@@ -53,7 +53,7 @@ def test_images_of_every_format_are_written_and_taken_in(tmp_path: Path) -> None
     write_out(journal, tmp_path / "out")
     endings = {path.suffix for path in (tmp_path / "out" / IMAGES).iterdir()}
     assert endings == {".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".heic"}
-    assert take_in(Journal(tmp_path / "there"), tmp_path / "out", "bob").images == len(images)
+    assert take_in(Journal(tmp_path / "there"), tmp_path / "out", "bob", LIMITS).images == len(images)
 
 
 @pytest.mark.parametrize(

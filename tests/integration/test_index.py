@@ -85,14 +85,14 @@ def test_one_image_is_encoded_as_in_a_batch(tiny_bundle: Path) -> None:
 
 
 def test_a_bundles_encoder_is_opened_without_its_keys(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
-    root = copy_root(tiny_bundle, tmp_path / "old")
+    root, new_root = copy_root(tiny_bundle, tmp_path / "old"), tmp_path / "new"
     (generation,) = generations(root)
     (root / generation / "keys.faiss").write_bytes(b"")
-    new = open_bundle(tmp_path, index(load(str(colour_folder)), tmp_path, FromBundle(root), FIXED))
+    new = open_bundle(new_root, index(load(str(colour_folder)), new_root, FromBundle(root), FIXED))
     assert new.manifest.network == read_manifest(root, generation).network
     (root / generation / "network.safetensors").write_bytes(b"")
     with pytest.raises(BundleError, match=r"network\.safetensors has 0 bytes"):
-        index(load(str(colour_folder)), tmp_path, FromBundle(root), FIXED)
+        index(load(str(colour_folder)), new_root, FromBundle(root), FIXED)
 
 
 def test_a_bundles_own_encoder_gives_the_same_keys_again(
