@@ -69,7 +69,7 @@ def _work(jobs: socket.socket, shared: int) -> None:
             except ImageTooLargeError:
                 if pixels <= at_once:
                     raise
-                header = read_header(file, Limits(pixels))
+                header = read_header(file, Limits(pixels), size)
                 kind, first, second = LARGE, header.width * header.height, header.peak_bytes
             else:
                 np.frombuffer(memory, np.uint8, pixel_bytes)[:] = image.reshape(-1)

@@ -30,6 +30,7 @@ from service.compute import STEPS
 from service.decode_jobs import (
     IMAGE_S,
     LONG_TURN_S,
+    PIXEL_S,
     QUICK_BYTES,
     QUICK_FILE_BYTES,
     QUICK_PIXELS,
@@ -343,8 +344,8 @@ class Decoders:
             first = min(others, key=lambda other: other.rank, default=None)
             if first is None:
                 return
-            turn_s = (TURN_S if first.pixels < job.pixels else LONG_TURN_S) * 2**job.tries
-            if used_s > turn_s and first.rank < job.rank_after(used_s):
+            turn_s = TURN_S if first.pixels < job.pixels else max(LONG_TURN_S, PIXEL_S * job.pixels)
+            if used_s > turn_s * 2**job.tries and first.rank < job.rank_after(used_s):
                 self._put_off(process, running)
                 job.tries += 1
 

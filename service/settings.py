@@ -22,8 +22,8 @@ PREFIX = "SECONDLOOK_"
 NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
 ELSEWHERE = ("key",)
 """Variables that begin so, too, and are read by commands that are no server."""
-LEAST_DECODE_BYTES = 384 << 20
-"""For each worker."""
+LEAST_DECODE_BYTES, ENOUGH_DECODE_BYTES = 384 << 20, 3 << 29
+"""For each worker: without which nothing large is decoded; and what 64 megapixels of any format take."""
 
 Absolute = Annotated[Path, AfterValidator(Path.expanduser), AfterValidator(Path.resolve)]
 
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Bytes of memory in which images are decoded, in all, divided among the workers; one that takes "
-        "more is refused. 0 = 1.5 GiB, or 512 MiB for each worker where that is more.",
+        "more is refused. 0 = 1.5 GiB for each worker, which 64 megapixels of any format need.",
     )
     max_decode_s: float = Field(
         5.0,
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     @property
     def decode_bytes(self) -> int:
         """``max_decode_bytes``, as a number where it is left to the server."""
-        return self.max_decode_bytes or max(3 << 29, self.workers << 29)
+        return self.max_decode_bytes or self.workers * ENOUGH_DECODE_BYTES
 
     @model_validator(mode="after")
     def _is_whole(self) -> Settings:

@@ -161,6 +161,17 @@ def test_one_that_is_in_the_way_of_a_smaller_one_is_begun_anew() -> None:
     run(test, places=1)
 
 
+def test_images_of_the_same_size_are_not_ended_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.decoders.LONG_TURN_S", 0.05)
+
+    async def test(it: Running) -> None:
+        found = await asyncio.gather(*(it.decode(LARGE) for _ in range(3)))
+        assert all(pixels.any() for pixels in found)
+        assert it.ended("put_off") == 0
+
+    run(test, places=1)
+
+
 def test_an_image_in_the_wrong_lane_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # Few pixels, much work: nothing that is refused, so the lane itself is made narrow.
     monkeypatch.setattr("service.decoders.QUICK_S", 0.0)

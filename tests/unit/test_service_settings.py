@@ -4,8 +4,14 @@ import pytest
 from pydantic import ValidationError
 
 from model.errors import ParameterError
+from model.images import Limits, read_header
+from model.images.fitting import spare
 from model.milvus import MilvusSettings
+from service.app import DECODERS
+from service.decode_jobs import QUICK_BYTES
 from service.settings import Settings, read_settings, settings_table, unknown_variables
+from service.workers import share
+from tests.odd_images import HEIC_LARGE
 from tests.service_for_tests import settings
 
 
@@ -105,3 +111,15 @@ def test_hosts_are_read_as_requests_spell_them(monkeypatch: pytest.MonkeyPatch) 
     read = Settings()
     assert read.allowed_hosts == ("photos.example.org", "*.example.net", "2001:db8::1", "xn--mnchen-3ya.example")
     assert Settings(**read.model_dump(mode="json")) == read  # as workers get it
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 32])
+def test_each_of_several_workers_has_memory_for_an_image_as_large_as_is_accepted(workers: int) -> None:
+    told = settings(workers=workers)
+    webp = b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + 2 * (7999).to_bytes(3, "little")
+    limits = Limits(told.max_pixels)
+    heic = read_header(HEIC_LARGE, limits)
+    pixels = heic.width * heic.height
+    as_large = (heic.peak_bytes - spare(pixels)) / pixels * told.max_pixels + spare(told.max_pixels)
+    needed = max(read_header(webp, limits).peak_bytes, as_large) + 2 * told.max_file_bytes
+    assert share(told, 0).decode_bytes - DECODERS // workers * QUICK_BYTES >= needed
