@@ -378,7 +378,7 @@ def connection(
             head = STATUS_LINE[kind.status] + b"".join(b"%b: %b\r\n" % field for field in fields)
             told = {"request_id": named, "status": kind.status, "problem": kind.slug}
             logger.info("refused before it was a request", extra={"fields": told})
-            self.transport.write(head + b"\r\n" + body)
+            self.transport.write(head + b"\r\n" + (b"" if self.parser.get_method() == b"HEAD" else body))
             self.transport.close()
             self._watch_taking()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -52,11 +54,22 @@ class Declared:
         """The fields of a call's JSON object."""
         return self._body.get((scope["route"].path, scope["method"]), ())
 
+    async def check_body(self, request: Request) -> None:
+        """Refuse a JSON object that gives a field twice: some readers take the first of the two, some the last.
+
+        Raises:
+            ProblemError: names the field.
+        """
+        if self.of_body(request.scope):
+            with suppress(ValueError):  # what is no JSON, the route refuses
+                json.loads(await request.body(), object_pairs_hook=_once)
+
 
 async def only_known(request: Request) -> None:
     """What a route depends on that takes nothing but what it declares."""
     declared: Declared = request.app.state.declared
     declared.check_query(request.scope)
+    await declared.check_body(request)
 
 
 def install(app: FastAPI) -> None:
@@ -73,6 +86,13 @@ def _fields(schema: dict[str, Any] | None, schemas: dict[str, Any]) -> Names:
     for part in schema.get("anyOf", ()):
         names += _fields(part, schemas)
     return tuple(names)
+
+
+def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in fields]
+    if len(names) > len(set(names)):
+        raise _wrong(max(names, key=names.count), "it is given twice: give it once")
+    return dict(fields)
 
 
 def _is_text(value: str) -> bool:

@@ -143,6 +143,26 @@ def test_an_unknown_field_of_a_body_names_the_likely_one(call: Call) -> None:
     assert problem(wrong, 422, "invalid-parameter") == "lable: there is no such field: label is the likely one."
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PATCH", "/v1/entries/0", '{"label": "cat", "label": "dog"}', "label"),
+        ("PATCH", "/v1/entries/0", '{"label": "cat", "\\u006cabel": "cat"}', "label"),
+        ("PATCH", "/v1/entries/0", '{"label": {"a": 1, "a": 2}}', "a"),
+        ("POST", "/v1/admin/rebuild", '{"force": false, "dataset": "x", "force": true}', "force"),
+    ],
+)
+def test_a_field_given_twice_in_json_is_refused(call: Call, method: str, path: str, body: str, field: str) -> None:
+    wrong = call(method, path, content=body, headers=ADMIN | {"Content-Type": "application/json"})
+    assert problem(wrong, 422, "invalid-parameter") == f"{field}: it is given twice: give it once."
+
+
+@pytest.mark.parametrize("body", ['{"\\ud800": 1, "label": "x"}', '{"\\ud800": 1, "\\ud800": 2}'])
+def test_a_field_whose_name_is_no_text_is_refused(call: Call, body: str) -> None:
+    wrong = call("PATCH", "/v1/entries/0", content=body, headers=ADMIN | {"Content-Type": "application/json"})
+    problem(wrong, 422, "invalid-parameter")
+
+
 def test_a_form_takes_what_the_call_takes(call: Call) -> None:
     wrong = call("POST", "/v1/predict", **FORM, data={"lam": "0.5"})
     assert problem(wrong, 422, "invalid-parameter") == "lam: there is no such field: there are file."

@@ -46,6 +46,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 async def exchange(sent: bytes, pieces: int) -> tuple[list[Answer], bool]:
     """What comes back for these bytes, and whether the server closed."""
+    received, is_closed = await raw(sent, pieces)
+    return answers(received), is_closed
+
+
+async def raw(sent: bytes, pieces: int) -> tuple[bytes, bool]:
+    """The same, as bytes."""
     guard = Guard(app, Hosts(settings()), LIMIT)
     config = uvicorn.Config(guard, log_config=None, http=connection(1, 1), lifespan="off")
     state = ServerState()
@@ -71,7 +77,7 @@ async def exchange(sent: bytes, pieces: int) -> tuple[list[Answer], bool]:
         writer.close()
     finally:
         listening.close()
-    return answers(received), is_closed
+    return received, is_closed
 
 
 def answers(received: bytes) -> list[Answer]:
@@ -272,3 +278,20 @@ def test_what_all_of_a_server_takes() -> None:
     got, _ = asyncio.run(exchange(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 1))
     assert got[0].status == 204
     assert got[0].headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD /first HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n",
+        b"HEAD http://evil.example/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"HEAD /first HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        b"HEAD /first HTTP/1.1\r\n" + HOST + b"X: " + b"x" * (70 << 10) + b"\r\n\r\n",
+    ],
+)
+def test_what_is_refused_of_head_has_no_body(head: bytes) -> None:
+    received, is_closed = asyncio.run(raw(head, 1))
+    assert is_closed
+    assert re.match(rb"HTTP/1\.1 4\d\d ", received)
+    assert int(re.search(rb"content-length: (\d+)", received)[1]) > 0  # type: ignore[index]
+    assert received.endswith(b"\r\n\r\n")
