@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from indexer.datasets import Dataset
 from indexer.embed import batches, read_all
+from indexer.looks import KeptHoldout, kept_holdout
 from indexer.progress import Progress
 from model import bundle as bundles
 from model.engines import Engine, OnnxEngine
@@ -52,6 +53,8 @@ class PreparedEncoder:
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
+    kept: KeptHoldout | None = None
+    """The holdout that the bundle with this encoder was given."""
 
 
 class EncoderSource(Protocol):
@@ -80,8 +83,15 @@ class FromBundle:
         for name in (bundles.ENCODER, bundles.NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
+        manifest, network = old.manifest, old.manifest.network
+        if manifest.dataset.name != dataset.name:  # of other images nobody has said anything
+            network = network.model_copy(update={"trained_on_these": "unknown"})
         return PreparedEncoder(
-            old.engine, old.manifest.network, old.manifest.recipe, trained=read_trained(old.path, old.manifest)
+            old.engine,
+            network,
+            manifest.recipe,
+            trained=read_trained(old.path, manifest),
+            kept=kept_holdout(old.path, manifest),
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:

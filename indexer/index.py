@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from indexer.folders import FolderDataset, why_empty
 from indexer.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
 from indexer.honest import Chosen, Known, given, of_tenth
 from indexer.keeping import keeper_of
-from indexer.looks import LOOKS, CachedLooks
+from indexer.looks import LOOKS, CachedLooks, KeptHoldout
 from indexer.memory import check_memory
 from indexer.progress import Progress, silent
 from indexer.tune import Entries, tune
@@ -134,6 +134,7 @@ def index(
             _known(encoder, dataset, options),
             options.holdout,
             progress,
+            encoder.kept,
         )
         tuned = tune(
             store,
@@ -247,12 +248,23 @@ def choose_holdout(
     known: Known,
     named: Dataset | None,
     progress: Progress = silent,
+    kept: KeptHoldout | None = None,
 ) -> Chosen:
-    """The images that parameters of a cache of a split of a dataset are fitted on: those that are named, or its tenth.
+    """The images that parameters of a cache of a split of a dataset are fitted on.
+
+    Those that are named, those that the bundle before was given, or the dataset's tenth.
 
     Raises:
         DatasetError: those that were named cannot be fitted on.
     """
+    if named is None and kept is not None:
+        names = tuple(label for label in kept.classes if label in classes)
+        left = np.isin(kept.held.labels, [kept.classes.index(label) for label in names])
+        now = np.array([names.index(label) if label in names else -1 for label in kept.classes])
+        seen = Holdout(kept.held.logits, kept.held.keys, now[kept.held.labels], kept.looks).part(left)
+        # Where they are cached by now, others are looked for.
+        with suppress(DatasetError):
+            return given(kept.info.name, seen, names, classes, cached, known)
     if named is None:
         return of_tenth(f"a tenth of {name} {split}".rstrip(), tenth, cached, known)
     seen, _ = embed_holdout(named, np.arange(len(named.labels)), engine, progress)
@@ -352,7 +364,8 @@ def _rows_of_looks(embedded: Embedded) -> NDArray[np.int64]:
 def _known(encoder: PreparedEncoder, dataset: Dataset, options: IndexOptions) -> Known:
     """What is known of the images that the network was trained on."""
     words = f"{dataset.name} {dataset.split} less holdout"
-    return Known(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, options.trained)
+    said = options.trained if options.trained != "unknown" else encoder.network.trained_on_these
+    return Known(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, said)
 
 
 def _known_classes(engine: Engine, dataset: Dataset) -> int | None:

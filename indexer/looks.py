@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from indexer.copies import Looks
 from model.errors import BundleError
+from model.held import HOLDOUT, Held
+from model.manifest import HoldoutInfo, Manifest
 
 LOOKS = "looks.npz"
 
@@ -55,6 +57,31 @@ class CachedLooks:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path.parent.name}/{path.name} does not hold the looks of images") from error
+
+
+@dataclass(frozen=True)
+class KeptHoldout:
+    """A holdout that was given to a bundle, as its encoder saw it: a rebuild has it still."""
+
+    info: HoldoutInfo
+    classes: tuple[str, ...]
+    held: Held
+    looks: Looks
+
+
+def kept_holdout(folder: Path, manifest: Manifest) -> KeptHoldout | None:
+    """The honest holdout that a bundle was given; None where it has none, or a part of its own dataset.
+
+    Raises:
+        BundleError: a file of it is damaged.
+    """
+    info = manifest.holdout
+    if info is None or not info.honest or not {HOLDOUT, LOOKS} <= manifest.files.keys():
+        return None
+    held, looks = Held.read(folder / HOLDOUT), CachedLooks.read(folder / LOOKS)
+    if (held.own >= 0).any() or looks is None or looks.fitted is None or len(looks.fitted) != len(held.labels):
+        return None
+    return KeptHoldout(info, manifest.classes, held, looks.fitted)
 
 
 _FIELDS = ("digests", "luma", "colours")

@@ -197,7 +197,8 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
     trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
     images = read_trained(old.path, manifest)
-    known = Known(images, images is None and manifest.network.trained_on == trained_on, options.trained)
+    said = options.trained if options.trained != "unknown" else manifest.network.trained_on_these
+    known = Known(images, images is None and manifest.network.trained_on == trained_on, said)
     name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
     chosen = choose_holdout(
         name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress

@@ -44,8 +44,8 @@ def study_command(
     """Ask what is promised of a bundle and its cache.
 
     gain: how much of what a cache can gain is kept by parameters as they are fitted, with a holdout and without, for
-    the bundle's network (--bundles; the default one's without --weights) and others (--weights). promises: whether sets and credibility hold what they promise, plain,
-    after teaching, after folding it in, and after removing entries.
+    the bundle's network (--bundles; the default one's without --weights) and others (--weights). promises: whether sets
+    and credibility hold what they promise, plain, after teaching, after folding it in, and after removing entries.
     """
     found: studies.Study
     with reporting(progress_format) as progress:

@@ -87,6 +87,21 @@ def test_a_bundle_without_an_honest_holdout_is_repaired(splits: Path, network: P
         assert ("Warning: the parameters were fitted on 30 of these images" in said.output) == (images > 0)
 
 
+def test_a_rebuild_keeps_the_holdout_that_a_bundle_was_given(splits: Path, network: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundles"
+    index(root, splits / "train", network, "--holdout", splits / "valid")
+    done = run("index", splits / "train", "--bundles", root)  # as the page's rebuild does
+    assert done.exit_code == 0, done.output
+    manifest = read_manifest(root, active_generation(root))
+    assert manifest.parameters_from == "holdout"
+    assert manifest.holdout is not None
+    assert (manifest.holdout.name, manifest.holdout.images) == ("valid train", 30)
+    # Once they are cached themselves, they are none.
+    done = run("index", splits / "valid", "--bundles", root)
+    assert done.exit_code == 0, done.output
+    assert read_manifest(root, active_generation(root)).parameters_from == "leave-one-out"
+
+
 def test_what_the_user_says_of_the_network_is_taken(splits: Path, network: Path, tmp_path: Path) -> None:
     new = index(tmp_path / "new", splits / "train", network, "--trained", "no")
     assert (new.parameters_from, new.network.trained_on_these) == ("holdout", "no")
