@@ -13,8 +13,8 @@ import numpy as np
 
 from evaluation.conformal import METHODS, TABLED, Sets, compared, served
 from evaluation.detection import Detection, Scores, detect
+from evaluation.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
 from evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
-from evaluation.plots import COLOURS, INK, MODELS
 from evaluation.study import Figure, Table
 from indexer.class_shape import ClassShape
 from indexer.datasets import Dataset
@@ -45,7 +45,6 @@ SCORES = {
 """What is compared, the reference first, each with its sign such that higher means more doubt."""
 
 REFERENCE = "network"
-DRAWN = ("network", "energy", "novelty")
 LEVELS = (0.01, 0.05, 0.1)
 TENTH, NEIGHBORS = 10, 200
 """Where all entries vote, the labels of the nearest 200 are counted."""
@@ -53,7 +52,6 @@ TENTH, NEIGHBORS = 10, 200
 ERRORS = "own errors"
 """The images that the mixture gets wrong, told from those that it gets right."""
 
-BINS = 40
 
 PARTS = {"softmax": "network", "energy": "energy", "nearest": "nearest", "tenth": "tenth", "rmds": "rmds"}
 """The scores that candidates are made of, by their names in ``indexer.novelty``."""
@@ -210,7 +208,7 @@ class Doubt:
                 Figure(
                     "doubt-roc",
                     f"Unknown images told from known ones, AUROC % of the network's probability → novelty:\n{gained}",
-                    self._draw_roc(others),
+                    draw_roc({one.name: {name: one.scores[name].roc for name in DRAWN} for one in others}, SCORES),
                     f"ROC curves, a panel for each kind of unknown images. AUROC in percent: {gained}.",
                     (3.6 * max(2, len(others)), 4.4),
                 ),
@@ -218,7 +216,7 @@ class Doubt:
                     "doubt-novelty",
                     f"Novelty: {self.false_alarms:.1f} % of the known images are above the threshold, and of\n"
                     + ", ".join(f"{one.name} {one.novel:.1f} %" for one in others),
-                    self._draw_novelty,
+                    draw_novelty(self.histograms, self.threshold, self.highest),
                     "Shares of known and unknown images by novelty, with the threshold above which they are novel.",
                 ),
             ]
@@ -227,59 +225,12 @@ class Doubt:
             Figure(
                 "doubt-sets",
                 f"How often sets hold the right label, % asked → got: {shown}",
-                self._draw_sets,
+                draw_sets(self.sets),
                 "Coverage got against coverage asked, on the line on which they are equal; labels in a set against it.",
                 (9.0, 4.2),
             )
         )
         return found
-
-    def _draw_roc(self, others: Sequence[Unknown]) -> Any:
-        styles = {
-            "network": MODELS["network"].colour,
-            "energy": COLOURS[1],
-            "novelty": MODELS["mixed"].colour,
-        }
-        lines = {"network": "--", "energy": "-.", "novelty": "-"}
-
-        def draw(into: Any) -> None:
-            panels = into.subplots(1, len(others), sharey=True, squeeze=False)[0]
-            for axes, one in zip(panels, others, strict=True):
-                for name in DRAWN:
-                    known, unknown = zip(*one.scores[name].roc, strict=True)
-                    axes.plot(known, unknown, lines[name], color=styles[name], label=SCORES[name])
-                axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6, alpha=0.6)
-                axes.set(title=one.name, xlabel="known images above the threshold", xlim=(0, 1), ylim=(0, 1.01))
-            panels[0].set_ylabel("unknown images above it")
-            handles, labels = panels[0].get_legend_handles_labels()
-            into.legend(handles, labels, loc="outside lower center", ncols=len(DRAWN), fontsize=10)
-
-        return draw
-
-    def _draw_novelty(self, into: Any) -> None:
-        axes = into.subplots()
-        edges = np.linspace(0, self.highest, BINS + 1)
-        for i, (name, shares) in enumerate(self.histograms.items()):
-            style = {"color": INK, "linewidth": 2} if i == 0 else {"color": COLOURS[i - 1], "linestyle": "--"}
-            axes.stairs([100 * share for share in shares], edges, label=name, **style)
-        axes.axvline(self.threshold, color=INK, linewidth=0.8, linestyle=":", label="threshold")
-        axes.set(xlabel="novelty", ylabel="images, % of their kind", xlim=(0, self.highest))
-        axes.legend()
-
-    def _draw_sets(self, into: Any) -> None:
-        left, right = into.subplots(1, 2)
-        asked = [100 * s.asked for s in self.sets]
-        got = [100 * s.got.value for s in self.sets]
-        errors = (
-            [100 * (s.got.value - s.got.low) for s in self.sets],
-            [100 * (s.got.high - s.got.value) for s in self.sets],
-        )
-        left.plot(asked, asked, color=INK, linewidth=0.8, alpha=0.6)
-        left.errorbar(asked, got, yerr=errors, fmt="o", color=MODELS["mixed"].colour, markersize=5, elinewidth=1)
-        left.set(xlabel="asked, %", ylabel="sets that hold the right label, %")
-        right.plot(asked, [s.size for s in self.sets], "o-", color=MODELS["mixed"].colour)
-        right.axhline(1, color=INK, linewidth=0.8, alpha=0.6)
-        right.set(xlabel="asked, %", ylabel="labels in a set, on average", ylim=(0, None))
 
 
 def doubt(

@@ -30,6 +30,9 @@ FALSE_ALARM_RATE = 0.01
 DOUBTFUL_RATE = 0.05
 """Share of known images that may have so little evidence that they are doubtful, the novel ones among them."""
 
+FEW = {FALSE_ALARM_RATE: 3.0, DOUBTFUL_RATE: 2.0}
+"""Where the holdout has too few images for a rate, the limit is as many of its standard deviations below its mean."""
+
 TENTH = 10
 NEIGHBORS = {"nearest": 1, "tenth": TENTH}
 """Which entry's similarity a score is."""
@@ -179,10 +182,19 @@ def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novel
 
 def _limited(weights: Mapping[str, float], scores: Scores) -> Evidence:
     found = sum((weight * scores[score] for score, weight in weights.items()), np.zeros(len(scores["nearest"])))
-    # The image at the limit is no alarm, in whatever order the scores are added.
-    limits = (float(np.quantile(found, rate, method="lower")) - ROUNDING for rate in (FALSE_ALARM_RATE, DOUBTFUL_RATE))
+    limits = (_limit(found, rate, deviations) for rate, deviations in FEW.items())
     kept = {"similarity" if score in NEIGHBORS else score: weight for score, weight in weights.items()}
     return Evidence(**kept, **dict(zip(("limit", "doubtful"), limits, strict=True)))
+
+
+def _limit(found: NDArray[np.float64], rate: float, deviations: float) -> float:
+    """What at most that share of known images is below, of whose evidence (n,) is found."""
+    limit = float(np.quantile(found, rate, method="lower"))
+    if len(found) * rate < 1:
+        # The least of few images is no rare one: of six, one in seven new ones is below it.
+        limit = min(limit, float(found.mean() - deviations * found.std()))
+    # The image at the limit is no alarm, in whatever order the scores are added.
+    return limit - ROUNDING
 
 
 def _scores(seen: Seen, directions: Floats) -> Scores:

@@ -28,8 +28,9 @@ from model.cache import Floats, Ints
 from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreAwayError, StoreError
+from model.held import Calibrated
 from model.journal import SOURCE
-from model.manifest import MANIFEST, READ_VERSIONS, Calibration, FileInfo, Manifest
+from model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.milvus_store import MilvusStore
 from model.root import GENERATION, Lease, active_generation, publish
@@ -49,14 +50,6 @@ ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, TAUGHT = (
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 UNIT_TOLERANCE = 0.05
 """How far from 1 the canary's key lengths may be (reduced precision)."""
-
-
-@dataclass
-class Calibrated:
-    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
-
-    calibration: Calibration | None
-    change: int = 0
 
 
 @dataclass(frozen=True)

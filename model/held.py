@@ -1,4 +1,4 @@
-"""What a bundle keeps of the holdout that it was fitted on, to be calibrated anew when it is taught."""
+"""What a bundle keeps of its holdout, to be calibrated anew when it is taught, and the calibration that then holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import numpy as np
 
 from model.cache import Floats, Ints
 from model.errors import BundleError
+from model.manifest import Calibration
 
 HOLDOUT = "holdout.npz"
+
+
+@dataclass
+class Calibrated:
+    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
+
+    calibration: Calibration | None
+    change: int = 0
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class Model:
     """What they were fitted on."""
     calibration: dict[str, Any] | None = None
     truncation: dict[str, Any] | None = None
+    parameters_from: str | None = None
+    """``holdout``, ``cross-validation``, ``leave-one-out`` or ``given``."""
+    holdout: dict[str, Any] | None = None
+    """What the parameters were fitted on; None where they were given."""
     network_classes: int | None = None
     """How many of the classes, the first ones, the network knows; the others were taught."""
     counts: list[int] = field(default_factory=list)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
@@ -215,10 +216,18 @@ def test_a_bundle_that_is_not_calibrated_is_refused(tiny_bundle: Path, fresh: Da
 def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh: Dataset, tmp_path: Path) -> None:
     root = copy_root(tiny_bundle, tmp_path / "bundles")
     run = CliRunner()
-    calibrated = run.invoke(cli, ["fit", str(colour_folder), "--bundles", str(root), "--calibrate", "--json"])
+    # A folder of images of nothing in particular needs no class folders.
+    (strange := tmp_path / "strange").mkdir()
+    noise = unknown("noise", (32, 32), images=8)
+    for i in range(8):
+        Image.fromarray(noise.read(i, (32, 32))).save(strange / f"{i}.png")
+    options = ["--calibrate", "--unknown", str(strange), "--json"]
+    calibrated = run.invoke(cli, ["fit", str(colour_folder), "--bundles", str(root), *options])
     assert calibrated.exit_code == 0, calibrated.output
     told = json.loads(calibrated.output.splitlines()[-1])
     assert told["calibration"]["sets"]["images"] == 6
+    assert set(told["calibration"]["novelty"]["candidates"][0]["auroc"]) == {"noise", "textures", "strange"}
+    assert told["same_as"]["exact"] <= 1
     assert told["generation"] == max(generations(root))
     folder = tmp_path / "fresh" / "colours"
     make_folder(folder, per_class=2)

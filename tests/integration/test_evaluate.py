@@ -93,9 +93,9 @@ def test_plots_and_figures_are_written_where_asked(tiny_bundle: Path, tmp_path: 
     ended = CliRunner().invoke(cli, [*arguments, "--images", "9", "--json"], catch_exceptions=False)
     assert ended.exit_code == 0
     told = json.loads((tmp_path / "out" / "errors.json").read_text())
-    nothing = {"left_out": {}, "left_out_files": []}
-    assert told | nothing == json.loads(ended.stdout.splitlines()[-1])
-    assert told["count"] == 9
+    printed = json.loads(ended.stdout.splitlines()[-1])
+    assert told | {"left_out": {}, "left_out_files": []} == printed
+    assert (told["count"], told["in_holdout"]) == (9, 0)
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"reliability.png", "theta-lam.png"}
 
 

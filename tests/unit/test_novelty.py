@@ -127,6 +127,20 @@ def scored(novelty: Novelty, of: Seen, directions: np.ndarray | None) -> np.ndar
     return novelty_scores(novelty, of.similarities[:, novelty.neighbor - 1], own)
 
 
+@pytest.mark.parametrize("count", [6, 12, 60])
+def test_few_images_make_no_more_false_alarms(count: int) -> None:
+    alarms, doubts = [], []
+    for seed in range(8):
+        keys, labels = of_classes(count, 100 + seed)
+        novelty, directions = fit_novelty(seen(keys, logits_of(keys)), labels, shape(), {})
+        fresh, _ = of_classes(600, 200 + seed)
+        scores = scored(novelty, seen(fresh, logits_of(fresh)), directions)
+        alarms.append((scores > novelty.threshold).mean())
+        doubts.append((scores > doubtful_above(novelty.evidence)).mean())
+    assert np.mean(alarms) < 0.05
+    assert np.mean(doubts) < 0.12
+
+
 def test_without_a_head_keys_alone_are_gone_by() -> None:
     novelty, _ = fit_novelty(seen(KEYS), LABELS, shape(), {"elsewhere": seen(ELSEWHERE)})
     assert {one.score for one in novelty.candidates} == {"nearest", "tenth", "rmds", "rmds + nearest"}
