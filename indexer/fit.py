@@ -23,7 +23,7 @@ LAMS = tuple(round(step * 0.05, 2) for step in range(21))
 KS: tuple[int | None, ...] = (10, 25, 50, 100, 200)
 
 CAUTIOUS_LAM = 0.5
-"""The share of the cache where no honest holdout says what it should be (docs/decisions/013)."""
+"""The share of the cache where no honest holdout says what it should be (docs/decisions/015)."""
 
 
 @dataclass(frozen=True)
