@@ -153,10 +153,6 @@ class Model:
     input: dict[str, Any]
     store: dict[str, Any]
     engine: str
-    parameters_from: str = ""
-    """`holdout`, `leave-one-out` or `given`: what theta, lam and k go by."""
-    holdout: dict[str, Any] | None = None
-    """What they were fitted on."""
     calibration: dict[str, Any] | None = None
     truncation: dict[str, Any] | None = None
     parameters_from: str | None = None
