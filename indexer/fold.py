@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,13 @@ class Folded:
         gone = {left.file for left in self.left_out if left.reason is Reason.REMOVED}
         first = len(self.kept)
         return np.array([i for i in range(first, len(self.labels)) if self.source(i) in gone], np.int64)
+
+    def less_emptied(self, labels: NDArray[np.int64]) -> Folded:
+        """Less the taught classes that none of these labels (N,) is of: all their images were removed since."""
+        kept = np.union1d(np.arange(len(self.own_classes)), labels)
+        now = np.full(len(self.classes), -1)
+        now[kept] = np.arange(len(kept))
+        return replace(self, classes=tuple(self.classes[label] for label in kept), labels=now[self.labels])
 
     def content_hash(self) -> str:
         """Of the dataset and of what was folded in."""

@@ -116,6 +116,8 @@ def index(
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
+        if isinstance(dataset, Folded):
+            dataset = dataset.less_emptied(dataset.labels[embedded.positions])
         first = first_copies(embedded.looks)
         repeated = _repeated(dataset, embedded, first)
         values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))

@@ -122,7 +122,7 @@ class JournalFile:
         ``wait`` is for how many seconds a change that is being written may keep it waiting.
 
         Raises:
-            JournalError: it cannot be read, or was there and is gone.
+            JournalError: it cannot be read, or was there and is gone or empty.
         """
         if not self._is_there():
             yield None
@@ -236,6 +236,10 @@ class JournalFile:
             raise JournalError(
                 f"{JOURNAL} has version {version}, this secondlook reads up to {VERSION}: use a newer one"
             )
+        if version == 0 and self._was_there:
+            raise JournalError(
+                f"{JOURNAL} is empty, and was not: put it back, or restart the server to go on without what it held"
+            )
         self._was_there = self._was_there or version > 0
         return version
 
@@ -274,7 +278,7 @@ def _has_log(path: Path) -> bool:
         found = path.stat()
         place = (found.st_dev, found.st_ino)
         if place not in _HEADERS:
-            _HEADERS[place] = os.open(path, os.O_RDONLY)
+            _HEADERS[place] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         return os.pread(_HEADERS[place], 1, 18) == b"\x02"
     except OSError:
         return True

@@ -16,7 +16,7 @@ from model.taught_keys import FIRST_ID, number_of
 from service.errors import UnavailableError
 from service.problems import Kind, ProblemError, clean, documented
 from service.schemas import EntryInfo, EntryList, Health, ModelInfo, entry_info, model_info
-from service.state import Current, Running
+from service.state import Current, Running, State
 from service.thumbnails import of_taught
 
 MAX_LISTED = 200
@@ -68,11 +68,12 @@ def list_entries(
     "/v1/entries/{entry_id}",
     tags=["model"],
     summary="One cached entry",
-    responses=documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER),
+    responses=documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER, Kind.NOT_KEPT),
 )
-def get_entry(predictor: Current, entry_id: EntryId) -> EntryInfo:
+async def get_entry(state: Running, predictor: Current, entry_id: EntryId) -> EntryInfo:
     """Where it came from and what it shows. Ids belong to the generation named."""
-    return entry_info(predictor, known_entry(predictor, entry_id))
+    entry = await _entry(state, predictor, entry_id)
+    return await run_in_threadpool(entry_info, predictor, entry)
 
 
 @router.get(
@@ -82,12 +83,12 @@ def get_entry(predictor: Current, entry_id: EntryId) -> EntryInfo:
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}},
-        **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER, Kind.QUEUE_FULL, Kind.NOT_READY),
+        **documented(Kind.NOT_FOUND, Kind.INVALID_PARAMETER, Kind.NOT_KEPT, Kind.QUEUE_FULL, Kind.NOT_READY),
     },
 )
 async def get_thumbnail(state: Running, predictor: Current, entry_id: EntryId) -> Response:
     """A small PNG."""
-    entry = await run_in_threadpool(known_entry, predictor, entry_id)
+    entry = await _entry(state, predictor, entry_id)
     number, journal = number_of(entry_id), state.generations.journal
     made = None
     if number is None:
@@ -112,6 +113,20 @@ async def readyz(state: Running) -> Health:
     if not state.is_ready:
         raise UnavailableError("the server does not compute answers now: send requests elsewhere")
     return Health(status="ready", generation=state.generations.active)
+
+
+async def _entry(state: State, predictor: Predictor, entry_id: int) -> Entry:
+    """One entry, as it votes now.
+
+    Raises:
+        ProblemError: there is none of that id.
+        JournalError: there may be one, and the journal cannot be read.
+    """
+    try:
+        return await run_in_threadpool(known_entry, predictor, entry_id)
+    except ProblemError:
+        await state.generations.catch_up()
+        raise
 
 
 def known_entry(predictor: Predictor, entry_id: int) -> Entry:

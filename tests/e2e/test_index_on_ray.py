@@ -118,12 +118,13 @@ def test_what_an_actor_cannot_do_is_said_in_a_sentence(
 ) -> None:
     address, _ = cluster
     root, folder = copy_root(tiny_bundle, tmp_path / "root"), make_folder(tmp_path / "spoilt", per_class=20)
-    for path in (*(folder / "green").iterdir(), *(folder / "red").iterdir()):
+    # One of each class is left: where none is, that is said before any actor begins.
+    for path in (*sorted((folder / "green").iterdir())[1:], *sorted((folder / "red").iterdir())[1:]):
         path.write_bytes(b"no image")
     before = sorted(root.iterdir())
     ended = secondlook("index", folder, "--bundles", root, "--parts", tmp_path / "parts", "--ray", address)
     assert ended.returncode == 1
-    assert "over 10 images are unreadable (green/000.png" in ended.stderr
+    assert f"most images of {folder.name} cannot be read: 38 not an image (green/001.png" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert sorted(root.iterdir()) == before
 

@@ -165,6 +165,15 @@ def test_a_journal_is_put_back_and_taken_away_under_running_workers(serve: Serve
             assert client.delete("/v1/entries/3").status_code == 503
             assert taught(client) == kept, "what is known is not forgotten"
         shutil.move(away, journal)
+        # What only one of the two knows is there all the same, where the other cannot look.
+        known = teach(one, "ant", 6).json()["entries"][0]["id"]
+        kept[known] = "ant"
+        shutil.move(journal, away)
+        for path in (f"/v1/entries/{known}", f"/v1/entries/{known}/thumbnail"):
+            assert one.get(path).status_code in {200, 503}
+            assert two.get(path).status_code in {200, 503}
+            assert two.get(path.replace(str(known), str(known + 100))).status_code == 503
+        shutil.move(away, journal)
         last = teach(two, "bee", 5).json()["entries"][0]["id"]
         kept[last] = "bee"
         assert taught(one) == taught(two) == kept

@@ -324,6 +324,27 @@ def test_a_stamp_is_another_after_each_change(tmp_path: Path) -> None:
     assert other.stamp() is None
 
 
+def test_a_journal_that_was_emptied_is_none_that_is_new(tmp_path: Path) -> None:
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    journal.teach("ant", [image()], "k")
+    kept = (tmp_path / JOURNAL).read_bytes()
+    assert other.newest() == 1
+    for emptied in (lambda: os.truncate(tmp_path / JOURNAL, 0), lambda: _replace_by_an_empty_one(tmp_path / JOURNAL)):
+        emptied()
+        for one in (journal, other):
+            for call in (one.newest, one.since, lambda: one.teach("bee", [image()], "k")):  # noqa: B023 - called at once
+                with pytest.raises(JournalError, match="is empty, and was not: put it back"):
+                    call()
+        assert (tmp_path / JOURNAL).stat().st_size == 0
+    (tmp_path / JOURNAL).write_bytes(kept)
+    assert journal.newest() == other.newest() == 1
+
+
+def _replace_by_an_empty_one(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
 def test_a_journal_without_its_folder_says_so(tmp_path: Path) -> None:
     root = tmp_path / "root"
     journal = Journal(root)

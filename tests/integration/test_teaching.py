@@ -470,6 +470,7 @@ def test_what_is_removed_or_relabelled_while_a_rebuild_runs_is_no_error(
     bundle = open_bundle(root, threads=1)
     assert bundle.manifest.dataset.images == len(bundle.store.values) == 65
     assert not bundle.manifest.dataset.unreadable
+    assert bundle.manifest.classes == ("blue", "green", "red", "striped"), "dotted has no image any more"
     overlay = caught_up(Overlay(bundle), journal)
     counts = dict(zip(overlay.classes, overlay.counts.tolist(), strict=True))
     assert {label: count for label, count in counts.items() if count} == {
