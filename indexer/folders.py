@@ -185,11 +185,11 @@ def _split_folder(root: Path, split: str, left_out: LeftOut) -> Path:
     folders = _split_folders(root)
     if not folders:
         if split == "val":
-            raise DatasetError(f"{root} has no val/ with class folders")
+            raise DatasetError(f"{root} has no val/ with class folders: it is whole, so --split train names all of it")
         return root
     if split not in folders:
         there = " and ".join(name for name in SPLITS if name in folders)
-        raise DatasetError(f"{root} has {there} but no {split}/ with class folders")
+        raise DatasetError(f"{root} has {there} but no {split}/ with class folders: name another with --split")
     for entry, kind in _listing(root):
         if kind == "folder" and not is_system(entry.name):
             if entry.name not in folders.values():

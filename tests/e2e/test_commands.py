@@ -184,7 +184,7 @@ def test_recipes_are_compared_and_one_is_named(tmp_path: Path, tiny_network: Pat
         (("evaluate", "cifar10", "--bundles", "no-such-root"), 1, "has no active bundle"),
         (("import-keras", "no.h5", "out.safetensors"), 1, "there is no file no.h5"),
         (("index", "colours", "--bundles", "b", "--store", "Fat"), 1, "knows airplane"),
-        (("evaluate", "colours", "--split", "val"), 1, "choose train or test"),
+        (("evaluate", "colours", "--split", "val"), 1, "no val/ with class folders: it is whole"),
         (("train", "colours", "--out", "missing/net.safetensors"), 1, "there is no folder missing"),
         (("fly",), 2, "No such command 'fly'"),
         (("serve", "--port", "99999"), 2, "99999"),

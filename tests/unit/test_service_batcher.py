@@ -69,7 +69,7 @@ class Scripted:
         said = np.array([image[0, 0, 0], parameters.lam], np.float32)
         ids = np.arange(neighbors)
         near, weights = ids.astype(np.float32), ids.astype(np.float64)
-        return Answer(said, said, said, 0.0, None, None, ids, ids, near, weights, said, said)
+        return Answer(said, said, said, 0.0, None, ids, ids, near, weights, said, said)
 
 
 def image(*values: int, side: int = 2) -> NDArray[np.uint8]:
