@@ -342,7 +342,8 @@ class Decoders:
             job.done.set_exception(job.too_slow)
         elif job.deadline < now:
             self._stop(process, "deadline")
-            job.done.set_exception(job.too_slow if used_s > LONG_TURN_S else TimeoutError())
+            is_slow = used_s > max(LONG_TURN_S, PIXEL_S * job.pixels)  # else it is the machine that is
+            job.done.set_exception(job.too_slow if is_slow else TimeoutError())
         elif not running.is_slow:
             if is_overdue:
                 self._to_slow_lane(process, running)

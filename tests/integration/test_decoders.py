@@ -279,6 +279,17 @@ def test_what_is_not_decoded_in_time_is_given_up() -> None:
     run(test)
 
 
+def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.decoders.LONG_TURN_S", 0.0)
+
+    async def test(it: Running) -> None:
+        out = np.zeros((*SIZE, 3), np.uint8)
+        with pytest.raises(TimeoutError):
+            await it.decoders.decode(LARGER, out, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
+
+    run(test)
+
+
 def test_an_image_that_ends_its_process_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     async def test(it: Running) -> None:
         decoding = asyncio.create_task(it.decode(LARGER))
