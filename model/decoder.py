@@ -46,8 +46,9 @@ DONE, LARGE, REFUSED, TOO_LARGE = b"D", b"L", b"R", b"T"
 asking, nothing was decoded, and the file is where it was; ImageError; ImageTooLargeError."""
 MAX_REPLY = REPLY.size + 4096
 
-SLACK_BYTES = 256 << 20
-"""What the limits of the system leave beyond the bytes asked for: they are there for what the table of peaks misses."""
+SLACK_BYTES = 64 << 20
+"""What the limits of the system leave beyond the bytes asked for, for what the table of peaks misses: an AVIF, say, may
+have more pixels than its header tells. All kinds of images in the table do without."""
 _REAP_MS = 50
 _PR_SET_PDEATHSIG = 1
 

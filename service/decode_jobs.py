@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ImageTooSlowError
-from model.images import Limits
+from model.images import Limits, sniff
 
 QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
 """Of an image of the quick lane: its file, its pixels, and the memory that it takes at most."""
@@ -63,6 +63,13 @@ class Job:
     tries: int = 0
     """How often it was killed for others."""
     crashes: int = 0
+    is_behind: bool = False
+    """It was in the quick lane, and let others go first."""
+
+    @property
+    def kind(self) -> tuple[str | None, int]:
+        """What others that are like it have in common with it: the format, and about how many bytes."""
+        return sniff(bytes(self.file[:64])), len(self.file).bit_length()
 
     @property
     def too_slow(self) -> ImageTooSlowError:

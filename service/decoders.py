@@ -50,6 +50,8 @@ QUICK_S = 0.05
 """Of the processor, after which an image is in the wrong lane. 1 megapixel takes 5 to 25 ms."""
 STUCK_S = 2.0
 """The same on the clock, for what waits for something else than the processor."""
+BEHIND_S, SUSPECT_S = 15.0, 10.0
+"""How long images like one that was in the wrong lane let others go first there, and how long they are suspected."""
 SLOW_STEPS, SLOWER_STEPS = 10, 15
 """By how much slow ones are nicer than the event loop, and once they have taken their first turn."""
 LOOK_S = 0.02
@@ -68,6 +70,8 @@ class Decoders:
         self._nursery = Nursery(self._heard, self._ended, self._keep)
         self._order = itertools.count()
         self._quick: list[tuple[float, int, Job]] = []
+        self._suspected: dict[tuple[str | None, int], float] = {}
+        """Kinds of images of which one was in the wrong lane, and until when."""
         self._slow: list[Job] = []
         self._running: dict[Process, Running] = {}
         self._slow_running = 0
@@ -157,8 +161,13 @@ class Decoders:
     def _go_on(self) -> None:
         """Give all who can work something to do."""
         while self._quick and self._idle and len(self._running) - self._slow_running < self._places:
-            job = heapq.heappop(self._quick)[2]
-            if self._is_wanted(job):
+            due, order, job = heapq.heappop(self._quick)
+            if not self._is_wanted(job):
+                continue
+            if not job.is_behind and self._suspected.get(job.kind, 0.0) > time.monotonic():
+                job.is_behind = True
+                heapq.heappush(self._quick, (due + BEHIND_S, order, job))
+            else:
                 self._give(self._idle.pop(), job, is_slow=False)
         while self._slow and self._slow_running < self._places:
             job = min(self._slow, key=lambda job: job.rank)
@@ -333,7 +342,8 @@ class Decoders:
             job.done.set_exception(job.too_slow)
         elif job.deadline < now:
             self._stop(process, "deadline")
-            job.done.set_exception(job.too_slow if used_s > LONG_TURN_S else TimeoutError())
+            is_slow = used_s > max(LONG_TURN_S, PIXEL_S * job.pixels)  # else it is the machine that is
+            job.done.set_exception(job.too_slow if is_slow else TimeoutError())
         elif not running.is_slow:
             if is_overdue:
                 self._to_slow_lane(process, running)
@@ -353,6 +363,7 @@ class Decoders:
         """With its process, if it can go on at once; else it is begun anew there."""
         job = running.job
         job.pixels = job.pixels or QUICK_PIXELS
+        self._suspected[job.kind] = time.monotonic() + SUSPECT_S
         if self._slow_running < self._places and job.charge <= self._free_bytes():
             running.is_slow, running.charge = True, job.charge
             self._slow_running += 1

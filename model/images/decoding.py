@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import AvifImagePlugin, Image, ImageChops
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -27,6 +27,8 @@ from model.images.formats import FORMATS, Header, Inspected, Limits, sniff
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
 Image.MAX_IMAGE_PIXELS = None
+# Not one for each processor, which would make an image's memory the machine's: whoever decodes many has others for it.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Such as of damaged EXIF data: nothing that a server's log needs once for each upload. Set once, because
 # warnings.catch_warnings changes the filters of all threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -88,6 +90,8 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uin
         return _decode(format, data, size, limits)
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError("decoding the image takes more memory than its size should need") from error
     except Exception as error:
         # Decoders meet hostile bytes with errors of many kinds (struct, value, index, OS, syntax); all mean the same.
         raise _damaged(format) from error

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
 from model.images import FORMATS, Limits, decode
-from service.decode_jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Spending
+from service.decode_jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Job, Spending
 from service.decoders import Decoders
 from service.errors import UnavailableError
 from service.metrics import Metrics
@@ -30,6 +32,14 @@ SMALL = make_image("red")
 
 def plain(side: int) -> bytes:
     return png(np.full((side, side, 3), 99, np.uint8))
+
+
+def rle(side: int) -> bytes:
+    """A run-length coded BMP, each pixel a run."""
+    row = b"\1\2" * side + b"\0\0"
+    head = struct.pack("<2sIHHI", b"BM", 1078 + side * len(row), 0, 0, 1078)
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, side * len(row), 0, 0, 256, 0)
+    return head + info + bytes(1024) + row * side
 
 
 LARGE, LARGER = plain(4000), plain(8000)
@@ -186,6 +196,22 @@ def test_an_image_in_the_wrong_lane_leaves_it(monkeypatch: pytest.MonkeyPatch) -
     run(test, places=1)
 
 
+def test_many_images_in_the_wrong_lane_let_others_go_first() -> None:
+    # Few bytes and pixels, and much work: each has a long way to go until it is known that it is in the wrong lane.
+    costly = rle(600)
+
+    async def test(it: Running) -> None:
+        many = [asyncio.create_task(it.decode(costly)) for _ in range(40)]
+        await it.busy()
+        assert (await it.decode(SMALL)).any()
+        assert it.ended("put_off") < 20
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+
+    run(test, places=1)
+
+
 def test_memory_is_never_more_than_there_is() -> None:
     async def test(it: Running) -> None:
         free = []
@@ -199,6 +225,18 @@ def test_memory_is_never_more_than_there_is() -> None:
             await it.decode(LARGER)
 
     run(test, max_bytes=2 * QUICK_BYTES + (200 << 20))
+
+
+def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if its header had told of few pixels: of some formats it can, beside many.
+    monkeypatch.setattr("service.decoders.Job", partial(Job, at_once=2**63))
+
+    async def test(it: Running) -> None:
+        with pytest.raises(ImageError, match="more memory than its size should need"):
+            await it.decode(LARGER)
+        assert (await it.decode(SMALL)).any()
+
+    run(test)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -237,6 +275,17 @@ def test_what_is_not_decoded_in_time_is_given_up() -> None:
         )
         assert [type(error) for error in found] == [TimeoutError] * 3
         assert it.ended("deadline") >= 1
+
+    run(test)
+
+
+def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.decoders.LONG_TURN_S", 0.0)
+
+    async def test(it: Running) -> None:
+        out = np.zeros((*SIZE, 3), np.uint8)
+        with pytest.raises(TimeoutError):
+            await it.decoders.decode(LARGER, out, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
 
     run(test)
 

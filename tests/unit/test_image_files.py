@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from model.errors import ImageError, ImageTooLargeError
 from model.images import Limits, decode, fitting, read_header, sniff
@@ -426,3 +426,17 @@ def test_a_large_image_is_converted_in_bands_without_a_seam(
     monkeypatch.setattr(fitting, "BAND", 1000)
     # Pillow may scale down before it scales across, which rounds differently; a seam would be seen in tens.
     assert np.abs(seen(turned) - at_once).max() <= (6 if mode == "P" else 2)
+
+
+def test_avif_is_decoded_by_one_thread_on_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    of_pillow = AvifImagePlugin._avif.AvifDecoder
+
+    def decoder(data: bytes, codec: str, max_threads: int) -> object:
+        threads.append(max_threads)
+        return of_pillow(data, codec, max_threads)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(AvifImagePlugin._avif, "AvifDecoder", decoder)
+    seen(encoded(Image.new("RGB", (64, 64)), "AVIF"))
+    assert set(threads) == {1}
