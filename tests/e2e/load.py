@@ -62,6 +62,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def rebuilding(pid: int) -> list[int]:
+    """Those of them that index."""
+    found = []
+    for child in children(pid):
+        with suppress(OSError):  # it has ended
+            if b"index" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                found.append(child)
+    return found
+
+
 def descendants(pid: int) -> list[int]:
     """Those processes, and theirs."""
     return [found for child in children(pid) for found in (child, *descendants(child))]

@@ -17,7 +17,7 @@ import pytest
 from service.ending import GRACE_S
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.hanging import Hangs
-from tests.e2e.load import children
+from tests.e2e.load import children, rebuilding
 from tests.e2e.test_faults import start_rebuild
 from tests.e2e.test_server_limits import deaf, head
 from tests.images_for_tests import make_folder, make_image
@@ -88,8 +88,8 @@ def busy(
         time.sleep(0.5)
     elif what == "rebuild":
         start_rebuild(server, "colours")
-        until(lambda: children(server.process.pid))
-        for pid in children(server.process.pid):
+        until(lambda: rebuilding(server.process.pid))
+        for pid in rebuilding(server.process.pid):
             os.kill(pid, signal.SIGSTOP)
     if what == "deaf":
         with deaf(server):

@@ -17,7 +17,7 @@ from evaluation.benchmarks.client import Client
 from model.bundle import open_bundle
 from model.root import active_generation, generations
 from tests.e2e.conftest import KEY, Server, fill, generation, until
-from tests.e2e.load import children
+from tests.e2e.load import rebuilding
 from tests.e2e.test_switching import ADMIN, ASKED, TOLERANCE, expected, make_datasets, rebuild
 
 Serve = Callable[..., Server]
@@ -80,8 +80,8 @@ def test_kill_9_at_any_moment_of_a_rebuild(
     served = {active_generation(root)}
     for i in range(kills):
         where = start_rebuild(server, datasets[i % 2])
-        until(lambda: children(server.process.pid))  # noqa: B023 - called at once
-        (indexer,) = children(server.process.pid)
+        until(lambda: rebuilding(server.process.pid))  # noqa: B023 - called at once
+        (indexer,) = rebuilding(server.process.pid)
         wanted = STAGES[i // 2 % len(STAGES)]
         while (job := job_of(where))["state"] == "running" and job["stage"] != wanted:
             time.sleep(0.005)
