@@ -34,7 +34,7 @@ from model.entries import Entry, write_entries
 from model.errors import DatasetError
 from model.held import HOLDOUT
 from model.images import RESIZE
-from model.journal import SOURCE
+from model.journal_terms import number_in
 from model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from model.milvus import Milvus, from_environment
 from model.predictor import Parameters
@@ -352,7 +352,7 @@ def _repeated(dataset: Dataset, embedded: Embedded, first: NDArray[np.int64]) ->
 
 def _taught(dataset: Dataset, embedded: Embedded) -> NDArray[np.int64]:
     """Which entries are of images that were taught."""
-    is_taught = [dataset.source(position).startswith(SOURCE) for position in embedded.positions.tolist()]
+    is_taught = [number_in(dataset.source(position)) is not None for position in embedded.positions.tolist()]
     return np.flatnonzero(is_taught)
 
 

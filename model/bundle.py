@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -29,7 +28,7 @@ from model.engines import Engine, OnnxEngine
 from model.entries import Entries, Entry
 from model.errors import BundleError, EngineError, StoreAwayError, StoreError
 from model.held import Calibrated
-from model.journal import SOURCE
+from model.journal_terms import SOURCE, number_in
 from model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
 from model.milvus import Milvus, from_environment
 from model.milvus_store import MilvusStore
@@ -88,8 +87,8 @@ class Bundle:
         """Its own entries of images that were taught and folded in, by the image's number."""
         found: dict[int, list[Entry]] = {}
         for entry in self.entries.beginning_with(SOURCE):
-            if match := re.fullmatch(rf"{SOURCE}(\d+)", entry.source):
-                found.setdefault(int(match[1]), []).append(entry)
+            if (number := number_in(entry.source)) is not None:
+                found.setdefault(number, []).append(entry)
         return found
 
     @cached_property

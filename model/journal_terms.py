@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,12 @@ ACCEPTED = Limits(pixels=2**63 - 1)
 """Of taught images: each was accepted once, and is not lost to a limit that is lower now."""
 
 Action = Literal["taught", "relabelled", "removed"]
+
+
+def number_in(source: str) -> int | None:
+    """The number of the taught image that a source names; None where it names another: a class may be called so too."""
+    match = re.fullmatch(f"{SOURCE}([0-9]+)", source)
+    return None if match is None else int(match[1])
 
 
 class NewImage(NamedTuple):

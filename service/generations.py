@@ -28,6 +28,7 @@ from service.compute import step_back
 from service.errors import GateError, ReadOnlyError, UnavailableError, UnknownGenerationError
 from service.gate import check_canary, compare
 from service.settings import Settings
+from service.shortage import causes
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +139,7 @@ def _is_final(error: BaseException | None) -> bool:
     """Whether a bundle is wrong, and not the moment: a file system that hiccups, or memory that is short."""
     if not isinstance(error, BundleError):
         return False
-    while error is not None:
-        if isinstance(error, OSError | MemoryError):
-            return False
-        error = error.__cause__
-    return True
+    return not any(isinstance(one, OSError | MemoryError) for one in causes(error))
 
 
 def _log_alone(switching: asyncio.Task[None]) -> None:

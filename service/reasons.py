@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from model.entries import Entry
-from model.journal import SOURCE
+from model.journal_terms import number_in
 from model.predictor import Answer, Predictor
 from model.reasons import decisive
 from model.taught_keys import number_of
@@ -67,7 +67,7 @@ def neighbors_of(predictor: Predictor, answer: Answer, count: int) -> list[Neigh
                 "weight": float(answer.weights[i]),
                 "source": entry.source,
                 "mirrored": entry.mirrored,
-                "taught": entry.source.startswith(SOURCE),
+                "taught": number_in(entry.source) is not None,
                 "thumbnail": thumbnail_of(entry),
             }
         )

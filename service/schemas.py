@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from model.entries import Entry
-from model.journal import SOURCE
+from model.journal_terms import number_in
 from model.manifest import (
     Calibration,
     DatasetInfo,
@@ -338,7 +338,7 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
         source=entry.source,
         mirrored=entry.mirrored,
         thumbnail=thumbnail_of(entry),
-        taught=entry.source.startswith(SOURCE),
+        taught=number_in(entry.source) is not None,
         was=was,
     )
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 
 MAX_CONNECTIONS = 2_048
 """Open at once, in each process."""
@@ -16,24 +17,29 @@ RESERVED = 32
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, each once: pymilvus raises errors that are their own cause."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
+
+
 def is_passing(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is of the machine and the moment: a shortage, or a disk that is away."""
-    while error is not None:
-        if isinstance(error, OSError | MemoryError | sqlite3.OperationalError):
-            return True
-        if isinstance(error, RuntimeError) and "start new thread" in str(error):
-            return True
-        error = error.__cause__
-    return False
+    return any(
+        isinstance(one, OSError | MemoryError | sqlite3.OperationalError)
+        or (isinstance(one, RuntimeError) and "start new thread" in str(one))
+        for one in causes(error)
+    )
 
 
 def is_short(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is a shortage of descriptors or memory."""
-    while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORT):
-            return True
-        error = error.__cause__
-    return False
+    return any(
+        isinstance(one, MemoryError) or (isinstance(one, OSError) and one.errno in _SHORT) for one in causes(error)
+    )
 
 
 def most_connections() -> int:

@@ -16,8 +16,9 @@ from model.bundle import ENCODER
 from model.cache import Floats
 from model.entries import Entry
 from model.errors import ParameterError
-from model.journal import SOURCE, Journal, Kept, NewImage
+from model.journal import Journal, Kept, NewImage
 from model.journal import Request as Repeatable
+from model.journal_terms import number_in
 from model.labels import check_label
 from model.predictor import Answer, Predictor
 from model.taught_keys import number_of, taught_id
@@ -257,8 +258,8 @@ async def _decide(
     if label is not None:
         label = check_label(label, predictor.classes)
     number = number_of(entry_id)
-    if number is None and entry.source.startswith(SOURCE):
-        number = int(entry.source.removeprefix(SOURCE))
+    if number is None:
+        number = number_in(entry.source)
     if number is not None:
         was = await asyncio.to_thread(journal.decide_image, number, label, key.name, manifest.classes)
     else:

@@ -26,7 +26,7 @@ from model.predictor import Predictor
 from model.root import activate, active_generation, generations
 from model.taught_keys import FIRST_ID, taught_id
 from service.app import create_app
-from tests.images_for_tests import make_image
+from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,
     KEY,
@@ -280,6 +280,27 @@ def test_an_id_of_another_generation_is_not_taken_for_one_of_this(call: Call, ro
         response = call(method, f"/v1/entries/1?generation={old}", json=body, headers=ADMIN)
         problem(response, 409, "generation-changed")
     assert call("DELETE", f"/v1/entries/1?generation={NEW}", headers=ADMIN).status_code == 204
+
+
+def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path) -> None:
+    import torch
+
+    from indexer.encoders import FromNetwork
+    from model.network_file import save_network
+    from model.networks import ResNet
+
+    root, folder, network = tmp_path / "bundles", make_folder(tmp_path / "taught", 12), tmp_path / "n.safetensors"
+    (folder / "red").rename(folder / "taught:1")
+    dataset = load(str(folder))
+    torch.manual_seed(1)
+    save_network(ResNet(20, 3).eval(), network, classes=dataset.classes, trained_on="", trained=np.empty(0, np.uint64))
+    activate(root, index(dataset, root, FromNetwork(network, "small"), IndexOptions()))
+    with serving(create_app(settings(bundles=root, admin_key=KEY))) as call:
+        listed = call("GET", "/v1/entries", params={"label": "taught:1"}).json()["entries"]
+        assert {entry["taught"] for entry in listed} == {False}
+        path = f"/v1/entries/{listed[0]['id']}"
+        assert call("PATCH", path, json={"label": "blue"}, headers=ADMIN).json()["was"] == "taught:1"
+        assert call("DELETE", path, headers=ADMIN).status_code == 204
 
 
 def test_what_was_taught_outlives_switches_and_restarts(call: Call, root: Path, colour_folder: Path) -> None:
