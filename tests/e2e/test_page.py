@@ -294,7 +294,7 @@ def test_it_fits_a_phone_and_a_desk(server: Server, visit: Visit, width: int) ->
     assert page.get_by_role("button", name="Take a photo").is_visible() == (width < 500)
     assert page.locator("#lam").is_visible() == (width > 500)
     if width < 500:
-        page.get_by_text("The mix").click()
+        page.get_by_text("The mix", exact=True).click()
         assert page.evaluate(fits)
     page.goto(f"{server.url}/#admin")
     page.get_by_role("button", name="Enter the key").click()
