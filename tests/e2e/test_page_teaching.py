@@ -56,7 +56,7 @@ def test_a_wrong_answer_is_taught_right_and_taken_back(server: Server, visit: Vi
     card.get_by_role("button", name=WRONG).click()
     dialog.get_by_label("It shows", exact=True).fill("Lobster")
     dialog.get_by_role("button", name="Teach", exact=True).click()
-    expect(dialog.get_by_role("alert")).to_contain_text("it differs from lobster only by case")
+    expect(dialog.get_by_role("alert")).to_contain_text("it differs from lobster only in how it is written")
     expect(dialog.get_by_label("It shows", exact=True)).to_have_value(label)
     dialog.get_by_role("button", name="Cancel").click()
     # The key is nowhere but in the page's memory.
