@@ -92,9 +92,10 @@ def test_the_authors_resnet32_errs_as_published(data_root: Path, tmp_path: Path)
 
     (source,) = Path(weights).glob("cifar10_ResNet32*.h5")
     network = import_keras(source, tmp_path / "net.safetensors")
-    parts = {split: read_all(load("cifar10", split, data_root), (32, 32)) for split in ("train", "test")}
-    network.set_pixel_statistics(np.concatenate([parts["train"][0], parts["test"][0]]))
-    images, labels = parts["test"][0][:1000], parts["test"][1][:1000]
+    train, test = (load("cifar10", split, data_root) for split in ("train", "test"))
+    (of_train, _), (of_test, positions) = read_all(train, (32, 32)), read_all(test, (32, 32))
+    network.set_pixel_statistics(np.concatenate([of_train, of_test]))
+    images, labels = of_test[:1000], test.labels[positions[:1000]]
     with torch.inference_mode():
         logits = network(network.normalize(torch.from_numpy(images)))
     # 92.3 % right on these thousand; a wrong padding, layer order or epsilon costs tens of points.
