@@ -17,7 +17,7 @@ from indexer.encoders import FromBundle
 from indexer.fold import fold
 from indexer.index import IndexOptions, index
 from model.bundle import TAUGHT, open_bundle
-from model.images import Limits
+from model.catching_up import caught_up
 from model.journal import Journal, NewImage
 from model.overlay import Overlay
 from model.predictor import Answer, Predictor
@@ -104,13 +104,13 @@ def test_images_of_one_batch_are_told_apart(call: Call) -> None:
 def test_it_stays_so_when_it_is_folded_in(store: str, root: Path, colour_folder: Path) -> None:
     journal = Journal(root)
     journal.teach("blue", [NewImage("a.png", PICTURE, {})], "tests", known=("blue", "green", "red"), most=10)
-    dataset = fold(load(str(colour_folder)), journal, Limits(10**7))
+    dataset = fold(load(str(colour_folder)), journal)
     generation = index(dataset, root, FromBundle(root), IndexOptions(store=store))
     activate(root, generation)
     bundle = open_bundle(root)
     assert (TAUGHT in bundle.manifest.files) == (store != "Flat")
-    predictor = Predictor(bundle, Overlay(bundle).caught_up(journal))
-    assert not predictor.overlay.added
+    predictor = Predictor(bundle, caught_up(Overlay(bundle), journal))
+    assert not predictor.overlay.taught.count
     pixels = np.asarray(Image.open(io.BytesIO(PICTURE)))
     (answer,) = predictor.predict(pixels[None], [predictor.defaults])
     assert isinstance(answer, Answer)
