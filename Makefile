@@ -1,5 +1,6 @@
 # make serve   set everything up and serve the default model on http://127.0.0.1:8000
 # make test    set everything up and pass the tests
+# make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
 # make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test soak cluster numerics check bench paper lock setup setup-test clean
+.PHONY: serve test slow soak cluster numerics check bench paper lock setup setup-test clean
 
 serve: setup
 	$(BIN)/secondlook serve
@@ -21,6 +22,9 @@ test: setup-test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 # The last -m counts: this one overrides that of pyproject.toml.
+slow: setup-test
+	$(BIN)/pytest -m "slow and not soak and not cluster" $(PYTEST_ARGS)
+
 soak: setup-test
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
@@ -36,7 +40,7 @@ OLDER_avx2 := NPY_DISABLE_CPU_FEATURES="$(AVX512)" ATEN_CPU_CAPABILITY=avx2 OPEN
               MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 FAISS_SIMD_LEVEL=AVX2
 
 numerics: setup-test
-	$(OLDER_$(LEVEL)) $(BIN)/pytest tests/unit tests/integration $(PYTEST_ARGS)
+	$(OLDER_$(LEVEL)) $(BIN)/pytest -m "not soak and not cluster" tests/unit tests/integration $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .

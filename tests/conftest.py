@@ -16,8 +16,37 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+SLOW = frozenset(
+    {
+        # integration
+        "test_holdouts.py",
+        "test_image_peaks.py",
+        # e2e: servers that are killed, stopped, starved or attacked, and measured
+        "test_bench.py",
+        "test_bench_serve.py",
+        "test_browser_pixels.py",
+        "test_decoding.py",
+        "test_ending.py",
+        "test_fairness.py",
+        "test_faults.py",
+        "test_hostile.py",
+        "test_hung_workers.py",
+        "test_odd_folders.py",
+        "test_overload.py",
+        "test_sharded_index.py",
+        "test_shortage.py",
+        "test_switching.py",
+        "test_teaching_workers.py",
+    }
+)
+"""Files whose tests take minutes together, so that `make test` stays quick; `make slow` runs them."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
         room = item.path.relative_to(Path(__file__).parent).parts[0]
         if room in ("unit", "integration", "e2e"):
             item.add_marker(getattr(pytest.mark, room))
