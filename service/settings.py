@@ -20,8 +20,8 @@ from service.problems import likely
 
 PREFIX = "SECONDLOOK_"
 NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
-ELSEWHERE = ("key",)
-"""Variables that begin so, too, and are read by commands that are no server."""
+ELSEWHERE = ("author_weights", "key")
+"""Variables that begin so, too, and are read by commands that are no server, or by `make paper`."""
 LEAST_DECODE_BYTES, ENOUGH_DECODE_BYTES = 384 << 20, 3 << 29
 """For each worker: without which nothing large is decoded; and what 64 megapixels of any format take."""
 

@@ -19,8 +19,10 @@ settings.load_profile("untimed")
 SLOW = frozenset(
     {
         # integration
+        "test_decoders.py",
         "test_holdouts.py",
         "test_image_peaks.py",
+        "test_reproduce.py",
         # e2e: servers that are killed, stopped, starved or attacked, and measured
         "test_bench.py",
         "test_bench_serve.py",
@@ -32,11 +34,14 @@ SLOW = frozenset(
         "test_hostile.py",
         "test_hung_workers.py",
         "test_odd_folders.py",
+        "test_openapi.py",
         "test_overload.py",
+        "test_server_limits.py",
         "test_sharded_index.py",
         "test_shortage.py",
         "test_switching.py",
         "test_teaching_workers.py",
+        "test_workers.py",
     }
 )
 """Files whose tests take minutes together, so that `make test` stays quick; `make slow` runs them."""
