@@ -53,7 +53,7 @@ paper: setup-test
 	$(BIN)/secondlook reproduce --weights "$${SECONDLOOK_AUTHOR_WEIGHTS:?the folder of the .h5 files}" --only errors --recipe paper --out runs/paper
 
 bench: setup-test
-	$(BIN)/secondlook bench
+	$(BIN)/python -m benchmarks
 
 setup: .venv/.serve
 setup-test: .venv/.test

@@ -22,10 +22,10 @@ import numpy as np
 import uvloop
 from PIL import Image
 
-from model.images import DEFAULT_PIXELS, Limits, decode
-from service.compute import step_back
-from service.decoders import Decoders
-from service.metrics import Metrics
+from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
+from secondlook.service.batching.compute import step_back
+from secondlook.service.decoding.decoders import Decoders
+from secondlook.service.metrics import Metrics
 
 ROUNDS = 5
 WAITING = 32

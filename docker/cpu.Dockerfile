@@ -9,6 +9,7 @@ RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check -
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY indexer indexer
+COPY curation curation
 COPY evaluation evaluation
 COPY service service
 COPY secondlook secondlook

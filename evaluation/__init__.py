@@ -1,3 +1,3 @@
 """How good it is: errors, calibration, benchmarks."""
 
-import model  # noqa: F401  Sets what ONNX Runtime and FAISS read when they are loaded, which some files here do first.
+import secondlook.model  # noqa: F401  Sets what ONNX Runtime and FAISS read when they are loaded, which some files here do first.

@@ -26,8 +26,8 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.progress import Progress, silent
-from model.networks import ResNet
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.networks.cifar import ResNet
 
 Attack = Literal["fgsm", "iterative_fgsm", "single_pixel", "gaussian_blur"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)

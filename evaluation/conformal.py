@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import Interval, wilson
-from model.cache import Floats, Ints
-from model.doubt import highest_score, ranked
-from model.manifest import Ranked
+from secondlook.evaluation.intervals import Interval, wilson
+from secondlook.model.answering.doubt import highest_score, ranked
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.manifest import Ranked
 
 ASKED = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 TABLED = (0.9, 0.95, 0.99)

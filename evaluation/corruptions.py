@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.datasets import Dataset
-from indexer.left_out import LeftOut
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.left_out import LeftOut
 
 Pixels = NDArray[np.float64]
 STRENGTHS = (1, 2, 3, 4, 5)

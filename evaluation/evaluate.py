@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.fitted import cache_only_theta, surfaces
-from evaluation.intervals import Interval, bootstrap
-from evaluation.plots import MODELS
-from evaluation.reliability import Reliability, diagram
-from evaluation.study import Figure, Table
-from indexer.copies import Looks, copies_of
-from indexer.datasets import Dataset
-from indexer.encoders import check_classes
-from indexer.holdout import embed_holdout
-from indexer.looks import LOOKS, CachedLooks
-from indexer.progress import Progress, silent
-from model.bundle import Bundle
-from model.cache import Floats, Ints, check_parameters, mix, softmax
-from model.doubt import own_evidence
-from model.errors import DatasetError
-from model.manifest import FitReport, Manifest
-from model.metrics import ece_percent, error_percent, nll
-from model.overlay import Overlay
-from model.served import Parameters, Served
+from secondlook.evaluation.fit_surfaces import cache_only_theta, surfaces
+from secondlook.evaluation.intervals import Interval, bootstrap
+from secondlook.evaluation.reliability import Reliability, diagram
+from secondlook.indexer.datasets.copies import Looks, copies_of
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
+from secondlook.indexer.embedding.encoders import check_classes
+from secondlook.indexer.fitting.holdout import embed_holdout
+from secondlook.indexer.plots import MODELS
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.results import Figure, Table
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.doubt import own_evidence
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.cache import Floats, Ints, check_parameters, mix, softmax
+from secondlook.model.errors import DatasetError
+from secondlook.model.manifest import FitReport, Manifest
+from secondlook.model.scoring import ece_percent, error_percent, nll
 
 QUERIES_AT_ONCE = 1000
 

@@ -20,19 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.evaluate import sample
-from evaluation.intervals import Interval, bootstrap, wilson
-from evaluation.models import WORKING_BYTES, Models
-from evaluation.plots import MODELS
-from evaluation.study import Figure, Table
-from indexer.datasets import Dataset
-from indexer.embed import batches
-from indexer.encoders import check_classes
-from indexer.memory import check_memory
-from indexer.progress import Progress, silent
-from model.bundle import Bundle
-from model.errors import DatasetError
-from model.stores import CHUNK_BYTES
+from secondlook.evaluation.evaluate import sample
+from secondlook.evaluation.intervals import Interval, bootstrap, wilson
+from secondlook.evaluation.models import WORKING_BYTES, Models
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.embedding.encoders import check_classes
+from secondlook.indexer.memory import check_memory
+from secondlook.indexer.plots import MODELS
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.results import Figure, Table
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.errors import DatasetError
+from secondlook.model.stores.faiss_store import CHUNK_BYTES
 
 MAX_BATCH = 64
 

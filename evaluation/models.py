@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
 
-from evaluation.fitted import cache_only_theta
-from indexer.memory import check_memory
-from model.bundle import NETWORK, Bundle
-from model.cache import check_parameters, class_weights
-from model.encoder import Encoder
-from model.errors import BundleError
-from model.network_file import load_network
-from model.stores import Store, parts
+from secondlook.evaluation.fit_surfaces import cache_only_theta
+from secondlook.indexer.memory import check_memory
+from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.cache import check_parameters, class_weights
+from secondlook.model.errors import BundleError
+from secondlook.model.networks.encoder import Encoder
+from secondlook.model.networks.file import load_network
+from secondlook.model.stores.faiss_store import Store, parts
 
 Name = Literal["network", "mixed", "cache_only"]
 NAMES: tuple[Name, ...] = get_args(Name)

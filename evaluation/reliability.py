@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.intervals import wilson
-from evaluation.plots import GRID, MODELS
-from evaluation.study import Figure
-from model.cache import Floats, Ints
-from model.metrics import ECE_BINS, confidence_bins
+from secondlook.evaluation.intervals import wilson
+from secondlook.indexer.plots import GRID, MODELS
+from secondlook.indexer.results import Figure
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.scoring import ECE_BINS, confidence_bins
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.claims import Claim
-from evaluation.plots import GRID, INK, MODELS
-from evaluation.study import Table
-from evaluation.subjects import AS_IS
+from secondlook.evaluation.claims import Claim
+from secondlook.evaluation.subjects import AS_IS
+from secondlook.indexer.plots import GRID, INK, MODELS
+from secondlook.indexer.results import Table
 
 TITLES = {
     "errors": ("Errors", "The paper's first figure: how often, and how surely, each model is wrong."),

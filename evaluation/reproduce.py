@@ -22,20 +22,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evaluation.benchmarks.timing import processor
-from evaluation.claims import of
-from evaluation.report_html import Built, Drawn, Measured, Report, page
-from evaluation.study import Study, Table
-from evaluation.subjects import AS_IS, STEPS, Subject, spread
-from indexer.datasets import Dataset, load
-from indexer.encoders import FromNetwork, best_device
-from indexer.index import IndexOptions, index
-from indexer.memory import available_bytes
-from indexer.progress import Progress, silent
-from model.bundle import Bundle, file_sha256, open_bundle
-from model.errors import SecondlookError
-from model.predictor import Parameters
-from model.root import activate, active_generation
+from secondlook.evaluation.claims import of
+from secondlook.evaluation.report_html import Built, Drawn, Measured, Report, page
+from secondlook.evaluation.subjects import AS_IS, STEPS, Subject, spread
+from secondlook.evaluation.timing import processor
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.embedding.encoders import FromNetwork, best_device
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.memory import available_bytes
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.results import Study, Table
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles.bundle import Bundle, file_sha256, open_bundle
+from secondlook.model.bundles.root import activate, active_generation
+from secondlook.model.errors import SecondlookError
 
 
 @dataclass(frozen=True)
@@ -335,18 +335,18 @@ class _Measuring:
     def _study(self, step: str, recipe: str, bundle: Bundle) -> Study:
         plan, progress, alone = self.run.plan, self._reporting(recipe, step), self._cache_theta(recipe)
         if step == "errors":
-            from evaluation.evaluate import evaluate
+            from secondlook.evaluation.evaluate import evaluate
 
             return evaluate(bundle, self.test, cache_theta=alone, images=plan.asked, progress=progress)
         if step == "curves":
-            from evaluation.curves import curves
+            from secondlook.evaluation.studies.curves import curves
 
             asked, held, cached = plan.curves
             train = self.train if recipe == AS_IS else spread(self.train, plan.cached)
             return curves(bundle, self.test, train, images=asked, held=held, cached=cached, progress=progress)
         if step == "shift":
-            from evaluation.evaluate import Setting
-            from evaluation.shift import shift
+            from secondlook.evaluation.evaluate import Setting
+            from secondlook.evaluation.studies.shift import shift
 
             return shift(
                 bundle,
@@ -358,17 +358,17 @@ class _Measuring:
                 setting=Setting.of(bundle.manifest, cache_theta=alone),
                 progress=progress,
             )
-        from evaluation.models import Models
+        from secondlook.evaluation.models import Models
 
         # A second copy of the keys makes sums over them faster where there is room for it.
         free, size = available_bytes(), 4 * bundle.store.count * bundle.store.dim
         keeping = "float32" if free is None or 2 * size < free else "stored"
         models = Models.of(bundle, cache_theta=alone, keeping=keeping, device=best_device())  # type: ignore[arg-type]
         if step == "jacobian":
-            from evaluation.jacobian import jacobians
+            from secondlook.evaluation.jacobian import jacobians
 
             return jacobians(bundle, models, self.test, plan.jacobian, progress)
-        from evaluation.robustness import study
+        from secondlook.evaluation.robustness import study
 
         if step == "attacks":
             return study(

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation import white_box
-from evaluation.attacks import ATTACKS, LABELS, PRESETS, Attack, Crafted, craft
-from evaluation.intervals import Interval, bootstrap, wilson
-from evaluation.models import NAMES, Models, Opinions
-from evaluation.plots import MODELS
-from evaluation.study import Figure, Table
-from evaluation.white_box import AT_ONCE, Bounded
-from indexer.datasets import Dataset
-from indexer.embed import batches
-from indexer.encoders import check_classes
-from indexer.progress import Progress, silent
-from model.bundle import Bundle
-from model.errors import DatasetError
+from secondlook.evaluation import white_box
+from secondlook.evaluation.attacks import ATTACKS, LABELS, PRESETS, Attack, Crafted, craft
+from secondlook.evaluation.intervals import Interval, bootstrap, wilson
+from secondlook.evaluation.models import NAMES, Models, Opinions
+from secondlook.evaluation.white_box import AT_ONCE, Bounded
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.embedding.encoders import check_classes
+from secondlook.indexer.plots import MODELS
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.results import Figure, Table
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.errors import DatasetError
 
 METHODS = {"fgsm": "FGSM", "pgd": "PGD", "ensemble": "ensemble"}
 

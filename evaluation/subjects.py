@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.published import ROWS, Published, row_of
-from indexer.datasets import Dataset, load
-from indexer.encoders import open_network
-from indexer.left_out import LeftOut
-from model.bundle import NETWORK, read_manifest
-from model.errors import BundleError, NetworkError
+from secondlook.evaluation.published import ROWS, Published, row_of
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.datasets.left_out import LeftOut
+from secondlook.indexer.embedding.encoders import open_network
+from secondlook.model.bundles.bundle import NETWORK, read_manifest
+from secondlook.model.errors import BundleError, NetworkError
 
 STEPS = ("errors", "curves", "attacks", "white-box", "jacobian", "shift")
 RECIPES = ("paper", "compact")
@@ -127,8 +127,8 @@ def from_weights(paths: Sequence[Path], out: Path, data_root: Path | None, datas
 
 
 def _from_file(path: Path, out: Path, data_root: Path | None, dataset: str | None) -> Subject:
-    from indexer.keras import import_keras
-    from model.network_file import save_network
+    from secondlook.indexer.keras import import_keras
+    from secondlook.model.networks.file import save_network
 
     published = row_of(path.name)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from indexer.datasets import ArrayDataset, Dataset
-from indexer.unknown import load_unknown
+from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
+from secondlook.indexer.fitting.unknown import load_unknown
 
 MADE = ("drawings", "noise")
 IMAGES = 2000

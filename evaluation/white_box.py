@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.models import NAMES, Models, Name
-from indexer.progress import Progress, silent
+from secondlook.evaluation.models import NAMES, Models, Name
+from secondlook.indexer.progress import Progress, silent
 
 AT_ONCE = 64
 STEPS = 20

@@ -15,11 +15,11 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from indexer.progress import Progress, silent
-from model.errors import ImageError, JournalError, ParameterError
-from model.images import Limits, decode, sniff
-from model.journal import Journal, NewImage
-from model.labels import check_label
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.errors import ImageError, JournalError, ParameterError
+from secondlook.model.images import Limits, decode, sniff
+from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.labels import check_label
 
 LINES, IMAGES = "taught.jsonl", "images"
 CHECKED_SIZE = (32, 32)

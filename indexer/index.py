@@ -13,33 +13,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.copies import Looks, Repeats, first_copies, kept_apart
-from indexer.datasets import Dataset
-from indexer.embedding import Embedded, embed
-from indexer.encoders import EncoderSource, PreparedEncoder
-from indexer.fold import Folded
-from indexer.folders import FolderDataset, why_empty
-from indexer.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
-from indexer.honest import Chosen, Known, given, of_tenth
-from indexer.keeping import keeper_of
-from indexer.looks import LOOKS, CachedLooks, KeptHoldout
-from indexer.memory import check_memory
-from indexer.progress import Progress, silent
-from indexer.tune import Entries, tune
-from indexer.unknown import unknown_kinds
-from model import bundle as bundles
-from model.cache import Floats, check_parameters
-from model.engines import Engine
-from model.entries import Entry, write_entries
-from model.errors import DatasetError
-from model.held import HOLDOUT
-from model.images import RESIZE
-from model.journal_terms import number_in
-from model.manifest import DatasetInfo, InputInfo, Manifest, Trained
-from model.milvus import Milvus, from_environment
-from model.predictor import Parameters
-from model.root import draft, new_generation
-from model.stores import keeps_keys, parts
+from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kept_apart
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.fold import Folded
+from secondlook.indexer.datasets.folders import FolderDataset, why_empty
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, KeptHoldout
+from secondlook.indexer.embedding.embedding import Embedded, embed
+from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
+from secondlook.indexer.fitting.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
+from secondlook.indexer.fitting.honest import Chosen, Known, given, of_tenth
+from secondlook.indexer.fitting.tune import Entries, tune
+from secondlook.indexer.fitting.unknown import unknown_kinds
+from secondlook.indexer.memory import check_memory
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.store_builder import keeper_of
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.entry_table import Entry, write_entries
+from secondlook.model.bundles.kept_holdout import HOLDOUT
+from secondlook.model.bundles.root import draft, new_generation
+from secondlook.model.cache import Floats, check_parameters
+from secondlook.model.errors import DatasetError
+from secondlook.model.images import RESIZE
+from secondlook.model.journal.terms import number_in
+from secondlook.model.manifest import DatasetInfo, InputInfo, Manifest, Trained
+from secondlook.model.networks.engines import Engine
+from secondlook.model.stores.faiss_store import keeps_keys, parts
+from secondlook.model.stores.milvus_server import Milvus, from_environment
 
 PAIRS_NAMED = 100
 """Pairs of images, one picture in two classes, that the manifest names."""

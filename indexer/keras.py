@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.errors import NetworkError
-from model.network_file import save_network
-from model.networks import DEPTHS, ResNet
+from secondlook.model.errors import NetworkError
+from secondlook.model.networks.cifar import DEPTHS, ResNet
+from secondlook.model.networks.file import save_network
 
 
 def import_keras(source: Path, out: Path) -> ResNet:

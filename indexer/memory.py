@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.errors import MemoryLimitError
+from secondlook.model.errors import MemoryLimitError
 
 CGROUP = Path("/sys/fs/cgroup")
 

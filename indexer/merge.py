@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.copies import Looks
-from indexer.datasets import Dataset
-from indexer.embedding import Embedded, embed
-from indexer.encoders import FromBundle, PreparedEncoder
-from indexer.fold import Folded, fold
-from indexer.folders import FolderDataset
-from indexer.index import IndexOptions, index
-from indexer.left_out import Reason
-from indexer.progress import Progress, silent
-from indexer.shards import (
+from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.fold import Folded, fold
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.left_out import Reason
+from secondlook.indexer.embedding.embedding import Embedded, embed
+from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.shards import (
     MANIFEST,
     Arrays,
     Plan,
@@ -35,12 +35,12 @@ from indexer.shards import (
     shard_folder,
     shard_range,
 )
-from model.bundle import ENCODER, read_manifest
-from model.entries import contact_sheet
-from model.errors import PartsError
-from model.journal import Journal
-from model.manifest import FileInfo
-from model.root import active_generation, generations
+from secondlook.model.bundles.bundle import ENCODER, read_manifest
+from secondlook.model.bundles.entry_table import contact_sheet
+from secondlook.model.bundles.root import active_generation, generations
+from secondlook.model.errors import PartsError
+from secondlook.model.journal.journal import Journal
+from secondlook.model.manifest import FileInfo
 
 NAMED = 10
 """Missing shards that are named."""

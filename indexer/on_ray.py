@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer.datasets import CIFAR, DEFAULT_LIMITS, opened
-from indexer.encoders import FromBundle
-from indexer.progress import Progress, silent
-from indexer.shards import Plan, Shards, shard_folder, shard_range
-from model.bundle import NETWORK, read_manifest
-from model.errors import EngineError, PartsError, SecondlookError
-from model.images import Limits
+from secondlook.indexer.datasets.datasets import CIFAR, DEFAULT_LIMITS, opened
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.shards import Plan, Shards, shard_folder, shard_range
+from secondlook.model.bundles.bundle import NETWORK, read_manifest
+from secondlook.model.errors import EngineError, PartsError, SecondlookError
+from secondlook.model.images import Limits
 
 LOCAL = "local"
 IMAGES_PER_SHARD = 2048

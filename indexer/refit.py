@@ -12,36 +12,36 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.calibrate import calibrate
-from indexer.copies import Looks, first_copies, kept_apart
-from indexer.datasets import Dataset
-from indexer.embed import batches
-from indexer.encoders import check_classes, read_trained
-from indexer.fit import KS
-from indexer.holdout import Holdout, embed_holdout, nearest_entries, served_votes
-from indexer.honest import Chosen, Known
-from indexer.index import IndexOptions, check_index_memory, choose_holdout
-from indexer.looks import LOOKS, CachedLooks
-from indexer.novelty import TENTH, tell_unknown
-from indexer.progress import Progress, silent
-from indexer.tune import Entries, kept, limits_of_same, tune
-from indexer.unknown import unknown_kinds
-from model import bundle as bundles
-from model.bundle import Bundle
-from model.cache import Floats, Ints, softmax
-from model.catching_up import caught_up
-from model.doubt import novelty_scores, own_evidence
-from model.errors import DatasetError
-from model.held import HOLDOUT, Held
-from model.journal import Journal
-from model.manifest import Manifest, StoreInfo
-from model.milvus_store import MilvusStore
-from model.overlaid_store import OverlaidStore
-from model.overlay import Overlay
-from model.root import draft, new_generation
-from model.served import Parameters, Served
-from model.stores import FaissStore, Store, check_k, keeps_keys
-from model.taught_keys import number_of
+from secondlook.indexer.datasets.copies import Looks, first_copies, kept_apart
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
+from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.embedding.encoders import check_classes, read_trained
+from secondlook.indexer.fitting.calibrate import calibrate
+from secondlook.indexer.fitting.fit import KS
+from secondlook.indexer.fitting.holdout import Holdout, embed_holdout, nearest_entries, served_votes
+from secondlook.indexer.fitting.honest import Chosen, Known
+from secondlook.indexer.fitting.novelty import TENTH, tell_unknown
+from secondlook.indexer.fitting.tune import Entries, kept, limits_of_same, tune
+from secondlook.indexer.fitting.unknown import unknown_kinds
+from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.added.catching_up import caught_up
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.doubt import novelty_scores, own_evidence
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.root import draft, new_generation
+from secondlook.model.cache import Floats, Ints, softmax
+from secondlook.model.errors import DatasetError
+from secondlook.model.journal.added_keys import number_of
+from secondlook.model.journal.journal import Journal
+from secondlook.model.manifest import Manifest, StoreInfo
+from secondlook.model.stores.faiss_store import FaissStore, Store, check_k, keeps_keys
+from secondlook.model.stores.merged_store import MergedStore
+from secondlook.model.stores.milvus_store import MilvusStore
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Opened:
 
     bundle: Bundle
     overlay: Overlay
-    store: FaissStore | MilvusStore | OverlaidStore
+    store: FaissStore | MilvusStore | MergedStore
     entries: Entries
     chosen: Chosen
     looks: CachedLooks
@@ -186,7 +186,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     check_index_memory(old.store.count, old.store.dim, measured=True)
     overlay = caught_up(Overlay(old), Journal(root))
     store = overlay.store
-    assert isinstance(store, FaissStore | MilvusStore | OverlaidStore)
+    assert isinstance(store, FaissStore | MilvusStore | MergedStore)
     sources = old.entries.sources()
     looks = CachedLooks.read(old.path / LOOKS)
     if looks is None or not len(looks.looks):

@@ -36,15 +36,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from indexer.datasets import Dataset
-from indexer.embedding import BATCH, embed
-from indexer.encoders import FromBundle, PreparedEncoder
-from indexer.folders import FolderDataset
-from indexer.progress import Progress, silent
-from model.bundle import ENCODER, read_manifest
-from model.errors import ParameterError, PartsError
-from model.manifest import FileInfo
-from model.root import active_generation, fsync
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.embedding.embedding import BATCH, embed
+from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.bundles.bundle import ENCODER, read_manifest
+from secondlook.model.bundles.root import active_generation, fsync
+from secondlook.model.errors import ParameterError, PartsError
+from secondlook.model.manifest import FileInfo
 
 CHUNK = 16 * BATCH
 """Images in one file: what a killed shard loses at most, about a second of one processor's work."""

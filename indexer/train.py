@@ -17,13 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from indexer.copies import Looks, kept_apart
-from indexer.datasets import Dataset
-from indexer.embed import read_all
-from indexer.progress import Progress, silent
-from model.errors import DatasetError, EngineError, NetworkError
-from model.network_file import load_network, save_network
-from model.networks import ResNet
+from secondlook.indexer.datasets.copies import Looks, kept_apart
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.errors import DatasetError, EngineError, NetworkError
+from secondlook.model.networks.cifar import ResNet
+from secondlook.model.networks.file import load_network, save_network
 
 log = logging.getLogger(__name__)
 

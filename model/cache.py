@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ParameterError
+from secondlook.model.errors import ParameterError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

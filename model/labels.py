@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from model.errors import LabelTakenError, ParameterError
+from secondlook.model.errors import LabelTakenError, ParameterError
 
 MAX_LABEL = 100
 """Characters (code points) of a class's name."""

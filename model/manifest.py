@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.recipe import Recipe
+from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
 """Older ones are read, and written anew by the next rebuild or fit."""
 MANIFEST = "manifest.json"
+GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+"""A generation's id: when it was made, in UTC, so that ids sort by time; and four digits by chance."""
 
 
 Standing = Literal["known", "doubtful", "unknown"]
-"""How far to trust an answer, in one word (``model.doubt``)."""
+"""How far to trust an answer, in one word (``model.answering.doubt``)."""
 ParametersFrom = Literal["holdout", "cross-validation", "leave-one-out", "given"]
 Trained = Literal["yes", "no", "unknown"]
 
@@ -87,7 +90,7 @@ class SearchInfo(_Part):
     candidates: int | None = Field(None, ge=1)
     """Candidates kept on the way through an HNSW graph (FAISS's efSearch), and k at least."""
     quick: QuickSearch | None = None
-    """A search to try first (``model.lookup``), fitted to the bundle's own theta, lam and k."""
+    """A search to try first (``model.answering.early_exit``), fitted to the bundle's own theta, lam and k."""
 
 
 class StoreInfo(_Part):
@@ -104,7 +107,7 @@ class StoreInfo(_Part):
     """Why this store, where it was chosen by count and size."""
 
 
-class Truncation(_Part):
+class ApproximationError(_Part):
     """How far answers are from those of the exact sum over all entries' unquantised keys, on the holdout.
 
     Total variation is half the sum of the absolute differences of the mixed probabilities: 0 = the same, 1 = disjoint.
@@ -162,7 +165,7 @@ class HoldoutInfo(_Part):
 
 
 class Evidence(_Part):
-    """What speaks for an image's being known: a weighted sum of scores (``model.doubt``)."""
+    """What speaks for an image's being known: a weighted sum of scores (``model.answering.doubt``)."""
 
     softmax: float = Field(0.0, ge=0)
     energy: float = Field(0.0, ge=0)
@@ -188,7 +191,7 @@ class NoveltyCandidate(_Part):
 
 
 class Novelty(_Part):
-    """When an image is unlike anything cached: its score (``model.doubt``) is above the threshold.
+    """When an image is unlike anything cached: its score (``model.answering.doubt``) is above the threshold.
 
     Without evidence (bundles from before it) the score is 1 - similarity of its neighbor-th entry.
     """
@@ -269,7 +272,7 @@ class Manifest(_Part):
     fit: FitReport | None = None
     calibration: Calibration | None = None
     same_as: SameAs | None = None
-    truncation: Truncation | None = None
+    truncation: ApproximationError | None = None
     taught: int | None = None
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)

@@ -12,8 +12,8 @@ import sys
 
 import click
 
-from model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
-from secondlook.options import describe
+from secondlook.commands.shared.options import describe
+from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
 
 COMMANDS = {
     "serve": "secondlook.commands.serve:serve",
@@ -31,8 +31,6 @@ COMMANDS = {
     "bundles": "secondlook.commands.bundles:bundles",
     "taught": "secondlook.commands.taught:taught",
     "key": "secondlook.commands.key:key",
-    "bench": "secondlook.commands.bench:bench",
-    "plan": "secondlook.commands.plan:plan_command",
 }
 
 BAD_REQUESTS = (RecipeError, StoreError, ParameterError, MemoryLimitError)
@@ -57,15 +55,15 @@ def cli() -> None:
     """A second opinion for image classifiers from a key-value cache, without training."""
 
 
-def main() -> None:
-    """Run the command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
+def main(command: click.Command = cli) -> None:
+    """Run a command. Exit 0 = done, 1 = failed (one line says why), 2 = bad usage."""
     # A cancelled rebuild, say: leave through the "finally"s, which remove what is half written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a label that the terminal cannot show is no reason to end
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = cli.main(standalone_mode=False)
+        status = command.main(standalone_mode=False)
         if isinstance(status, int):  # what a command gave to Exit
             sys.exit(status)
     except click.UsageError as error:
@@ -84,7 +82,7 @@ def main() -> None:
         click.echo(f"Error: {describe(error)}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("model", "indexer", "evaluation", "service", "secondlook"):
+        if (error.name or "").partition(".")[0] == "secondlook":
             raise
         extras = "extra client" if error.name == "httpx" else "extras cpu and lab"
         click.echo(f"Error: this command needs {error.name}: install secondlook with the {extras}", err=True)

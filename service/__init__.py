@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from service.settings import Settings
+from secondlook.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.app import create_app
+    from secondlook.service.app import create_app
 
 __all__ = ["Settings", "create_app"]
 
@@ -13,7 +13,7 @@ __all__ = ["Settings", "create_app"]
 def __getattr__(name: str) -> Any:
     # Imported when asked for: the parent of workers needs none of it, and is 80 MB smaller without.
     if name == "create_app":
-        from service.app import create_app
+        from secondlook.service.app import create_app
 
         return create_app
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,24 +13,26 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, FastAPI
 
-from model.predictor import Predictor
-from service import admin, declared, entries, pages, predict, problems, teach
-from service.auth import require_admin
-from service.batcher import Batcher
-from service.calibrating import keep_calibrated
-from service.declared import only_known
-from service.decoders import Decoders
-from service.door import Door
-from service.generations import Generations, open_predictor
-from service.guard import Drain, Guard
-from service.hosts import Hosts
-from service.jobs import Rebuilds
-from service.keys import Keys
-from service.metrics import Metrics
-from service.prefix import Prefix
-from service.settings import Settings
-from service.state import State
-from service.watch import Watch
+from secondlook.model.answering.predictor import Predictor
+from secondlook.service import problems
+from secondlook.service.batching.batcher import Batcher
+from secondlook.service.decoding.decoders import Decoders
+from secondlook.service.generations.calibrating import keep_calibrated
+from secondlook.service.generations.generations import Generations, open_predictor
+from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.http import parameters as declared
+from secondlook.service.http.access_log import AccessLog
+from secondlook.service.http.admission import Admission
+from secondlook.service.http.auth import require_admin
+from secondlook.service.http.hosts import Hosts
+from secondlook.service.http.keys import Keys
+from secondlook.service.http.limits import Drain, RequestLimits
+from secondlook.service.http.parameters import only_known
+from secondlook.service.metrics import Metrics
+from secondlook.service.prefix import Prefix
+from secondlook.service.routes import admin, entries, pages, predict, teach
+from secondlook.service.settings import Settings
+from secondlook.service.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.state.drain = Drain()
     app.add_middleware(predict.Direct)
     app.add_middleware(
-        Guard,
+        RequestLimits,
         hosts=Hosts(settings),
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
@@ -77,7 +79,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         drain=app.state.drain,
         answer_timeout_s=2 * settings.request_timeout_s,
     )
-    app.add_middleware(Watch, metrics=app.state.metrics)
+    app.add_middleware(AccessLog, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
     app.include_router(predict.router)
@@ -95,7 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics: Metrics = app.state.metrics
     # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
     await anyio.to_thread.run_sync(getattr, anyio, "open_file")
-    door = Door(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+    door = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     cores = os.cpu_count() or 1
     decoders = Decoders(
@@ -108,9 +110,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await decoders.start()
     generations = Generations(settings, batcher, decoders.decode_in_thread)
     rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
-    app.state.running = metrics.running = State(
+    app.state.running = state = State(
         settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
+    metrics.read = state.snapshot
     batcher.start()
     tasks = [asyncio.create_task(_publish(metrics), name="publish")] if settings.workers > 1 else []
     if settings.bundles is not None:

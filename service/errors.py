@@ -11,12 +11,12 @@
         ├── UnknownGenerationError
         ├── UnknownJobError
         ├── RebuildRunningError      one rebuild at a time
-        ├── GateError                a rebuild's result is worse than what answers
+        ├── AcceptanceError                a rebuild's result is worse than what answers
         ├── KeysError                the file of keys is wrong
         └── ListenError              the address cannot be listened on
 """
 
-from model.errors import SecondlookError
+from secondlook.model.errors import SecondlookError
 
 
 class ServiceError(SecondlookError):
@@ -55,7 +55,7 @@ class RebuildRunningError(ServiceError):
     """A rebuild is running already."""
 
 
-class GateError(ServiceError):
+class AcceptanceError(ServiceError):
     """A rebuild's generation is worse than the active one."""
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from service.kinds import Kind
+    from secondlook.service.kinds import Kind
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
@@ -131,5 +131,5 @@ def config(form: Literal["text", "json"]) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "form"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         # Uvicorn's own line for each request is replaced by ours, which has the ids.
-        "loggers": {"service": told, "uvicorn": told, "uvicorn.access": {"level": "WARNING"}},
+        "loggers": {"secondlook": told, "uvicorn": told, "uvicorn.access": {"level": "WARNING"}},
     }

@@ -9,9 +9,9 @@ on by its environment variable before it is imported): a page is what all of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,13 +27,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from model.lookup import Spent
-from model.predictor import Answer
-from service.problems import Kind, to_problem
-from service.workers import METRICS_FOLDER
-
-if TYPE_CHECKING:
-    from service.state import State
+from secondlook.model.answering.early_exit import Spent
+from secondlook.model.answering.predictor import Answer
+from secondlook.service.problems import Kind, to_problem
+from secondlook.service.settings import METRICS_FOLDER
 
 # A time of birth beside every counter would double the page; the process has one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -55,12 +52,32 @@ _NOVELTIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1, 2)
 EndedBy = Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]
 
 
+class Snapshot(NamedTuple):
+    """What a server is like at one moment."""
+
+    generation: str
+    engine: str
+    entries: int
+    added_images: int
+    """Those that the generation does not have itself."""
+    is_store_away: bool
+    is_ready: bool
+    waiting_images: int
+    oldest_s: float
+    """How long the oldest of them waits."""
+    admitted_images: int
+    admitted_bytes: int
+    max_images: int
+    max_bytes: int
+    is_rebuilding: bool
+
+
 class Metrics:
     """One app's metrics, in a registry of their own: several apps in one process do not mix."""
 
     def __init__(self) -> None:
-        self.running: State | None = None
-        """Read at each scrape, once the server has started."""
+        self.read: Callable[[], Snapshot] | None = None
+        """Called at each scrape, once the server has started."""
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "secondlook_requests",
@@ -215,8 +232,8 @@ class Metrics:
 
     def publish(self) -> None:
         """Bring up to date what is a state rather than an event, for whoever writes the page."""
-        if self.running is not None:
-            self._states.set(self.running, is_worker=self._shared is not None)
+        if self.read is not None:
+            self._states.set(self.read(), is_worker=self._shared is not None)
 
     def page(self) -> bytes:
         """All of it, in Prometheus' text format."""
@@ -237,13 +254,12 @@ class _Infos(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("secondlook_build", "What runs.", {"version": version("secondlook")})
-        state = self._metrics.running
-        if state is not None:
-            bundle = state.batcher.predictor.bundle
+        if self._metrics.read is not None:
+            now = self._metrics.read()
             yield InfoMetricFamily(
                 "secondlook_generation",
                 "The bundle that answers.",
-                {"generation": bundle.manifest.generation, "engine": bundle.engine.name},
+                {"generation": now.generation, "engine": now.engine},
             )
 
 
@@ -274,21 +290,19 @@ class _States:
         self._registry = registry
         self._process: _Process | None = None
 
-    def set(self, state: State, *, is_worker: bool) -> None:
-        door, batcher = state.door, state.batcher
-        predictor = batcher.predictor
-        self._entries.set(predictor.store.count)
-        self._taught.set(predictor.overlay.taught.images)
-        self._away.set(predictor.bundle.is_store_away)
-        self._ready.set(state.is_ready)
+    def set(self, now: Snapshot, *, is_worker: bool) -> None:
+        self._entries.set(now.entries)
+        self._taught.set(now.added_images)
+        self._away.set(now.is_store_away)
+        self._ready.set(now.is_ready)
         self._workers.set(1)
-        self._queue.set(batcher.waiting)
-        self._oldest.set(batcher.oldest_s)
-        self._images.set(door.images)
-        self._bytes.set(door.bytes)
-        self._max_images.set(door.max_images)
-        self._max_bytes.set(door.max_bytes)
-        self._rebuilding.set(state.rebuilds.is_running)
+        self._queue.set(now.waiting_images)
+        self._oldest.set(now.oldest_s)
+        self._images.set(now.admitted_images)
+        self._bytes.set(now.admitted_bytes)
+        self._max_images.set(now.max_images)
+        self._max_bytes.set(now.max_bytes)
+        self._rebuilding.set(now.is_rebuilding)
         if is_worker:
             self._process = self._process or _Process(self._registry)
             self._process.set()

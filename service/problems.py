@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from model.errors import (
+from secondlook.model.errors import (
     ImageError,
     ImageTooLargeError,
     ImageTooSlowError,
@@ -26,10 +26,10 @@ from model.errors import (
     StoreError,
     TaughtLimitError,
 )
-from service import errors
-from service.kinds import Kind as Kind
-from service.logs import request_log
-from service.shortage import is_passing
+from secondlook.service import errors
+from secondlook.service.kinds import Kind as Kind
+from secondlook.service.logs import request_log
+from secondlook.service.shortage import is_passing
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 200

@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from model.entries import Entry
-from model.journal_terms import number_in
-from model.predictor import Answer, Predictor
-from model.reasons import decisive
-from model.taught_keys import number_of
-from service.prefix import link
+from secondlook.model.answering.decisive import decisive
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.journal.added_keys import number_of
+from secondlook.model.journal.terms import number_in
+from secondlook.service.prefix import link
 
 MAX_VOTES = 1000
 

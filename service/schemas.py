@@ -7,9 +7,11 @@ from typing import Annotated, NamedTuple, NotRequired
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from model.entries import Entry
-from model.journal_terms import number_in
-from model.manifest import (
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.journal.terms import number_in
+from secondlook.model.manifest import (
+    ApproximationError,
     Calibration,
     DatasetInfo,
     HoldoutInfo,
@@ -19,11 +21,17 @@ from model.manifest import (
     ParametersFrom,
     Standing,
     StoreInfo,
-    Truncation,
 )
-from model.predictor import Answer, Parameters, Predictor
-from service.problems import Problem
-from service.reasons import Decisive, Neighbor, Votes, decisive_of, neighbors_of, thumbnail_of, votes_of
+from secondlook.service.problems import Problem
+from secondlook.service.reasons import (
+    Decisive,
+    Neighbor,
+    Votes,
+    decisive_of,
+    neighbors_of,
+    thumbnail_of,
+    votes_of,
+)
 
 
 class ClassScore(TypedDict):
@@ -179,7 +187,7 @@ class ModelInfo(BaseModel):
     )
     holdout: HoldoutInfo | None = Field(description="What they were fitted on; null where they were given.")
     calibration: Calibration | None = Field(description="Made anew while it is taught; null = doubt is not calibrated.")
-    truncation: Truncation | None = Field(
+    truncation: ApproximationError | None = Field(
         description="How far answers are from the exact sum over all entries; null where that was not measured."
     )
 

@@ -13,11 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from model.errors import ParameterError
-from model.milvus import MilvusSettings
-from service.prefix import PREFIX as PREFIX_PATH
-from service.problems import likely
+from secondlook.model.errors import ParameterError
+from secondlook.model.stores.milvus_server import MilvusSettings
+from secondlook.service.prefix import PREFIX as PREFIX_PATH
+from secondlook.service.problems import likely
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client looks for the folder that all workers count in."""
 PREFIX = "SECONDLOOK_"
 NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
 ELSEWHERE = ("author_weights", "key")

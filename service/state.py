@@ -9,16 +9,16 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from model.errors import JournalError
-from model.predictor import Predictor
-from service.batcher import Batcher
-from service.decoders import Decoders
-from service.door import Door
-from service.generations import Generations
-from service.guard import Drain
-from service.jobs import Rebuilds
-from service.metrics import Metrics
-from service.settings import Settings
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.errors import JournalError
+from secondlook.service.batching.batcher import Batcher
+from secondlook.service.decoding.decoders import Decoders
+from secondlook.service.generations.generations import Generations
+from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.http.admission import Admission
+from secondlook.service.http.limits import Drain
+from secondlook.service.metrics import Metrics, Snapshot
+from secondlook.service.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class State:
     """The parts of a running server."""
 
     settings: Settings
-    door: Door
+    door: Admission
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
@@ -53,6 +53,26 @@ class State:
             and not self.hangs
             and not is_late
             and not self.drain.has_begun
+        )
+
+    def snapshot(self) -> Snapshot:
+        """What is so at this moment, for the metrics."""
+        predictor = self.batcher.predictor
+        bundle = predictor.bundle
+        return Snapshot(
+            generation=bundle.manifest.generation,
+            engine=bundle.engine.name,
+            entries=predictor.store.count,
+            added_images=predictor.overlay.taught.images,
+            is_store_away=bundle.is_store_away,
+            is_ready=self.is_ready,
+            waiting_images=self.batcher.waiting,
+            oldest_s=self.batcher.oldest_s,
+            admitted_images=self.door.images,
+            admitted_bytes=self.door.bytes,
+            max_images=self.door.max_images,
+            max_bytes=self.door.max_bytes,
+            is_rebuilding=self.rebuilds.is_running,
         )
 
     async def current(self) -> Predictor:

@@ -68,10 +68,10 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
     """A small real network with random weights for those classes."""
     import torch
 
-    from indexer.datasets import load
-    from indexer.embed import read_all
-    from model.network_file import save_network
-    from model.networks import ResNet
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.embed import read_all
+    from secondlook.model.networks.cifar import ResNet
+    from secondlook.model.networks.file import save_network
 
     torch.manual_seed(1)
     dataset = load(str(colour_folder))
@@ -91,11 +91,11 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, tiny_network: Path) -> Path:
     """The root of a real bundle of those images. Tests that write copy it."""
-    from indexer.datasets import load
-    from indexer.encoders import FromNetwork
-    from indexer.index import IndexOptions, index
-    from model.recipe import Recipe
-    from model.root import activate
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.encoders import FromNetwork
+    from secondlook.indexer.index import IndexOptions, index
+    from secondlook.model.bundles.root import activate
+    from secondlook.model.networks.recipe import Recipe
 
     root = tmp_path_factory.mktemp("bundles")
     recipe = Recipe(layers=("stage3.block1", "stage3.block2.inner"), pool=(4, 4), reduce=16, extra="pool")

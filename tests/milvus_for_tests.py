@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from model.milvus import Milvus, MilvusSettings
+from secondlook.model.stores.milvus_server import Milvus, MilvusSettings
 
 BOOT_SECONDS = 120.0
 SESSION_SECONDS = 10

@@ -14,10 +14,10 @@ import anyio.from_thread
 import httpx
 from fastapi import FastAPI
 
-from model.bundle import open_bundle
-from model.predictor import Predictor
-from model.root import active_generation
-from service.settings import Settings
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import active_generation
+from secondlook.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 KEY = "a key for tests"

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import Body, FastAPI
 
-from model.bundle import open_bundle
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.predictor import Predictor
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 
 TOP = 5
 

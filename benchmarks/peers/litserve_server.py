@@ -9,9 +9,9 @@ import numpy as np
 from fastapi import Body
 from numpy.typing import NDArray
 
-from model.bundle import open_bundle
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.predictor import Predictor
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 
 TOP = 5
 

@@ -5,9 +5,9 @@ that few bytes cost much work, is refused before a decoder sees it, and what no 
 thumbnails) is left out. Pillow and libheif then decode the rest, and what they give becomes RGB in bands.
 """
 
-from model.images.decoding import DRAFT, decode, read_header
-from model.images.fitting import RESIZE, fit
-from model.images.formats import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Header, Limits, sniff
+from secondlook.model.images.decoding import DRAFT, decode, read_header
+from secondlook.model.images.fitting import RESIZE, fit
+from secondlook.model.images.formats import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Header, Limits, sniff
 
 __all__ = [
     "DEFAULT_PIXELS",

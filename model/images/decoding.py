@@ -19,11 +19,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from model.errors import ImageError
-from model.images import jpeg, png, simple, tiff
-from model.images.exif import orientation
-from model.images.fitting import INVERTED, fit, lay_on_white, spare
-from model.images.formats import FORMATS, Header, Inspected, Limits, sniff
+from secondlook.model.errors import ImageError
+from secondlook.model.images import jpeg, png, simple, tiff
+from secondlook.model.images.exif import orientation
+from secondlook.model.images.fitting import INVERTED, fit, lay_on_white, spare
+from secondlook.model.images.formats import FORMATS, Header, Inspected, Limits, sniff
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
 Image.MAX_IMAGE_PIXELS = None

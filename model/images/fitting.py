@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from model.errors import ImageError
+from secondlook.model.errors import ImageError
 
 RESIZE = "cover-bicubic"
 """How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from model.errors import ImageError
-from model.images.exif import orientation
-from model.images.formats import Inspected, Limits
+from secondlook.model.errors import ImageError
+from secondlook.model.images.exif import orientation
+from secondlook.model.images.formats import Inspected, Limits
 
 END = b"\xff\xd9"
 FILL = bytes(range(1, 255)) * 4

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from model.errors import ImageError
-from model.images.exif import orientation
-from model.images.formats import Inspected, Limits
+from secondlook.model.errors import ImageError
+from secondlook.model.images.exif import orientation
+from secondlook.model.images.formats import Inspected, Limits
 
 CHUNKS = 100_000
 """Few have more than thousands."""

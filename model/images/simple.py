@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from model.errors import ImageError
-from model.images.formats import Inspected, Limits
+from secondlook.model.errors import ImageError
+from secondlook.model.images.formats import Inspected, Limits
 
 BLOCKS = 100_000
 """Pieces of a GIF before its first image, or chunks of a WebP, that are walked over."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import ImageError
-from model.images.formats import Inspected, Limits
-from model.images.jpeg import COEFFICIENTS, SCAN, check_scans
+from secondlook.model.errors import ImageError
+from secondlook.model.images.formats import Inspected, Limits
+from secondlook.model.images.jpeg import COEFFICIENTS, SCAN, check_scans
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 """Bytes of each type of value."""

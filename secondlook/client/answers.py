@@ -242,6 +242,14 @@ class Job:
     error: str | None = None
 
 
+class JobError(ClientError):
+    """A rebuild is over without a result; ``job`` says more."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"rebuild {job.id} {job.state}{f': {job.error}' if job.error else ''}")
+        self.job = job
+
+
 @dataclass(frozen=True)
 class Generation:
     """One bundle of those that can be activated."""

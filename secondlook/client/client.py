@@ -20,6 +20,7 @@ from secondlook.client.answers import (
     Entry,
     Generation,
     Job,
+    JobError,
     Model,
     Prediction,
     Taught,
@@ -29,7 +30,7 @@ from secondlook.client.answers import (
     read_or_problem,
 )
 from secondlook.client.calls import CONNECT_S, Calls, Retry, in_order
-from secondlook.client.errors import ClientError, JobError, ListingError, ProblemError, UnexpectedAnswerError
+from secondlook.client.errors import ClientError, ListingError, ProblemError, UnexpectedAnswerError
 from secondlook.client.images import FILES, Part, Request, encode, is_one, requests
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@
     ├── UnexpectedAnswerError    an answer that no secondlook server gives
     ├── ImageReadError           an image that cannot be read here
     ├── ListingError             another generation took over while its entries were listed
-    ├── JobError                 a rebuild that failed or was cancelled
+    ├── JobError                 a rebuild that failed or was cancelled; beside ``Job``, which it carries
     └── ProblemError             the server's problem document (RFC 9457)
         ├── KeyRefusedError      401, 403: no key, or one that does not open this call
         ├── NotFoundError        404
@@ -18,10 +18,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from secondlook.client.answers import Job
+from typing import Any
 
 TYPES = "urn:secondlook:problem:"
 
@@ -44,14 +41,6 @@ class ImageReadError(ClientError):
 
 class ListingError(ClientError):
     """The ids listed so far may mean other images now: list anew."""
-
-
-class JobError(ClientError):
-    """A rebuild is over without a result; ``job`` says more."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(f"rebuild {job.id} {job.state}{f': {job.error}' if job.error else ''}")
-        self.job = job
 
 
 class ProblemError(ClientError):

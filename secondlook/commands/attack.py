@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from model.images import Limits
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     bundles_option,
     data_root_option,
     generation_option,
@@ -18,6 +17,7 @@ from secondlook.options import (
     reporting,
     setting_options,
 )
+from secondlook.model.images import Limits
 
 
 @click.command()
@@ -77,14 +77,14 @@ def attack(
     progress_format: str,
 ) -> None:
     """What adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
-    from evaluation.attacks import ATTACKS, PRESETS
-    from evaluation.models import Models
-    from evaluation.robustness import study
-    from evaluation.study import show, write
-    from indexer.datasets import load
-    from indexer.encoders import best_device
-    from model.bundle import open_bundle
-    from model.root import default_root
+    from secondlook.evaluation.attacks import ATTACKS, PRESETS
+    from secondlook.evaluation.models import Models
+    from secondlook.evaluation.robustness import study
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.encoders import best_device
+    from secondlook.indexer.results import show, write
+    from secondlook.model.bundles.bundle import open_bundle
+    from secondlook.model.bundles.root import default_root
 
     chosen = [name.strip() for name in attacks.split(",") if name.strip()]
     for name in chosen:

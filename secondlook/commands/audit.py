@@ -6,17 +6,7 @@ from pathlib import Path
 
 import click
 
-from evaluation.audit import LISTED, SIMILAR
-from evaluation.audit import audit as run
-from evaluation.contact_sheets import pictures_of, write_sheets
-from evaluation.planted import MOST, SEEDS, planted
-from evaluation.study import show, write
-from indexer.datasets import Dataset, load
-from model.bundle import Bundle, open_bundle
-from model.errors import DatasetError
-from model.images import Limits
-from model.root import default_root
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     bundles_option,
     data_root_option,
     generation_option,
@@ -26,6 +16,16 @@ from secondlook.options import (
     progress_option,
     reporting,
 )
+from secondlook.curation.audit import LISTED, SIMILAR
+from secondlook.curation.audit import audit as run
+from secondlook.curation.contact_sheets import pictures_of, write_sheets
+from secondlook.evaluation.studies.planted import MOST, SEEDS, planted
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.results import show, write
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.root import default_root
+from secondlook.model.errors import DatasetError
+from secondlook.model.images import Limits
 
 
 @click.command()

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from model import root as roots
-from model.bundle import open_bundle, read_manifest
-from model.errors import BundleError
-from model.milvus_generations import activate as make_active
-from secondlook.options import bundles_option, json_option, print_json
+from secondlook.commands.shared.options import bundles_option, json_option, print_json
+from secondlook.model.bundles import root as roots
+from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.milvus_generations import activate as make_active
+from secondlook.model.errors import BundleError
 
 LEFT_OUT: Any = {
     "fit": {"error_percent", "nll"},

@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 
 import click
 
-from indexer.left_out import FAULTS, LeftOut, LeftOutError, Reason, printable, reason_of
-from indexer.progress import on_terminal, silent
-from indexer.walk import read_image, walk
-from model.errors import ImageError
-from model.images import DEFAULT_PIXELS, Limits, decode
-from secondlook.options import KType, bundles_option, generation_option, json_option, max_pixels_option
-from secondlook.rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
+from secondlook.commands.shared.options import KType, bundles_option, generation_option, json_option, max_pixels_option
+from secondlook.commands.shared.rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
+from secondlook.indexer.datasets.left_out import FAULTS, LeftOut, LeftOutError, Reason, printable, reason_of
+from secondlook.indexer.datasets.walk import read_image, walk
+from secondlook.indexer.progress import on_terminal, silent
+from secondlook.model.errors import ImageError
+from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 
 HERE, THERE = ("root", "generation", "limits"), ("key", "concurrency")
 """Options that only go without, or only with, a server."""
@@ -134,13 +134,13 @@ def _here(
     limits: Limits,
 ) -> Iterator[Answering]:
     """By a bundle, in this process."""
-    from model.bundle import open_bundle
-    from model.catching_up import caught_up
-    from model.doubt import check_coverage
-    from model.journal import Journal
-    from model.overlay import Overlay
-    from model.predictor import Predictor
-    from model.root import default_root
+    from secondlook.model.added.catching_up import caught_up
+    from secondlook.model.added.overlay import Overlay
+    from secondlook.model.answering.doubt import check_coverage
+    from secondlook.model.answering.predictor import Predictor
+    from secondlook.model.bundles.bundle import open_bundle
+    from secondlook.model.bundles.root import default_root
+    from secondlook.model.journal.journal import Journal
 
     if coverage is not None:
         check_coverage(coverage)

@@ -6,25 +6,7 @@ from pathlib import Path
 
 import click
 
-from evaluation import study
-from evaluation.curves import curves as measure_curves
-from evaluation.doubt import doubt as measure_doubt
-from evaluation.evaluate import Setting
-from evaluation.evaluate import evaluate as run
-from evaluation.newcomers import newcomers as measure_newcomers
-from evaluation.same_picture import IMAGES as TAUGHT
-from evaluation.same_picture import same_picture as measure_same
-from evaluation.shift import IMAGES as SOME
-from evaluation.shift import REFILL
-from evaluation.shift import shift as natural_shift
-from evaluation.unknown import MADE
-from evaluation.unknown import unknown as of_nothing
-from indexer.datasets import asked_of, load
-from indexer.encoders import best_device
-from model.bundle import NETWORK, open_bundle, read_manifest
-from model.images import Limits
-from model.root import active_generation, default_root
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     bundles_option,
     data_root_option,
     generation_option,
@@ -37,6 +19,24 @@ from secondlook.options import (
     setting_options,
     tell_left_out,
 )
+from secondlook.evaluation.evaluate import Setting
+from secondlook.evaluation.evaluate import evaluate as run
+from secondlook.evaluation.studies.curves import curves as measure_curves
+from secondlook.evaluation.studies.doubt import doubt as measure_doubt
+from secondlook.evaluation.studies.newcomers import newcomers as measure_newcomers
+from secondlook.evaluation.studies.same_picture import IMAGES as TAUGHT
+from secondlook.evaluation.studies.same_picture import same_picture as measure_same
+from secondlook.evaluation.studies.shift import IMAGES as SOME
+from secondlook.evaluation.studies.shift import REFILL
+from secondlook.evaluation.studies.shift import shift as natural_shift
+from secondlook.evaluation.unknown import MADE
+from secondlook.evaluation.unknown import unknown as of_nothing
+from secondlook.indexer import results as study
+from secondlook.indexer.datasets.datasets import asked_of, load
+from secondlook.indexer.embedding.encoders import best_device
+from secondlook.model.bundles.bundle import NETWORK, open_bundle, read_manifest
+from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.images import Limits
 
 
 @click.command()

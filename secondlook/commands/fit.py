@@ -8,24 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from indexer.datasets import Dataset, load, opened
-from indexer.fit import KS
-from indexer.fold import fold
-from indexer.index import IndexOptions
-from indexer.refit import recalibrate, refit
-from indexer.unknown import load_unknown
-from model import bundle as bundles
-from model.errors import DatasetError
-from model.images import Limits
-from model.journal import Journal
-from model.manifest import FitReport, Manifest, Trained
-from model.milvus_generations import activate
-from model.root import active_generation, default_root
 from secondlook.commands.index import read_recipe
-from secondlook.fitted import how_fitted
-from secondlook.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.novelty import how_novel, unknown_option
-from secondlook.options import (
+from secondlook.commands.shared.fitted import how_fitted
+from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.commands.shared.novelty import how_novel, unknown_option
+from secondlook.commands.shared.options import (
     KType,
     bundles_option,
     data_root_option,
@@ -36,9 +23,22 @@ from secondlook.options import (
     progress_option,
     reporting,
 )
+from secondlook.indexer.datasets.datasets import Dataset, load, opened
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.fitting.fit import KS
+from secondlook.indexer.fitting.unknown import load_unknown
+from secondlook.indexer.index import IndexOptions
+from secondlook.indexer.refit import recalibrate, refit
+from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.milvus_generations import activate
+from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.errors import DatasetError
+from secondlook.model.images import Limits
+from secondlook.model.journal.journal import Journal
+from secondlook.model.manifest import FitReport, Manifest, Trained
 
 if TYPE_CHECKING:
-    from evaluation.recipes import Comparison
+    from secondlook.evaluation.studies.recipes import Comparison
 
 
 @click.command()
@@ -228,7 +228,7 @@ def _compare(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    from evaluation import recipes
+    from secondlook.evaluation.studies import recipes
 
     if len({Path(name).stem for name in names}) < len(names):
         raise click.UsageError("--recipes: two of them have the same name")

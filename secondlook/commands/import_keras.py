@@ -12,7 +12,7 @@ import click
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def import_keras(source: Path, out: Path) -> None:
     """Convert a Keras ResNet v1 (.h5) to OUT (.safetensors)."""
-    from indexer.keras import import_keras as run
+    from secondlook.indexer.keras import import_keras as run
 
     network = run(source, out)
     click.echo(f"{out}: ResNet-{network.depth}, {network.classes} classes")

@@ -11,30 +11,10 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from indexer.datasets import CIFAR, Dataset, load, opened
-from indexer.encoders import EncoderSource, FromBundle, FromNetwork
-from indexer.fold import fold
-from indexer.index import IndexOptions
-from indexer.index import index as build
-from indexer.left_out import NAMED as FEW
-from indexer.left_out import shortened
-from indexer.merge import merge, open_parts
-from indexer.on_ray import Job, default_shards, embed_on_ray
-from indexer.shards import Shards, shard_folder
-from indexer.unknown import load_unknown
-from model import bundle as bundles
-from model.errors import DatasetError, RecipeError
-from model.images import Limits
-from model.journal import Journal
-from model.manifest import Manifest, Trained
-from model.milvus_generations import activate
-from model.predictor import Parameters
-from model.recipe import NAMED, Recipe
-from model.root import active_generation, default_root
-from secondlook.fitted import how_fitted
-from secondlook.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.novelty import how_novel, unknown_option
-from secondlook.options import (
+from secondlook.commands.shared.fitted import how_fitted
+from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
+from secondlook.commands.shared.novelty import how_novel, unknown_option
+from secondlook.commands.shared.options import (
     KType,
     data_root_option,
     left_out_option,
@@ -45,6 +25,26 @@ from secondlook.options import (
     reporting,
     tell_left_out,
 )
+from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, opened
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.datasets.left_out import NAMED as FEW
+from secondlook.indexer.datasets.left_out import shortened
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.fitting.unknown import load_unknown
+from secondlook.indexer.index import IndexOptions
+from secondlook.indexer.index import index as build
+from secondlook.indexer.merge import merge, open_parts
+from secondlook.indexer.on_ray import Job, default_shards, embed_on_ray
+from secondlook.indexer.shards import Shards, shard_folder
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.milvus_generations import activate
+from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.errors import DatasetError, RecipeError
+from secondlook.model.images import Limits
+from secondlook.model.journal.journal import Journal
+from secondlook.model.manifest import Manifest, Trained
+from secondlook.model.networks.recipe import NAMED, Recipe
 
 
 @click.command()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from model.images import Limits
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     bundles_option,
     data_root_option,
     generation_option,
@@ -18,6 +17,7 @@ from secondlook.options import (
     reporting,
     setting_options,
 )
+from secondlook.model.images import Limits
 
 
 @click.command()
@@ -51,13 +51,13 @@ def jacobian(
     progress_format: str,
 ) -> None:
     """How sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
-    from evaluation.jacobian import jacobians
-    from evaluation.models import Models
-    from evaluation.study import show, write
-    from indexer.datasets import load
-    from indexer.encoders import best_device
-    from model.bundle import open_bundle
-    from model.root import default_root
+    from secondlook.evaluation.jacobian import jacobians
+    from secondlook.evaluation.models import Models
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.encoders import best_device
+    from secondlook.indexer.results import show, write
+    from secondlook.model.bundles.bundle import open_bundle
+    from secondlook.model.bundles.root import default_root
 
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)

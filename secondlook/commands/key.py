@@ -13,7 +13,7 @@ def key(name: str, predict: bool) -> None:
 
     To add it: secondlook key NAME >> FILE, with SECONDLOOK_KEYS_FILE=FILE set for the server.
     """
-    from service.keys import NAME_RULE, is_name, new_key
+    from secondlook.service.http.keys import NAME_RULE, is_name, new_key
 
     if not is_name(name):
         raise click.UsageError(f"NAME: {NAME_RULE}")

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import click
 
-from evaluation.subjects import AS_IS, RECIPES, STEPS
-from secondlook.options import bundles_option, data_root_option, generation_option, progress_option, reporting
+from secondlook.commands.shared.options import (
+    bundles_option,
+    data_root_option,
+    generation_option,
+    progress_option,
+    reporting,
+)
+from secondlook.evaluation.subjects import AS_IS, RECIPES, STEPS
 
 
 @click.command()
@@ -50,9 +56,9 @@ def reproduce(
     --weights, the network of the bundle is measured, and the bundle as it is. What is in OUT already is taken up, so an
     interrupted run goes on. Exit 1 where a published error is missed or something could not be measured.
     """
-    from evaluation.reproduce import FULL, QUICK, Run
-    from evaluation.subjects import from_bundle, from_weights
-    from model.root import active_generation, default_root
+    from secondlook.evaluation.reproduce import FULL, QUICK, Run
+    from secondlook.evaluation.subjects import from_bundle, from_weights
+    from secondlook.model.bundles.root import active_generation, default_root
 
     with reporting(progress_format) as progress:
         if weights:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from secondlook.options import bundles_option, data_root_option
+from secondlook.commands.shared.options import bundles_option, data_root_option
 
 
 @click.command()
@@ -21,9 +21,9 @@ def serve(
     host: str | None, port: int | None, workers: int | None, root: Path | None, data_root: Path | None, is_worker: bool
 ) -> None:
     """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
-    from service import workers as processes
-    from service.errors import KeysError
-    from service.settings import read_settings
+    from secondlook.service.errors import KeysError
+    from secondlook.service.processes import workers as processes
+    from secondlook.service.settings import read_settings
 
     if is_worker:  # one of several, whose parent says what to do
         processes.work()
@@ -34,7 +34,7 @@ def serve(
         if settings.workers > 1:
             processes.run(settings)
         else:
-            from service.serve import run
+            from secondlook.service.processes.serve import run
 
             run(settings)
     except KeysError as error:

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
-from evaluation import study as studies
-from indexer.datasets import load
-from indexer.encoders import FromBundle, FromNetwork
-from model.root import active_generation, default_root
-from secondlook.options import bundles_option, data_root_option, json_option, print_json, progress_option, reporting
+from secondlook.commands.shared.options import (
+    bundles_option,
+    data_root_option,
+    json_option,
+    print_json,
+    progress_option,
+    reporting,
+)
+from secondlook.indexer import results as studies
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
+from secondlook.model.bundles.root import active_generation, default_root
 
 NAMES = ("gain", "promises")
 
@@ -53,9 +60,9 @@ def study_command(
         if name == "gain":
             import tempfile
 
-            from evaluation.gain import Gains, gain
-            from evaluation.subjects import from_weights
-            from model.bundle import read_manifest
+            from secondlook.evaluation.studies.gain import Gains, gain
+            from secondlook.evaluation.subjects import from_weights
+            from secondlook.model.bundles.bundle import read_manifest
 
             rows = []
             if with_bundle:
@@ -69,7 +76,7 @@ def study_command(
                     rows.append(gain(subject.name, source, train, test, mirror=mirror, progress=progress))
             found = Gains(tuple(rows))
         else:
-            from evaluation.promises import promises
+            from secondlook.evaluation.studies.promises import promises
 
             found = promises(root, data_root, new, progress)
     if out is not None:

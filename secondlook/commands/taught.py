@@ -7,12 +7,7 @@ from pathlib import Path
 
 import click
 
-from indexer.exchange import take_in, write_out
-from model.bundle import read_manifest
-from model.images import Limits
-from model.journal import Journal
-from model.root import CURRENT, active_generation
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     json_option,
     max_pixels_option,
     new_bundles_option,
@@ -20,6 +15,11 @@ from secondlook.options import (
     progress_option,
     reporting,
 )
+from secondlook.indexer.exchange import take_in, write_out
+from secondlook.model.bundles.bundle import read_manifest
+from secondlook.model.bundles.root import CURRENT, active_generation
+from secondlook.model.images import Limits
+from secondlook.model.journal.journal import Journal
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from indexer.datasets import opened
-from model.images import Limits
-from secondlook.options import (
+from secondlook.commands.shared.options import (
     data_root_option,
     json_option,
     left_out_option,
@@ -18,6 +16,8 @@ from secondlook.options import (
     reporting,
     tell_left_out,
 )
+from secondlook.indexer.datasets.datasets import opened
+from secondlook.model.images import Limits
 
 
 @click.command()
@@ -78,8 +78,8 @@ def train(
 
     Stopped runs go on where they were when called again.
     """
-    from indexer.train import TrainOptions
-    from indexer.train import train as run
+    from secondlook.indexer.train import TrainOptions
+    from secondlook.indexer.train import train as run
 
     options = TrainOptions(
         depth=int(depth),

@@ -19,11 +19,13 @@ def hung(name, function):
         hang(name)
         return function(*given, **named)
     return either
-import model.predictor, service.generations, service.entries
-model.predictor.Predictor.predict = hung("compute", model.predictor.Predictor.predict)
-service.generations.active_generation = hung("disk", service.generations.active_generation)
-service.generations.generations = hung("disk", service.generations.generations)
-service.entries.model_info = hung("loop", service.entries.model_info)
+from secondlook.model.answering.predictor import Predictor
+from secondlook.service.generations import generations
+from secondlook.service.routes import entries
+Predictor.predict = hung("compute", Predictor.predict)
+generations.active_generation = hung("disk", generations.active_generation)
+generations.generations = hung("disk", generations.generations)
+entries.model_info = hung("loop", entries.model_info)
 """
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation.benchmarks.client import Client, Reply
+from benchmarks.client import Client, Reply
 
 
 @dataclass

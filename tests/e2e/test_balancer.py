@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.settings import Settings
+from secondlook.service.settings import Settings
 from tests.e2e.balancer import NOBODY, Cluster, addresses
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.load import Load

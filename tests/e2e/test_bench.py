@@ -1,4 +1,4 @@
-"""``secondlook bench`` on the default bundle and real images."""
+"""``python -m benchmarks`` on the default bundle and real images."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,9 @@ from tests.e2e.test_commands import secondlook
 
 def test_bench_measures_stages_and_stores(data_root: Path, tmp_path: Path) -> None:
     ended = secondlook(
-        *("bench", "--data-root", data_root, "--part", "stages", "--part", "stores", "--seconds", 0.02),
+        *("--data-root", data_root, "--part", "stages", "--part", "stores", "--seconds", 0.02),
         *("--entries", 2000, "--entries", 4000, "--store", "auto", "--store", "IVF32,SQ8", "--out", tmp_path),
+        module="benchmarks",
     )
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / "bench.json").read_text())

@@ -1,4 +1,4 @@
-"""``secondlook bench serve``: a real server and a real sender, for a moment."""
+"""``python -m benchmarks serve``: a real server and a real sender, for a moment."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from tests.e2e.test_commands import secondlook
 
 
 def test_bench_serve_measures_the_server_beside_its_pipeline(data_root: Path, tmp_path: Path) -> None:
-    ended = secondlook("bench", "serve", "--data-root", data_root, "--seconds", 0.02, "--out", tmp_path)
+    ended = secondlook(*("serve", "--data-root", data_root, "--seconds", 0.02, "--out", tmp_path), module="benchmarks")
     assert ended.returncode == 0, ended.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "serve.png"}
     assert "of that at 32 connections" in ended.stdout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.images import Limits, decode, sniff
+from secondlook.model.images import Limits, decode, sniff
 from tests.odd_images import SIZE, bmp, chunk, encoded, exif, gif, halves, jpeg_with, photo, png, png_with
 
 DRAWN = """async (url) => {

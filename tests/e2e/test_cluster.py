@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.benchmarks.client import Client, Reply, percentile
-from model.bundle import open_bundle
-from model.milvus import Milvus
-from model.predictor import Answer, Predictor
-from model.root import generations
+from benchmarks.client import Client, Reply, percentile
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import generations
+from secondlook.model.stores.milvus_server import Milvus
 from tests.e2e.conftest import KEY, Server, generation
 from tests.e2e.load import Load
 from tests.e2e.test_milvus import cache, connect, index  # noqa: F401

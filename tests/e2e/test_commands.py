@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import open_bundle
+from secondlook.model.bundles.bundle import open_bundle
 from tests.images_for_tests import make_folder, make_image
 
 
-def secondlook(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "secondlook", *map(str, arguments)]
+def secondlook(*arguments: object, module: str = "secondlook") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -102,8 +102,8 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from indexer.datasets import load
-    from indexer.train import TrainOptions, train
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.train import TrainOptions, train
 
     class StoppedError(Exception):
         pass
@@ -135,7 +135,7 @@ def test_training_from_a_network_goes_on_from_what_it_knows(tmp_path: Path) -> N
     # At so small a rate, one epoch leaves the weights all but where they were.
     went_on = secondlook("train", folder, "--out", second, "--start", first, "--lr", 1e-9, *short)
     assert went_on.returncode == 0, went_on.stderr
-    from model.network_file import load_network
+    from secondlook.model.networks.file import load_network
 
     a, b = load_network(first).network.state_dict(), load_network(second).network.state_dict()
     weights = [name for name in a if name.endswith("weight")]

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from evaluation.benchmarks.client import Client, head
+from benchmarks.client import Client, head
 from tests import hostile_images
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.load import children, descendants, held

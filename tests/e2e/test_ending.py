@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.ending import GRACE_S
+from secondlook.service.processes.ending import GRACE_S
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.hanging import Hangs
 from tests.e2e.load import children, rebuilding

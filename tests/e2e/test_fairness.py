@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from evaluation.benchmarks.client import Client
+from benchmarks.client import Client
 from tests.e2e.conftest import Server
 from tests.e2e.test_overload import BOUNDARY, HEADERS
 from tests.images_for_tests import COLOURS, make_image

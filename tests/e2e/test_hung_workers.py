@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.pulse import ASLEEP_S, SILENT_S
+from secondlook.service.processes.pulse import ASLEEP_S, SILENT_S
 from tests.e2e.conftest import Server, until
 from tests.e2e.hanging import Hangs
 from tests.e2e.load import children

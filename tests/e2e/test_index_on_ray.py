@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import open_bundle
+from secondlook.model.bundles.bundle import open_bundle
 from tests.e2e.test_commands import secondlook
 from tests.e2e.test_sharded_index import assert_same
 from tests.images_for_tests import make_folder

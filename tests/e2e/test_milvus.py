@@ -13,8 +13,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from model.milvus import Milvus
-from model.milvus_store import collection_of
+from secondlook.model.stores.milvus_server import Milvus
+from secondlook.model.stores.milvus_store import collection_of
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.page import look as look_at_page
 from tests.e2e.page import upload

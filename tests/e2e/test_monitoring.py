@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.keys import new_key
+from secondlook.service.http.keys import new_key
 from tests.e2e.conftest import Server
 from tests.images_for_tests import make_image
 
@@ -88,7 +88,7 @@ def test_every_line_of_a_servers_life_is_an_object(serve: Serve, tiny_bundle: Pa
     written = lines(server)
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in written)
     assert {line["level"] for line in written} <= {"INFO", "WARNING"}
-    first, second, third = (line for line in written if line["logger"] == "service.watch")
+    first, second, third = (line for line in written if line["logger"] == "secondlook.service.http.access_log")
     assert (first["request_id"], first["status"], first["problem"]) == ("ours", 400, "undecodable-image")
     assert (second["status"], second["route"]) == (404, None)
     assert re.fullmatch("[0-9a-f]{32}", second["request_id"])

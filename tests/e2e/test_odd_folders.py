@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.bundle import open_bundle
-from model.root import active_generation
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import active_generation
 from tests.e2e.conftest import KEY, Server, until
 from tests.images_for_tests import make_folder, make_image
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.problems import Kind
+from secondlook.service.problems import Kind
 from tests.e2e.conftest import KEY, Server
 from tests.images_for_tests import make_folder
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from evaluation.benchmarks.client import Client, Reply, percentile
+from benchmarks.client import Client, Reply, percentile
 from tests.e2e.conftest import Server
 from tests.images_for_tests import COLOURS, make_image
 

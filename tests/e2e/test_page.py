@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 from playwright.sync_api import Page, expect
 
-from service.keys import new_key
+from secondlook.service.http.keys import new_key
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.page import WRONG, ask, give_key, look, percent, slide, striped, upload, violations
 from tests.images_for_tests import make_image

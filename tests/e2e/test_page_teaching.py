@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 from playwright.sync_api import Page, expect
 
-from model.root import active_generation
+from secondlook.model.bundles.root import active_generation
 from tests.e2e.conftest import KEY, Server, generation
 from tests.e2e.page import WRONG, ask, give_key, look, percent, striped, upload
 from tests.images_for_tests import make_folder, make_image

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.root import default_root
+from secondlook.model.bundles.root import default_root
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.images_for_tests import COLOURS, make_folder, make_image
 
@@ -41,7 +41,7 @@ def test_real_test_images_are_mostly_right(serve: Serve, data_root: Path) -> Non
 
     from PIL import Image
 
-    from indexer.datasets import load
+    from secondlook.indexer.datasets.datasets import load
 
     server, test = serve(), load("cifar10", "test", data_root)
     right = {"mixed": 0, "network": 0, "cache": 0}
@@ -128,9 +128,9 @@ def test_a_damaged_bundle_is_one_clear_line(tiny_bundle: Path, tmp_path: Path) -
 
 def test_serving_does_not_import_torch(tiny_bundle: Path) -> None:
     code = (
-        "import sys, pathlib, model, service, model.predictor, service.serve, secondlook.commands.index\n"
-        "from service.app import create_app; from service.settings import Settings\n"
-        "from service.generations import open_predictor\n"
+        "import sys, pathlib, secondlook.service.processes.serve, secondlook.commands.index\n"
+        "from secondlook.service.app import create_app; from secondlook.service.settings import Settings\n"
+        "from secondlook.service.generations.generations import open_predictor\n"
         f"settings = Settings(bundles=pathlib.Path({str(tiny_bundle)!r}))\n"
         "create_app(settings, predictor=open_predictor(settings))\n"
         "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules\n"

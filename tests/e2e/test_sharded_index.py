@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import Bundle, open_bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
 from tests.e2e.test_commands import secondlook
 from tests.images_for_tests import make_folder
 

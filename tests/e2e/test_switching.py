@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.benchmarks.client import Client, Reply, percentile
-from model.bundle import open_bundle
-from model.predictor import Answer, Predictor
-from model.root import active_generation, generations
+from benchmarks.client import Client, Reply, percentile
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import active_generation, generations
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.e2e.load import Load
 from tests.images_for_tests import COLOURS, make_folder, make_image

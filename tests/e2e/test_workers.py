@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.root import active_generation
+from secondlook.model.bundles.root import active_generation
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.load import children
 from tests.e2e.test_switching import ADMIN, ASKED

@@ -10,16 +10,16 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from evaluation import white_box
-from evaluation.attacks import ATTACKS, Attack, Crafted, Preset, _filter, bounds, craft
-from evaluation.models import NAMES, Models, Name
-from evaluation.robustness import study
-from evaluation.study import write
-from indexer.datasets import load
-from indexer.embed import read_all
-from model.bundle import Bundle, open_bundle
-from model.networks import ResNet
 from secondlook.commands.attack import attack as command
+from secondlook.evaluation import white_box
+from secondlook.evaluation.attacks import ATTACKS, Attack, Crafted, Preset, _filter, bounds, craft
+from secondlook.evaluation.models import NAMES, Models, Name
+from secondlook.evaluation.robustness import study
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.results import write
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.networks.cifar import ResNet
 
 PRESET = Preset(fgsm=(4, 0.4), iterative_fgsm=(3, 0.06), iterations=3, pixels=20, gaussian_blur=(4, 1.0))
 
@@ -211,7 +211,7 @@ def test_the_study_is_whole_and_its_images_can_be_handed_on(
     bundle: Bundle, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = Models.of(bundle, k=5)
-    monkeypatch.setattr("evaluation.robustness.PRESETS", {"small": PRESET})
+    monkeypatch.setattr("secondlook.evaluation.robustness.PRESETS", {"small": PRESET})
     monkeypatch.setattr(white_box, "STEPS", 2)
     monkeypatch.setattr(white_box, "TRANSFER_STEPS", 2)
     dataset = load(str(colour_folder))

@@ -19,10 +19,10 @@ def run(bundles: Path, *arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def mislabelled(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, tiny_bundle: Path) -> Path:
     """A bundle, mirrored copies and thumbnails in it, of images one of which lies in the wrong folder."""
-    from indexer.datasets import load
-    from indexer.encoders import FromBundle
-    from indexer.index import IndexOptions, index
-    from model.root import activate
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.encoders import FromBundle
+    from secondlook.indexer.index import IndexOptions, index
+    from secondlook.model.bundles.root import activate
 
     place = tmp_path_factory.mktemp("mislabelled")
     shutil.copytree(colour_folder, place / "colours")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.benchmarks.on_ray import FEWEST, _rate, embedding
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.shards import CHUNK, Plan, chunk_ranges, shard_folder
-from model.errors import ParameterError
+from benchmarks.on_ray import FEWEST, _rate, embedding
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.shards import CHUNK, Plan, chunk_ranges, shard_folder
+from secondlook.model.errors import ParameterError
 
 
 @pytest.mark.parametrize("workers", [1, 2])

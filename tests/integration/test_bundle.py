@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import bundle as bundles
-from model.bundle import open_bundle
-from model.errors import BundleError
-from model.predictor import Predictor
-from model.root import (
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import (
     GENERATION,
     activate,
     active_generation,
@@ -35,7 +34,8 @@ from model.root import (
     remove,
     seed,
 )
-from model.stores import FaissStore
+from secondlook.model.errors import BundleError
+from secondlook.model.stores.faiss_store import FaissStore
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_what_any_process_has_open_is_not_pruned(root: Path) -> None:
     for generation in generations(root)[1:]:
         activate(root, generation)
     serving = (
-        "import sys; from pathlib import Path; from model.bundle import open_bundle; "
+        "import sys; from pathlib import Path; from secondlook.model.bundles.bundle import open_bundle; "
         "bundle = open_bundle(Path(sys.argv[1]), sys.argv[2]); print('open', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", serving, str(root), first]
@@ -276,7 +276,8 @@ def test_one_generation_is_removed_unless_it_is_needed(root: Path) -> None:
 def test_removing_waits_for_whoever_changes_the_root(root: Path) -> None:
     other = another(root, "20990101T000000Z-aaaa")
     removing = (
-        "import sys; from pathlib import Path; from model.root import remove; print('begun', flush=True); "
+        "import sys; from pathlib import Path; from secondlook.model.bundles.root import remove; "
+        "print('begun', flush=True); "
         "remove(Path(sys.argv[1]), sys.argv[2])"
     )
     descriptor = os.open(root, os.O_RDONLY)
@@ -335,7 +336,7 @@ def test_an_interrupted_activation_and_pruning_are_swept(root: Path) -> None:
 
 def test_drafts_begun_at_once_do_not_take_each_other_for_dead(root: Path) -> None:
     drafting = (
-        "import sys; from pathlib import Path; from model.root import draft\n"
+        "import sys; from pathlib import Path; from secondlook.model.bundles.root import draft\n"
         "for _ in range(60):\n"
         "    with draft(Path(sys.argv[1])) as folder: (folder / 'x').write_bytes(b'x')"
     )

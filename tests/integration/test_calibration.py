@@ -9,23 +9,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from evaluation.detection import ACCEPTED
-from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
-from evaluation.unknown import unknown
-from indexer.datasets import Dataset, load
-from indexer.encoders import FromBundle
-from indexer.folders import FolderDataset
-from indexer.index import IndexOptions, embed_images, index
-from indexer.novelty import CANDIDATES
-from indexer.refit import recalibrate
-from model.bundle import Bundle, open_bundle
-from model.cache import softmax
-from model.doubt import ranked
-from model.errors import BundleError, DatasetError
-from model.manifest import Manifest
-from model.predictor import Answer, Parameters, Predictor
-from model.root import generations
 from secondlook.cli import cli
+from secondlook.evaluation.detection import ACCEPTED
+from secondlook.evaluation.studies.doubt import ERRORS, SCORES, Doubt, doubt
+from secondlook.evaluation.unknown import unknown
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.fitting.novelty import CANDIDATES
+from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.indexer.refit import recalibrate
+from secondlook.model.answering.doubt import ranked
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.root import generations
+from secondlook.model.cache import softmax
+from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.manifest import Manifest
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 
@@ -101,7 +101,7 @@ def test_what_is_served_goes_by_what_was_fitted(
     score: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server's novelty is the candidate's, worked out here from the bundle's entries alone."""
-    monkeypatch.setattr("indexer.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    monkeypatch.setattr("secondlook.indexer.fitting.novelty.CANDIDATES", {score: CANDIDATES[score]})
     root = copy_root(tiny_bundle, tmp_path / "bundles")
     dataset = load(str(colour_folder))
     generation = recalibrate(dataset, root, generations(root)[0])

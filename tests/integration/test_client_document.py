@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from secondlook.client import answers
-from service.app import create_app
+from secondlook.service.app import create_app
 from tests.service_for_tests import open_predictor, settings
 
 PAIRS = [

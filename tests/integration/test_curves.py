@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.curves import Curves, Queries, curves, merged
-from evaluation.intervals import Interval
-from evaluation.layers import spread
-from indexer.datasets import Dataset, load
-from indexer.encoders import FromBundle
-from indexer.index import IndexOptions, embed_images, index
-from model.bundle import NETWORK, Bundle, open_bundle
-from model.cache import softmax
-from model.errors import DatasetError, RecipeError
-from model.predictor import Parameters
+from secondlook.evaluation.intervals import Interval
+from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
+from secondlook.evaluation.studies.layers import spread
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles.bundle import NETWORK, Bundle, open_bundle
+from secondlook.model.cache import softmax
+from secondlook.model.errors import DatasetError, RecipeError
 from tests.images_for_tests import make_folder
 
 LAYERS = ("stem", "pool")

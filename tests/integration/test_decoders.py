@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
-from model.images import FORMATS, Limits, decode
-from service.decode_jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Job, Spending
-from service.decoders import Decoders
-from service.errors import UnavailableError
-from service.metrics import Metrics
+from secondlook.model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
+from secondlook.model.images import FORMATS, Limits, decode
+from secondlook.service.decoding.decoders import Decoders
+from secondlook.service.decoding.jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Job, Spending
+from secondlook.service.errors import UnavailableError
+from secondlook.service.metrics import Metrics
 from tests.hostile_images import png
 from tests.images_for_tests import COLOURS, make_image
 
@@ -172,7 +172,7 @@ def test_one_that_is_in_the_way_of_a_smaller_one_is_begun_anew() -> None:
 
 
 def test_images_of_the_same_size_are_not_ended_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.decoders.LONG_TURN_S", 0.05)
+    monkeypatch.setattr("secondlook.service.decoding.decoders.LONG_TURN_S", 0.05)
 
     async def test(it: Running) -> None:
         found = await asyncio.gather(*(it.decode(LARGE) for _ in range(3)))
@@ -184,7 +184,7 @@ def test_images_of_the_same_size_are_not_ended_for_each_other(monkeypatch: pytes
 
 def test_an_image_in_the_wrong_lane_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # Few pixels, much work: nothing that is refused, so the lane itself is made narrow.
-    monkeypatch.setattr("service.decoders.QUICK_S", 0.0)
+    monkeypatch.setattr("secondlook.service.decoding.decoders.QUICK_S", 0.0)
 
     async def test(it: Running) -> None:
         slow = [asyncio.create_task(it.decode(make_image("red", (1000, 1000), "WEBP", seed))) for seed in range(4)]
@@ -229,7 +229,7 @@ def test_memory_is_never_more_than_there_is() -> None:
 
 def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # As if its header had told of few pixels: of some formats it can, beside many.
-    monkeypatch.setattr("service.decoders.Job", partial(Job, at_once=2**63))
+    monkeypatch.setattr("secondlook.service.decoding.decoders.Job", partial(Job, at_once=2**63))
 
     async def test(it: Running) -> None:
         with pytest.raises(ImageError, match="more memory than its size should need"):
@@ -241,7 +241,7 @@ def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: py
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: str) -> None:
-    from model.images import read_header
+    from secondlook.model.images import read_header
 
     side = int(QUICK_PIXELS**0.5)
     with pytest.raises(ImageTooLargeError):
@@ -280,7 +280,7 @@ def test_what_is_not_decoded_in_time_is_given_up() -> None:
 
 
 def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.decoders.LONG_TURN_S", 0.0)
+    monkeypatch.setattr("secondlook.service.decoding.decoders.LONG_TURN_S", 0.0)
 
     async def test(it: Running) -> None:
         out = np.zeros((*SIZE, 3), np.uint8)
@@ -324,7 +324,7 @@ def test_a_process_that_died_while_it_was_idle_costs_no_image() -> None:
 
 
 def test_all_of_it_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.nursery.RESTART_S", 0.1)
+    monkeypatch.setattr("secondlook.service.decoding.nursery.RESTART_S", 0.1)
 
     async def test(it: Running) -> None:
         decoding = asyncio.create_task(it.decode(LARGER))

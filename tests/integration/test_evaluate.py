@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.evaluate import Setting, ask, evaluate, opinions, sample
-from evaluation.fitted import cache_only_theta
-from indexer.datasets import Dataset, load
-from model.bundle import Bundle, open_bundle
-from model.cache import softmax
-from model.errors import DatasetError, ParameterError
-from model.overlay import Overlay
-from model.predictor import Answer, Parameters, Predictor
-from model.served import Served
 from secondlook.cli import cli
+from secondlook.evaluation.evaluate import Setting, ask, evaluate, opinions, sample
+from secondlook.evaluation.fit_surfaces import cache_only_theta
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.served import Served
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.cache import softmax
+from secondlook.model.errors import DatasetError, ParameterError
 from tests.images_for_tests import make_folder
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from indexer.exchange import IMAGES, LINES, take_in, write_out
-from model.errors import LabelTakenError, ParameterError
-from model.images import DEFAULT_PIXELS, Limits
-from model.journal import Correction, Journal, NewImage
+from secondlook.indexer.exchange import IMAGES, LINES, take_in, write_out
+from secondlook.model.errors import LabelTakenError, ParameterError
+from secondlook.model.images import DEFAULT_PIXELS, Limits
+from secondlook.model.journal.journal import Correction, Journal, NewImage
 from tests.images_for_tests import make_image
 from tests.odd_images import HEIC
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from indexer.looks import LOOKS, CachedLooks
-from model.bundle import open_bundle, read_manifest
-from model.manifest import Manifest
-from model.network_file import load_network, save_network
-from model.root import active_generation
 from secondlook.cli import cli
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
+from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.root import active_generation
+from secondlook.model.manifest import Manifest
+from secondlook.model.networks.file import load_network, save_network
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.images import Limits, read_header
+from secondlook.model.images import Limits, read_header
 from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png, tiff_of
 
 # Forks for each file, so that no memory that was freed before is used again.
 MEASURED = """
 import os, sys
-from model.images import Limits, decode
+from secondlook.model.images import Limits, decode
 
 def kilobytes(field):
     with open("/proc/self/status") as status:

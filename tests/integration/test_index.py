@@ -8,19 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-from indexer.datasets import Dataset, load
-from indexer.encoders import FromBundle, FromNetwork, PreparedEncoder, same_first_class
-from indexer.index import IndexOptions, index
-from indexer.progress import Progress
-from indexer.refit import refit
-from model.bundle import open_bundle, read_manifest
-from model.encoder import Encoder
-from model.engines import Encoding, OnnxEngine, TorchEngine
-from model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
-from model.network_file import load_network
-from model.predictor import Answer, Parameters, Predictor
-from model.recipe import Recipe
-from model.root import generations
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork, PreparedEncoder, same_first_class
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.progress import Progress
+from secondlook.indexer.refit import refit
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.root import generations
+from secondlook.model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
+from secondlook.model.networks.encoder import Encoder
+from secondlook.model.networks.engines import Encoding, OnnxEngine
+from secondlook.model.networks.file import load_network
+from secondlook.model.networks.recipe import Recipe
+from secondlook.model.networks.torch_engine import TorchEngine
 from tests.images_for_tests import as_file, make_folder, photos
 from tests.service_for_tests import copy_root
 
@@ -317,7 +318,7 @@ def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder:
 def test_what_would_not_fit_into_memory_is_not_begun(
     tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.memory.available_bytes", lambda: 50_000)
+    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 50_000)
     with pytest.raises(MemoryLimitError, match="a cache of 120 entries of 80 numbers needs about"):
         index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, mirror=True, parameters=None))
     assert list(tmp_path.iterdir()) == []
@@ -348,8 +349,8 @@ def test_a_bundle_says_how_far_it_is_from_the_exact_sum(tiny_bundle: Path, colou
 
 
 def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder: Path, tmp_path: Path) -> None:
-    from model.network_file import save_network
-    from model.networks import ResNet
+    from secondlook.model.networks.cifar import ResNet
+    from secondlook.model.networks.file import save_network
 
     dataset = load(str(colour_folder))
     network = ResNet(20, 3, "keras")

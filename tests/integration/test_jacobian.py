@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from evaluation.jacobian import JacobianStudy, jacobians, of_batch
-from evaluation.models import Models
-from indexer.datasets import load
-from model.bundle import open_bundle
-from model.errors import BundleError, DatasetError
 from secondlook.cli import cli
+from secondlook.evaluation.jacobian import JacobianStudy, jacobians, of_batch
+from secondlook.evaluation.models import Models
+from secondlook.indexer.datasets.datasets import load
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.errors import BundleError, DatasetError
 
 THETA, CACHE_THETA, LAM = 40.0, 11.0, 0.3
 

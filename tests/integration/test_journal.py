@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
-from model.journal import Correction, Journal, Kept, NewImage, Request, TaughtImage
-from model.journal_file import JOURNAL
+from secondlook.model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
+from secondlook.model.journal.file import JOURNAL
+from secondlook.model.journal.journal import Correction, Journal, Kept, NewImage, Request, TaughtImage
 
 KEY = np.arange(4, dtype=np.float32)
 
@@ -152,7 +152,8 @@ def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     journal.teach("crab", [image(b"one")], "alice")
     program = (
         "import os, sys; from pathlib import Path\n"
-        "from model.journal import Journal, NewImage; from model.errors import JournalError\n"
+        "from secondlook.model.journal.journal import Journal, NewImage\n"
+        "from secondlook.model.errors import JournalError\n"
         "os.setuid(65534)\n"
         "journal = Journal(Path(sys.argv[1])); print(journal.since(0).images, journal.content(1))\n"
         "try: journal.teach('crab', [NewImage('a', b'b')], 'k')\n"
@@ -187,7 +188,7 @@ def test_another_versions_is_refused(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from model.journal import Journal, NewImage, Request
+from secondlook.model.journal.journal import Journal, NewImage, Request
 journal = Journal(Path(sys.argv[1]))
 for i in range(10_000):
     journal.teach("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.keras import TENSORS, import_keras
-from model.errors import NetworkError
-from model.network_file import load_network
-from model.networks import ResNet
+from secondlook.indexer.keras import TENSORS, import_keras
+from secondlook.model.errors import NetworkError
+from secondlook.model.networks.cifar import ResNet
+from secondlook.model.networks.file import load_network
 
 
 def write_keras(network: ResNet, path: Path) -> None:
@@ -87,8 +87,8 @@ def test_the_authors_resnet32_errs_as_published(data_root: Path, tmp_path: Path)
     weights = os.environ.get("SECONDLOOK_AUTHOR_WEIGHTS")
     if not weights:
         pytest.skip("SECONDLOOK_AUTHOR_WEIGHTS does not point at the author's weights")
-    from indexer.datasets import load
-    from indexer.embed import read_all
+    from secondlook.indexer.datasets.datasets import load
+    from secondlook.indexer.embedding.embed import read_all
 
     (source,) = Path(weights).glob("cifar10_ResNet32*.h5")
     network = import_keras(source, tmp_path / "net.safetensors")

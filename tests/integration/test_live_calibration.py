@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.folders import FolderDataset
-from indexer.index import IndexOptions, index
-from indexer.live import calibrated_anew
-from model.bundle import Bundle, open_bundle
-from model.cache import class_weights, mix, reweigh, softmax, vote
-from model.doubt import ranked
-from model.held import HOLDOUT, Held
-from model.manifest import Calibration
-from model.overlay import Overlay
-from model.root import activate
-from service.app import create_app
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.doubt import ranked
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.root import activate
+from secondlook.model.cache import class_weights, mix, reweigh, softmax, vote
+from secondlook.model.manifest import Calibration
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import ADMIN, KEY, files, serving, settings
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from evaluation.benchmarks.load import closed_loop, open_loop
+from benchmarks.load import closed_loop, open_loop
 
 STALL = 0.3
 

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.index import IndexOptions, index
-from indexer.progress import silent
-from indexer.refit import refit
-from model import milvus_generations as milvus_root
-from model import root as roots
-from model.bundle import open_bundle, read_manifest
-from model.errors import BundleError, StoreError
-from model.milvus import Milvus
-from model.milvus_generations import Sweeper, named_generation
-from model.milvus_store import MilvusStore, collection_of
-from model.milvus_taught import Mirror
-from model.overlay import Overlay
-from model.stores import ExactStore
-from model.taught_keys import taught_id
 from secondlook.cli import main
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.progress import silent
+from secondlook.indexer.refit import refit
+from secondlook.model.added.in_milvus import Mirror
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.bundles import milvus_generations as milvus_root
+from secondlook.model.bundles import root as roots
+from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.milvus_generations import Sweeper, named_generation
+from secondlook.model.errors import BundleError, StoreError
+from secondlook.model.journal.added_keys import taught_id
+from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.milvus_server import Milvus
+from secondlook.model.stores.milvus_store import MilvusStore, collection_of
 from tests.milvus_for_tests import MilvusProcess
 
 pytestmark = pytest.mark.cluster
@@ -105,7 +105,7 @@ def test_an_index_that_fails_leaves_no_collection(
         raise BundleError("the disk is full")
 
     before = connected.call("list_collections")
-    monkeypatch.setattr("model.bundle.commit", fail)
+    monkeypatch.setattr("secondlook.model.bundles.bundle.commit", fail)
     with pytest.raises(BundleError, match="the disk is full"):
         index(load(str(colour_folder)), root, FromBundle(root), IndexOptions(store="milvus:FLAT"), milvus=connected)
     assert sorted(connected.call("list_collections")) == sorted(before)
@@ -232,7 +232,7 @@ def test_keys_that_are_not_finite_are_not_sent(connected: Milvus) -> None:
 
 
 def test_a_server_that_is_too_old_is_refused(milvus: MilvusProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.milvus.OLDEST", (99, 1))
+    monkeypatch.setattr("secondlook.model.stores.milvus_server.OLDEST", (99, 1))
     with pytest.raises(StoreError, match=r"is of version v2\.3\.5.*at least 99\.1 is needed"):
         milvus.connect().call("list_collections")
 

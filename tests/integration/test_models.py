@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.models import KeyCache, Models
-from indexer import memory
-from model.bundle import Bundle, open_bundle
-from model.cache import exact_vote, mix, softmax, vote
-from model.errors import BundleError, MemoryLimitError, ParameterError
-from model.stores import FaissStore
+from secondlook.evaluation.models import KeyCache, Models
+from secondlook.indexer import memory
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.cache import exact_vote, mix, softmax, vote
+from secondlook.model.errors import BundleError, MemoryLimitError, ParameterError
+from secondlook.model.stores.faiss_store import FaissStore
 
 CLASSES = 4
 

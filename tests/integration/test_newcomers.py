@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.newcomers import newcomers
-from evaluation.study import write
-from indexer.datasets import load
-from model.bundle import open_bundle
-from model.catching_up import caught_up
-from model.errors import DatasetError
-from model.journal import Journal, NewImage
-from model.overlay import Overlay
-from model.predictor import Predictor
+from secondlook.evaluation.studies.newcomers import newcomers
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.results import write
+from secondlook.model.added.catching_up import caught_up
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.errors import DatasetError
+from secondlook.model.journal.journal import Journal, NewImage
 
 
 def patterns(root: Path, per_class: int = 8) -> Path:

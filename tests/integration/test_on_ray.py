@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.on_ray import TRIES, Job, _Actor, _pool, default_shards, embed_on_ray
-from indexer.shards import Shards, shard_folder
-from model.errors import EngineError
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.on_ray import TRIES, Job, _Actor, _pool, default_shards, embed_on_ray
+from secondlook.indexer.shards import Shards, shard_folder
+from secondlook.model.errors import EngineError
 from tests.images_for_tests import make_folder
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import Bundle, open_bundle
-from model.cache import mix, softmax, vote
-from model.lookup import lead
-from model.manifest import QuickSearch, SearchInfo
-from model.predictor import Answer, Parameters, Predictor
-from model.stores import FaissStore
+from secondlook.model.answering.early_exit import lead
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.cache import mix, softmax, vote
+from secondlook.model.manifest import QuickSearch, SearchInfo
+from secondlook.model.stores.faiss_store import FaissStore
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.report_html import page
-from evaluation.reproduce import QUICK, Plan, Run
-from evaluation.subjects import AS_IS, STEPS, Subject, from_bundle, from_weights, spread
-from indexer.datasets import load
-from model.errors import NetworkError
-from model.root import active_generation
 from secondlook.cli import cli
+from secondlook.evaluation.report_html import page
+from secondlook.evaluation.reproduce import QUICK, Plan, Run
+from secondlook.evaluation.subjects import AS_IS, STEPS, Subject, from_bundle, from_weights, spread
+from secondlook.indexer.datasets.datasets import load
+from secondlook.model.bundles.root import active_generation
+from secondlook.model.errors import NetworkError
 from tests.images_for_tests import make_folder
 
 PLAN = replace(
@@ -173,7 +173,7 @@ def test_the_command_says_what_could_not_be_measured(
     tiny_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The bundle as it is needs none of its images in memory, an index does.
-    monkeypatch.setattr("indexer.memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 100_000)
     asked = ["reproduce", "--bundles", tiny_bundle, "--dataset", photos, "--out", tmp_path / "out", "--only", "errors"]
     done = CliRunner().invoke(cli, [*map(str, asked), "--recipe", "as-is", "--recipe", "compact"])
     assert done.exit_code == 1

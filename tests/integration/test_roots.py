@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import BundleError
-from model.journal import Journal, NewImage
-from model.root import draft, require_root, seed
+from secondlook.model.bundles.root import draft, require_root, seed
+from secondlook.model.errors import BundleError
+from secondlook.model.journal.journal import Journal, NewImage
 from tests.images_for_tests import make_image
 from tests.service_for_tests import copy_root
 

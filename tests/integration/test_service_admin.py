@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from model.bundle import open_bundle
-from model.errors import BundleError
-from model.root import activate, active_generation, generations
-from service import generations as service_generations
-from service.app import create_app
-from service.gate import check_canary
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import activate, active_generation, generations
+from secondlook.model.errors import BundleError
+from secondlook.service.app import create_app
+from secondlook.service.generations import generations as service_generations
+from secondlook.service.generations.acceptance import check_canary
 from tests.images_for_tests import COLOURS, make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.predictor import Predictor
-from service.app import create_app
+from secondlook.model.answering.predictor import Predictor
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
 

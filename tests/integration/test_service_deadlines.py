@@ -11,8 +11,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from model.errors import StoreAwayError, StoreError
-from service.app import create_app
+from secondlook.model.errors import StoreAwayError, StoreError
+from secondlook.service.app import create_app
+from secondlook.service.generations import generations
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, add_generation, copy_root, problem, serving, settings
 
@@ -36,12 +37,12 @@ def root(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 READING = {
-    "/v1/admin/generations": "service.generations.generations",
-    "/v1/admin/jobs": "service.records.Records.listing",
-    "/v1/admin/jobs/0123456789abcdef": "service.records.Records.read",
-    "/v1/entries": "model.overlay.Overlay.entry",
-    "/v1/entries/3": "model.overlay.Overlay.entry",
-    "/v1/entries/3/thumbnail": "model.entries.Entries.thumbnail",
+    "/v1/admin/generations": "secondlook.service.generations.generations.generations",
+    "/v1/admin/jobs": "secondlook.service.generations.records.Records.listing",
+    "/v1/admin/jobs/0123456789abcdef": "secondlook.service.generations.records.Records.read",
+    "/v1/entries": "secondlook.model.added.overlay.Overlay.entry",
+    "/v1/entries/3": "secondlook.model.added.overlay.Overlay.entry",
+    "/v1/entries/3/thumbnail": "secondlook.model.bundles.entry_table.Entries.thumbnail",
 }
 
 
@@ -59,16 +60,14 @@ def test_what_reads_a_disk_that_hangs_is_answered(
 def test_a_switch_that_hangs_is_answered_and_goes_on(
     root: Path, hang: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import service.generations
-
     new = add_generation(root)
-    opening, opened = threading.Event(), service.generations._open
+    opening, opened = threading.Event(), generations._open
 
     def slow(*given: Any) -> Any:
         assert opening.wait(30)
         return opened(*given)
 
-    monkeypatch.setattr(service.generations, "_open", slow)
+    monkeypatch.setattr(generations, "_open", slow)
     app = create_app(settings(bundles=root, admin_key=KEY, request_timeout_s=0.3), predictor=None)
     opening.set()
     with serving(app) as call:
@@ -96,17 +95,21 @@ PASSING = [
     sqlite3.OperationalError("unable to open database file"),
 ]
 USING = [
-    ("GET", "/v1/model", "service.entries.model_info"),
-    ("GET", "/v1/entries", "service.entries.entry_info"),
-    ("GET", "/v1/entries/3", "service.entries.known_entry"),
-    ("GET", "/v1/entries/3/thumbnail", "service.entries.known_entry"),
-    ("POST", "/v1/predict", "service.writing.prediction"),
-    ("PATCH", "/v1/entries/3", "service.teach.known_entry"),
-    ("DELETE", "/v1/entries/3", "service.teach.known_entry"),
-    ("GET", "/v1/admin/generations", "service.generations.generations"),
-    ("GET", "/v1/admin/jobs", "service.records.Records.listing"),
-    ("POST", "/v1/admin/generations/20990101T000000Z-abcd/activate", "service.generations._open"),
-    ("GET", "/metrics", "service.metrics.Metrics.publish"),
+    ("GET", "/v1/model", "secondlook.service.routes.entries.model_info"),
+    ("GET", "/v1/entries", "secondlook.service.routes.entries.entry_info"),
+    ("GET", "/v1/entries/3", "secondlook.service.routes.entries.known_entry"),
+    ("GET", "/v1/entries/3/thumbnail", "secondlook.service.routes.entries.known_entry"),
+    ("POST", "/v1/predict", "secondlook.service.routes.write.prediction"),
+    ("PATCH", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
+    ("DELETE", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
+    ("GET", "/v1/admin/generations", "secondlook.service.generations.generations.generations"),
+    ("GET", "/v1/admin/jobs", "secondlook.service.generations.records.Records.listing"),
+    (
+        "POST",
+        "/v1/admin/generations/20990101T000000Z-abcd/activate",
+        "secondlook.service.generations.generations._open",
+    ),
+    ("GET", "/metrics", "secondlook.service.metrics.Metrics.publish"),
 ]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cache import mix, vote
-from model.doubt import highest_score, p_value, ranked
-from model.manifest import Calibration, Novelty
-from model.predictor import Predictor
-from service.app import create_app
+from secondlook.model.answering.doubt import highest_score, p_value, ranked
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.cache import mix, vote
+from secondlook.model.manifest import Calibration, Novelty
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
 

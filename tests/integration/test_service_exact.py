@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.app import create_app
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, Call, open_predictor, problem, serving, settings
 

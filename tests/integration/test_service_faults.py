@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from model.predictor import Predictor
-from service.app import create_app
-from service.batcher import RESTART_SECONDS
+from secondlook.model.answering.predictor import Predictor
+from secondlook.service.app import create_app
+from secondlook.service.batching.batcher import RESTART_SECONDS
 from tests.images_for_tests import make_image
 from tests.service_for_tests import files, open_predictor, problem, serving, settings
 
@@ -210,7 +210,7 @@ def test_a_raw_body_is_not_parsed_as_multipart(gated: Gated, monkeypatch: pytest
     def refuse(*given: Any) -> None:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("service.uploads.MultipartParser", refuse)
+    monkeypatch.setattr("secondlook.service.routes.receive.MultipartParser", refuse)
     gated.gate.set()
     with serving(create_app(settings(), predictor=gated)) as call:
         raw = call("POST", "/v1/predict", content=make_image("red"), headers=RAW)

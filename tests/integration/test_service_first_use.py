@@ -9,7 +9,7 @@ from pathlib import Path
 CODE = """
 import asyncio, json, sys, pathlib
 import httpx
-from service.app import create_app
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, add_generation, settings
 

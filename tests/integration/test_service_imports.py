@@ -4,7 +4,7 @@ import sys
 import pytest
 
 CODE = """
-import sys, service.serve
+import sys, secondlook.service.processes.serve
 print([name for name in ("torch", "safetensors", "onnx") if name in sys.modules])
 """
 
@@ -26,7 +26,9 @@ importlib.import_module(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("module", ["model.engines", "evaluation.benchmarks.engines", "service.serve"])
+@pytest.mark.parametrize(
+    "module", ["secondlook.model.networks.engines", "benchmarks.engines", "secondlook.service.processes.serve"]
+)
 def test_onnx_runtime_is_told_to_send_nothing_before_it_is_loaded(module: str) -> None:
     result = subprocess.run([sys.executable, "-c", WATCHED, module], capture_output=True, text=True, check=True)
     assert result.stdout.split("\n")[0] == "loaded with 1"

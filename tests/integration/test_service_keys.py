@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from service.app import create_app
-from service.keys import new_key
+from secondlook.service.app import create_app
+from secondlook.service.http.keys import new_key
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, files, open_predictor, problem, serving, settings
 

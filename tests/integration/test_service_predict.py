@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.images import DEFAULT_PIXELS, Limits, decode
-from model.manifest import Calibration, Novelty
-from model.predictor import Answer, Predictor
-from model.root import active_generation
-from model.stores import FaissStore, Neighbors
-from service.app import create_app
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.root import active_generation
+from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
+from secondlook.model.manifest import Calibration, Novelty
+from secondlook.model.stores.faiss_store import FaissStore, Neighbors
+from secondlook.service.app import create_app
 from tests.images_for_tests import COLOURS, make_image
 from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
 

@@ -11,19 +11,19 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from evaluation.same_picture import COPIES, same_picture
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.fold import fold
-from indexer.index import IndexOptions, index
-from model.bundle import TAUGHT, open_bundle
-from model.catching_up import caught_up
-from model.journal import Journal, NewImage
-from model.overlay import Overlay
-from model.predictor import Answer, Predictor
-from model.root import activate
 from secondlook.cli import cli
-from service.app import create_app
+from secondlook.evaluation.studies.same_picture import COPIES, same_picture
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.model.added.catching_up import caught_up
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.bundle import TAUGHT, open_bundle
+from secondlook.model.bundles.root import activate
+from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import ADMIN, KEY, Call, copy_root, files, serving, settings
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.root import active_generation
-from service import logs
-from service.app import create_app
+from secondlook.model.bundles.root import active_generation
+from secondlook.service import logs
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, Call, files, open_predictor, serving, settings
 
@@ -159,12 +159,12 @@ def test_a_requests_line_says_who_and_what_and_no_text_of_the_client(
     lines = [json.loads(line) for line in caplog.text.splitlines()]
     assert all(line.isascii() and line.isprintable() for line in caplog.text.splitlines())
     assert "evil" not in caplog.text
-    first, second, third, fourth = (line for line in lines if line["logger"] == "service.watch")
+    first, second, third, fourth = (line for line in lines if line["logger"] == "secondlook.service.http.access_log")
     assert first.pop("ms") >= 0
     first.pop("time")
     assert first == {
         "level": "INFO",
-        "logger": "service.watch",
+        "logger": "secondlook.service.http.access_log",
         "message": "answered",
         "request_id": "ours-2",
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",

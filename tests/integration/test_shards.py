@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer.datasets import ArrayDataset, Dataset, load
-from indexer.embedding import BATCH
-from indexer.encoders import FromBundle, FromNetwork
-from indexer.fold import fold
-from indexer.index import IndexOptions, index
-from indexer.merge import merge, open_parts
-from indexer.shards import Shards, read_chunk, read_info, shard_folder
-from model.bundle import Bundle, open_bundle, read_manifest
-from model.errors import DatasetError, ParameterError, PartsError
-from model.journal import Journal, NewImage
-from model.manifest import FileInfo
-from model.predictor import Parameters
-from model.recipe import Recipe
-from model.root import activate, active_generation
+from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.embedding import BATCH
+from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.merge import merge, open_parts
+from secondlook.indexer.shards import Shards, read_chunk, read_info, shard_folder
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles.bundle import Bundle, open_bundle, read_manifest
+from secondlook.model.bundles.root import activate, active_generation
+from secondlook.model.errors import DatasetError, ParameterError, PartsError
+from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.manifest import FileInfo
+from secondlook.model.networks.recipe import Recipe
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import copy_root
 
@@ -35,7 +35,7 @@ FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
 
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.shards.CHUNK", BATCH)
+    monkeypatch.setattr("secondlook.indexer.shards.CHUNK", BATCH)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.corruptions import Shifted
-from evaluation.evaluate import evaluate
-from evaluation.shift import OWN, PLAIN, REFILLED, Shift, shift
-from indexer.datasets import Dataset, load
-from model.bundle import Bundle, open_bundle
-from model.cache import softmax, vote
-from model.errors import DatasetError, MemoryLimitError
+from secondlook.evaluation.corruptions import Shifted
+from secondlook.evaluation.evaluate import evaluate
+from secondlook.evaluation.studies.shift import OWN, PLAIN, REFILLED, Shift, shift
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.cache import softmax, vote
+from secondlook.model.errors import DatasetError, MemoryLimitError
 from tests.images_for_tests import make_folder
 
 FAMILIES = ("contrast", "brightness")
@@ -117,6 +117,6 @@ def test_a_cache_of_what_is_asked_is_refused(bundle: Bundle, fresh: Dataset) -> 
 def test_what_does_not_fit_is_refused_before_anything_is_embedded(
     bundle: Bundle, fresh: Dataset, colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 1000)
     with pytest.raises(MemoryLimitError, match="refilling with 60 images"):
         shift(bundle, fresh, load(str(colour_folder)), progress=lambda *_: pytest.fail("embedded"))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.progress import silent
-from model.errors import StoreError
-from model.milvus_store import MilvusStore
-from model.root import new_generation
-from model.stores import ExactStore, FaissStore, Store
-from model.torch_store import TorchStore
+from secondlook.indexer.progress import silent
+from secondlook.model.bundles.root import new_generation
+from secondlook.model.errors import StoreError
+from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
+from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.torch_store import TorchStore
 from tests.memory_for_tests import mapped
 
 TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,7 +84,7 @@ def test_places_without_an_entry_are_marked(make: Make) -> None:
 
 
 def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.stores.CHUNK_BYTES", 100 * 24 * 4)
+    monkeypatch.setattr("secondlook.model.stores.faiss_store.CHUNK_BYTES", 100 * 24 * 4)
     chunks = list(make(KEYS, VALUES).chunks())
     assert len(chunks) == 5
     np.testing.assert_allclose(np.concatenate([keys for keys, _ in chunks]), KEYS, atol=5e-3)

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.evaluate import evaluate
-from indexer.datasets import load
-from indexer.encoders import FromBundle
-from indexer.fold import fold
-from indexer.index import IndexOptions, index
-from model.bundle import open_bundle
-from model.catching_up import caught_up
-from model.journal import Journal, NewImage
-from model.journal_file import JOURNAL
-from model.overlay import Overlay
-from model.predictor import Predictor
-from model.root import activate, active_generation, generations
-from model.taught_keys import FIRST_ID, taught_id
-from service.app import create_app
+from secondlook.evaluation.evaluate import evaluate
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.model.added.catching_up import caught_up
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.root import activate, active_generation, generations
+from secondlook.model.journal.added_keys import FIRST_ID, taught_id
+from secondlook.model.journal.file import JOURNAL
+from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,
@@ -285,9 +285,9 @@ def test_an_id_of_another_generation_is_not_taken_for_one_of_this(call: Call, ro
 def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path) -> None:
     import torch
 
-    from indexer.encoders import FromNetwork
-    from model.network_file import save_network
-    from model.networks import ResNet
+    from secondlook.indexer.embedding.encoders import FromNetwork
+    from secondlook.model.networks.cifar import ResNet
+    from secondlook.model.networks.file import save_network
 
     root, folder, network = tmp_path / "bundles", make_folder(tmp_path / "taught", 12), tmp_path / "n.safetensors"
     (folder / "red").rename(folder / "taught:1")

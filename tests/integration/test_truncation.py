@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from indexer.holdout import Holdout, nearest_entries
-from indexer.truncation import (
+from secondlook.indexer.fitting.approximation import (
     CHANGED_PERCENT,
     QUICK_CHANGED_PERCENT,
     QUICK_VARIATION,
@@ -13,11 +12,12 @@ from indexer.truncation import (
     least_effort,
     measure,
 )
-from model.cache import mix, softmax, vote
-from model.lookup import lead, vote_until_sure
-from model.manifest import Truncation
-from model.served import Parameters, Served
-from model.stores import ExactStore, FaissStore
+from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.model.answering.early_exit import lead, vote_until_sure
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.cache import mix, softmax, vote
+from secondlook.model.manifest import ApproximationError
+from secondlook.model.stores.faiss_store import ExactStore, FaissStore
 
 CLASSES = 5
 
@@ -40,7 +40,7 @@ REST = [(KEYS[~HELD], VALUES[~HELD])]
 
 def measured(
     store: FaissStore, exact: list[tuple[np.ndarray, np.ndarray]] | None, parameters: Parameters
-) -> tuple[FaissStore, Truncation]:
+) -> tuple[FaissStore, ApproximationError]:
     """By images that are in the store themselves, and take no part."""
     served = Served.of(store, CLASSES, CLASSES, HELD)
     found = nearest_entries(served, HOLDOUT.keys, parameters.k or 200)

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.copies import Looks
-from indexer.fit import CAUTIOUS_LAM, fit
-from indexer.holdout import Holdout, nearest_entries
-from indexer.honest import Chosen
-from indexer.tune import Entries, Tuned, tune
-from model.cache import mix, softmax
-from model.doubt import highest_score, p_value
-from model.manifest import HoldoutInfo
-from model.served import Parameters, Served
-from model.stores import ExactStore, FaissStore
+from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.fitting.fit import CAUTIOUS_LAM, fit
+from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.indexer.fitting.honest import Chosen
+from secondlook.indexer.fitting.tune import Entries, Tuned, tune
+from secondlook.model.answering.doubt import highest_score, p_value
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.cache import mix, softmax
+from secondlook.model.manifest import HoldoutInfo
+from secondlook.model.stores.faiss_store import ExactStore, FaissStore
 
 KNOWN, NEW, DIM = 6, 40, 24
 HONEST = HoldoutInfo(name="some", images=1, honest=True)

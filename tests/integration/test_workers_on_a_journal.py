@@ -10,14 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from model.bundle import ENCODER, Bundle, open_bundle
-from model.errors import LabelTakenError
-from model.following import Following
-from model.journal import Journal, NewImage
-from model.journal_file import JOURNAL
-from model.labels import fold
-from model.predictor import Predictor
-from model.taught_keys import taught_id
+from secondlook.model.answering.following import Following
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.bundles.bundle import ENCODER, Bundle, open_bundle
+from secondlook.model.errors import LabelTakenError
+from secondlook.model.journal.added_keys import taught_id
+from secondlook.model.journal.file import JOURNAL
+from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.labels import fold
 
 WORKERS = 3
 LABELS = ["red", "Red", "green", "ant", "Ant", "bee", "cow"]

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.audit import Audit, audit, images_of
-from evaluation.contact_sheets import Cell, contact_sheet, write_sheets
-from evaluation.planted import plant, planted
-from model.cache import Floats, Ints
-from model.errors import ParameterError
-from model.stores import ExactStore
+from secondlook.curation.audit import Audit, audit, images_of
+from secondlook.curation.contact_sheets import Cell, contact_sheet, write_sheets
+from secondlook.evaluation.studies.planted import plant, planted
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.errors import ParameterError
+from secondlook.model.stores.faiss_store import ExactStore
 
 CLASSES = ("ant", "bee", "cow")
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
-from model.errors import ParameterError
-from model.stores import ExactStore
+from secondlook.model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
+from secondlook.model.errors import ParameterError
+from secondlook.model.stores.faiss_store import ExactStore
 
 CLASSES = 5
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.copies import FARTHEST, MOST, Looks, Repeats, copies_of, first_copies, kept_apart
+from secondlook.indexer.datasets.copies import FARTHEST, MOST, Looks, Repeats, copies_of, first_copies, kept_apart
 from tests.images_for_tests import as_file, photos
 
 Pictures = NDArray[np.uint8]

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.corruptions import FAMILIES, STRENGTHS, Shifted, blur, brightness, contrast, corrupt, jpeg, noise
-from indexer.datasets import ArrayDataset
+from secondlook.evaluation.corruptions import (
+    FAMILIES,
+    STRENGTHS,
+    Shifted,
+    blur,
+    brightness,
+    contrast,
+    corrupt,
+    jpeg,
+    noise,
+)
+from secondlook.indexer.datasets.datasets import ArrayDataset
 
 RANDOM = np.random.default_rng(0)
 # Smooth blobs with some texture, as photographs have.

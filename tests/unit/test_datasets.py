@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import datasets
-from indexer.datasets import CIFAR, ArrayDataset, load
-from indexer.folders import FolderDataset
-from model.errors import DatasetError, ImageError
+from secondlook.indexer.datasets import datasets
+from secondlook.indexer.datasets.datasets import CIFAR, ArrayDataset, load
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.model.errors import DatasetError, ImageError
 from tests.images_for_tests import make_folder, make_image
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from evaluation.conformal import METHODS, compared
-from evaluation.detection import detect
-from evaluation.unknown import unknown
-from model.metrics import auroc
+from secondlook.evaluation.conformal import METHODS, compared
+from secondlook.evaluation.detection import detect
+from secondlook.evaluation.unknown import unknown
+from secondlook.model.scoring import auroc
 
 RANDOM = np.random.default_rng(0)
 KNOWN = {"network": RANDOM.normal(0, 1, 400), "better": RANDOM.normal(0, 1, 400).round(1)}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from model.milvus_store import MilvusIndex
-from service.settings import settings_table
+from secondlook.model.stores.milvus_store import MilvusIndex
+from secondlook.service.settings import settings_table
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.cache import softmax
-from model.doubt import (
+from secondlook.model.answering.doubt import (
     check_coverage,
     doubtful_above,
     energies,
@@ -20,8 +19,9 @@ from model.doubt import (
     ranked,
     standing,
 )
-from model.errors import ParameterError
-from model.manifest import Evidence, Novelty, Ranked
+from secondlook.model.cache import softmax
+from secondlook.model.errors import ParameterError
+from secondlook.model.manifest import Evidence, Novelty, Ranked
 
 SCORES = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1))
 COVERAGE = st.floats(0.5, 0.999)

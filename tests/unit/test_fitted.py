@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from evaluation.fitted import best_alone, cache_only_theta, surfaces
-from evaluation.reliability import Reliability, diagram
-from model.manifest import FitReport, Manifest
-from model.metrics import ece_percent
+from secondlook.evaluation.fit_surfaces import best_alone, cache_only_theta, surfaces
+from secondlook.evaluation.reliability import Reliability, diagram
+from secondlook.model.manifest import FitReport, Manifest
+from secondlook.model.scoring import ece_percent
 
 REPORT = FitReport(
     images=100,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from indexer.datasets import DEFAULT_LIMITS, asked_of, load, opened, splits
-from indexer.folders import FolderDataset
-from indexer.left_out import LONGEST, LeftOut, Reason, printable, shortened
-from indexer.walk import read_image
-from model.errors import DatasetError, ImageError
-from model.images import Limits
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, asked_of, load, opened, splits
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.left_out import LONGEST, LeftOut, Reason, printable, shortened
+from secondlook.indexer.datasets.walk import read_image
+from secondlook.model.errors import DatasetError, ImageError
+from secondlook.model.images import Limits
 from tests.images_for_tests import make_folder, make_image
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from indexer.copies import Looks
-from indexer.holdout import Holdout
-from indexer.honest import Chosen, Known, expected_errors, given, of_tenth
-from model.cache import softmax
-from model.errors import DatasetError
+from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.fitting.holdout import Holdout
+from secondlook.indexer.fitting.honest import Chosen, Known, expected_errors, given, of_tenth
+from secondlook.model.cache import softmax
+from secondlook.model.errors import DatasetError
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import AvifImagePlugin, Image
 
-from model.errors import ImageError, ImageTooLargeError
-from model.images import Limits, decode, fitting, read_header, sniff
+from secondlook.model.errors import ImageError, ImageTooLargeError
+from secondlook.model.images import Limits, decode, fitting, read_header, sniff
 from tests.odd_images import (
     HEIC,
     HEIC_CLEAR,

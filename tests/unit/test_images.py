@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from model.errors import ImageError, ImageTooLargeError
-from model.images import FORMATS, Limits, decode, fit, read_header, sniff
+from secondlook.model.errors import ImageError, ImageTooLargeError
+from secondlook.model.images import FORMATS, Limits, decode, fit, read_header, sniff
 
 SIZE = (32, 32)
 LIMITS = Limits(64_000_000)

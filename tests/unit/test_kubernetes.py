@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.metrics import Metrics
-from service.settings import settings_table
+from secondlook.service.metrics import Metrics
+from secondlook.service.settings import settings_table
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker/kubernetes"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import LabelTakenError, ParameterError
-from model.labels import MAX_LABEL, check_label, fold, normalize_label
+from secondlook.model.errors import LabelTakenError, ParameterError
+from secondlook.model.labels import MAX_LABEL, check_label, fold, normalize_label
 
 PLAIN = ["cat", "tabby cat", "Straße", "猫", "cat 2", "x" * MAX_LABEL, "crème brûlée", "O'Brien & Söhne, 50 %", "C++"]
 EMOJI = {

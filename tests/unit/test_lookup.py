@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from model.cache import mix, vote
-from model.lookup import lead, vote_until_sure
-from model.manifest import Novelty, QuickSearch, SearchInfo
-from model.stores import FaissStore
+from secondlook.model.answering.early_exit import lead, vote_until_sure
+from secondlook.model.cache import mix, vote
+from secondlook.model.manifest import Novelty, QuickSearch, SearchInfo
+from secondlook.model.stores.faiss_store import FaissStore
 
 RANDOM = np.random.default_rng(0)
 KEYS = RANDOM.normal(size=(800, 16)).astype(np.float32)

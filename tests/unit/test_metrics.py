@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.metrics import ece_percent, error_percent, nll
+from secondlook.model.scoring import ece_percent, error_percent, nll
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.59, 0.41], [0.2, 0.8], [0.55, 0.45]], np.float32)
 LABELS = np.array([0, 1, 1, 0])

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from model.errors import ParameterError, StoreAwayError, StoreError
-from model.manifest import SearchInfo
-from model.milvus import MilvusSettings, Reach
-from model.milvus_store import MilvusIndex, chosen, collection_of, generation_of
-from model.stores import check_k
-from service.settings import Settings
+from secondlook.model.errors import ParameterError, StoreAwayError, StoreError
+from secondlook.model.manifest import SearchInfo
+from secondlook.model.stores.faiss_store import check_k
+from secondlook.model.stores.milvus_server import MilvusSettings, Reach
+from secondlook.model.stores.milvus_store import MilvusIndex, chosen, collection_of, generation_of
+from secondlook.service.settings import Settings
 from tests.e2e.conftest import until
 
 GENERATION = "20261126T172609Z-652e"
@@ -98,7 +98,7 @@ class Place:
 
 
 def test_after_a_failure_nobody_waits_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.milvus.PROBE_SECONDS", 0.01)
+    monkeypatch.setattr("secondlook.model.stores.milvus_server.PROBE_SECONDS", 0.01)
     place = Place()
     for _ in range(5):
         with pytest.raises(StoreAwayError, match="it is gone"):
@@ -122,7 +122,7 @@ def test_a_refused_call_counts_as_away() -> None:
 
 
 def test_what_nobody_holds_is_looked_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.milvus.PROBE_SECONDS", 0.01)
+    monkeypatch.setattr("secondlook.model.stores.milvus_server.PROBE_SECONDS", 0.01)
     place, before = Place(), threading.enumerate()
     place.reach.lose("it is gone")
     looking = [thread for thread in threading.enumerate() if thread not in before]

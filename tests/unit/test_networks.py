@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.errors import NetworkError, RecipeError
-from model.networks import Conv, ResNet
-from model.recipe import named_recipe
+from secondlook.model.errors import NetworkError, RecipeError
+from secondlook.model.networks.cifar import Conv, ResNet
+from secondlook.model.networks.recipe import named_recipe
 
 
 def test_a_keras_stride_2_convolution_pads_only_after() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from indexer.class_shape import ClassShape
-from indexer.far import far_images
-from indexer.novelty import (
+from secondlook.indexer.fitting.class_shape import ClassShape
+from secondlook.indexer.fitting.far import far_images
+from secondlook.indexer.fitting.novelty import (
     CANDIDATES,
     DOUBTFUL_RATE,
     FALSE_ALARM_RATE,
@@ -14,9 +14,9 @@ from indexer.novelty import (
     Seen,
     fit_novelty,
 )
-from model.cache import softmax
-from model.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
-from model.manifest import Novelty
+from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
+from secondlook.model.cache import softmax
+from secondlook.model.manifest import Novelty
 
 CLASSES, DIM = 6, 12
 RANDOM = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_the_candidate_is_taken_that_loses_least_where_it_loses_most() -> None:
 
 @pytest.mark.parametrize("score", CANDIDATES)
 def test_limits_are_those_of_the_promised_false_alarms(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    monkeypatch.setattr("secondlook.indexer.fitting.novelty.CANDIDATES", {score: CANDIDATES[score]})
     known = seen(KEYS, logits_of(KEYS))
     novelty, directions = fit_novelty(known, LABELS, shape(), {})
     assert (directions is not None) == ("rmds" in CANDIDATES[score])

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cache import exact_vote, vote
-from model.decided import REMOVED, Decided
-from model.manifest import QuickSearch, SearchInfo
-from model.overlaid_store import OverlaidStore
-from model.stores import ExactStore, FaissStore, Store
-from model.taught_keys import FIRST_ID as FIRST
-from model.taught_keys import Copies, TaughtKeys
+from secondlook.model.cache import exact_vote, vote
+from secondlook.model.journal.added_keys import FIRST_ID as FIRST
+from secondlook.model.journal.added_keys import AddedKeys, Copies
+from secondlook.model.journal.decided import REMOVED, Decided
+from secondlook.model.manifest import QuickSearch, SearchInfo
+from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
+from secondlook.model.stores.merged_store import MergedStore
 
 CLASSES = 4
 
@@ -32,7 +32,7 @@ class Case:
         ids = FIRST + 2 * np.arange(added)
         # Codes of labels are not their classes: here they are those backwards.
         class_of = np.arange(CLASSES + 1)[::-1].copy()
-        taught = TaughtKeys(more.shape[1])
+        taught = AddedKeys(more.shape[1])
         for n in range(added):
             taught = taught.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
         # Some are removed again, and others relabelled.
@@ -47,7 +47,7 @@ class Case:
         now = rng.integers(0, CLASSES + 1, len(other))
         decided = Decided().changed(dict.fromkeys(left_out, REMOVED))
         decided = decided.changed(dict(zip(other, class_of[now].tolist(), strict=True)))
-        self.store = OverlaidStore(base, taught, decided, class_of)
+        self.store = MergedStore(base, taught, decided, class_of)
         values[other] = now
         kept = np.setdiff1d(np.arange(count), left_out)
         self.ids = np.concatenate((kept, ids[stay]))
@@ -120,7 +120,7 @@ def test_k_is_kept_where_the_nearest_are_all_removed(factory: str) -> None:
     query = keys[:1]
     nearest = store.search(query, 300).ids[0]
     decided = Decided().changed(dict.fromkeys(nearest.tolist(), REMOVED))
-    left = OverlaidStore(store, TaughtKeys(6), decided, np.zeros(1, np.int64))
+    left = MergedStore(store, AddedKeys(6), decided, np.zeros(1, np.int64))
     found = left.search(query, 100)
     assert (found.ids >= 0).all()
     assert not np.isin(found.ids, nearest).any()
@@ -132,7 +132,7 @@ def test_a_quick_search_has_the_added_keys_too() -> None:
     base = FaissStore.build(unit(rng, 400), np.zeros(400, np.int64), "IVF4,Flat")
     base = base.with_search(SearchInfo(lists=4, quick=QuickSearch(lists=1, k=5, margin=0.5)))
     key = unit(rng, 1)
-    store = OverlaidStore(base, TaughtKeys.of(np.array([FIRST]), np.array([1]), key), Decided(), np.arange(2))
+    store = MergedStore(base, AddedKeys.of(np.array([FIRST]), np.array([1]), key), Decided(), np.arange(2))
     assert store.quick is not None
     assert store.quick.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
     assert store.quick.search_info.quick is None

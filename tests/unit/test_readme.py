@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from secondlook.cli import COMMANDS
-from service.settings import settings_table
+from secondlook.service.settings import settings_table
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

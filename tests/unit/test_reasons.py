@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.cache import mix, vote, weights
-from model.reasons import decisive
+from secondlook.model.answering.decisive import decisive
+from secondlook.model.cache import mix, vote, weights
 
 CLASSES = 3
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from indexer.nearest_other import CLOSEST, larger, nearest_other
-from model.manifest import SameAs
-from model.same_picture import SamePictures
-from model.stores import Neighbors
-from model.taught_keys import FIRST_ID
+from secondlook.indexer.fitting.nearest_other import CLOSEST, larger, nearest_other
+from secondlook.model.answering.same_picture import SamePictures
+from secondlook.model.journal.added_keys import FIRST_ID
+from secondlook.model.manifest import SameAs
+from secondlook.model.stores.faiss_store import Neighbors
 
 LIMITS = SameAs(exact=0.99, stored=1.01, images=100)
 KEY = np.float32([[1, 0]])

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.cache import check_parameters
-from model.errors import JournalError, ParameterError
-from model.lookup import Spent
-from model.predictor import Answer, Parameters, Predictor
-from service.batcher import Batcher, Overrides, Timing
-from service.errors import SizeChangedError, UnavailableError
+from secondlook.model.answering.early_exit import Spent
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.cache import check_parameters
+from secondlook.model.errors import JournalError, ParameterError
+from secondlook.service.batching.batcher import Batcher, Overrides, Timing
+from secondlook.service.errors import SizeChangedError, UnavailableError
 
 BAD = 255
 PATIENCE = 10.0
@@ -183,7 +183,7 @@ def test_a_stream_of_small_requests_does_not_keep_a_large_one_from_its_end() -> 
 
 
 def test_images_that_cost_much_come_in_batches_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.turns.TURN_S", 0.02)
+    monkeypatch.setattr("secondlook.service.batching.turns.TURN_S", 0.02)
 
     class Slow(Scripted):
         def predict(self, images: Any, asked: Any, neighbors: int = 0, spent: Spent | None = None) -> list[Answer]:

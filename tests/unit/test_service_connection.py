@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.connection import Together
+from secondlook.service.http.connection import Together
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 

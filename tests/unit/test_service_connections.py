@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.connections import Connections
-from service.shortage import LEAST_CONNECTIONS, MAX_CONNECTIONS, most_connections
+from secondlook.service.http.connections import Connections
+from secondlook.service.shortage import LEAST_CONNECTIONS, MAX_CONNECTIONS, most_connections
 
 
 class Client:

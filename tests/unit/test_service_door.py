@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from service import door
-from service.door import RESERVED_BYTES, Door
-from service.errors import QueueFullError
+from secondlook.service.errors import QueueFullError
+from secondlook.service.http import admission as door
+from secondlook.service.http.admission import RESERVED_BYTES, Admission
 
 
 def test_a_full_door_refuses_until_someone_leaves() -> None:
-    full = Door(max_images=8, max_bytes=1000)
+    full = Admission(max_images=8, max_bytes=1000)
     with full.admit() as three:
         three.add(images=2)
         with full.admit() as four:
@@ -29,7 +29,7 @@ def test_a_full_door_refuses_until_someone_leaves() -> None:
 
 
 def test_bytes_count_too() -> None:
-    full = Door(max_images=8, max_bytes=1000)
+    full = Admission(max_images=8, max_bytes=1000)
     with full.admit(900):
         with pytest.raises(QueueFullError):
             full.admit(101)
@@ -44,7 +44,7 @@ def test_bytes_count_too() -> None:
 
 
 def test_announcements_alone_shut_nobody_out_and_what_comes_is_bounded() -> None:
-    full = Door(max_images=100, max_bytes=10 * RESERVED_BYTES)
+    full = Admission(max_images=100, max_bytes=10 * RESERVED_BYTES)
     with ExitStack() as inside:
         large = [inside.enter_context(full.admit(9 * RESERVED_BYTES)) for _ in range(2)]
         assert full.bytes == 2 * RESERVED_BYTES
@@ -62,7 +62,7 @@ def test_announcements_alone_shut_nobody_out_and_what_comes_is_bounded() -> None
 
 
 def test_who_comes_alone_is_let_in_whatever_it_brings() -> None:
-    full = Door(max_images=2, max_bytes=10)
+    full = Admission(max_images=2, max_bytes=10)
     with full.admit(1000) as alone:
         alone.add(images=5, received=2000)
         with pytest.raises(QueueFullError):
@@ -74,7 +74,7 @@ def test_who_comes_alone_is_let_in_whatever_it_brings() -> None:
 def test_the_wait_is_what_it_takes_at_the_pace_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
-    full = Door(max_images=100, max_bytes=1000)
+    full = Admission(max_images=100, max_bytes=1000)
     stays = full.admit()
     stays.add(images=79)
     assert full.wait_s() == 1  # nothing is known yet
@@ -95,7 +95,7 @@ def test_the_wait_is_what_it_takes_at_the_pace_of_late(monkeypatch: pytest.Monke
 def test_a_door_at_which_nothing_moves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
-    full = Door(max_images=1, max_bytes=1000)
+    full = Admission(max_images=1, max_bytes=1000)
     with full.admit():
         now += 61
         with pytest.raises(QueueFullError) as refused:

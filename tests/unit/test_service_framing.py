@@ -9,9 +9,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.connection import connection
-from service.guard import Guard
-from service.hosts import Hosts
+from secondlook.service.http.connection import connection
+from secondlook.service.http.hosts import Hosts
+from secondlook.service.http.limits import RequestLimits
 from tests.service_for_tests import settings
 
 HOST = b"Host: localhost\r\n"
@@ -52,7 +52,7 @@ async def exchange(sent: bytes, pieces: int) -> tuple[list[Answer], bool]:
 
 async def raw(sent: bytes, pieces: int) -> tuple[bytes, bool]:
     """The same, as bytes."""
-    guard = Guard(app, Hosts(settings()), LIMIT)
+    guard = RequestLimits(app, Hosts(settings()), LIMIT)
     config = uvicorn.Config(guard, log_config=None, http=connection(1, 1), lifespan="off")
     state = ServerState()
     listening = await asyncio.get_running_loop().create_server(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from model.manifest import Manifest
-from model.root import default_root
-from service.errors import GateError
-from service.gate import compare
+from secondlook.model.bundles.root import default_root
+from secondlook.model.manifest import Manifest
+from secondlook.service.errors import AcceptanceError
+from secondlook.service.generations.acceptance import compare
 
 
 def manifest(error: float | None, images: int = 5000, **changed: object) -> Manifest:
@@ -40,7 +40,7 @@ def test_worse_is_beyond_the_margin_and_beyond_chance(
     if passes:
         assert f"{active[0]:.2f} %" in compare(manifest(*new), manifest(*active), margin)
     else:
-        with pytest.raises(GateError, match=rf"{new[0]:.2f} % error on its {new[1]:,} held-out images"):
+        with pytest.raises(AcceptanceError, match=rf"{new[0]:.2f} % error on its {new[1]:,} held-out images"):
             compare(manifest(*new), manifest(*active), margin)
 
 
@@ -53,8 +53,8 @@ def test_what_cannot_be_compared_is_let_through_and_said() -> None:
     # Classes that were taught and folded in are in no holdout.
     network = json.loads(good.network.model_dump_json()) | {"classes": 10}
     folded = manifest(90.0, classes=[*good.classes, "lobster"], network=network)
-    with pytest.raises(GateError):
+    with pytest.raises(AcceptanceError):
         compare(folded, good, 1.0)
     reordered = manifest(5.0, classes=list(good.classes[::-1]))
-    with pytest.raises(GateError):
+    with pytest.raises(AcceptanceError):
         compare(bad, reordered, 1.0)

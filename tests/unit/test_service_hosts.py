@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.hosts import Hosts, is_loopback
-from service.problems import Kind, ProblemError
+from secondlook.service.http.hosts import Hosts, is_loopback
+from secondlook.service.problems import Kind, ProblemError
 from tests.service_for_tests import settings
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from model.errors import BundleError
-from service import jobs, records
-from service.errors import GateError, RebuildRunningError, UnavailableError, UnknownJobError
-from service.jobs import Rebuilds
-from service.records import Job, Records
+from secondlook.model.errors import BundleError
+from secondlook.service.errors import AcceptanceError, RebuildRunningError, UnavailableError, UnknownJobError
+from secondlook.service.generations import rebuilds as jobs
+from secondlook.service.generations import records
+from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.records import Job, Records
 
 PATIENCE = 20.0
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -190,7 +191,7 @@ def test_an_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worse_generation_fails_the_job_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(generation: str) -> None:
-        raise GateError("generation g is worse than the active one")
+        raise AcceptanceError("generation g is worse than the active one")
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         job = await ended(rebuilds, await rebuilds.start([]))
@@ -292,7 +293,7 @@ def test_a_job_whose_process_was_killed_has_failed_and_blocks_nothing(
 import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from service.records import Job, Records
+from secondlook.service.generations.records import Job, Records
 job = Job(id="0" * 16, created=datetime.now(UTC), stage="embed")
 claim = Records(Path({str(tmp_path)!r})).claim(job)
 print("claimed", flush=True)

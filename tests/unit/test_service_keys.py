@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service import keys as service_keys
-from service.errors import KeysError
-from service.keys import FROM_ENVIRONMENT, Keys, new_key, read_keys
+from secondlook.service.errors import KeysError
+from secondlook.service.http import keys as service_keys
+from secondlook.service.http.keys import FROM_ENVIRONMENT, Keys, new_key, read_keys
 from tests.service_for_tests import settings
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.logs import JsonFormatter, TextFormatter, begin_request, parse_traceparent, request_log
+from secondlook.service.logs import JsonFormatter, TextFormatter, begin_request, parse_traceparent, request_log
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

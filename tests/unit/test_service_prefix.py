@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.prefix import Prefix, link
+from secondlook.service.prefix import Prefix, link
 
 HERE, ELSEWHERE = ("127.0.0.1", 5), ("203.0.113.9", 5)
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from service import pulse
-from service.pulse import ALL_SILENT_S, BEAT, BEAT_S, SILENT_S, Pulse, Watched
+from secondlook.service.processes import pulse
+from secondlook.service.processes.pulse import ALL_SILENT_S, BEAT, BEAT_S, SILENT_S, Pulse, Watched
 
 
 class Clock:

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model.errors import ParameterError
-from model.images import Limits, read_header
-from model.images.fitting import spare
-from model.milvus import MilvusSettings
-from service.app import DECODERS
-from service.decode_jobs import QUICK_BYTES
-from service.settings import Settings, read_settings, settings_table, unknown_variables
-from service.workers import share
+from secondlook.model.errors import ParameterError
+from secondlook.model.images import Limits, read_header
+from secondlook.model.images.fitting import spare
+from secondlook.model.stores.milvus_server import MilvusSettings
+from secondlook.service.app import DECODERS
+from secondlook.service.decoding.jobs import QUICK_BYTES
+from secondlook.service.processes.workers import share
+from secondlook.service.settings import Settings, read_settings, settings_table, unknown_variables
 from tests.odd_images import HEIC_LARGE
 from tests.service_for_tests import settings
 

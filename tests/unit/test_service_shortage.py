@@ -2,9 +2,9 @@
 
 import errno
 
-from model.errors import BundleError, StoreAwayError
-from service.generations import _is_final
-from service.shortage import is_passing, is_short
+from secondlook.model.errors import BundleError, StoreAwayError
+from secondlook.service.generations.generations import _is_final
+from secondlook.service.shortage import is_passing, is_short
 
 
 def test_an_error_that_is_its_own_cause_is_looked_at_once() -> None:

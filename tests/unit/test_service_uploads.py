@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import Request
 
-from service.door import Door
-from service.uploads import read_uploads
+from secondlook.service.http.admission import Admission
+from secondlook.service.routes.receive import read_uploads
 from tests.service_for_tests import settings
 
 MIB = 1 << 20
@@ -30,7 +30,7 @@ def test_what_is_sent_is_not_held_twice() -> None:
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
     async def read() -> int:
-        with Door(max_images=100, max_bytes=100 * MIB).admit() as ticket:
+        with Admission(max_images=100, max_bytes=100 * MIB).admit() as ticket:
             return sum(len(upload.content) for upload in await read_uploads(request, settings(), ticket))  # type: ignore[arg-type]
 
     tracemalloc.start()

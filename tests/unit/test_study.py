@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from evaluation.plots import MODELS
-from evaluation.study import Figure, Table, write
+from secondlook.indexer.plots import MODELS
+from secondlook.indexer.results import Figure, Table, write
 
 HOSTILE = '<script>alert("x")</script> & [red]'
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import taught_keys
-from model.decided import REMOVED, Decided
-from model.taught_keys import Copies, TaughtKeys, taught_id
+from secondlook.model.journal import added_keys as taught_keys
+from secondlook.model.journal.added_keys import AddedKeys, Copies, taught_id
+from secondlook.model.journal.decided import REMOVED, Decided
 
 Held = dict[int, tuple[int, list[int], list[list[float]]]]
 
@@ -23,7 +23,7 @@ def copies(number: int, code: int, *, both: bool) -> Copies:
     return Copies(code, np.array(ids), np.array(ids)[:, None].astype(np.float32) % 1009 * np.ones((1, 3), np.float32))
 
 
-def told(taught: TaughtKeys) -> Held:
+def told(taught: AddedKeys) -> Held:
     return {number: (of.code, of.ids.tolist(), of.keys.tolist()) for number, of in taught}
 
 
@@ -31,7 +31,7 @@ def told(taught: TaughtKeys) -> Held:
 def test_it_is_a_dictionary_whose_earlier_states_stay(actions: list[dict[int, object]], forks: set[int]) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(taught_keys, "FEWEST_ROWS", 3)
-        states: list[tuple[TaughtKeys, Held]] = [(TaughtKeys(3), {})]
+        states: list[tuple[AddedKeys, Held]] = [(AddedKeys(3), {})]
         for step, action in enumerate(actions):
             # Now and then from an earlier state: two that follow the same one do not write over each other.
             before, held = states[step // 2 if step in forks else -1]
@@ -39,7 +39,7 @@ def test_it_is_a_dictionary_whose_earlier_states_stay(actions: list[dict[int, ob
             for number, now in action.items():
                 if isinstance(now, tuple):
                     wanted[number] = copies(number, now[0], both=now[1])
-                    held[number] = told(TaughtKeys(3).changed({number: wanted[number]}))[number]
+                    held[number] = told(AddedKeys(3).changed({number: wanted[number]}))[number]
                 elif number in held and isinstance(now, int):
                     wanted[number] = now
                     held[number] = (now, *held[number][1:])
@@ -82,7 +82,7 @@ def test_decisions_are_a_dictionary(changes: list[dict[int, int | None]]) -> Non
 
 
 def test_what_is_added_is_not_copied_with_all_that_is_there() -> None:
-    taught = TaughtKeys(3).changed({number: copies(number, 0, both=True) for number in range(1000)})
+    taught = AddedKeys(3).changed({number: copies(number, 0, both=True) for number in range(1000)})
     taught = taught.changed({1000: copies(1000, 0, both=True)})
     more = taught.changed({1001: copies(1001, 1, both=True)}).changed({3: 1, 4: None})
     assert np.shares_memory(more.keys, taught.keys)

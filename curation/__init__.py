@@ -1,0 +1,1 @@
+"""What a person does with labelled images: finding wrong labels and duplicates."""

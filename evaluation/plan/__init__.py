@@ -1,1 +1,0 @@
-"""How much memory and how many machines a cache takes, from what `secondlook bench` measured."""

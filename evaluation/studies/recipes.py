@@ -1,0 +1,232 @@
+"""Key recipes compared on a holdout: what each costs, how much it errs, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from secondlook.evaluation.timing import median_ms
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
+from secondlook.indexer.fitting.approximation import measure
+from secondlook.indexer.fitting.fit import fit
+from secondlook.indexer.fitting.holdout import Holdout
+from secondlook.indexer.index import memory_needed
+from secondlook.indexer.memory import check_memory
+from secondlook.indexer.plots import COLOURS, figure
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.answering.early_exit import vote_until_sure
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.cache import Floats, exact_vote, softmax
+from secondlook.model.errors import DatasetError
+from secondlook.model.networks.recipe import Recipe, named_recipe
+from secondlook.model.stores.faiss_store import FaissStore, choose_store
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """One recipe on the holdout, under the theta, lam and k fitted for it."""
+
+    name: str
+    recipe: Recipe
+    dim: int
+    store: str
+    bytes_per_entry: float
+    one_ms: float
+    """Search and vote of one query alone."""
+    many_ms: float
+    """The same for each of 32."""
+    theta: float
+    lam: float
+    k: int | None
+    error_percent: float
+    cache_only_error_percent: float
+    """Lowest of the grid at lam = 1."""
+    ece_percent: float
+    nll: float
+    changed_top1_percent: float
+    """By store and k, against the exact sum."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All recipes, and which to take."""
+
+    images: int
+    entries: int
+    network_error_percent: float
+    results: list[RecipeResult]
+    allowed_percent: float
+    """Errors up to this are within one standard error of the lowest."""
+    chosen: RecipeResult
+
+    @property
+    def why(self) -> str:
+        """The choice in a sentence."""
+        return (
+            f"{self.chosen.name}: of the recipes whose error is within one standard error of the lowest "
+            f"(at most {self.allowed_percent:.2f} %), it needs the fewest bytes for an entry "
+            f"({self.chosen.bytes_per_entry:,.0f})"
+        )
+
+
+def compare(
+    dataset: Dataset,
+    network_path: Path,
+    recipes: dict[str, str | Recipe],
+    *,
+    mirror: bool = False,
+    test: Callable[[], Dataset] | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Embed a dataset once under all recipes, and fit and time each; needs torch.
+
+    ``recipes`` are by name, each the name of a known recipe or one written out. With ``mirror``, mirrored copies are
+    cached too.
+
+    Raises:
+        DatasetError, NetworkError, RecipeError, MemoryLimitError: as ``index`` would for one of them.
+    """
+    import torch
+
+    network = open_network(network_path, dataset, test).network
+    device = best_device()
+    written = {n: named_recipe(r, network.depth) if isinstance(r, str) else r for n, r in recipes.items()}
+    encoders = {
+        name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
+    }
+    written = {name: encoder.recipe for name, encoder in encoders.items()}  # of few images they reduce keys to less
+    layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
+    copies = (False, True) if mirror else (False,)
+    positions: list[int] = []
+    mirrored: list[bool] = []
+    logits: list[Floats] = []
+    keys: dict[str, list[Floats]] = {name: [] for name in encoders}
+    order = np.arange(len(dataset.labels))
+    blank = torch.zeros((1, *INPUT_SIZE, 3), dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
+    # All keys, and of one recipe at a time what an index needs.
+    check_memory(
+        4 * sum(dims) * len(order) * len(copies) + memory_needed(len(order) * len(copies), max(dims), measured=True),
+        f"comparing recipes of {sum(dims):,} numbers in all",
+        "compare fewer at a time",
+    )
+    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH):
+        for copy in copies:
+            seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
+            with torch.inference_mode():
+                given, activations = network.activations(network.normalize(torch.from_numpy(seen).to(device)), layers)
+                for name, encoder in encoders.items():
+                    keys[name].append(encoder.keys(activations).float().cpu().numpy())
+                logits.append(given.float().cpu().numpy())
+            positions += indices.tolist()
+            mirrored += [copy] * len(indices)
+        progress("embed", len(positions) // len(copies), len(order))
+    if not positions:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+    at = np.array(positions)
+    held = np.isin(at, dataset.holdout())
+    asked = held & ~np.array(mirrored)
+    if not asked.any() or held.all():
+        raise DatasetError(f"{dataset.name} has too few images to hold any out for comparing recipes")
+    values, outputs = dataset.labels[at], np.concatenate(logits)
+    results = []
+    report = None
+    for done, name in enumerate(encoders):
+        progress("recipes", done, len(encoders))
+        own = np.concatenate(keys.pop(name))
+        holdout = Holdout(outputs[asked], own[asked], values[asked])
+        factory = choose_store(len(own), own.shape[1])[0]
+        store = FaissStore.build(own, values, factory)
+        served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
+        fitted, near = fit(holdout, served)
+        report, chosen = fitted.report, fitted.parameters
+        assert report.chosen_ece_percent is not None
+        assert report.network_error_percent is not None
+        network_error = report.network_error_percent
+        measured = measure(served, store, [(own[~held], values[~held])], holdout, near, chosen)
+        store, truncation = measured.store, measured.truncation
+        # Timed without the holdout's own entries: a query that finds itself is settled too soon.
+        others = choose_store(int((~held).sum()), own.shape[1])[0]
+        timed = FaissStore.build(own[~held], values[~held], others).with_search(store.search_info)
+        results.append(
+            RecipeResult(
+                name=name,
+                recipe=written[name],
+                dim=own.shape[1],
+                store=factory,
+                bytes_per_entry=store.stored_bytes() / len(own),
+                one_ms=_cost(timed, holdout, chosen, 1),
+                many_ms=_cost(timed, holdout, chosen, min(32, len(holdout.labels))),
+                theta=chosen.theta,
+                lam=chosen.lam,
+                k=chosen.k,
+                error_percent=report.chosen_error_percent,
+                cache_only_error_percent=min(row[-1] for plane in report.error_percent for row in plane),
+                ece_percent=report.chosen_ece_percent,
+                nll=report.chosen_nll,
+                changed_top1_percent=truncation.changed_top1_percent,
+            )
+        )
+    progress("recipes", len(encoders), len(encoders))
+    assert report is not None
+    lowest = min(result.error_percent for result in results) / 100
+    allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / report.images))
+    able = [result for result in results if result.error_percent <= allowed]
+    best = min(able, key=lambda result: (result.bytes_per_entry, result.nll))
+    return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
+
+
+def plot(comparison: Comparison, path: Path) -> None:
+    """Error by bytes of an entry; the one to take is filled."""
+    with figure(path, "Error on the holdout by the size of a key") as axes:
+        axes.axhline(comparison.network_error_percent, color="#444444", linestyle="--", label="network alone")
+        axes.axhspan(
+            min(r.error_percent for r in comparison.results),
+            comparison.allowed_percent,
+            color="#EEEEEE",
+            label="within one standard error of the lowest",
+        )
+        for result in comparison.results:
+            taken = result is comparison.chosen
+            axes.scatter(
+                [result.bytes_per_entry],
+                [result.error_percent],
+                s=90,
+                color=COLOURS[2] if taken else COLOURS[0],
+                marker="D" if taken else "o",
+                zorder=3,
+            )
+            axes.annotate(
+                f"{result.name}{' (taken)' if taken else ''}",
+                (result.bytes_per_entry, result.error_percent),
+                textcoords="offset points",
+                xytext=(7, 6),
+            )
+        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
+        axes.margins(0.18)
+        axes.legend(fontsize=9)
+
+
+def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: int) -> float:
+    """Mean milliseconds of search and vote for a query."""
+    theta, lam, k = parameters
+    network = softmax(holdout.logits)
+    starts = range(0, min(len(network), 20 * batch if batch > 1 else 200) - batch + 1, batch)
+
+    def call() -> None:
+        for start in starts:
+            rows = slice(start, start + batch)
+            if k is None:
+                exact_vote(holdout.keys[rows], store.chunks(), (theta,), network.shape[1])
+            else:
+                vote_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
+
+    return median_ms(call, 0.5) / max(1, len(starts) * batch)

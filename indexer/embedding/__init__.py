@@ -1,0 +1,1 @@
+"""From images to keys: decoding and encoding in batches."""

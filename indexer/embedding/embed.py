@@ -1,0 +1,74 @@
+"""Reading and embedding of a dataset: decoding in threads, overlapped with the encoder."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.errors import ImageError
+
+Decoded = list[tuple[int, "NDArray[np.uint8] | ImageError"]]
+
+
+def batches(
+    dataset: Dataset, indices: NDArray[np.int64], size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """Decode the images at indices, in that order: (positions (b,), images (b,height,width,3)) with b <= batch_size.
+
+    A few batches are decoded ahead in a pool of threads. Images that cannot be read are left out, and noted in the
+    dataset's ``left_out``.
+    """
+
+    def decode(chunk: NDArray[np.int64]) -> Decoded:
+        decoded: Decoded = []
+        for index in chunk.tolist():
+            try:
+                decoded.append((index, dataset.read(index, size)))
+            except ImageError as error:
+                decoded.append((index, error))
+        return decoded
+
+    workers = os.cpu_count() or 1
+    chunks = iter([indices[start : start + batch_size] for start in range(0, len(indices), batch_size)])
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[Decoded]] = deque()
+        try:
+            while True:
+                while len(ahead) < workers + 1 and (chunk := next(chunks, None)) is not None:
+                    ahead.append(pool.submit(decode, chunk))
+                if not ahead:
+                    return
+                readable: list[tuple[int, NDArray[np.uint8]]] = []
+                for index, result in ahead.popleft().result():
+                    if isinstance(result, ImageError):
+                        dataset.left_out.note(dataset.source(index), result)
+                    else:
+                        readable.append((index, result))
+                if readable:
+                    yield np.array([index for index, _ in readable]), np.stack([image for _, image in readable])
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def read_all(
+    dataset: Dataset, size: tuple[int, int], progress: Progress = silent
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Every image (n,height,width,3) of a dataset that can be read, in memory, and its position (n,)."""
+    count = len(dataset.labels)
+    images = np.empty((count, *size, 3), np.uint8)
+    positions = np.empty(count, np.int64)
+    done = 0
+    for indices, decoded in batches(dataset, np.arange(count), size, 256):
+        rows = slice(done, done + len(indices))
+        images[rows], positions[rows] = decoded, indices
+        done += len(indices)
+        progress("read", done, count)
+    return images[:done], positions[:done]

@@ -1,0 +1,184 @@
+"""What a store and k leave of the exact sum: how much of the store to search, and how far answers then are from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, served_votes
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.answering.early_exit import lead
+from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
+from secondlook.model.manifest import ApproximationError, Novelty, QuickSearch
+from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+
+S = TypeVar("S", bound=TunableStore)
+
+
+@dataclass(frozen=True)
+class Measured(Generic[S]):
+    """A store with the search that was chosen for it, and what it answers with that."""
+
+    store: S
+    truncation: ApproximationError
+    cache: Floats
+    """p_cache (n,C) of the whole holdout, as served."""
+
+
+CHANGED_PERCENT = 0.1
+"""Answers that may change because a search does not look at every entry."""
+
+VARIATION = 0.003
+"""How far, in total variation and on average, answers may be from those of a search that looks at every entry."""
+
+QUICK_CHANGED_PERCENT = 0.05
+QUICK_VARIATION = 0.003
+"""The same for a quick search against the full one."""
+
+IMAGES = 2000
+"""Of a larger holdout, so many are measured on: all of it would take as long as embedding a fifth of a dataset."""
+
+LISTED_K = 200
+"""Neighbours that an approximate store must find well where all entries vote and the search only lists some."""
+
+QUICK_LISTS = (1, 2, 4, 8, 16, 32)
+QUICK_K = (10, 20, 50)
+MARGINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.84, 0.87, *(percent / 100 for percent in range(89, 100)))
+
+CALL_COST = 8
+"""What a search costs before it looks into a list or keeps a candidate, in lists or candidates, roughly."""
+
+K_COST = 0.1
+"""What a neighbour more costs an IVF search, in lists, roughly: 64 took 0.22 ms for 10 neighbours, 0.32 for 200."""
+
+
+def measure(
+    served: Served,
+    store: S,
+    exact_keys: Iterable[tuple[Floats, Ints]] | None,
+    holdout: Holdout,
+    found: Neighbors,
+    parameters: Parameters,
+    novelty: Novelty | None = None,
+    own: NDArray[np.float64] | None = None,
+    progress: Progress = silent,
+) -> Measured[S]:
+    """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
+
+    The search is chosen on the same images that the distance is measured on. ``found`` are their nearest entries, all
+    entries of ``served`` compared. exact_keys are chunks of the keys as embedded, with values, those that take no part
+    left out; None = take them from the store. An approximate search that misses the bounds at its greatest effort is
+    used at that effort.
+    """
+    theta, lam, k = parameters
+    count = len(holdout.labels)
+    some = np.sort(np.random.default_rng(0).permutation(count)[:IMAGES])
+    keys, network = holdout.keys[some], softmax(holdout.logits[some], served.classes)
+    exact = np.empty_like(network)
+    for start in range(0, len(some), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        if exact_keys is None:
+            exact[rows] = served.exact_vote(keys[rows], (theta,))[0]
+        else:
+            votes = exact_vote(keys[rows], exact_keys, (theta,), served.classes)[0][0]
+            exact[rows] = reweigh(votes, served.class_weights)
+        progress("truncation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
+    if not store.is_exhaustive:
+        # Where all entries vote, an approximate store still finds the neighbours that are listed.
+        searched = min(k or LISTED_K, served.count, found.ids.shape[1])
+        whole = served.vote(found.similarities[some, :searched], found.values[some, :searched], theta)
+        asked, target = parameters._replace(k=searched), mix(network, whole, lam)
+        store = least_effort(store, keys, network, asked, target, served.among, served.class_weights)
+        served = served.with_store(store)
+    cache = served_votes(
+        served,
+        holdout,
+        found,
+        parameters,
+        is_exhaustive=store.is_exhaustive,
+        novelty=novelty,
+        own=own,
+        progress=progress,
+    )
+    distance = compare(mix(network, cache[some], lam), mix(network, exact, lam))
+    kind = "stored" if exact_keys is None else "exact"
+    return Measured(store, distance.model_copy(update={"keys": kind}), cache)
+
+
+def least_effort(
+    store: S,
+    queries: Floats,
+    network: Floats,
+    parameters: Parameters,
+    whole: Floats,
+    among: NDArray[np.bool_] | None = None,
+    by_class: NDArray[np.float64] | None = None,
+) -> S:
+    """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
+
+    ``whole`` are the answers (n,C) of a search that looks at every entry. A store that misses the bounds at its
+    greatest effort comes back at that effort.
+    """
+    theta, lam, k = parameters
+    assert k is not None
+
+    def answer(effort: Store, k: int) -> Floats:
+        found = effort.search(queries, k, among)
+        votes = vote(found.similarities, found.values, theta, network.shape[1])
+        return mix(network, reweigh(votes, by_class), lam)
+
+    for effort in store.efforts():
+        store = store.with_search(effort)
+        full = answer(store, k)
+        lost = compare(full, whole)
+        if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= VARIATION:
+            break
+    if network.shape[1] < 2:
+        return store
+    info = store.search_info
+    best, whole_cost = None, _cost(info.lists, info.candidates, k)
+    cheapest = whole_cost
+    for quick in _quick_searches(info.lists, k):
+        tried = store.with_search(info.model_copy(update={"quick": quick})).quick
+        if tried is None:  # not one that can be searched quickly
+            break
+        answers = answer(tried, quick.k)
+        ahead = lead(answers)
+        for margin in MARGINS:
+            sure = ahead >= margin
+            lost = compare(np.where(sure[:, None], answers, full), full)
+            if lost.changed_top1_percent <= QUICK_CHANGED_PERCENT and lost.mean <= QUICK_VARIATION:
+                cost = _cost(quick.lists, quick.candidates, quick.k) + float(1 - sure.mean()) * whole_cost
+                if cost < cheapest:
+                    best, cheapest = quick.model_copy(update={"margin": margin}), cost
+                break
+    return store.with_search(info.model_copy(update={"quick": best}))
+
+
+def _quick_searches(lists: int | None, k: int) -> list[QuickSearch]:
+    ks = [few for few in QUICK_K if few < k]
+    if lists is not None:
+        return [QuickSearch(lists=few, k=some, margin=1) for few in QUICK_LISTS if few < lists for some in ks or [k]]
+    return [QuickSearch(candidates=few, k=few, margin=1) for few in ks]
+
+
+def _cost(lists: int | None, candidates: int | None, k: int) -> float:
+    return CALL_COST + (lists + K_COST * k if lists is not None else max(candidates or 0, k))
+
+
+def compare(answers: Floats, exact: Floats) -> ApproximationError:
+    """Total variation between two sets of probabilities (n,C), and how many top classes differ."""
+    variation = 0.5 * np.abs(answers - exact).sum(axis=1, dtype=np.float64)
+    return ApproximationError(
+        images=len(answers),
+        keys="exact",
+        mean=float(variation.mean()),
+        p99=float(np.quantile(variation, 0.99)),
+        max=float(variation.max()),
+        changed_top1_percent=100.0 * float((answers.argmax(axis=1) != exact.argmax(axis=1)).mean()),
+    )

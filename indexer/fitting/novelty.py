@@ -1,0 +1,255 @@
+"""When an image is novel: which score tells unknown images best, and how little of it is too little.
+
+Which one that is depends on the network and the images, so candidates are compared on the bundle's own: on the holdout
+with one class after another left out of the cache and the logits, on images far from anything (``fitting.far``), and on
+what the user says is unknown. The one is taken that loses least where it loses most: it is never far from the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.fitting.class_shape import ClassShape
+from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.model.answering.doubt import energies, novelty_scores, rmds_scores
+from secondlook.model.answering.served import Served
+from secondlook.model.cache import Floats, Ints, softmax
+from secondlook.model.manifest import Evidence, Novelty, NoveltyCandidate
+from secondlook.model.networks.engines import Encoding
+from secondlook.model.scoring import auroc
+from secondlook.model.stores.faiss_store import Neighbors
+
+FALSE_ALARM_RATE = 0.01
+"""Share of known images that may be called novel."""
+
+DOUBTFUL_RATE = 0.05
+"""Share of known images that may have so little evidence that they are doubtful, the novel ones among them."""
+
+FEW = {FALSE_ALARM_RATE: 3.0, DOUBTFUL_RATE: 2.0}
+"""Where the holdout has too few images for a rate, the limit is as many of its standard deviations below its mean."""
+
+TENTH = 10
+NEIGHBORS = {"nearest": 1, "tenth": TENTH}
+"""Which entry's similarity a score is."""
+
+CANDIDATES: dict[str, dict[str, float]] = {
+    "softmax": {"softmax": 1},
+    "energy": {"energy": 1},
+    "nearest": {"nearest": 1},
+    "tenth": {"tenth": 1},
+    "rmds": {"rmds": 1},
+    "energy + rmds": {"energy": 1, "rmds": 1},
+    "energy + nearest / 5": {"energy": 1, "nearest": 0.2},
+    "energy + rmds / 2 + nearest / 4": {"energy": 1, "rmds": 0.5, "nearest": 0.25},
+    "energy / 3 + rmds": {"energy": 1 / 3, "rmds": 1},
+    "softmax + rmds": {"softmax": 1, "rmds": 1},
+    "rmds + nearest": {"rmds": 1, "nearest": 1},
+}
+"""What is tried, each score in the holdout's standard deviations (docs/doubt.md has what they come to)."""
+
+UNTRIED = "energy + rmds"
+"""What is taken where there is nothing to compare on."""
+
+LEFT_OUT = "a class left out"
+CLASSES_LEFT_OUT, IMAGES_LEFT_OUT, ENTRIES_LEFT = 20, 1000, 4096
+"""So many classes at most are left out, one after another, and so many images of the holdout asked of so many entries.
+"""
+
+FEWEST = 5
+"""A class of fewer images is not left out."""
+
+ROUNDING = 1e-9
+
+SMALLEST = 1e-6
+"""A standard deviation below it counts as this: the scores of images that are all alike."""
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+class Seen(NamedTuple):
+    """Images, and what novelty is told from."""
+
+    logits: Floats | None
+    """(n,C) of the network; None where it has no head."""
+    keys: Floats
+    """(n,D)."""
+    similarities: Floats
+    """(n,m) of the nearest entries, descending; ten are enough."""
+
+
+class Fitted(NamedTuple):
+    """What is needed to say whether an image is novel."""
+
+    novelty: Novelty
+    directions: Floats | None
+    """(C,D+1) for RMDS; None where novelty does not go by it."""
+
+
+class _Case(NamedTuple):
+    """Scores of known images and of some that are not."""
+
+    known: Scores
+    unknown: Scores
+
+
+def tell_unknown(
+    served: Served, holdout: Holdout, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+) -> Fitted:
+    """Fit novelty to a cache as it is served, by a holdout whose nearest entries were found, and unknown images.
+
+    ``classes`` is how many of the cache's the bundle has itself, the first ones: RMDS knows no others.
+    """
+    shape = ClassShape.of(served.chunks(), served.count, classes)
+    kinds = {
+        name: Seen(of.logits, of.keys, nearest_entries(served, of.keys, min(TENTH, served.count)).similarities)
+        for name, of in unknown.items()
+    }
+    return fit_novelty(Seen(holdout.logits, holdout.keys, found.similarities), holdout.labels, shape, kinds)
+
+
+def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> Fitted:
+    """Choose a candidate by images of the holdout with labels (n,) and kinds of unknown ones, and fit its limits."""
+    scores = _scores(known, shape.directions())
+    cases = {
+        name: [_Case(scores, _scores(seen, shape.directions()))] for name, seen in unknown.items() if len(seen.keys)
+    }
+    if left_out := _without_a_class(known, labels, shape):
+        cases[LEFT_OUT] = left_out
+    candidates = [
+        _candidate(name, weights, cases) for name, weights in CANDIDATES.items() if weights.keys() <= scores.keys()
+    ]
+    best = {case: max(one.auroc[case] for one in candidates) for case in cases}
+    candidates = [
+        one.model_copy(update={"lost": round(max((best[c] - a for c, a in one.auroc.items()), default=0.0), 2)})
+        for one in candidates
+    ]
+    if cases:
+        chosen = min(candidates, key=lambda one: (one.lost, -sum(one.auroc.values())))
+    else:
+        chosen = next((one for one in candidates if one.score == UNTRIED), candidates[-1])
+    novelty = _with_limits(chosen, known, scores).model_copy(
+        update={
+            "candidates": tuple(candidates),
+            "blind_to": tuple(name for name, of in cases.items() if not _beats_chance(chosen.auroc[name], of)),
+        }
+    )
+    return Fitted(novelty, shape.directions() if novelty.evidence and novelty.evidence.rmds else None)
+
+
+def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, float]:
+    """AUROC % of each candidate where one class after another is left out; nothing where none can be."""
+    cases = _without_a_class(known, labels, shape)
+    if not cases:
+        return {}
+    candidates = (_candidate(name, weights, {LEFT_OUT: cases}) for name, weights in CANDIDATES.items())
+    return {one.score: one.auroc[LEFT_OUT] for one in candidates}
+
+
+def _candidate(name: str, weights: dict[str, float], cases: Mapping[str, Sequence[_Case]]) -> NoveltyCandidate:
+    found = {}
+    for kind, of in cases.items():
+        aurocs = []
+        for case in of:
+            scaled = {score: weight / spread(case.known[score]) for score, weight in weights.items()}
+            known, strange = (sum(weight * part[score] for score, weight in scaled.items()) for part in case)
+            aurocs.append(auroc(-np.asarray(known), -np.asarray(strange)))
+        found[kind] = round(100 * float(np.mean(aurocs)), 2)
+    return NoveltyCandidate(score=name, weights=weights, auroc=found, lost=0.0)
+
+
+def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novelty:
+    neighbors = [NEIGHBORS[score] for score in chosen.weights if score in NEIGHBORS]
+    weights = {score: weight / spread(scores[score]) for score, weight in chosen.weights.items()}
+    evidence = _limited(weights, scores)
+    neighbor = min(neighbors[0] if neighbors else 1, known.similarities.shape[1])
+    novelty = Novelty(
+        neighbor=neighbor,
+        threshold=0.5,
+        false_alarm_rate=0.0,
+        evidence=evidence,
+        of_taught=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
+        score=chosen.score,
+    )
+    own = sum((weights[s] * scores[s] for s in weights if s not in NEIGHBORS), np.zeros(len(known.keys)))
+    found = novelty_scores(novelty, known.similarities[:, neighbor - 1], own)
+    return novelty.model_copy(update={"false_alarm_rate": float((found > novelty.threshold).mean())})
+
+
+def _limited(weights: Mapping[str, float], scores: Scores) -> Evidence:
+    found = sum((weight * scores[score] for score, weight in weights.items()), np.zeros(len(scores["nearest"])))
+    limits = (_limit(found, rate, deviations) for rate, deviations in FEW.items())
+    kept = {"similarity" if score in NEIGHBORS else score: weight for score, weight in weights.items()}
+    return Evidence(**kept, **dict(zip(("limit", "doubtful"), limits, strict=True)))
+
+
+def _limit(found: NDArray[np.float64], rate: float, deviations: float) -> float:
+    """What at most that share of known images is below, of whose evidence (n,) is found."""
+    limit = float(np.quantile(found, rate, method="lower"))
+    if len(found) * rate < 1:
+        # The least of few images is no rare one: of six, one in seven new ones is below it.
+        limit = min(limit, float(found.mean() - deviations * found.std()))
+    # The image at the limit is no alarm, in whatever order the scores are added.
+    return limit - ROUNDING
+
+
+def _scores(seen: Seen, directions: Floats) -> Scores:
+    """Each score of images (n,), higher for known ones."""
+    most = seen.similarities.shape[1]
+    # As far as the opposite key, where fewer entries were found.
+    found: Scores = {
+        name: np.maximum(seen.similarities[:, min(nth, most) - 1].astype(np.float64), -1.0)
+        for name, nth in NEIGHBORS.items()
+    }
+    found["rmds"] = rmds_scores(seen.keys, directions).astype(np.float64)
+    if seen.logits is not None:
+        network = softmax(seen.logits)
+        found["softmax"] = network.max(axis=1).astype(np.float64)
+        found["energy"] = energies(seen.logits, network).astype(np.float64)
+    return found
+
+
+def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case]:
+    """The holdout's images of a class as unknown ones, asked as if neither network nor cache had that class."""
+    some = np.linspace(0, len(labels) - 1, min(len(labels), IMAGES_LEFT_OUT)).round().astype(np.int64)
+    labels, keys = labels[some], known.keys[some]
+    logits = known.logits[some] if known.logits is not None else None
+    counts = np.bincount(labels, minlength=len(shape.shares))
+    enough = np.flatnonzero((counts >= FEWEST) & (counts < len(labels)))
+    if (shape.shares > 0).sum() < 3 or not len(enough):
+        return []
+    chosen = enough[np.unique(np.linspace(0, len(enough) - 1, CLASSES_LEFT_OUT).round().astype(np.int64))]
+    step = -(-len(shape.values) // ENTRIES_LEFT)
+    similar, values = keys @ shape.keys[::step].T, shape.values[::step]
+    cases = []
+    for label in chosen.tolist():
+        others = similar[:, values != label]
+        if not others.shape[1]:
+            continue
+        most = min(TENTH, others.shape[1])
+        near = -np.sort(-np.partition(others, others.shape[1] - most, axis=1)[:, -most:], axis=1)
+        left = logits
+        if logits is not None and label < logits.shape[1] > 1:
+            left = np.delete(logits, label, axis=1)
+        found = _scores(Seen(left, keys, near), shape.directions(without=label))
+        is_left_out = labels == label
+        cases.append(_Case(*({name: of[part] for name, of in found.items()} for part in (~is_left_out, is_left_out))))
+    return cases
+
+
+def _beats_chance(percent: float, cases: Sequence[_Case]) -> bool:
+    """Whether an AUROC is above a half by more than two of its standard errors (Hanley and McNeil, 1982)."""
+    area = percent / 100
+    known, strange = len(cases[0].known["nearest"]), sum(len(case.unknown["nearest"]) for case in cases)
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (strange - 1) * (first - area**2) + (known - 1) * (second - area**2)
+    return area - 2 * math.sqrt(max(spread, 0.0) / (known * strange)) > 0.5
+
+
+def spread(scores: NDArray[np.float64]) -> float:
+    """The standard deviation that a candidate's weights are in."""
+    return max(float(scores.std()), SMALLEST)

@@ -1,0 +1,70 @@
+"""Images of nothing that a bundle knows: made far from anything, and those that somebody names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, Dataset, load, splits
+from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.left_out import LeftOut, printable
+from secondlook.indexer.datasets.walk import walk
+from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.fitting.far import far_images
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.errors import DatasetError
+from secondlook.model.networks.engines import Encoding, Engine
+
+BATCH = 64
+MOST = 2000
+"""Images of each dataset that are looked at, evenly spread over it."""
+
+
+def load_unknown(name: str, split: str, data_root: Path | None = None) -> Dataset:
+    """A dataset's split, or all images in a folder and below it, in class folders or not.
+
+    Raises:
+        DatasetError: there is none, or it has no images.
+    """
+    folder = Path(name).resolve()
+    if not folder.is_dir() or splits(name, data_root):
+        return load(name, split, data_root)
+    left_out = LeftOut()
+    files = walk(folder.parent, [folder.name], left_out)
+    if not files:
+        raise DatasetError(f"{name} has no images: name a folder that has some with --unknown")
+    title, labels = printable(folder.name), np.zeros(len(files), np.int64)
+    return FolderDataset(
+        title, split, (title,), labels, folder.parent, tuple(files), DEFAULT_LIMITS, ((folder.name,),), left_out
+    )
+
+
+def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress = silent) -> dict[str, Encoding]:
+    """What an encoder says of each kind of unknown images: those that are made here, and some of each dataset.
+
+    Raises:
+        DatasetError: too many images of a dataset are unreadable.
+    """
+    made = far_images(engine.size)
+    found = {
+        kind: _joined([engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+        for kind, images in made.items()
+    }
+    for dataset in named:
+        count = len(dataset.labels)
+        positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
+        parts, done = [], 0
+        for _, images in batches(dataset, positions, engine.size, BATCH):
+            parts.append(engine.encode(images))
+            done += len(images)
+            progress("unknown", done, len(positions))
+        if not parts:
+            raise DatasetError(f"{dataset.name} has no readable images: name a folder that has some with --unknown")
+        found[dataset.name] = _joined(parts)
+    return found
+
+
+def _joined(parts: Sequence[Encoding]) -> Encoding:
+    return Encoding(*(np.concatenate(of) for of in zip(*parts, strict=True)))

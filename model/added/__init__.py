@@ -1,0 +1,1 @@
+"""Added entries laid over a generation, and kept up with the journal."""

@@ -1,0 +1,1 @@
+"""From pixels to an answer: encode, search, vote, mix; and how far to trust it."""

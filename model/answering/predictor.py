@@ -1,0 +1,282 @@
+"""A second opinion on images: encode, search, vote, mix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.answering.doubt import (
+    SET_COVERAGE,
+    doubtful_above,
+    evidence_scores,
+    fewest_images,
+    novelty_scores,
+    own_evidence,
+    p_value,
+    prediction_set,
+    standing,
+)
+from secondlook.model.answering.early_exit import Spent
+from secondlook.model.answering.same_picture import AMONG, SamePictures
+from secondlook.model.answering.served import Parameters as Parameters
+from secondlook.model.answering.served import Served
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
+from secondlook.model.errors import ImageError, StoreAwayError
+from secondlook.model.manifest import Standing
+from secondlook.model.stores.faiss_store import Neighbors, check_k, is_exhaustive
+
+MAX_NEIGHBORS = 50
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What network, cache and mixture say of one image, and why."""
+
+    network: Floats
+    """(C,) probabilities."""
+    cache: Floats
+    """(C,)."""
+    mixed: Floats
+    """(C,)."""
+    novelty: float | None
+    """The score of ``model.answering.doubt``; None where the cache could not be asked."""
+    is_novel: bool | None
+    """None there, and where the bundle has no calibration."""
+    ids: Ints
+    """(n,) the nearest entries."""
+    values: Ints
+    """(n,) their labels."""
+    similarities: Floats
+    """(n,)."""
+    weights: NDArray[np.float64]
+    """(n,) their shares of the vote; 0 for those beyond k."""
+    whole: Floats
+    """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
+    key: Floats
+    """(D,) the image's own."""
+    is_unusual: bool | None = None
+    """Whether the image is novel, or nearly so; None where the cache could not be asked, or has no limit for that."""
+    same_as: int | None = None
+    """Id of the entry that is the same picture, and decides: ``mixed`` is its label's alone."""
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether any entry voted: not where there is none, nor where the cache could not be asked."""
+        return bool(self.cache.any())
+
+
+class Given(Parameters):
+    """Parameters that a call gave, all or some: the formula answers, whatever is the same picture.
+
+    They equal the bundle's own where the values do.
+    """
+
+    __slots__ = ()
+
+
+class Predictor:
+    """Answers with one bundle, and what was taught since; ``predict`` is called from one thread at a time.
+
+    While a store on another machine is away, ``alone`` has the network answer by itself.
+    """
+
+    def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, alone: bool = False) -> None:
+        self.alone = alone
+        self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
+        self.classes, self.store = self.overlay.classes, self.overlay.store
+        self.served = Served.of_overlay(self.overlay)
+        manifest = bundle.manifest
+        self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
+        calibration = manifest.calibration
+        self._novelty = calibration.novelty if calibration else None
+        evidence = self._novelty.evidence if self._novelty else None
+        self._has_doubtful = evidence is not None and evidence.doubtful is not None
+        self._same = SamePictures(manifest.same_as, bundle.exact_keys)
+        # The neighbour whose similarity the novelty score is made from.
+        self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
+
+    def parameters(
+        self, theta: float | None = None, lam: float | None = None, k: int | Literal["all"] | None = None
+    ) -> Parameters:
+        """The bundle's parameters, with some replaced.
+
+        Raises:
+            ParameterError: one is out of its range.
+        """
+        is_given = (theta, lam, k) != (None, None, None)
+        chosen = (Given if is_given else Parameters)(
+            self.defaults.theta if theta is None else theta,
+            self.defaults.lam if lam is None else lam,
+            None if k == "all" else self.defaults.k if k is None else k,
+        )
+        check_parameters(*chosen)
+        store = self.bundle.manifest.store
+        check_k(chosen.k, is_exhaustive=is_exhaustive(store.factory), kind=store.kind)
+        return chosen
+
+    def predict(
+        self,
+        images: NDArray[np.uint8],
+        asked: Sequence[Parameters],
+        neighbors: int = 0,
+        spent: Spent | None = None,
+    ) -> list[Answer | ImageError]:
+        """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
+
+        ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``spent``.
+
+        Raises:
+            StoreAwayError: the store is away, and the network is not to answer alone.
+        """
+        spent = spent or Spent()
+        with spent.on("encode"):
+            logits, keys = self.bundle.engine.encode(images)
+        sound = np.asarray(np.isfinite(np.concatenate((logits, keys), axis=1)).all(axis=1))
+        logits = np.where(sound[:, None], logits, 0)
+        keys = np.where(sound[:, None], keys, 0)
+        network = softmax(logits, len(self.classes))
+        own = own_evidence(self._novelty, logits, network, keys, self.bundle.directions)
+        groups: dict[tuple[Parameters, bool], list[int]] = {}
+        for row, parameters in enumerate(asked):
+            groups.setdefault((parameters, isinstance(parameters, Given)), []).append(row)
+        answers: list[Answer | ImageError] = [ImageError("the network gives no finite answer for this image")] * len(
+            asked
+        )
+        for (parameters, is_given), rows in groups.items():
+            try:
+                found, cache, shares, whole = self._ask_cache(
+                    keys[rows], network[rows], own[rows], parameters, neighbors, spent
+                )
+            except StoreAwayError:
+                if not self.alone:
+                    raise
+                for row in rows:
+                    if sound[row]:
+                        answers[row] = _without_cache(network[row], keys[row])
+                continue
+            mixed = mix(network[rows], cache, parameters.lam)
+            is_own = not is_given and parameters == self.defaults
+            places = self._same.find(keys[rows], found) if is_own else np.full(len(rows), -1)
+            same = np.flatnonzero(places >= 0)
+            mixed[same] = 0.0
+            mixed[same, found.values[same, places[same]]] = 1.0
+            scores, unusual = self._novelty_of(found, own[rows], mixed.argmax(axis=1))
+            listed = shares.shape[1]
+            for i, row in enumerate(rows):
+                if not sound[row]:
+                    continue
+                answers[row] = Answer(
+                    network[row],
+                    cache[i],
+                    mixed[i],
+                    scores[i],
+                    scores[i] > self._novelty.threshold if self._novelty else None,
+                    found.ids[i, :listed],
+                    found.values[i, :listed],
+                    found.similarities[i, :listed],
+                    shares[i],
+                    whole[i],
+                    keys[row],
+                    unusual[i] if self._has_doubtful else None,
+                    int(found.ids[i, places[i]]) if places[i] >= 0 else None,
+                )
+        return answers
+
+    def _novelty_of(self, found: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
+        """Novelty scores of images (B,) that are said to be of those classes, and which are novel or nearly so."""
+        novelty = self._novelty
+        scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
+        limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
+        taught = said >= len(self.bundle.manifest.network_classes)
+        if novelty is not None and novelty.of_taught is not None and taught.any():
+            # Of a class that it does not know, the network has only doubt.
+            scores[taught] = evidence_scores(novelty.of_taught, found.similarities[taught, 0])
+            limits[taught] = doubtful_above(novelty.of_taught)
+        return scores.tolist(), (scores > limits).tolist()
+
+    def standing(self, answer: Answer, parameters: Parameters) -> Standing | None:
+        """How far to trust an answer, in one word; None where the bundle has no calibration."""
+        if answer.same_as is not None:
+            return "known"
+        labels = self.prediction_set(answer, parameters, SET_COVERAGE)
+        return standing(
+            answer.is_novel,
+            answer.is_unusual,
+            self.credibility(answer, parameters),
+            len(labels) if labels is not None else None,
+        )
+
+    def credibility(self, answer: Answer, parameters: Parameters) -> float | None:
+        """The conformal p-value of an answer's class; None where the bundle has no calibration for that vote."""
+        calibration, own = self.bundle.calibrated.calibration, self.defaults
+        is_fitted = parameters[::2] == own[::2]
+        if calibration is None or calibration.credibility is None or not is_fitted or not answer.has_cache:
+            return None
+        return p_value(calibration.credibility, 1.0 - float(answer.cache[answer.mixed.argmax()]))
+
+    def prediction_set(self, answer: Answer, parameters: Parameters, coverage: float) -> list[str] | None:
+        """Labels that hold the right one so often, most probable first.
+
+        None without a calibration for that mixture, or where its images are too few to promise so much.
+        """
+        calibration = self.bundle.calibrated.calibration
+        if calibration is None or calibration.sets is None or parameters != self.defaults or not answer.has_cache:
+            return None
+        if calibration.sets.images < fewest_images(coverage):
+            return None
+        classes = self.classes
+        return [classes[label] for label in prediction_set(calibration.sets, answer.mixed, coverage)]
+
+    def _ask_cache(
+        self,
+        keys: Floats,
+        network: Floats,
+        own: NDArray[np.float64],
+        parameters: Parameters,
+        neighbors: int,
+        spent: Spent,
+    ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
+        """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
+        store, by_class = self.store, self.overlay.class_weights
+        theta, _, k = parameters
+        listed = min(neighbors, store.count)
+        cache = None
+        if parameters == self.defaults and k is not None and self._nth <= k:
+            found, cache = self.served.ask(keys, network, parameters, self._novelty, own, spent)
+            if not listed:
+                return found, cache, np.zeros((len(keys), 0)), cache
+            # Listing neighbours shows more of the cache but changes no answer.
+        # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
+        with spent.on("search"):
+            found = store.search(keys, min(max(listed, self._nth, k or AMONG), store.count))
+        shares = np.zeros((len(keys), listed))
+        if k is None:
+            with spent.on("vote"):
+                votes, totals, top = exact_vote(keys, spent.each(store.chunks()), (theta,), network.shape[1])
+            near = found.similarities[:, :listed].astype(np.float64)
+            shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
+            whole = votes[0]
+        else:
+            similarities, values = found.similarities[:, :k], found.values[:, :k]
+            own = weights(similarities, values, theta)[:, :listed]
+            shares[:, : own.shape[1]] = own
+            with spent.on("vote"):
+                whole = vote(similarities, values, theta, network.shape[1])
+        if by_class is not None:
+            shares *= by_class[np.maximum(found.values[:, :listed], 0)]
+            shares /= np.maximum((whole * by_class).sum(axis=1, keepdims=True), 1e-300)
+            whole = reweigh(whole, by_class)
+        return found, whole if cache is None or k is None else cache, shares, whole
+
+
+def _without_cache(network: Floats, key: Floats) -> Answer:
+    """The network's own answer (C,), of an image with that key."""
+    nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
+    none = np.empty(0, np.float32)
+    return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)

@@ -1,0 +1,68 @@
+"""What a bundle keeps of its holdout, to be calibrated anew when it is taught, and the calibration that then holds."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.errors import BundleError
+from secondlook.model.manifest import Calibration
+
+HOLDOUT = "holdout.npz"
+
+
+@dataclass
+class Calibrated:
+    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
+
+    calibration: Calibration | None
+    change: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """Labelled images that neither the network nor the entries voting on them have seen."""
+
+    logits: Floats
+    """(n,C) of the network."""
+    keys: Floats
+    """(n,D); kept in float16, which moves a similarity by less than 1e-3."""
+    labels: Ints
+    """(n,)."""
+    own: Ints
+    """(n,) the entry of each in the bundle; -1 = none."""
+    out: Ints
+    """(m,) entries that take no part: those of these images and of their copies."""
+
+    def write(self, path: Path) -> None:
+        """Write the file (not atomic: a bundle's writer sees to that)."""
+        np.savez(
+            path,
+            logits=self.logits.astype(np.float32),
+            keys=self.keys.astype(np.float16),
+            labels=self.labels.astype(np.int32),
+            own=self.own.astype(np.int64),
+            out=self.out.astype(np.int64),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Held:
+        """Read it.
+
+        Raises:
+            BundleError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in ("logits", "keys", "labels", "own", "out")}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{path.parent.name}/{path.name} is not a holdout") from error
+        return cls(
+            found["logits"],
+            found["keys"].astype(np.float32),
+            *(found[name].astype(np.int64) for name in ("labels", "own", "out")),
+        )

@@ -1,0 +1,1 @@
+"""What people taught a root: kept in its journal, durable before it is acknowledged."""

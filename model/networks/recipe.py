@@ -1,0 +1,84 @@
+"""Key recipes: which activations of a network become a key, and how."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from secondlook.model.errors import RecipeError
+
+
+class Recipe(BaseModel):
+    """A key = unit(unit(unit(concatenated layers) @ projection) ++ extra_weight * unit(extra layer)).
+
+    Without ``reduce`` there is no projection, without ``extra`` no second part. With ``reduce_extra`` the projection is
+    of both: unit(unit(unit(concatenated layers) ++ extra_weight * unit(extra layer)) @ projection).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[str, ...] = Field(min_length=1)
+    """Names of layers in the network, concatenated in this order."""
+    pool: tuple[int | None, ...] = ()
+    """For each layer, the side of the grid that it is average-pooled to, or None for all of it; () = none pooled."""
+    reduce: int | None = Field(default=None, ge=1)
+    """Numbers kept by an uncentred PCA fitted on training keys."""
+    extra: str | None = None
+    """A layer appended after the reduction."""
+    extra_weight: float = Field(default=0.5, gt=0)
+    reduce_extra: bool = False
+    """Whether the reduction is of layers and extra part together."""
+
+    @model_validator(mode="after")
+    def _pool_for_each_layer(self) -> Self:
+        if self.pool and len(self.pool) != len(self.layers):
+            raise ValueError("pool needs one item for each layer")
+        if self.reduce_extra and (self.reduce is None or self.extra is None):
+            raise ValueError("reduce_extra needs both reduce and extra")
+        return self
+
+    @property
+    def unreduced(self) -> Recipe:
+        """What a projection is fitted on."""
+        if self.reduce_extra:
+            return self.model_copy(update={"reduce": None, "reduce_extra": False})
+        return Recipe(layers=self.layers, pool=self.pool)
+
+    @property
+    def all_layers(self) -> tuple[str, ...]:
+        """Every layer that the network must give, without repeats."""
+        return tuple(dict.fromkeys((*self.layers, *([self.extra] if self.extra else ()))))
+
+
+NAMED = ("paper", "compact", "small")
+
+
+def named_recipe(name: str, depth: int) -> Recipe:
+    """A recipe by name, for a ResNet of that depth.
+
+    ``paper``
+        Three layers of the last stage, 12,288 numbers: the ones in the author's code for ResNet-20 and ResNet-32,
+        the corresponding ones for deeper networks.
+    ``compact``
+        The same three layers reduced to 256 numbers, and the pooled last features at half weight: D = 320.
+    ``small``
+        The first of those layers and the pooled last features at half weight, reduced together to 112 numbers: a third
+        of the bytes and of the projection, for bundles that travel.
+
+    Raises:
+        RecipeError: no such name.
+    """
+    last = (depth - 2) // 6
+    if depth == 20:
+        layers: tuple[str, ...] = tuple(f"stage3.block{block}.inner" for block in (1, 2, 3))
+    else:
+        layers = ("stage3.block1", f"stage3.block{last // 2 + 1}.inner", f"stage3.block{last - 1}")
+    match name:
+        case "paper":
+            return Recipe(layers=layers)
+        case "compact":
+            return Recipe(layers=layers, reduce=256, extra="pool", extra_weight=0.5)
+        case "small":
+            return Recipe(layers=layers[:1], reduce=112, extra="pool", extra_weight=0.5, reduce_extra=True)
+    raise RecipeError(f"there is no recipe {name!r}: choose {', '.join(NAMED)} or give a JSON file")

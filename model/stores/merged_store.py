@@ -1,0 +1,217 @@
+"""A store and taught keys beside it, searched as if they were one index, some entries left out or under other labels.
+
+A live FAISS index is never mutated, since searching while adding ends the process. So what is added is searched beside
+it, and the k nearest of both are merged.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, cast
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.errors import StoreError
+from secondlook.model.journal.added_keys import FIRST_ID, AddedKeys
+from secondlook.model.journal.decided import Decided
+from secondlook.model.manifest import SearchInfo
+from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+
+_faiss: Any = faiss  # Its type hints leave this function out.
+
+AHEAD = 256
+"""So many taught keys are looked up at least, which costs no more: a thorough search after a quick one finds them."""
+SPARE = 16
+"""So many more entries than asked for are looked up where some are removed, before all removed ones are left out."""
+
+
+class MergedStore:
+    """A generation's store and taught keys as one; ids are those of entries.
+
+    Exact wherever the store is: taught keys are kept as they are, and all compared. It is made in microseconds,
+    however much was taught: what looks at all of it waits until it is asked for.
+    """
+
+    def __init__(self, base: Store, taught: AddedKeys, decided: Decided, class_of: Ints) -> None:
+        """Add taught keys, whose ids are beyond the base's, and decisions about the base's entries by position.
+
+        ``class_of`` (codes,) gives the class that votes for a label, by the code that both have for it.
+        """
+        self._base, self._taught, self._decided, self._class_of = base, taught, decided, class_of
+        self.dim, self.search_info = base.dim, base.search_info
+        self._last: list[dict[bytes, tuple[Floats, Ints]]] = [{}]
+        """What the queries asked last are near to among taught keys: what a quick search did not settle asks again."""
+        # A store without any entry still answers: with none.
+        self.count = max(1, base.count - len(decided.removed) + taught.count)
+
+    @cached_property
+    def quick(self) -> Store | None:
+        """The generation's quick search, with all taught keys."""
+        if self._base.quick is None:
+            return None
+        quick = copy.copy(self)
+        quick._base, quick.search_info = self._base.quick, self._base.quick.search_info
+        return quick
+
+    @cached_property
+    def ids(self) -> Ints:
+        """(N,) ids of all entries, ascending."""
+        own = np.delete(np.arange(self._base.count), self._decided.removed)
+        return np.concatenate((own, self._taught.now()[0]))
+
+    @cached_property
+    def values(self) -> Ints:
+        """(N,) their labels."""
+        own = self._decided.labelled(np.arange(self._base.count), self._base.values, self._class_of)
+        return np.concatenate((np.delete(own, self._decided.removed), self._class_of[self._taught.now()[1]]))
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether a search of the generation's store looks at every entry."""
+        return cast(TunableStore, self._base).is_exhaustive
+
+    def efforts(self) -> list[SearchInfo]:
+        """Those of the generation's store."""
+        return cast(TunableStore, self._base).efforts()
+
+    def with_search(self, search: SearchInfo) -> MergedStore:
+        """The same entries, the generation's store searched in another way."""
+        base = cast(TunableStore, self._base).with_search(search)
+        return MergedStore(base, self._taught, self._decided, self._class_of)
+
+    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+        """The k nearest of both; ``among`` (N,) goes by the order of ``ids``.
+
+        Raises:
+            StoreError: ``among`` is given, and the generation's store cannot be searched in part.
+        """
+        if among is not None:
+            return self._part(among).search(queries, k)
+        own = self._search_base(queries, k)
+        if not self._taught.count:
+            return own
+        more = self._search_taught(queries, k)
+        return _nearest(
+            np.concatenate((own.similarities, more.similarities), axis=1),
+            np.concatenate((own.ids, more.ids), axis=1),
+            np.concatenate((own.values, more.values), axis=1),
+            k,
+        )
+
+    def chunks(self) -> Iterator[tuple[Floats, Ints]]:
+        """All keys and values, in order of id."""
+        start = 0
+        for keys, values in self._base.chunks():
+            positions = np.arange(start, start + len(keys))
+            start += len(keys)
+            kept = ~self._decided.is_removed(positions)
+            if kept.any():
+                yield keys[kept], self._decided.labelled(positions, values, self._class_of)[kept]
+        if self._taught.count:
+            _, codes, keys = self._taught.now()
+            yield keys, self._class_of[codes]
+
+    def _part(self, among: NDArray[np.bool_]) -> MergedStore:
+        """Some of the entries: others are left out as removed ones are."""
+        out = self.ids[~among]
+        rows = np.searchsorted(self._taught.ids, out[out >= FIRST_ID])
+        taught, decided = self._taught.without(rows), self._decided.without(out[out < FIRST_ID])
+        part = MergedStore(self._base, taught, decided, self._class_of)
+        part.search_info = self.search_info
+        return part
+
+    def _search_base(self, queries: Floats, k: int) -> Neighbors:
+        found = _less_removed(self._base.search, queries, k, self._decided, self._base_without_removed)
+        return found._replace(values=self._decided.labelled(found.ids, found.values, self._class_of))
+
+    def _base_without_removed(self, queries: Floats, k: int) -> Neighbors:
+        kept = np.ones(self._base.count, bool)
+        kept[self._decided.removed] = False
+        try:
+            return self._base.search(queries, k, kept)
+        except StoreError:  # one that cannot be searched in part
+            found = self._base.search(queries, k + len(self._decided.removed))
+            return _without(found, self._decided.is_removed(found.ids), k)
+
+    def _search_taught(self, queries: Floats, k: int) -> Neighbors:
+        found = _less_removed(self._compare, queries, k, self._taught.decided, self._taught_without_removed)
+        is_there, rows = found.ids >= 0, np.maximum(found.ids, 0)
+        values = self._taught.decided.labelled(rows, self._class_of[self._taught.codes[rows]], self._class_of)
+        return Neighbors(
+            found.similarities, np.where(is_there, self._taught.ids[rows], -1), np.where(is_there, values, -1)
+        )
+
+    def _taught_without_removed(self, queries: Floats, k: int) -> Neighbors:
+        # There are few: from some number on, the others are copied.
+        found = self._compare(queries, k + len(self._taught.decided.removed))
+        return _without(found, self._taught.decided.is_removed(found.ids), k)
+
+    def _compare(self, queries: Floats, k: int) -> Neighbors:
+        """The nearest of all rows of taught keys, removed ones too; in place of ids their rows, values are none."""
+        width = min(k, self._taught.rows)
+        asked = [query.tobytes() for query in queries]
+        remembered = self._last[0]
+        if asked and all(query in remembered and len(remembered[query][1]) >= width for query in asked):
+            near: Floats = np.stack([remembered[query][0][:width] for query in asked])
+            rows: Ints = np.stack([remembered[query][1][:width] for query in asked])
+        else:
+            # FAISS's own loop, not NumPy's product: the threads of that one's BLAS go on spinning for a while, and take
+            # the processor from the encoder, which then took twice as long.
+            near, rows = _faiss.knn(
+                np.ascontiguousarray(queries, np.float32),
+                self._taught.keys,
+                min(max(k, AHEAD), self._taught.rows),
+                metric=faiss.METRIC_INNER_PRODUCT,
+            )
+            self._last[0] = dict(zip(asked, zip(near, rows, strict=True), strict=True))
+            near, rows = near[:, :width], rows[:, :width]
+        # A query that is not finite finds nothing.
+        return Neighbors(np.where(rows >= 0, near, np.float32(-np.inf)), rows, np.full_like(rows, -1))
+
+
+Search = Callable[[Floats, int], Neighbors]
+
+
+def _less_removed(search: Search, queries: Floats, k: int, decided: Decided, thorough: Search) -> Neighbors:
+    """What a search finds, less what is removed; ``thorough`` is asked where too much of what it finds is."""
+    removed = len(decided.removed)
+    if not removed:
+        return search(queries, k)
+    spare = min(SPARE, removed)
+    found = search(queries, k + spare)
+    is_removed = decided.is_removed(found.ids)
+    short = is_removed.sum(axis=1) > spare
+    found = _without(found, is_removed, k)
+    if short.any():
+        rest = thorough(queries[short], k)
+        found.similarities[short], found.ids[short], found.values[short] = rest
+    return found
+
+
+def _without(found: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:
+    """The first k that are not left out, in order."""
+    return _taken(
+        np.where(left_out, np.float32(-np.inf), found.similarities),
+        np.where(left_out, -1, found.ids),
+        np.where(left_out, -1, found.values),
+        np.argsort(left_out, axis=1, kind="stable")[:, :k],
+    )
+
+
+def _nearest(similarities: Floats, ids: Ints, values: Ints, k: int) -> Neighbors:
+    """The k nearest of those given, by (similarity descending, id ascending)."""
+    return _taken(similarities, ids, values, np.lexsort((ids, -similarities), axis=1)[:, :k])
+
+
+def _taken(similarities: Floats, ids: Ints, values: Ints, columns: Ints) -> Neighbors:
+    """Some columns (B,k) of each row."""
+    return Neighbors(
+        np.take_along_axis(similarities, columns, axis=1),
+        np.take_along_axis(ids, columns, axis=1),
+        np.take_along_axis(values, columns, axis=1),
+    )

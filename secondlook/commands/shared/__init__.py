@@ -1,0 +1,1 @@
+"""What several commands share: options, rows of answers, how fits and novelty are told."""

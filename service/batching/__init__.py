@@ -1,0 +1,1 @@
+"""Requests to batches and back: one thread computes."""

@@ -1,0 +1,1 @@
+"""Which generation answers: opened, rebuilt, accepted, switched, kept calibrated."""

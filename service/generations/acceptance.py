@@ -1,0 +1,69 @@
+"""What a new generation must show before it answers: sane answers, and no more errors than the active one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.errors import BundleError
+from secondlook.model.manifest import Manifest
+from secondlook.service.errors import AcceptanceError
+
+CANARIES = 4
+NOISE = 2.0
+"""Standard errors of the difference up to which it may be chance."""
+
+
+def check_canary(predictor: Predictor) -> None:
+    """Have fixed images answered all the way: encoded, looked up, voted on, mixed. Warms the engine up too.
+
+    Raises:
+        BundleError: an answer is not a distribution over the classes.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (CANARIES, *predictor.bundle.engine.size, 3), dtype=np.uint8)
+    images[1:] = images[1:] // 128 * 255  # noise, and harder noise
+    for answer in predictor.predict(images, [predictor.defaults] * CANARIES, 1):
+        # A NaN fails the comparison too.
+        if not isinstance(answer, Answer) or not abs(float(answer.mixed.sum()) - 1) < 1e-3:
+            generation = predictor.bundle.manifest.generation
+            raise BundleError(f"bundle {generation} is refused: it gives no probabilities for a test image")
+
+
+def compare(new: Manifest, active: Manifest, margin: float) -> str:
+    """Hold a new generation's error to the active one's; what was compared, as a sentence.
+
+    Each error is that of the mixture on the bundle's own holdout, from its fit report: other images, where the dataset
+    has changed, and a holdout is a sample. So a generation is refused only where it is worse by more than ``margin``
+    (percentage points) and by more than NOISE standard errors of the difference of two such samples; on the same images
+    the true standard error is smaller, which errs on the side of the new one.
+
+    Nothing is compared where the networks know other classes (the two answer different questions) or where
+    one was built with a given theta, lam and k and so has no fit report. Classes that were taught and are folded in are
+    in no holdout.
+
+    Raises:
+        AcceptanceError: it is worse.
+    """
+    if set(active.network_classes) != set(new.network_classes):
+        return "errors not compared: the active generation has other classes"
+    if new.fit is None or active.fit is None:
+        return "errors not compared: one of the two generations was not fitted on a holdout"
+    ours, theirs = new.fit.chosen_error_percent, active.fit.chosen_error_percent
+    what = (
+        f"{ours:.2f} % error on its {new.fit.images:,} held-out images, "
+        f"the active generation {theirs:.2f} % on its {active.fit.images:,}"
+    )
+    noise = NOISE * math.hypot(_standard_error(ours, new.fit.images), _standard_error(theirs, active.fit.images))
+    if ours - theirs > max(margin, noise):
+        raise AcceptanceError(
+            f"generation {new.generation} was built and is whole, but is worse than the active one: {what}; "
+            f"the margin is {margin:g} points. Nothing was switched: activate it by hand, or rebuild with force"
+        )
+    return what
+
+
+def _standard_error(percent: float, images: int) -> float:
+    share = percent / 100
+    return 100 * math.sqrt(max(share * (1 - share), 0) / max(images, 1))

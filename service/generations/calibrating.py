@@ -1,0 +1,83 @@
+"""Sets and credibility kept true while a server is taught: calibrated anew behind the answers, on its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import faiss
+
+from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.errors import SecondlookError
+from secondlook.service.batching.batcher import Batcher
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 1.0
+"""How often it is looked whether anything was taught."""
+SHARE = 0.1
+"""Of the time, so much goes into calibrating while teaching goes on."""
+REST = 0.5
+"""And of the time of one calibration, so much is left to answers between its batches."""
+
+
+async def keep_calibrated(batcher: Batcher) -> None:
+    """Calibrate anew whenever what answers was taught something; runs until cancelled."""
+    complaint = ""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="calibrate", initializer=_behind_all)
+    try:
+        while True:
+            await asyncio.sleep(SECONDS)
+            predictor = batcher.predictor
+            bundle, overlay = predictor.bundle, predictor.overlay
+            if bundle.calibrated.change == overlay.change or bundle.is_store_away:
+                continue
+            started = time.monotonic()
+            stopped = threading.Event()
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, _calibrate, bundle, overlay, stopped)
+                complaint = ""
+            except SecondlookError as error:
+                if str(error) != complaint:
+                    complaint = str(error)
+                    logger.warning("the calibration is not made anew: %s", error)
+            finally:
+                stopped.set()  # a server that stops does not wait for it
+            await asyncio.sleep((time.monotonic() - started) * (1 - SHARE) / SHARE)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _calibrate(bundle: Bundle, overlay: Overlay, stopped: threading.Event) -> None:
+    last = time.monotonic()
+
+    def step() -> None:
+        nonlocal last
+        stopped.wait((time.monotonic() - last) * REST / (1 - REST))
+        if stopped.is_set():
+            raise _StoppedError
+        last = time.monotonic()
+
+    with suppress(_StoppedError):
+        bundle.calibrated.calibration = calibrated_anew(bundle, overlay, step)
+        bundle.calibrated.change = overlay.change
+
+
+class _StoppedError(Exception):
+    """The server stops."""
+
+
+def _behind_all() -> None:
+    """One core at most, and only what nobody else wants."""
+    faiss.omp_set_num_threads(1)
+    if sys.platform == "linux":  # elsewhere priorities are the process's
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -1,0 +1,349 @@
+"""Rebuilds: the indexer in a process of its own, one at a time, with progress, cancelling and a switch at the end.
+
+Their records lie in the root (``service.generations.records``), so that all who serve it know of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from secondlook.model.errors import BundleError
+from secondlook.service.errors import AcceptanceError, RebuildRunningError, UnavailableError, UnknownJobError
+from secondlook.service.generations.records import Claim, Job, Records
+from secondlook.service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+# -P: a folder called like one of ours, where the server was started, must not be imported.
+COMMAND = (sys.executable, "-P", "-m", "secondlook", "index")
+NICENESS = 19
+"""A rebuild gives way to answers."""
+OOM_SCORE_ADJUSTMENT = 800
+"""Where memory ends, the rebuild is killed (at most 1000) and not the server."""
+TERM_SECONDS = 5.0
+"""How long a cancelled rebuild may take to clean up before it is killed."""
+CLOSE_SECONDS = 1.0
+"""The same when the server stops, which has asked it to end when the signal came."""
+LOG_BYTES = 64 << 10
+"""Of each job's log, the end is kept."""
+REPORT_SECONDS = 0.3
+"""How often a job's record is brought up to date, and looked at for another process's wish to cancel it."""
+CANCEL_SECONDS = 20.0
+"""How long it is waited for another process to cancel what it runs."""
+UNWRITTEN = 10
+"""Jobs kept in memory because their records could not be written; older ones are forgotten."""
+
+_FOLDERS = re.compile(r"(?<![\w.…/])/(?:[^\s/:'\"]+/)+")
+"""Leading folders of an absolute path, as in a traceback."""
+
+
+class _FailedError(Exception):
+    """A rebuild failed; the message is the job's error."""
+
+
+class _CancelledError(Exception):
+    """A rebuild was cancelled."""
+
+
+class _Log:
+    """The end of what a job wrote."""
+
+    def __init__(self) -> None:
+        self._kept, self._is_cut = b"", False
+
+    def write(self, written: bytes) -> None:
+        """Append."""
+        kept = self._kept + written
+        self._is_cut |= len(kept) > LOG_BYTES
+        self._kept = kept[-LOG_BYTES:]
+
+    def note(self, sentence: str) -> None:
+        """Append a line of the server's own, with the time."""
+        start = b"" if not self._kept or self._kept.endswith(b"\n") else b"\n"
+        self.write(start + f"{datetime.now(UTC):%H:%M:%S} {sentence}\n".encode())
+
+    @property
+    def kept(self) -> bytes:
+        """All but the rest of a line that was cut: it could show the end of a path without its start."""
+        return self._kept.partition(b"\n")[2] if self._is_cut else self._kept
+
+
+class Rebuilds:
+    """The rebuilds of a root, of which this process may run one.
+
+    ``adopt`` is awaited with each new generation and whether it is forced, and says what was compared.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        adopt: Callable[[str, bool], Awaitable[str]],
+        hide: Callable[[str], str] = lambda sentence: sentence,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._adopt, self._hide, self._metrics = adopt, hide, metrics or Metrics()
+        self._records = Records(root)
+        self._own: dict[str, tuple[Job, _Log]] = {}
+        """The one that runs here, and those whose records could not be written."""
+        self._starting = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._killing: asyncio.TimerHandle | None = None
+        self._cancelling = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process runs one."""
+        return any(job.state == "running" for job, _ in self._own.values())
+
+    def listing(self) -> list[Job]:
+        """All jobs that are remembered, oldest first; reads files."""
+        own = dict(self._own)
+        others = (job for job in self._records.listing() if job.id not in own)
+        return sorted((*others, *(job for job, _ in own.values())), key=lambda job: job.created)
+
+    def get(self, job_id: str) -> Job:
+        """One job; reads files.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        own = self._own.get(job_id)
+        job = own[0] if own is not None else self._records.read(job_id)
+        if job is None:
+            raise UnknownJobError("there is no such job: /v1/admin/jobs lists them")
+        return job
+
+    def log(self, job_id: str) -> str:
+        """The end of what one job wrote, the folders of this machine left out; reads files.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+        """
+        self.get(job_id)
+        own = self._own.get(job_id)
+        written = own[1].kept if own is not None else self._records.log(job_id)
+        return _FOLDERS.sub("…/", self._hide(written.decode(errors="replace")))
+
+    async def start(self, arguments: Sequence[str], *, force: bool = False) -> Job:
+        """Run ``secondlook index`` with those arguments; ``force`` switches whatever its errors are.
+
+        Raises:
+            RebuildRunningError: names the job that runs already, here or in another process.
+        """
+        async with self._starting:
+            for other, _ in self._own.values():
+                if other.state == "running":
+                    raise RebuildRunningError(f"job {other.id} is running: wait for it, or cancel it")
+            job, log, claim = Job(id=secrets.token_hex(8), created=datetime.now(UTC)), _Log(), None
+            try:
+                claim = await asyncio.to_thread(self._records.claim, job)
+            except OSError as error:
+                # The indexer will find the same amiss, and says so in the job.
+                logger.warning("rebuild %s has no record: %s", job.id, error.strerror)
+            self._own[job.id] = (job, log)
+            while len(self._own) > UNWRITTEN:
+                del self._own[next(iter(self._own))]
+            self._cancelling = False
+            running = self._run(job, arguments, force, log, claim)
+            self._running = asyncio.get_running_loop().create_task(running, name=f"rebuild {job.id}")
+            return job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job and wait until it has stopped; one that is over, or is being switched to, stays as it is.
+
+        Raises:
+            UnknownJobError: there is none with that id.
+            UnavailableError: another process runs it, and cannot be told or does not listen.
+        """
+        job = await asyncio.to_thread(self.get, job_id)
+        if job.state != "running":
+            return job
+        if job_id in self._own:
+            assert self._running is not None
+            self._stop()
+            await asyncio.wait((self._running,))
+            return job
+        with suppress(OSError, TimeoutError):
+            await asyncio.to_thread(self._records.ask_to_cancel, job_id)
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while (job := await asyncio.to_thread(self.get, job_id)).state == "running":
+                    await asyncio.sleep(REPORT_SECONDS / 2)
+        if job.state == "running":
+            raise UnavailableError("another process runs this job and does not stop it: try again later")
+        return job
+
+    async def close(self) -> None:
+        """Stop what runs here, within CLOSE_SECONDS; it is killed where it does not end."""
+        self.stop()
+        if self._running is not None and not self._running.done():
+            await asyncio.wait((self._running,), timeout=CLOSE_SECONDS / 2)
+            self.kill()
+            await asyncio.wait((self._running,), timeout=CLOSE_SECONDS / 2)
+
+    def stop(self) -> None:
+        """Have what runs here end soon."""
+        if self._running is not None and not self._running.done():
+            self._stop()
+
+    def kill(self) -> None:
+        """End what runs here at once; from any thread."""
+        self._signal(signal.SIGKILL)
+
+    def _stop(self) -> None:
+        """Ask the indexer to end, and end it if it does not."""
+        if not self._cancelling:
+            self._cancelling = True
+            self._signal(signal.SIGTERM)
+            self._killing = asyncio.get_running_loop().call_later(TERM_SECONDS, self._signal, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # To the whole group: the indexer may have workers.
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    async def _run(self, job: Job, arguments: Sequence[str], force: bool, log: _Log, claim: Claim | None) -> None:
+        is_over = asyncio.Event()
+        reporting = asyncio.create_task(self._report(job, log, claim, is_over)) if claim is not None else None
+        changed: dict[str, Any]
+        try:
+            job.generation = await self._index(job, arguments, log)
+            job.stage, job.done, job.total, job.eta_s = "activate", 0, 0, None
+            log.note(f"generation {job.generation} is built")
+            compared = await self._adopt(job.generation, force)
+            log.note(compared)
+            changed = {"state": "succeeded", "compared": compared}
+        except _CancelledError:
+            changed = {"state": "cancelled"}
+        except (_FailedError, BundleError, AcceptanceError) as error:
+            changed = {"state": "failed", "error": self._hide(str(error))}
+        except Exception:
+            logger.exception("rebuild %s failed", job.id)
+            changed = {"state": "failed", "error": "the server failed; its log says why"}
+        self._process = None
+        is_over.set()
+        if reporting is not None:  # not cancelled: what it writes must not come after the last record
+            await asyncio.wait((reporting,))
+        changed |= {"finished": datetime.now(UTC), "eta_s": None}
+        over = job.model_copy(update=changed)
+        log.note(f"{over.state}{f': {over.error}' if over.error else ''}")
+        # From here on without a pause: whoever sees that it is over, here or in another process, can start the next.
+        is_written = False
+        if claim is not None:
+            try:
+                claim.end(over, log.kept)
+                is_written = True
+            except OSError as error:
+                logger.warning("the record of rebuild %s cannot be written: %s", job.id, error.strerror)
+        if self._killing is not None:
+            self._killing.cancel()
+        for name, value in changed.items():
+            setattr(job, name, value)
+        if is_written:
+            self._own.pop(job.id, None)
+        self._metrics.count_rebuild(job.state)
+        logger.info("rebuild %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
+
+    async def _report(self, job: Job, log: _Log, claim: Claim, is_over: asyncio.Event) -> None:
+        """Keep a job's record up to date, and see whether another process wants it cancelled."""
+        while not is_over.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), REPORT_SECONDS)
+                break
+            with suppress(OSError):  # a disk that is full now may not be then
+                await asyncio.to_thread(claim.write, job.model_copy(), log.kept)
+            if claim.is_cancelled:
+                self._stop()
+
+    async def _index(self, job: Job, arguments: Sequence[str], log: _Log) -> str:
+        """The indexer's new generation."""
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            "--no-activate",
+            "--progress=json",
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # A group of its own, so that Ctrl-C reaches the server alone, which then stops the rebuild.
+            start_new_session=True,
+        )
+        self._process = process
+        _give_way(process.pid)
+        if self._cancelling:
+            self._signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors = asyncio.ensure_future(_keep(process.stderr, log))
+        try:
+            last = await _follow(process.stdout, job, log)
+            status = await process.wait()
+        finally:
+            # Reached with the process alive only if its output could not be read.
+            self._signal(signal.SIGKILL)
+            await errors
+        if self._cancelling:
+            raise _CancelledError
+        if status == 0 and isinstance(last.get("generation"), str):
+            return str(last["generation"])
+        # One that says why has done its part: a folder that is not there, say, or a store that there is none of.
+        logger.log(
+            logging.WARNING if isinstance(last.get("error"), str) else logging.ERROR,
+            "rebuild %s: the indexer ended with status %d; it wrote: %s",
+            job.id,
+            status,
+            log.kept.decode(errors="replace"),
+        )
+        if isinstance(last.get("error"), str):
+            raise _FailedError(last["error"])
+        killed = ", killed as happens where memory ends" if status == -signal.SIGKILL else ""
+        raise _FailedError(f"the indexer ended with status {status}{killed} and no result: see the job's log")
+
+
+def _give_way(pid: int) -> None:
+    """Answers first: for the processor, and where memory ends."""
+    with suppress(OSError):  # it may be over already
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJUSTMENT))
+
+
+async def _follow(stdout: asyncio.StreamReader, job: Job, log: _Log) -> dict[str, Any]:
+    """Keep the job's progress up to date; the last line that is a JSON object and no progress."""
+    last: dict[str, Any] = {}
+    started = time.monotonic()
+    async for line in stdout:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        match said:
+            case {"stage": str(stage), "done": int(done), "total": int(total)}:
+                if stage != job.stage:
+                    started = time.monotonic()
+                    log.note(f"{stage}, {total:,} to do")
+                job.stage, job.done, job.total = stage, done, total
+                elapsed = time.monotonic() - started
+                job.eta_s = round(elapsed * max(total - done, 0) / done, 1) if done > 0 else None
+            case dict():
+                last = said
+    return last
+
+
+async def _keep(stderr: asyncio.StreamReader, log: _Log) -> None:
+    while chunk := await stderr.read(LOG_BYTES):
+        log.write(chunk)

@@ -1,0 +1,326 @@
+"""``POST``, ``PATCH`` and ``DELETE`` of entries: teaching, relabelling, removing. The next answer knows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from hashlib import sha256
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.bundles.bundle import ENCODER
+from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.cache import Floats
+from secondlook.model.errors import ParameterError
+from secondlook.model.journal.added_keys import number_of, taught_id
+from secondlook.model.journal.journal import Journal, Kept, NewImage
+from secondlook.model.journal.journal import Request as Repeatable
+from secondlook.model.journal.terms import number_in
+from secondlook.model.labels import check_label
+from secondlook.service.batching.batcher import NO_OVERRIDES, Timing
+from secondlook.service.errors import UnavailableError
+from secondlook.service.http.auth import require_admin
+from secondlook.service.http.keys import Key
+from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
+from secondlook.service.routes.entries import EntryId, known_entry
+from secondlook.service.routes.predict import REQUEST_BODY, Answered, answer_in_time
+from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, read_form
+from secondlook.service.routes.thumbnails import thumbnail
+from secondlook.service.schemas import EntryInfo, Opinion, entry_info
+from secondlook.service.state import Running, State
+
+LABEL = "label"
+REPLAYED = "Idempotent-Replayed"
+
+router = APIRouter(
+    tags=["teach"],
+    responses=documented(
+        Kind.KEY_MISSING,
+        Kind.KEY_REFUSED,
+        Kind.ADMIN_DISABLED,
+        Kind.BUNDLES_READ_ONLY,
+        Kind.LABEL_LIKE_ANOTHER,
+        Kind.INVALID_PARAMETER,
+        Kind.MALFORMED_REQUEST,
+        Kind.NOT_KEPT,
+        Kind.DISK_FULL,
+    ),
+)
+
+_TEXT = {"type": "string", "description": "What the images show. A new label makes a new class."}
+_REQUEST_BODY = {
+    **REQUEST_BODY,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "additionalProperties": False,
+                "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
+            }
+        },
+        "image/*": REQUEST_BODY["content"]["image/*"],
+    },
+}
+
+
+class TaughtEntry(BaseModel):
+    """An image that is an entry now."""
+
+    filename: str | None
+    id: int
+    before: Opinion = Field(description="What it was taken for until then.")
+
+
+class Taught(BaseModel):
+    """What teaching came to."""
+
+    generation: str
+    change: int = Field(description="Number of the change; /v1/admin/changes lists it.")
+    label: str
+    index: int | None = Field(description="The class; null where, in a repeated request's answer, it is gone again.")
+    is_new_class: bool
+    entries: list[TaughtEntry | Problem] = Field(description="In the order sent.")
+
+
+class Relabel(BaseModel):
+    """What an entry shows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str = Field(description="A new one makes a new class.")
+
+
+Generation = Annotated[
+    str | None, Query(description="The generation that the id was listed in; refused where another one answers now.")
+]
+Admin = Annotated[Key, Depends(require_admin)]
+
+
+@router.post(
+    "/v1/entries",
+    status_code=201,
+    summary="Teach images",
+    openapi_extra={"requestBody": _REQUEST_BODY},
+    response_model=Taught,
+    responses=documented(
+        Kind.UNDECODABLE_IMAGE,
+        Kind.IMAGE_TOO_SLOW,
+        Kind.MALFORMED_REQUEST,
+        Kind.BUNDLES_READ_ONLY,
+        Kind.LABEL_LIKE_ANOTHER,
+        Kind.TOO_MANY_TAUGHT,
+        Kind.TOO_MANY_BYTES,
+        Kind.TOO_MANY_PIXELS,
+        Kind.TOO_MANY_FILES,
+        Kind.UNSUPPORTED_MEDIA_TYPE,
+        Kind.INVALID_PARAMETER,
+        Kind.MISSING_FILE,
+        Kind.IDEMPOTENCY_KEY_REUSED,
+        Kind.QUEUE_FULL,
+        Kind.NOT_READY,
+        Kind.TOO_SLOW,
+    ),
+)
+async def teach(
+    request: Request,
+    state: Running,
+    key: Admin,
+    label: Annotated[str | None, Query(description="What the images show, where no field says it.")] = None,
+    partial_: Annotated[
+        bool, Query(alias="partial", description="Keep the images that can be, and say what is wrong with the others.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=200, description="The same call under the same key is done once."),
+    ] = None,
+) -> Response:
+    """Add images to the cache under a label, which makes a new class where it is new: all of them, or none.
+
+    They are on the disk when this answers, and the next prediction is made with them.
+    """
+    state.generations.require_writable()
+    journal = _journal(state)
+    with state.door.admit(announced_bytes(request)) as ticket:
+        form = await read_form(request, state.settings, ticket, LABEL)
+        predictor = await state.current()
+        label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)
+        repeatable = _repeatable(idempotency_key, label, partial_, form.files)
+        if repeatable is not None:
+            first = await asyncio.to_thread(journal.answered, key.name, repeatable)
+            if first is not None:
+                await state.generations.catch_up()
+                return _answer(state, first, is_replayed=True)
+        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        results = answered.results
+        failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
+        problems = [problem for problem in failed if problem is not None]
+        if problems and (not partial_ or len(problems) == len(results)):
+            raise problems[0]
+        copies = await _mirrored_keys(state, answered)
+        taught = await asyncio.to_thread(
+            journal.teach,
+            label,
+            await asyncio.to_thread(_new_images, form.files, answered, copies),
+            key.name,
+            known=answered.reply.predictor.bundle.manifest.classes,
+            most=state.settings.max_taught,
+            request=repeatable,
+            answer=partial(_kept, answered.reply.predictor, form.files, results),
+        )
+    await state.generations.catch_up()
+    return _answer(state, taught.answer, is_replayed=taught.is_repeated)
+
+
+async def _mirrored_keys(state: State, answered: Answered) -> list[Floats]:
+    """Keys (D,) of the mirrored copies of the images that were answered, where the generation keeps such."""
+    predictor = answered.reply.predictor
+    if not predictor.bundle.manifest.dataset.mirrored:
+        return []
+    images = answered.images[[isinstance(result, Answer) for result in answered.results]]
+    try:
+        async with asyncio.timeout(state.settings.request_timeout_s):
+            return list(await state.batcher.keys(predictor, np.ascontiguousarray(images[:, :, ::-1])))
+    except TimeoutError as error:
+        raise UnavailableError("the server is too busy to keep images now: try again later") from error
+
+
+def _new_images(uploads: list[Upload], answered: Answered, copies: list[Floats]) -> list[NewImage]:
+    """The images that were answered, with the keys and thumbnails that were made of them."""
+    encoder = answered.reply.predictor.bundle.manifest.files[ENCODER].sha256
+    left = iter(copies)
+    images = []
+    for upload, result, pixels in zip(uploads, answered.results, answered.images, strict=True):
+        if isinstance(upload.content, bytes) and isinstance(result, Answer):
+            keys = {(encoder, False): result.key}
+            mirrored = next(left, None)
+            if mirrored is not None and np.isfinite(mirrored).all():
+                keys[encoder, True] = mirrored
+            images.append(NewImage(upload.filename or "", upload.content, keys, thumbnail(pixels)))
+    return images
+
+
+@router.patch(
+    "/v1/entries/{entry_id}",
+    summary="Relabel an entry",
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.LABEL_LIKE_ANOTHER, Kind.GENERATION_CHANGED),
+)
+async def relabel(
+    state: Running, key: Admin, entry_id: EntryId, asked: Annotated[Relabel, Body()], generation: Generation = None
+) -> EntryInfo:
+    """Its image's mirrored copy goes with it. A new label makes a new class."""
+    predictor, entry, label = await _decide(state, key, entry_id, asked.label, generation)
+    told, now = entry_info(predictor, entry), state.batcher.predictor
+    if now.bundle is predictor.bundle and (after := now.overlay.entry(entry_id)) is not None:
+        told = entry_info(now, after)
+    if told.label == label or label is None:
+        return told
+    # What another call has done to it since does not change what this one did.
+    return told.model_copy(update={"label": label, "index": now.overlay.index.get(label, told.index)})
+
+
+@router.delete(
+    "/v1/entries/{entry_id}",
+    status_code=204,
+    summary="Remove an entry",
+    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.GENERATION_CHANGED),
+)
+async def remove(state: Running, key: Admin, entry_id: EntryId, generation: Generation = None) -> None:
+    """Its image's mirrored copy goes with it. Rebuilds leave the image out."""
+    await _decide(state, key, entry_id, None, generation)
+
+
+async def _decide(
+    state: State, key: Key, entry_id: int, label: str | None, generation: str | None
+) -> tuple[Predictor, Entry, str | None]:
+    """Write what an entry's image shows now (None = it is removed); the entry as it was, and the label as it is kept.
+
+    Whether there still is such an entry, the journal says, in the same transaction: others may be removing it.
+    """
+    state.generations.require_writable()
+    journal = _journal(state)
+    await state.generations.catch_up()
+    predictor = state.batcher.predictor
+    manifest, entries = predictor.bundle.manifest, predictor.bundle.entries
+    if generation is not None and generation != manifest.generation:
+        raise ProblemError(
+            Kind.GENERATION_CHANGED,
+            f"Generation {clean(generation)} does not answer any more: an entry's id may be another image's now.",
+        )
+    if label is not None:
+        label = check_label(label, predictor.classes)
+    entry = await asyncio.to_thread(known_entry, predictor, entry_id)
+    if label is not None:
+        label = check_label(label, predictor.classes)
+    number = number_of(entry_id)
+    if number is None:
+        number = number_in(entry.source)
+    if number is not None:
+        was = await asyncio.to_thread(journal.decide_image, number, label, key.name, manifest.classes)
+    else:
+        own = await asyncio.to_thread(entries.get, entry_id)
+        assert own is not None  # as it is known
+        decide = partial(journal.decide, own=manifest.classes[own.value], known=manifest.classes)
+        was = await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
+    if was is None:
+        raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
+    await state.generations.catch_up()
+    return predictor, entry, label
+
+
+def _journal(state: State) -> Journal:
+    journal = state.generations.journal
+    assert journal is not None  # a root that can be written has one
+    return journal
+
+
+def _only(in_form: str | None, in_query: str | None) -> str:
+    """The label, wherever it was given."""
+    given = {label for label in (in_form, in_query) if label is not None}
+    if len(given) > 1:
+        raise ParameterError(f"{LABEL}: the form and the query name two: give one")
+    if not given:
+        raise ParameterError(f"{LABEL}: it is missing: say what the images show")
+    return given.pop()
+
+
+def _repeatable(sent: str | None, label: str, is_partial: bool, uploads: list[Upload]) -> Repeatable | None:
+    if sent is None:
+        return None
+    digest = sha256(json.dumps([label, is_partial]).encode())
+    for upload in uploads:
+        content = upload.content if isinstance(upload.content, bytes) else b""
+        digest.update(sha256(content).digest())
+    return Repeatable(sent, digest.digest())
+
+
+def _problem(result: Answer | Exception, upload: Upload) -> ProblemError | None:
+    return of_image(result, upload.filename) if isinstance(result, Exception) else None
+
+
+def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Exception], kept: Kept) -> str:
+    """The answer, less generation and index, as it is kept for the case that the call is repeated."""
+    left = iter(kept.numbers)
+    entries: list[dict[str, Any]] = []
+    for upload, result in zip(uploads, results, strict=True):
+        if isinstance(result, Exception):
+            entries.append(of_image(result, upload.filename).problem.model_dump(exclude_none=True))
+            continue
+        first = int(result.mixed.argmax())
+        before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
+        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entries.append(entry.model_dump())
+    return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
+
+
+def _answer(state: State, kept: str, *, is_replayed: bool) -> Response:
+    predictor, answer = state.batcher.predictor, json.loads(kept)
+    answer["generation"] = predictor.bundle.manifest.generation
+    answer["index"] = predictor.overlay.index.get(answer[LABEL])
+    headers = {REPLAYED: "true"} if is_replayed else None
+    return Response(json.dumps(answer), 201, headers, media_type="application/json")
