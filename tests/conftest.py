@@ -41,6 +41,7 @@ SLOW = frozenset(
         "test_shortage.py",
         "test_switching.py",
         "test_teaching_workers.py",
+        "test_wheel.py",
         "test_workers.py",
     }
 )

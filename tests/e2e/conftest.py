@@ -63,13 +63,20 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers with some settings; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(port: int = 0, wrapper: tuple[str, ...] = (), **settings: object) -> Server:
+    def start(
+        port: int = 0,
+        wrapper: tuple[str, ...] = (),
+        program: tuple[str, ...] = (sys.executable, "-m", "secondlook"),
+        cwd: Path | None = None,
+        **settings: object,
+    ) -> Server:
         log = tmp_path / f"server{len(started)}.log"
         own = {f"SECONDLOOK_{name.upper()}": str(value) for name, value in settings.items()}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", "secondlook", "serve", "--port", str(port)],
+                [*wrapper, *program, "serve", "--port", str(port)],
+                cwd=cwd,
                 env=kept | own,
                 stdout=file,
                 stderr=subprocess.STDOUT,
