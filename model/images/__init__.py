@@ -5,9 +5,10 @@ that few bytes cost much work, is refused before a decoder sees it, and what no 
 thumbnails) is left out. Pillow and libheif then decode the rest, and what they give becomes RGB in bands.
 """
 
-from secondlook.model.images.decoding import DRAFT, decode, read_header
-from secondlook.model.images.fitting import RESIZE, fit
+from secondlook.model.images.decoding import DRAFT, decode, decode_as, read_header
+from secondlook.model.images.fitting import RESIZE, fit, fit_to
 from secondlook.model.images.formats import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Header, Limits, sniff
+from secondlook.model.images.geometry import Geometry, Interpolation, Rule
 
 __all__ = [
     "DEFAULT_PIXELS",
@@ -15,10 +16,15 @@ __all__ = [
     "EXTENSIONS",
     "FORMATS",
     "RESIZE",
+    "Geometry",
     "Header",
+    "Interpolation",
     "Limits",
+    "Rule",
     "decode",
+    "decode_as",
     "fit",
+    "fit_to",
     "read_header",
     "sniff",
 ]

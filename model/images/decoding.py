@@ -22,8 +22,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from secondlook.model.errors import ImageError
 from secondlook.model.images import jpeg, png, simple, tiff
 from secondlook.model.images.exif import orientation
-from secondlook.model.images.fitting import INVERTED, fit, lay_on_white, spare
+from secondlook.model.images.fitting import INVERTED, fit_to, lay_on_white, spare
 from secondlook.model.images.formats import FORMATS, Header, Inspected, Limits, sniff
+from secondlook.model.images.geometry import Geometry
 
 # Pillow's own check stands inside open(), before ours on the header, and is bound to another number of pixels.
 Image.MAX_IMAGE_PIXELS = None
@@ -75,7 +76,12 @@ def _fraction(width: int, height: int, size: tuple[int, int]) -> int:
 
 
 def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
-    """Decode one image (the first of several) to RGB, shape (height, width, 3) for size (height, width).
+    """``decode_as``, scaled until it covers size (height, width), its centre cut out."""
+    return decode_as(data, Geometry(height=size[0], width=size[1], rule="cover", interpolation="bicubic"), limits)
+
+
+def decode_as(data: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
+    """Decode one image (the first of several) to RGB, shape (height, width, 3).
 
     EXIF orientation is applied, transparent pixels are laid on white, 16-bit samples are scaled to 8, and any other
     colour space is converted. JPEGs much larger than the target are decoded at a fraction of their size. Whatever
@@ -87,7 +93,7 @@ def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uin
     """
     format = _format(data)
     try:
-        return _decode(format, data, size, limits)
+        return _decode(format, data, geometry, limits)
     except ImageError:
         raise
     except MemoryError as error:
@@ -135,37 +141,37 @@ def _sized(size: tuple[int, int], bytes_per_pixel: float, data: bytes, limits: L
     return Inspected(*size, bytes_per_pixel, data)
 
 
-def _decode(format: str, data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
+def _decode(format: str, data: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
     if format == "GIF":
         found, frame = simple.inspect_gif(data, limits)
-        return fit(_loaded(GifImageFile, found.data), size, canvas=frame.canvas, offset=frame.offset)
+        return fit_to(_loaded(GifImageFile, found.data), geometry, canvas=frame.canvas, offset=frame.offset)
     found = _inspect(format, data, limits)
     match format:
         case "JPEG":
-            image = _jpeg(found.data, size)
+            image = _jpeg(found.data, geometry)
             if found.is_cut:
-                _check_rows(image, _jpeg(found.data.removesuffix(jpeg.END) + jpeg.FILL + jpeg.END, size))
-            return fit(image, size, found.orientation)
+                _check_rows(image, _jpeg(found.data.removesuffix(jpeg.END) + jpeg.FILL + jpeg.END, geometry))
+            return fit_to(image, geometry, found.orientation)
         case "PNG":
-            return fit(_png(found.data), size, found.orientation)
+            return fit_to(_png(found.data), geometry, found.orientation)
         case "BMP":
             image = _loaded(BmpImageFile, found.data)
             if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
                 image.putalpha(255)  # whoever wrote it knew of no alpha
-            return fit(image, size)
+            return fit_to(image, geometry)
         case "WEBP":
             image = _loaded(WebPImageFile, found.data)
-            return fit(image, size, orientation(image.info.get("exif", b"")))
+            return fit_to(image, geometry, orientation(image.info.get("exif", b"")))
         case "TIFF":
             image = _loaded(TiffImageFile, found.data)
             if image.mode.startswith("I;16") and tiff.is_white_zero(found.data):
                 image.info[INVERTED] = True
-            return fit(image, size, found.orientation)
+            return fit_to(image, geometry, found.orientation)
         case "AVIF":
             image = _loaded(AvifImageFile, found.data)
-            return fit(image, size, orientation(image.info.get("exif", b"")))
+            return fit_to(image, geometry, orientation(image.info.get("exif", b"")))
         case _:
-            return fit(_heif(found.data).to_pillow(), size)
+            return fit_to(_heif(found.data).to_pillow(), geometry)
 
 
 def _loaded(kind: type[ImageFile], data: bytes) -> Image.Image:
@@ -174,10 +180,11 @@ def _loaded(kind: type[ImageFile], data: bytes) -> Image.Image:
     return image
 
 
-def _jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
+def _jpeg(data: bytes, geometry: Geometry) -> Image.Image:
     image = JpegImageFile(io.BytesIO(data))
     # libjpeg can decode at 1/2, 1/4 or 1/8 of the size.
-    image.draft(None, (DRAFT * size[1], DRAFT * size[0]))
+    height, width = geometry.scaled
+    image.draft(None, (DRAFT * width, DRAFT * height))
     image.load()
     return image
 

@@ -1,4 +1,4 @@
-"""A decoded image of any mode to RGB of the encoder's size, in bands, so that no copy of the whole image is made."""
+"""A decoded image of any mode to RGB of the network's size, in bands, so that no copy of the whole image is made."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from secondlook.model.errors import ImageError
+from secondlook.model.images.geometry import Geometry
 
 RESIZE = "cover-bicubic"
 """How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it
@@ -45,7 +46,19 @@ def fit(
     canvas: tuple[int, int] | None = None,
     offset: tuple[int, int] = (0, 0),
 ) -> NDArray[np.uint8]:
-    """Turn an image of any mode, scale it until it covers (height, width), cut out the centre.
+    """``fit_to`` (height, width) by scaling an image until it covers them, and cutting out the centre."""
+    geometry = Geometry(height=size[0], width=size[1], rule="cover", interpolation="bicubic")
+    return fit_to(image, geometry, orientation, canvas, offset)
+
+
+def fit_to(
+    image: Image.Image,
+    geometry: Geometry,
+    orientation: int = 1,
+    canvas: tuple[int, int] | None = None,
+    offset: tuple[int, int] = (0, 0),
+) -> NDArray[np.uint8]:
+    """Turn an image of any mode, scale and cut it as the geometry says.
 
     It lies on white: where it is transparent, and where a canvas (width, height) is larger than an image at offset.
     Returns uint8 RGB (height, width, 3). A large image that is not RGB is scaled across band by band, then down. Pillow
@@ -54,42 +67,50 @@ def fit(
     Raises:
         ImageError: its samples have no agreed range.
     """
-    height, width = size
     stored = canvas or image.size
     across, down = stored[::-1] if orientation >= 5 else stored
+    resampling = geometry.resampling
 
     def piece(box: Box) -> Image.Image:
         source = _before_turning(box, orientation, stored)
         part = _on_canvas(image, source, offset) if canvas else _to_rgb(_crop(image, source))
         return part.transpose(_TURNS[orientation]) if orientation in _TURNS else part
 
-    left, top, right, bottom = covering = _covering(across, down, width, height)
+    (left, top, right, bottom), (width, height), corner = place = geometry.place(across, down)
     is_plain = image.mode in ("RGB", "L") and not canvas and not image.has_transparency_data
     if is_plain and orientation == 1:
-        scaled = image if image.size == (width, height) else _resize(image, (width, height), covering)
-        return np.array(scaled if scaled.mode == "RGB" else scaled.convert("RGB"))
+        whole = place.box == (0, 0, *image.size) and image.size == place.size
+        scaled = image if whole else image.resize(place.size, resampling, place.box)
+        return _framed(scaled if scaled.mode == "RGB" else scaled.convert("RGB"), corner, geometry)
     if across * down <= WHOLE:
         bands = [(0, down)] if is_plain else list(_bands(across, 0, down))
-        whole = piece((0, 0, across, down)) if len(bands) == 1 else Image.new("RGB", (across, down))
+        turned = piece((0, 0, across, down)) if len(bands) == 1 else Image.new("RGB", (across, down))
         for start, stop in bands if len(bands) > 1 else ():
-            whole.paste(piece((0, start, across, stop)), (0, start))
-        return np.array(_resize(whole, (width, height), covering))
-    x0, x1 = _reach(left, right, width, across)
-    y0, y1 = _reach(top, bottom, height, down)
+            turned.paste(piece((0, start, across, stop)), (0, start))
+        return _framed(turned.resize(place.size, resampling, place.box), corner, geometry)
+    x0, x1 = _reach(left, right, width, across, geometry.support)
+    y0, y1 = _reach(top, bottom, height, down, geometry.support)
     narrow = Image.new("RGB", (width, y1 - y0))
     for start, stop in _bands(x1 - x0, y0, y1):
         band = piece((x0, start, x1, stop))
-        narrow.paste(_resize(band, (width, stop - start), (left - x0, 0, right - x0, stop - start)), (0, start - y0))
-    return np.array(_resize(narrow, (width, height), (0, top - y0, width, bottom - y0)))
+        scaled = band.resize((width, stop - start), resampling, (left - x0, 0, right - x0, stop - start))
+        narrow.paste(scaled, (0, start - y0))
+    narrow = narrow.resize((width, height), resampling, (0, top - y0, width, bottom - y0))
+    return _framed(narrow, corner, geometry)
+
+
+def _framed(image: Image.Image, corner: tuple[int, int], geometry: Geometry) -> NDArray[np.uint8]:
+    """An image as it is, or, where it is smaller than the target, in a frame."""
+    if image.size == (geometry.width, geometry.height):
+        return np.array(image)
+    frame = Image.new("RGB", (geometry.width, geometry.height), geometry.fill)
+    frame.paste(image, corner)
+    return np.array(frame)
 
 
 def spare(pixels: int) -> int:
     """Bytes that ``fit`` holds beside an image of so many pixels, for targets up to 560 x 560."""
     return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (8 << 20)
-
-
-def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    return image.resize(size, Image.Resampling.BICUBIC, box)
 
 
 def _bands(width: int, top: int, bottom: int) -> Iterator[tuple[int, int]]:
@@ -98,20 +119,9 @@ def _bands(width: int, top: int, bottom: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, bottom)
 
 
-def _covering(across: int, down: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of an image that becomes the target: all of one side, the middle of the other."""
-    ratio = width / height
-    if across / down >= ratio:
-        part = (ratio * down, float(down)) if across / down != ratio else (float(across), float(down))
-    else:
-        part = (float(across), across / ratio)
-    left, top = (across - part[0]) * 0.5, (down - part[1]) * 0.5
-    return left, top, left + part[0], top + part[1]
-
-
-def _reach(start: float, stop: float, target: int, available: int) -> tuple[int, int]:
-    """The pixels of one side that a bicubic filter looks at."""
-    support = 2.0 * max(1.0, (stop - start) / target) + 2.0
+def _reach(start: float, stop: float, target: int, available: int, support: float) -> tuple[int, int]:
+    """The pixels of one side that a filter looks at."""
+    support = support * max(1.0, (stop - start) / target) + 2.0
     return max(0, floor(start - support)), min(available, ceil(stop + support))
 
 
