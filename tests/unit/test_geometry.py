@@ -45,7 +45,8 @@ def test_crop_is_what_torchvision_does(size: tuple[int, int], shorter: int, inte
     if interpolation == "nearest":  # where two pixels are as near, it may be the other one: in one of 48 rows, say
         assert (difference > 0).mean() < 0.08
     else:  # Pillow may go down first, and rounds in between
-        assert difference.max() <= 1
+        assert difference.max() <= 2
+        assert difference.mean() < 0.3
 
 
 @pytest.mark.parametrize("size", SIZES)
