@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secondlook.model.errors import EngineError, NetworkError, RecipeError
 from secondlook.model.networks.cifar import ResNet
-from secondlook.model.networks.recipe import Recipe
+from secondlook.model.networks.recipe import Pool, Recipe
 
 EXPORT_TOLERANCE = 1e-3
 
@@ -44,12 +44,11 @@ class Encoder(nn.Module):
 
     def keys(self, seen: dict[str, Tensor]) -> Tensor:
         """Keys (B,D) from the activations of the recipe's layers."""
-        pools = self.recipe.pool or (None,) * len(self.recipe.layers)
-        parts = [_flat(seen[name], side) for name, side in zip(self.recipe.layers, pools, strict=True)]
+        parts = [_flat(seen[name], pool) for name, pool in self.recipe.layer_parts]
         key = F.normalize(torch.cat(parts, dim=1), dim=1)
         if self.recipe.extra is None:
             return self._reduced(key)
-        extra = self.recipe.extra_weight * F.normalize(_flat(seen[self.recipe.extra], None), dim=1)
+        extra = self.recipe.extra_weight * F.normalize(_flat(seen[self.recipe.extra], self.recipe.extra_pool), dim=1)
         if self.recipe.reduce_extra:
             return self._reduced(F.normalize(torch.cat((key, extra), dim=1), dim=1))
         return F.normalize(torch.cat((self._reduced(key), extra), dim=1), dim=1)
@@ -106,8 +105,11 @@ def _forget_where(path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _flat(activation: Tensor, side: int | None) -> Tensor:
-    if activation.ndim == 4 and side is not None:
+def _flat(activation: Tensor, pool: Pool) -> Tensor:
+    if pool == "cls":
+        raise RecipeError("a feature map has no class token: pool it by 'mean'")
+    side = 1 if pool == "mean" else pool
+    if activation.ndim == 4 and isinstance(side, int):
         activation = F.adaptive_avg_pool2d(activation, side)
     return activation.flatten(1)
 
