@@ -18,7 +18,7 @@ class Encoding(NamedTuple):
     """What an encoder says of B images."""
 
     logits: Floats
-    """(B,C)."""
+    """(B,C); C is 0 where the network has no head."""
     keys: Floats
     """(B,D), unit length."""
 
@@ -55,9 +55,9 @@ class OnnxEngine:
             self._alone = _session(graph, threads)
             self._batch = _session(graph, threads - 1) if spare_core and threads > 1 else self._alone
             (images,) = self._alone.get_inputs()
-            logits, keys = self._alone.get_outputs()
+            widths = {output.name: int(output.shape[1]) for output in self._alone.get_outputs()}
             _, height, width, _ = images.shape
-            self.size, self.classes, self.dim = (int(height), int(width)), int(logits.shape[1]), int(keys.shape[1])
+            self.size, self.classes, self.dim = (int(height), int(width)), widths.get("logits", 0), widths["keys"]
         except Exception as error:
             raise EngineError(f"{path.name} is not an encoder that ONNX Runtime can run") from error
         self.name = f"onnxruntime {onnxruntime.__version__}"
@@ -65,6 +65,9 @@ class OnnxEngine:
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
         """One run of the graph."""
         session = self._alone if len(images) == 1 else self._batch
+        if not self.classes:
+            (keys,) = session.run(["keys"], {"images": images})
+            return Encoding(np.empty((len(images), 0), np.float32), keys)
         logits, keys = session.run(["logits", "keys"], {"images": images})
         return Encoding(logits, keys)
 

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from secondlook.model.networks.onnx_walk import Walk, attribute
 
 BATCH = "secondlook.batch"
+_SHAPED = ("Reshape", "Expand")
 
 
-def free_batch(model: ModelProto, image: str, batch: int) -> ModelProto:
+def written(model: ModelProto, image: str) -> tuple[str, ...]:
+    """The tensors in which a number of images may be written: those whose values ``free_batch`` has to know."""
+    walk = Walk(model.graph, image)
+    found: list[str] = []
+    for node in model.graph.node:
+        if node.op_type in _SHAPED and node.input[0] in walk.seen and node.input[1] not in walk.seen:
+            found.append(node.input[1])
+        elif _joins(node) and not walk.seen.isdisjoint(node.input):
+            found.extend(name for name in node.input if name not in walk.seen)
+    return tuple(dict.fromkeys(found))
+
+
+def free_batch(model: ModelProto, image: str, batch: int, values: Mapping[str, NDArray[Any]]) -> ModelProto:
     """A copy of a graph whose images (tensor ``image``) were ``batch``, with that number free.
 
     Exporters write it into the shapes that tensors are brought to, and into constants that are concatenated with
-    tensors of the images (a class token). Whether the copy computes the same has to be tried.
+    tensors of the images (a class token); ``values`` are those that ``written`` names. Whether the copy computes the
+    same has to be tried.
     """
-    known = _shapes(model)
     freed = ModelProto()
     freed.CopyFrom(model)
     graph = freed.graph
@@ -27,18 +44,20 @@ def free_batch(model: ModelProto, image: str, batch: int) -> ModelProto:
     for place, node in enumerate(graph.node):
         if walk.seen.isdisjoint(node.input):
             continue
-        if node.op_type in ("Reshape", "Expand") and node.input[0] in walk.seen:
-            shape = walk.constant(node.input[1])
+        if node.op_type in _SHAPED and node.input[0] in walk.seen:
+            shape = values.get(node.input[1])
             if shape is not None and shape.size and (changed := _freed(node.op_type, shape, batch)) is not None:
                 node.input[1] = f"{BATCH}.shape.{place}"
                 graph.initializer.append(numpy_helper.from_array(changed, node.input[1]))
-        elif node.op_type == "Concat" and (axis := attribute(node, "axis")) is not None and axis.i != 0:
+        elif _joins(node):
             for i, name in enumerate(node.input):
-                dims = known.get(name)
-                if name in walk.seen or dims is None or len(dims) < 2 or dims[0] not in (1, batch):
+                value = values.get(name)
+                if value is None or value.ndim < 2 or len(value) not in (1, batch):
                     continue
                 is_sized = True
-                before.setdefault(place, []).extend(_expanded(graph, name, len(dims), f"{BATCH}.{place}.{i}"))
+                tensor = f"{BATCH}.{place}.{i}.of"
+                graph.initializer.append(numpy_helper.from_array(value[:1], tensor))
+                before.setdefault(place, []).extend(_expanded(graph, tensor, value.ndim, f"{BATCH}.{place}.{i}"))
                 node.input[i] = f"{BATCH}.{place}.{i}"
     nodes: list[NodeProto] = _counting(graph, image) if is_sized else []
     for place, node in enumerate(graph.node):
@@ -54,7 +73,12 @@ def free_batch(model: ModelProto, image: str, batch: int) -> ModelProto:
     return freed
 
 
-def _freed(kind: str, shape: np.ndarray, batch: int) -> np.ndarray | None:
+def _joins(node: NodeProto) -> bool:
+    axis = attribute(node, "axis")
+    return node.op_type == "Concat" and axis is not None and axis.i != 0
+
+
+def _freed(kind: str, shape: NDArray[Any], batch: int) -> NDArray[Any] | None:
     changed = shape.astype(np.int64)
     if kind == "Expand":  # 1 leaves a dimension as it is
         if shape[0] != batch:
@@ -85,19 +109,3 @@ def _expanded(graph: onnx.GraphProto, name: str, rank: int, made: str) -> list[N
         helper.make_node("Concat", [BATCH, f"{made}.ones"], [f"{made}.shape"], axis=0),
         helper.make_node("Expand", [name, f"{made}.shape"], [made]),
     ]
-
-
-def _shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Of every tensor for which they follow from the graph."""
-    weightless = ModelProto()
-    weightless.CopyFrom(model)
-    known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(weightless, data_prop=True)
-    except Exception:  # of many kinds; what is not known stays as it is
-        return known
-    for value in inferred.graph.value_info:
-        dims = value.type.tensor_type.shape.dim
-        if dims and all(dim.dim_value > 0 for dim in dims):
-            known[value.name] = tuple(dim.dim_value for dim in dims)
-    return known

@@ -24,6 +24,9 @@ OLDEST_OPSET = 9
 EXPORT = "torch.onnx.export(module, (images,), 'network.onnx', dynamo=True, dynamic_shapes=({0: 'batch'},))"
 """What a person with PyTorch is told to type."""
 
+LAYERS = "secondlook.layers"
+"""The key of an ONNX file's metadata for how many of its outputs, the last, are layers of the module it is made of."""
+
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 _TYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64",
           TensorProto.UINT8: "uint8"}  # fmt: skip
@@ -63,6 +66,11 @@ class OnnxGraph:
     def outputs(self) -> tuple[str, ...]:
         """Names, in order."""
         return tuple(output.name for output in self.model.graph.output)
+
+    @property
+    def own_outputs(self) -> tuple[str, ...]:
+        """Those that are no layers of the module that it was made of."""
+        return self.outputs[: len(self.outputs) - int(self.metadata.get(LAYERS, 0))]
 
     @property
     def head(self) -> Head | None:
@@ -113,8 +121,9 @@ def graph_of(model: ModelProto, name: str) -> OnnxGraph:
     names = class_names(metadata)
     check_task(model.graph, metadata, name)
     walk = Walk(model.graph, taken.name)
+    own = list(model.graph.output)[: len(model.graph.output) - int(metadata.get(LAYERS, 0))]
     heads = sorted(
-        (found for output in model.graph.output if (found := find_head(walk, output, names)) is not None),
+        (found for output in own if (found := find_head(walk, output, names)) is not None),
         key=likelihood,
         reverse=True,
     )

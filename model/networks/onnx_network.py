@@ -14,7 +14,7 @@ from secondlook.model.cache import Floats
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import USUAL_SIZE, assumed, of_onnx
 from secondlook.model.networks.network import Activations, Layer, check_layers
-from secondlook.model.networks.onnx_batch import free_batch
+from secondlook.model.networks.onnx_batch import free_batch, written
 from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, read_graph
 from secondlook.model.networks.onnx_head import Head, check_shapes, other_task, token_prefix
 from secondlook.model.networks.onnx_session import Runner
@@ -27,9 +27,6 @@ TOLERANCE = 1e-3
 """Of the largest logit: how far apart two ways of running one network may be."""
 SIZES = (USUAL_SIZE, (256, 256), (384, 384), (299, 299), (32, 32))
 """Tried in this order where a graph takes any size and nobody says one."""
-LAYERS = "secondlook.layers"
-"""The key of an ONNX file's metadata for the number of its last outputs that are layers of the module it was made of."""
-
 _NO_LAYERS = frozenset(
     {
         *("Cast", "Constant", "Dropout", "Expand", "Gather", "Identity", "Pad", "QuantizeLinear", "Reshape", "Shape"),
@@ -56,18 +53,13 @@ class OnnxNetwork:
         if self.graph.input.batch is not None:
             self._free(self.graph.input.batch)
         self.preprocess = _completed(declared, self.graph, self.size)
-        shapes = self._shapes(self.graph.outputs)
+        shapes = self._shapes(self.graph.own_outputs)
         self.head: Head | None = self.graph.head
         check_shapes(graph.name, self.head is not None, list(shapes.values()), self.size)
         self.is_binary = False
         self.classes = self._classes()
         self._layers: dict[str, Layer] | None = None
         self.default_layer = self.head.input if self.head else self._features(shapes)
-
-    @property
-    def model_outputs(self) -> tuple[str, ...]:
-        """Names, in order."""
-        return self.graph.outputs
 
     def layers(self) -> Mapping[str, Layer]:
         """Tensors of the images, each with a shape that a key can be made of."""
@@ -116,9 +108,11 @@ class OnnxNetwork:
             NetworkError: that number is baked in.
         """
         taken = self.graph.input
-        freed = Runner(free_batch(self.graph.model, taken.name, batch), self.name)
         values = np.random.default_rng(0).random((5 * batch, *_dims(taken.layout, self.size))).astype(taken.dtype)
-        outputs = [name for name in (self.graph.outputs[:1] if self.graph.head is None else [self.graph.head.logits])]
+        outputs = [self.graph.outputs[0] if self.graph.head is None else self.graph.head.logits]
+        where = written(self.graph.model, taken.name)
+        known = self._runner.run(taken.name, values[:batch], [*where, *outputs])
+        freed = Runner(free_batch(self.graph.model, taken.name, batch, known), self.name)
         try:
             together = freed.run(taken.name, values, outputs)[outputs[0]]
             alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
@@ -130,17 +124,11 @@ class OnnxNetwork:
             is_same = together.shape == before.shape and np.abs(together - before).max() <= TOLERANCE * largest
             is_same &= alone.shape == before[:1].shape and bool(np.abs(alone - before[:1]).max() <= TOLERANCE * largest)
         except NetworkError as error:
-            self._check_runs(batch)
             raise _baked(self.name, batch) from error
         if not is_same:
             raise _baked(self.name, batch)
         self._runner, self.was_freed = freed, True
         self.graph.model.CopyFrom(freed.model)
-
-    def _check_runs(self, batch: int) -> None:
-        taken = self.graph.input
-        values = np.zeros((batch, *_dims(taken.layout, self.size)), taken.dtype)
-        self._runner.run(taken.name, values, self.graph.outputs)
 
     def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Without the batch, of those that have one."""
@@ -181,7 +169,7 @@ class OnnxNetwork:
     def _listed(self) -> dict[str, Layer]:
         graph, walk = self.graph.model.graph, Walk(self.graph.model.graph, self.graph.input.name)
         head = {self.head.logits, *([] if self.head is None else self._after(walk, self.head))} if self.head else set()
-        named = self.graph.outputs[-int(self.graph.metadata.get(LAYERS, 0)) :] if LAYERS in self.graph.metadata else ()
+        named = self.graph.outputs[len(self.graph.own_outputs) :]
         wanted = named or [
             output
             for node in graph.node
