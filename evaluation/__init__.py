@@ -1,3 +1,4 @@
-"""How good it is: errors, calibration, benchmarks."""
+"""How good it is: errors, calibration, robustness, doubt."""
 
-import secondlook.model  # noqa: F401  Sets what ONNX Runtime and FAISS read when they are loaded, which some files here do first.
+# Sets what ONNX Runtime and FAISS read when they are loaded, which some files here do first.
+import secondlook.model  # noqa: F401

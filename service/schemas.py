@@ -51,7 +51,7 @@ class Opinion(TypedDict):
     probability: float
 
 
-class Novelty(TypedDict):
+class NoveltyScore(TypedDict):
     """How unlike the cached images the image is."""
 
     score: Annotated[
@@ -90,7 +90,7 @@ class Prediction(TypedDict):
             "answers alone."
         ),
     ]
-    novelty: Annotated[Novelty | None, Field(description="null where the cache cannot be asked now.")]
+    novelty: Annotated[NoveltyScore | None, Field(description="null where the cache cannot be asked now.")]
     credibility: Annotated[
         float | None,
         Field(

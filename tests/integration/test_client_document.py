@@ -13,7 +13,7 @@ from tests.service_for_tests import open_predictor, settings
 PAIRS = [
     (answers.ClassScore, "ClassScore"),
     (answers.Opinion, "Opinion"),
-    (answers.Novelty, "service__schemas__Novelty"),
+    (answers.Novelty, "NoveltyScore"),
     (answers.Neighbor, "Neighbor"),
     (answers.Decisive, "Decisive"),
     (answers.Votes, "Votes"),
