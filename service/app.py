@@ -69,7 +69,6 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
     app.state.drain = Drain()
-    app.add_middleware(predict.Direct)
     app.add_middleware(
         RequestLimits,
         hosts=Hosts(settings),

@@ -29,15 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.answering.early_exit import Spent
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
 from secondlook.model.cache import Floats
 from secondlook.model.errors import StoreAwayError
 from secondlook.service.batching.compute import ComputeThread
-from secondlook.service.batching.turns import NO_OVERRIDES, USUAL, Overrides, Part, Reply, Request, Timing, Turns
+from secondlook.service.batching.turns import USUAL, Part, Reply, Request, Timing, Turns
 from secondlook.service.errors import SizeChangedError, UnavailableError
 from secondlook.service.metrics import Metrics
-
-__all__ = ["NO_OVERRIDES", "Batcher", "Overrides", "Reply", "Timing"]
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +299,7 @@ class Batcher:
                 if request.images.shape[1:3] != predictor.bundle.engine.size:
                     raise SizeChangedError("another generation took over while the images were decoded: try again")
                 request.predictor = predictor
-                request.parameters = request.parameters or predictor.parameters(*request.overrides)
+                request.parameters = request.parameters or predictor.parameters(request.overrides)
                 accepted.append((part, request.parameters))
             except Exception as error:
                 outcomes[request] = error

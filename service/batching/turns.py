@@ -14,13 +14,13 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.answering.early_exit import Spent
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 
 TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
@@ -30,17 +30,6 @@ USUAL = 0
 """The kind of requests that cost what most do."""
 USUAL_K = 2048
 """A search for so many neighbours costs about as much as one for a few."""
-
-
-class Overrides(NamedTuple):
-    """What a request asks in place of the bundle's own parameters; None = as the bundle says."""
-
-    theta: float | None = None
-    lam: float | None = None
-    k: int | Literal["all"] | None = None
-
-
-NO_OVERRIDES = Overrides()
 
 
 @dataclass
