@@ -5,12 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
 import pytest
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 from PIL import Image
 
@@ -334,7 +334,7 @@ def test_the_route_that_is_documented_is_the_one_that_answers(
 ) -> None:
     (route,) = (route for route in predict.router.routes if isinstance(route, APIRoute))
 
-    async def other(request: Request, query: PredictQuery) -> Response:
+    async def other(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
         return Response(f"{query.top} of {route.path}", 418)
 
     monkeypatch.setattr(route, "endpoint", other)
