@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 
 TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
@@ -49,7 +49,7 @@ class Timing:
 
     decode: float = 0.0
     queue: float = 0.0
-    batch: Spent = field(default_factory=Spent)
+    batch: StageTimer = field(default_factory=StageTimer)
     is_computed: bool = False
     """Whether it cost a forward pass, or is about to."""
 
