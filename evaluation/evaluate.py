@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.fit_surfaces import cache_only_theta, surfaces
-from secondlook.evaluation.intervals import Interval, bootstrap
-from secondlook.evaluation.reliability import Reliability, diagram
+from secondlook.evaluation.fit_grid import cache_only_theta, surfaces
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
+from secondlook.evaluation.statistics.reliability import Reliability, diagram
 from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks

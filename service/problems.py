@@ -223,7 +223,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return of_validation(*error.errors(), known=app.state.declared.of_body(request.scope)).response()
+        return of_validation(*error.errors(), known=app.state.known_parameters.of_body(request.scope)).response()
 
     async def from_router(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

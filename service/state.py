@@ -26,7 +26,7 @@ class State:
     """The parts of a running server."""
 
     settings: Settings
-    door: Admission
+    admission: Admission
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
@@ -68,10 +68,10 @@ class State:
             is_ready=self.is_ready,
             waiting_images=self.batcher.waiting,
             oldest_s=self.batcher.oldest_s,
-            admitted_images=self.door.images,
-            admitted_bytes=self.door.bytes,
-            max_images=self.door.max_images,
-            max_bytes=self.door.max_bytes,
+            admitted_images=self.admission.images,
+            admitted_bytes=self.admission.bytes,
+            max_images=self.admission.max_images,
+            max_bytes=self.admission.max_bytes,
             is_rebuilding=self.rebuilds.is_running,
         )
 

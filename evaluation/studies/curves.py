@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.evaluate import check_unseen, sample
-from secondlook.evaluation.studies.points import Point, Queries, merged
+from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import best_device, check_classes
 from secondlook.indexer.fitting.fit import nearest

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.conformal import METHODS, TABLED, Sets, compared, served
-from secondlook.evaluation.detection import Detection, Scores, detect
 from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.statistics.conformal import METHODS, TABLED, Sets, compared, served
+from secondlook.evaluation.statistics.detection import Detection, Scores, detect
 from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.fitting.class_shape import ClassShape

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secondlook.evaluation.evaluate import sample
-from secondlook.evaluation.studies.points import Point, Queries, merged
+from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embed import batches
 from secondlook.indexer.memory import check_memory

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.curation.audit import Doubts, Images, asked, images_of, neighborhoods
-from secondlook.evaluation.intervals import Interval
+from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table

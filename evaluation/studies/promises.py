@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.intervals import Interval, wilson
+from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.left_out import LeftOut

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.evaluation.evaluate import check_unseen
-from secondlook.evaluation.intervals import Interval, wilson
+from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.corruptions import FAMILIES, STRENGTHS, Shifted
 from secondlook.evaluation.evaluate import Metrics, Setting, ask, check_unseen, opinions, sample
-from secondlook.evaluation.intervals import Interval, bootstrap
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
+from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, Shifted
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.index import embed_images

@@ -180,7 +180,7 @@ class Journal:
 
         Raises:
             ParameterError, LabelTakenError: as ``check_label``.
-            TaughtLimitError: there would be more than ``most``.
+            AddedLimitError: there would be more than ``most``.
             RepeatedRequestError: the request's id was used for something else.
         """
         label = check_label(label, known)

@@ -77,9 +77,9 @@ def attack(
     progress_format: str,
 ) -> None:
     """What adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
-    from secondlook.evaluation.attacks import ATTACKS, PRESETS
-    from secondlook.evaluation.models import Models
-    from secondlook.evaluation.robustness import study
+    from secondlook.evaluation.robustness.attack_study import study
+    from secondlook.evaluation.robustness.attacks import ATTACKS, PRESETS
+    from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write

@@ -23,14 +23,14 @@ from secondlook.evaluation.evaluate import Setting
 from secondlook.evaluation.evaluate import evaluate as run
 from secondlook.evaluation.studies.curves import curves as measure_curves
 from secondlook.evaluation.studies.doubt import doubt as measure_doubt
-from secondlook.evaluation.studies.newcomers import newcomers as measure_newcomers
+from secondlook.evaluation.studies.new_classes import new_classes as measure_new_classes
 from secondlook.evaluation.studies.same_picture import IMAGES as TAUGHT
 from secondlook.evaluation.studies.same_picture import same_picture as measure_same
 from secondlook.evaluation.studies.shift import IMAGES as SOME
 from secondlook.evaluation.studies.shift import REFILL
 from secondlook.evaluation.studies.shift import shift as natural_shift
-from secondlook.evaluation.unknown import MADE
-from secondlook.evaluation.unknown import unknown as of_nothing
+from secondlook.evaluation.studies.unknown_images import MADE
+from secondlook.evaluation.studies.unknown_images import unknown as of_nothing
 from secondlook.indexer import results as study
 from secondlook.indexer.datasets.datasets import asked_of, load
 from secondlook.indexer.embedding.encoders import best_device
@@ -148,7 +148,7 @@ def evaluate(
             studies["doubt"] = measure_doubt(bundle, asked, strange, images=images, progress=progress)
         if teach is not None:
             new = (load(teach, part, data_root, limits) for part in ("train", "test"))
-            studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
+            studies["teach"] = measure_new_classes(bundle, asked, *new, images=images, progress=progress)
         if same:
             studies["same"] = measure_same(bundle, asked, images=min(images or TAUGHT, TAUGHT), progress=progress)
         if out is not None:

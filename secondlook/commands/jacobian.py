@@ -51,8 +51,8 @@ def jacobian(
     progress_format: str,
 ) -> None:
     """How sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
-    from secondlook.evaluation.jacobian import jacobians
-    from secondlook.evaluation.models import Models
+    from secondlook.evaluation.robustness.jacobian import jacobians
+    from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write

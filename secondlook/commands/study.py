@@ -60,8 +60,8 @@ def study_command(
         if name == "gain":
             import tempfile
 
+            from secondlook.evaluation.paper.subjects import from_weights
             from secondlook.evaluation.studies.gain import Gains, gain
-            from secondlook.evaluation.subjects import from_weights
             from secondlook.model.bundles.bundle import read_manifest
 
             rows = []

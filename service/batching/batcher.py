@@ -1,7 +1,7 @@
 """Requests to batches and back: one thread computes, and takes its batches itself.
 
 A request that finds the thread idle is computed at once; while the thread is busy, requests gather and go together as
-the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is the door's to
+the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is admission's to
 say (``http.admission``), and whose turn it is ``turns``'. The thread goes from one batch to the next without
 asking the event loop, which under load has answers to write first: a task that handed it each batch left it idle for a
 third of the time.

@@ -146,7 +146,7 @@ async def teach(
     """
     state.generations.require_writable()
     journal = _journal(state)
-    with state.door.admit(announced_bytes(request)) as ticket:
+    with state.admission.admit(announced_bytes(request)) as ticket:
         form = await read_form(request, state.settings, ticket, LABEL)
         predictor = await state.current()
         label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)

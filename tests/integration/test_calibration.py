@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from secondlook.cli import cli
-from secondlook.evaluation.detection import ACCEPTED
+from secondlook.evaluation.statistics.detection import ACCEPTED
 from secondlook.evaluation.studies.doubt import ERRORS, SCORES, Doubt, doubt
-from secondlook.evaluation.unknown import unknown
+from secondlook.evaluation.studies.unknown_images import unknown
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.evaluation.intervals import Interval
+from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
 from secondlook.evaluation.studies.layers import spread
 from secondlook.indexer.datasets.datasets import Dataset, load

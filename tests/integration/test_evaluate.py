@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from secondlook.cli import cli
 from secondlook.evaluation.evaluate import Setting, ask, evaluate, opinions, sample
-from secondlook.evaluation.fit_surfaces import cache_only_theta
+from secondlook.evaluation.fit_grid import cache_only_theta
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor

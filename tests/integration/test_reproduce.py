@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from secondlook.cli import cli
-from secondlook.evaluation.report_html import page
-from secondlook.evaluation.reproduce import QUICK, Plan, Run
-from secondlook.evaluation.subjects import AS_IS, STEPS, Subject, from_bundle, from_weights, spread
+from secondlook.evaluation.paper.report_html import page
+from secondlook.evaluation.paper.reproduce import QUICK, Plan, Run
+from secondlook.evaluation.paper.subjects import AS_IS, STEPS, Subject, from_bundle, from_weights, spread
 from secondlook.indexer.datasets.datasets import load
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import NetworkError

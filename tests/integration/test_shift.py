@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.evaluation.corruptions import Shifted
 from secondlook.evaluation.evaluate import evaluate
+from secondlook.evaluation.studies.corruptions import Shifted
 from secondlook.evaluation.studies.shift import OWN, PLAIN, REFILLED, Shift, shift
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.model.bundles.bundle import Bundle, open_bundle

@@ -1,7 +1,7 @@
 from typing import Any
 
-from secondlook.evaluation.claims import decide, of
-from secondlook.evaluation.published import ROWS, row_of
+from secondlook.evaluation.paper.claims import decide, of
+from secondlook.evaluation.paper.published import ROWS, row_of
 
 
 def errors(network: float, mixed: float, low: float, high: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secondlook.evaluation.corruptions import (
+from secondlook.evaluation.studies.corruptions import (
     FAMILIES,
     STRENGTHS,
     Shifted,

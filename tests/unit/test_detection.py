@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from secondlook.evaluation.conformal import METHODS, compared
-from secondlook.evaluation.detection import detect
-from secondlook.evaluation.unknown import unknown
+from secondlook.evaluation.statistics.conformal import METHODS, compared
+from secondlook.evaluation.statistics.detection import detect
+from secondlook.evaluation.studies.unknown_images import unknown
 from secondlook.model.scoring import auroc
 
 RANDOM = np.random.default_rng(0)

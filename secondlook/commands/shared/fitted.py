@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from secondlook.evaluation.intervals import wilson
+from secondlook.evaluation.statistics.intervals import wilson
 from secondlook.model.answering.doubt import fewest_images
 from secondlook.model.manifest import Manifest
 

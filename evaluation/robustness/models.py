@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
 
-from secondlook.evaluation.fit_surfaces import cache_only_theta
+from secondlook.evaluation.fit_grid import cache_only_theta
 from secondlook.indexer.memory import check_memory
 from secondlook.model.bundles.bundle import NETWORK, Bundle
 from secondlook.model.cache import check_parameters, class_weights

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secondlook.evaluation import white_box
-from secondlook.evaluation.attacks import ATTACKS, LABELS, PRESETS, Attack, Crafted, craft
-from secondlook.evaluation.intervals import Interval, bootstrap, wilson
-from secondlook.evaluation.models import NAMES, Models, Opinions
-from secondlook.evaluation.white_box import AT_ONCE, Bounded
+from secondlook.evaluation.robustness import white_box
+from secondlook.evaluation.robustness.attacks import ATTACKS, LABELS, PRESETS, Attack, Crafted, craft
+from secondlook.evaluation.robustness.models import NAMES, Models, Opinions
+from secondlook.evaluation.robustness.white_box import AT_ONCE, Bounded
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embed import batches
 from secondlook.indexer.embedding.encoders import check_classes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secondlook.evaluation.studies.newcomers import newcomers
+from secondlook.evaluation.studies.new_classes import new_classes
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.results import write
 from secondlook.model.added.catching_up import caught_up
@@ -42,13 +42,13 @@ def test_new_classes_are_learned_and_the_figures_are_those_of_a_server(
     new = patterns(tmp_path / "patterns")
     train, test = (load(str(new), split) for split in ("train", "test"))
     known = load(str(colour_folder))
-    found = newcomers(bundle, known, train, test, shots=(1, 8), draws=1, classes=3)
+    found = new_classes(bundle, known, train, test, shots=(1, 8), draws=1, classes=3)
     assert found.classes == (("bars", "columns", "dots"),)
     assert found.by_class.keys() == {"bars", "columns", "dots"}
     assert found.points[1].new.value == pytest.approx(np.mean([line[1] for line in found.by_class.values()]))
     assert found.points[1].first.value > 50
     paths = write(found, tmp_path / "out", "teach")
-    assert {path.name for path in paths} == {"teach.json", "newcomers.png"}
+    assert {path.name for path in paths} == {"teach.json", "new-classes.png"}
     # All of it taught over the journal says the same, image by image.
     journal = Journal(tmp_path)
     for name in train.classes:
@@ -66,4 +66,4 @@ def test_new_classes_are_learned_and_the_figures_are_those_of_a_server(
 def test_a_dataset_of_known_classes_teaches_nothing_new(tiny_bundle: Path, colour_folder: Path) -> None:
     bundle, known = open_bundle(tiny_bundle, threads=1), load(str(colour_folder))
     with pytest.raises(DatasetError, match="classes that the bundle does not know"):
-        newcomers(bundle, known, known, known, shots=(1,), classes=1)
+        new_classes(bundle, known, known, known, shots=(1,), classes=1)

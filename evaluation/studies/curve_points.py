@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from secondlook.evaluation.evaluate import Setting, opinions
-from secondlook.evaluation.fit_surfaces import best_alone
-from secondlook.evaluation.intervals import Interval, bootstrap
+from secondlook.evaluation.fit_grid import best_alone
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.fitting.fit import choose
 from secondlook.model.cache import Floats, Ints, vote
 from secondlook.model.scoring import nll

@@ -22,9 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from secondlook.evaluation.claims import of
-from secondlook.evaluation.report_html import Built, Drawn, Measured, Report, page
-from secondlook.evaluation.subjects import AS_IS, STEPS, Subject, spread
+from secondlook.evaluation.paper.claims import of
+from secondlook.evaluation.paper.report_html import Built, Drawn, Measured, Report, page
+from secondlook.evaluation.paper.subjects import AS_IS, STEPS, Subject, spread
 from secondlook.evaluation.timing import processor
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromNetwork, best_device
@@ -358,17 +358,17 @@ class _Measuring:
                 setting=Setting.of(bundle.manifest, cache_theta=alone),
                 progress=progress,
             )
-        from secondlook.evaluation.models import Models
+        from secondlook.evaluation.robustness.models import Models
 
         # A second copy of the keys makes sums over them faster where there is room for it.
         free, size = available_bytes(), 4 * bundle.store.count * bundle.store.dim
         keeping = "float32" if free is None or 2 * size < free else "stored"
         models = Models.of(bundle, cache_theta=alone, keeping=keeping, device=best_device())  # type: ignore[arg-type]
         if step == "jacobian":
-            from secondlook.evaluation.jacobian import jacobians
+            from secondlook.evaluation.robustness.jacobian import jacobians
 
             return jacobians(bundle, models, self.test, plan.jacobian, progress)
-        from secondlook.evaluation.robustness import study
+        from secondlook.evaluation.robustness.attack_study import study
 
         if step == "attacks":
             return study(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.intervals import wilson
+from secondlook.evaluation.statistics.intervals import wilson
 from secondlook.indexer.plots import GRID, MODELS
 from secondlook.indexer.results import Figure
 from secondlook.model.cache import Floats, Ints

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
-from secondlook.evaluation.intervals import Interval, bootstrap
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embed import batches
 from secondlook.indexer.embedding.embedding import BATCH
@@ -60,8 +60,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Newcomers:
-    """What ``newcomers`` measured."""
+class NewClasses:
+    """What ``new_classes`` measured."""
 
     known: str
     unknown: str
@@ -97,7 +97,7 @@ class Newcomers:
         last = self.points[-1]
         return [
             Figure(
-                "newcomers",
+                "new-classes",
                 f"{last.shots} images of a new class: {last.new.value:.0f} % recognised, "
                 f"{self.before.value - last.old.value:.1f} points lost on the known",
                 self._draw,
@@ -123,7 +123,7 @@ class Newcomers:
         axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.9))
 
 
-def newcomers(
+def new_classes(
     bundle: Bundle,
     known: Dataset,
     new_train: Dataset,
@@ -134,7 +134,7 @@ def newcomers(
     draws: int = DRAWS,
     classes: int = CLASSES,
     progress: Progress = silent,
-) -> Newcomers:
+) -> NewClasses:
     """Teach drawn classes of one dataset to a cache of another, and ask about test images of both.
 
     Raises:
@@ -183,7 +183,7 @@ def newcomers(
             progress("teach", done, total)
         for name, line in lines.items():
             by_class.setdefault(name, []).append(line)
-    return Newcomers(
+    return NewClasses(
         known=f"{known.name} {known.split}",
         unknown=new_train.name,
         images=len(truth),

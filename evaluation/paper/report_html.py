@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secondlook.evaluation.claims import Claim
-from secondlook.evaluation.subjects import AS_IS
+from secondlook.evaluation.paper.claims import Claim
+from secondlook.evaluation.paper.subjects import AS_IS
 from secondlook.indexer.plots import GRID, INK, MODELS
 from secondlook.indexer.results import Table
 

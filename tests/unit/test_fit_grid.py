@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from secondlook.evaluation.fit_surfaces import best_alone, cache_only_theta, surfaces
-from secondlook.evaluation.reliability import Reliability, diagram
+from secondlook.evaluation.fit_grid import best_alone, cache_only_theta, surfaces
+from secondlook.evaluation.statistics.reliability import Reliability, diagram
 from secondlook.model.manifest import FitReport, Manifest
 from secondlook.model.scoring import ece_percent
 

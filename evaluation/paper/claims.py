@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from secondlook.evaluation.intervals import Interval
-from secondlook.evaluation.published import TOLERANCE, Published
+from secondlook.evaluation.paper.published import TOLERANCE, Published
+from secondlook.evaluation.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.intervals import Interval, wilson
+from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.model.answering.doubt import highest_score, ranked
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.manifest import Ranked

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secondlook.evaluation.evaluate import sample
-from secondlook.evaluation.intervals import Interval, bootstrap, wilson
-from secondlook.evaluation.models import WORKING_BYTES, Models
+from secondlook.evaluation.robustness.models import WORKING_BYTES, Models
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embed import batches
 from secondlook.indexer.embedding.encoders import check_classes

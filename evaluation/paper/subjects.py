@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.published import ROWS, Published, row_of
+from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.left_out import LeftOut
 from secondlook.indexer.embedding.encoders import open_network

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secondlook.evaluation.models import NAMES, Models, Name
+from secondlook.evaluation.robustness.models import NAMES, Models, Name
 from secondlook.indexer.progress import Progress, silent
 
 AT_ONCE = 64
