@@ -20,7 +20,7 @@ from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.generations.calibrating import keep_calibrated
 from secondlook.service.generations.generations import Generations, open_predictor
 from secondlook.service.generations.rebuilds import Rebuilds
-from secondlook.service.http import parameters as declared
+from secondlook.service.http import parameters
 from secondlook.service.http.access_log import AccessLog
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.auth import require_admin
@@ -87,7 +87,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     for router in (teach.router, admin.router):
         app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
     pages.install(app)
-    declared.install(app)
+    parameters.install(app)
     return app
 
 
@@ -97,7 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics: Metrics = app.state.metrics
     # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
     await anyio.to_thread.run_sync(getattr, anyio, "open_file")
-    door = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+    admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     cores = os.cpu_count() or 1
     decoders = Decoders(
@@ -111,7 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     generations = Generations(settings, batcher, decoders.decode_in_thread)
     rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
     app.state.running = state = State(
-        settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
+        settings, admission, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
     metrics.read = state.snapshot
     batcher.start()

@@ -8,7 +8,7 @@ On a file system without locks, nothing is ever removed, and that only one proce
 
     ROOT/CURRENT        the active generation's id; replaced by rename
     ROOT/PREVIOUS       the id that was active before it: never pruned, and what a server falls back on
-    ROOT/REFUSED        ids that a gate refused, one a line: kept apart when the newest are counted
+    ROOT/REFUSED        ids that the acceptance check refused: kept apart when the newest are counted
     ROOT/<generation>/  a bundle (model.bundles.bundle)
     ROOT/jobs/          records of the rebuilds that servers ran (service.generations.records)
     ROOT/parts/         embedded shards (indexer.shards)
@@ -256,7 +256,7 @@ def _write(root: Path, name: str, lines: list[str]) -> None:
 def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[str]:
     """Remove the oldest generations beyond the newest ``keep``, of those in ``among``; those that were removed.
 
-    What a gate refused is none of them: of those, the newest alone is kept, to be looked at or activated by hand.
+    What the acceptance check refused does not count: of that, the newest alone is kept, to be activated by hand.
     Never the one in CURRENT or in PREVIOUS, nor one that any process has open or is opening, on this host or, where the
     file system passes locks on (NFS does), on another. A bundle that is open would outlive its files all the same: it
     is in memory, but for the entries' table, which stays readable while its file is open.

@@ -117,7 +117,7 @@ class Direct:
         scope["route"] = router.routes[0]  # as FastAPI would: requests are counted by it
         request = Request(scope, receive, send)
         await require_predict(request)
-        request.app.state.declared.check_query(scope)
+        request.app.state.known_parameters.check_query(scope)
         try:
             asked = Asked.model_validate(dict(request.query_params))
         except ValidationError as error:
@@ -165,7 +165,7 @@ async def predict(request: Request, asked: Annotated[Asked, Query()]) -> Respons
     wanted = Wanted(asked.top, asked.neighbors, asked.votes, asked.coverage, asked.abstain)
     nearest = max(asked.neighbors, asked.votes)
     timing = Timing()
-    with state.door.admit(announced_bytes(request)) as ticket:
+    with state.admission.admit(announced_bytes(request)) as ticket:
         try:
             uploads = await read_uploads(request, state.settings, ticket)
         except ClientDisconnect:
@@ -251,7 +251,7 @@ async def answer_in_time(
 
 def _late(state: State) -> ProblemError:
     detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."
-    return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.door.wait_s())})
+    return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.admission.wait_s())})
 
 
 async def _disconnected(request: Request) -> None:

@@ -17,7 +17,7 @@ from secondlook.model.bundles.bundle import ENCODER
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import number_of, taught_id
+from secondlook.model.journal.added_keys import added_id, number_of
 from secondlook.model.journal.journal import Journal, Kept, NewImage
 from secondlook.model.journal.journal import Request as Repeatable
 from secondlook.model.journal.terms import number_in
@@ -146,7 +146,7 @@ async def teach(
     """
     state.generations.require_writable()
     journal = _journal(state)
-    with state.door.admit(announced_bytes(request)) as ticket:
+    with state.admission.admit(announced_bytes(request)) as ticket:
         form = await read_form(request, state.settings, ticket, LABEL)
         predictor = await state.current()
         label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)
@@ -313,7 +313,7 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Ex
             continue
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
-        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)
         entries.append(entry.model_dump())
     return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
 

@@ -36,7 +36,7 @@ def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
 async def of_taught(state: State, journal: Journal, number: int, *, is_mirrored: bool) -> bytes | None:
     """A PNG of a taught image; None where there is none.
 
-    One that was taught before thumbnails were kept is decoded once, as if it were sent: past the door, one at a time.
+    One taught before thumbnails were kept is decoded now, counted by admission like an upload, one at a time.
 
     Raises:
         QueueFullError: there is no room to decode it.
@@ -63,7 +63,7 @@ async def _made(state: State, journal: Journal, number: int) -> bytes:
         return NONE
     pixels = np.empty((*state.batcher.predictor.bundle.engine.size, 3), np.uint8)
     deadline = time.monotonic() + state.settings.request_timeout_s
-    with state.door.admit(len(content)) as ticket:
+    with state.admission.admit(len(content)) as ticket:
         ticket.add(received=len(content))
         try:
             await state.decoders.decode(content, pixels, ACCEPTED, state.decoders.spending(1), deadline)

@@ -214,7 +214,7 @@ def test_the_oldest_generations_are_pruned_and_the_active_and_the_previous_one_n
     assert open_bundle(root).manifest.generation == newer[4]
 
 
-def test_what_a_gate_refused_does_not_count_among_the_newest(root: Path) -> None:
+def test_what_was_not_accepted_does_not_count_among_the_newest(root: Path) -> None:
     first = active_generation(root)
     good, *bad = [another(root, f"2099010{i}T000000Z-aaaa") for i in range(1, 5)]
     for generation in bad:

@@ -120,8 +120,8 @@ def test_who_comes_too_late_is_refused_before_a_byte_is_read(gated: Gated) -> No
         assert [reply.status_code for reply in await asyncio.gather(*taken)] == [200, 200]
         assert (await crowd.send(counted())).status_code == 200
         assert read == 1
-        door = app.state.running.door
-        assert (door.images, door.bytes) == (0, 0)
+        admission = app.state.running.admission
+        assert (admission.images, admission.bytes) == (0, 0)
         assert 'secondlook_rejected_total{reason="queue-full"} 1.0' in (await crowd.client.get("/metrics")).text
 
     crowded(app, body)

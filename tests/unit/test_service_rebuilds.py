@@ -15,11 +15,11 @@ import pytest
 
 from secondlook.model.errors import BundleError
 from secondlook.service.errors import AcceptanceError, RebuildRunningError, UnavailableError, UnknownJobError
-from secondlook.service.generations import rebuilds as jobs
 from secondlook.service.generations import records
-from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.rebuilds import LOG_BYTES, Rebuilds
 from secondlook.service.generations.records import Job, Records
 
+MODULE = "secondlook.service.generations.rebuilds"
 PATIENCE = 20.0
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 WAITS = 'import time; print(\'{"stage": "embed", "done": 1, "total": 4}\', flush=True); time.sleep(60)'
@@ -44,7 +44,7 @@ def run(
     body: Callable[[Rebuilds, list[str]], Coroutine[Any, Any, None]],
     switch: Callable[[str], None] = lambda generation: None,
 ) -> None:
-    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", script))
     switched: list[str] = []
 
     async def adopting(generation: str, force: bool) -> str:
@@ -141,7 +141,7 @@ def test_a_bundle_that_is_refused_fails_the_job(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("prelude", ["", STUBBORN], ids=["obeys", "stubborn"])
 def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: str) -> None:
-    monkeypatch.setattr(jobs, "TERM_SECONDS", 0.3)
+    monkeypatch.setattr(f"{MODULE}.TERM_SECONDS", 0.3)
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         job = await rebuilds.start([])
@@ -215,7 +215,7 @@ print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/
                 await asyncio.sleep(0.005)
         await ended(rebuilds, job)
         log = rebuilds.log(job.id)
-        assert len(log) <= jobs.LOG_BYTES
+        assert len(log) <= LOG_BYTES
         assert "secret" not in log
         assert 'File "…/cache.py", line 3: ROOT/data/cat.png, 3/4 of https://example.org/a/b' in log
         assert log.endswith(f" failed: {job.error}\n")
@@ -246,7 +246,7 @@ def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_besi
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     noisy = "import sys; print('a line', file=sys.stderr, flush=True)\n"
-    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", noisy + WAITS))
+    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", noisy + WAITS))
 
     async def body() -> None:
         runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
@@ -272,9 +272,9 @@ def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_besi
 
 
 def test_what_does_not_stop_for_another_process_is_said_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", WAITS))
-    monkeypatch.setattr(jobs, "CANCEL_SECONDS", 0.1)
-    monkeypatch.setattr(jobs, "REPORT_SECONDS", 60)
+    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", WAITS))
+    monkeypatch.setattr(f"{MODULE}.CANCEL_SECONDS", 0.1)
+    monkeypatch.setattr(f"{MODULE}.REPORT_SECONDS", 60)
 
     async def body() -> None:
         runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
@@ -306,7 +306,7 @@ time.sleep(60)
         assert job is not None
         assert job.state == "running"
         owner.send_signal(signal.SIGKILL)
-    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", 'print(\'{"generation": "g"}\')'))
+    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", 'print(\'{"generation": "g"}\')'))
 
     async def body() -> None:
         rebuilds = Rebuilds(tmp_path, adopting)

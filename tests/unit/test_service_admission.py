@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from secondlook.service.errors import QueueFullError
-from secondlook.service.http import admission as door
+from secondlook.service.http import admission
 from secondlook.service.http.admission import RESERVED_BYTES, Admission
 
 
-def test_a_full_door_refuses_until_someone_leaves() -> None:
+def test_a_full_server_refuses_until_someone_leaves() -> None:
     full = Admission(max_images=8, max_bytes=1000)
     with full.admit() as three:
         three.add(images=2)
@@ -73,7 +73,7 @@ def test_who_comes_alone_is_let_in_whatever_it_brings() -> None:
 
 def test_the_wait_is_what_it_takes_at_the_pace_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now))
     full = Admission(max_images=100, max_bytes=1000)
     stays = full.admit()
     stays.add(images=79)
@@ -89,15 +89,15 @@ def test_the_wait_is_what_it_takes_at_the_pace_of_late(monkeypatch: pytest.Monke
     for _ in range(40):
         with full.admit():
             now += 10
-    assert full.wait_s() == door.LONGEST_WAIT_S
+    assert full.wait_s() == admission.LONGEST_WAIT_S
 
 
-def test_a_door_at_which_nothing_moves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_in_which_nothing_moves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now))
     full = Admission(max_images=1, max_bytes=1000)
     with full.admit():
         now += 61
         with pytest.raises(QueueFullError) as refused:
             full.admit()
-        assert refused.value.retry_after_s == door.LONGEST_WAIT_S
+        assert refused.value.retry_after_s == admission.LONGEST_WAIT_S
