@@ -17,7 +17,7 @@ from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kep
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.fold import Folded
 from secondlook.indexer.datasets.folders import FolderDataset, why_empty
-from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, KeptHoldout
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, GivenHoldout
 from secondlook.indexer.embedding.embedding import Embedded, embed
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.fitting.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
@@ -92,8 +92,8 @@ def index(
 
     Raises:
         DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
-        RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
-            names say; then nothing is written.
+        RecipeError, StoreError, StoreUnreachableError, EngineError, BundleError, ParameterError, MemoryLimitError: as
+            their names say; then nothing is written.
     """
     if options.parameters:
         check_parameters(*options.parameters)
@@ -196,7 +196,7 @@ def index(
             fit=tuned.report,
             calibration=tuned.calibration,
             same_as=tuned.same_as,
-            truncation=tuned.truncation,
+            approximation_error=tuned.approximation_error,
             taught=dataset.change if isinstance(dataset, Folded) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
@@ -248,7 +248,7 @@ def choose_holdout(
     known: Known,
     named: Dataset | None,
     progress: Progress = silent,
-    kept: KeptHoldout | None = None,
+    kept: GivenHoldout | None = None,
 ) -> Chosen:
     """The images that parameters of a cache of a split of a dataset are fitted on.
 

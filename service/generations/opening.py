@@ -12,7 +12,7 @@ from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.milvus_generations import active_generation
 from secondlook.model.bundles.root import active_generation as current_generation
 from secondlook.model.bundles.root import default_root, previous_generation, seed
-from secondlook.model.errors import BundleError, StoreAwayError, StoreError
+from secondlook.model.errors import BundleError, StoreError, StoreUnreachableError
 from secondlook.model.images import decode
 from secondlook.model.journal.journal import Journal
 from secondlook.model.stores.milvus_server import Milvus
@@ -66,7 +66,7 @@ class Opener:
         """The active generation: as Milvus says, or as CURRENT does where Milvus does not answer."""
         try:
             return active_generation(self.root, self.milvus)
-        except (StoreAwayError, StoreError) as error:
+        except (StoreError, StoreUnreachableError) as error:
             logger.error("%s; what %s names answers", error, self.root / "CURRENT")
             return current_generation(self.root)
 
@@ -93,11 +93,13 @@ class Opener:
             device=settings.device,
             precision=settings.precision,
             milvus=milvus,
-            even_away=True,
+            even_unreachable=True,
         )
         overlay = self.caught_up(Overlay(bundle))
-        predictor = Predictor(bundle, overlay, alone=milvus is not None and milvus.settings.when_away == "network")
-        if not bundle.is_store_away:
+        predictor = Predictor(
+            bundle, overlay, network_fallback=milvus is not None and milvus.settings.when_away == "network"
+        )
+        if not bundle.is_store_unreachable:
             check_canary(predictor)
         return predictor
 
@@ -109,6 +111,6 @@ class Opener:
             return overlay
         try:
             return mirror_of(self.milvus, overlay).caught_up(overlay)
-        except (StoreAwayError, StoreError) as error:
+        except (StoreError, StoreUnreachableError) as error:
             logger.error("what was taught is not known now: %s", error)
             return overlay

@@ -14,7 +14,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import read_manifest
 from secondlook.model.bundles.milvus_generations import activate, active_generation
 from secondlook.model.bundles.root import generations, prune, refuse
-from secondlook.model.errors import BundleError, SecondlookError, StoreAwayError
+from secondlook.model.errors import BundleError, SecondlookError, StoreUnreachableError
 from secondlook.model.images import decode
 from secondlook.model.manifest import Manifest
 from secondlook.service.batching.batcher import Batcher
@@ -131,7 +131,7 @@ class Generations:
             ReadOnlyError: no folder for bundles was set, or this is a replica.
             UnknownGenerationError: there is no such generation.
             BundleError: it is refused; the one before keeps answering.
-            StoreAwayError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
+            StoreUnreachableError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
         """
         self.require_writable()
         # To its end, whoever waits for that: of a switch that is given up halfway, nobody knows what is so.
@@ -189,7 +189,7 @@ class Generations:
             predictor = self._batcher.predictor
             overlay = await asyncio.to_thread(self._opener.caught_up, predictor.overlay)
             if overlay is not predictor.overlay:
-                renewed = Predictor(predictor.bundle, overlay, alone=predictor.alone)
+                renewed = Predictor(predictor.bundle, overlay, network_fallback=predictor.network_fallback)
                 self._batcher.replace(predictor, renewed)
             return
         await self.catch_up()
@@ -210,7 +210,7 @@ class Generations:
                 async with self._switching:
                     try:
                         named = await asyncio.to_thread(active_generation, self.root, self._opener.milvus)
-                    except StoreAwayError:  # searches find out, and say so
+                    except StoreUnreachableError:  # searches find out, and say so
                         continue
                     if self._primary is not None:
                         await asyncio.to_thread(self._primary.sweep)
