@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import median_ms, seconds
-from secondlook.indexer.fitting.approximation import compare, least_effort
-from secondlook.indexer.fitting.fit import nearest
+from secondlook.indexer.fitting.approximation import cheapest_search, compare
+from secondlook.indexer.fitting.parameters import nearest
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import lead, vote_until_sure
 from secondlook.model.answering.predictor import Parameters
@@ -247,4 +247,4 @@ def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> Fais
     for start in range(0, len(network), CHUNK):
         rows = slice(start, start + CHUNK)
         whole[rows] = vote(*nearest(queries.keys[rows], decoded, store.values, k), theta, network.shape[1])
-    return least_effort(store, queries.keys, network, parameters, mix(network, whole, lam))
+    return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import KeptHoldout, kept_holdout
-from secondlook.indexer.embedding.embed import batches, read_all
+from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.root import active_generation

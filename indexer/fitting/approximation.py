@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, served_votes
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import lead
 from secondlook.model.answering.served import Parameters, Served
@@ -61,7 +62,7 @@ def measure(
     served: Served,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
-    holdout: Holdout,
+    holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
     novelty: Novelty | None = None,
@@ -93,7 +94,7 @@ def measure(
         searched = min(k or LISTED_K, served.count, found.ids.shape[1])
         whole = served.vote(found.similarities[some, :searched], found.values[some, :searched], theta)
         asked, target = parameters._replace(k=searched), mix(network, whole, lam)
-        store = least_effort(store, keys, network, asked, target, served.among, served.class_weights)
+        store = cheapest_search(store, keys, network, asked, target, served.among, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
         served,
@@ -110,7 +111,7 @@ def measure(
     return Measured(store, distance.model_copy(update={"keys": kind}), cache)
 
 
-def least_effort(
+def cheapest_search(
     store: S,
     queries: Floats,
     network: Floats,

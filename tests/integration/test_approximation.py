@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import (
     CHANGED_PERCENT,
     QUICK_CHANGED_PERCENT,
     QUICK_VARIATION,
     VARIATION,
+    cheapest_search,
     compare,
-    least_effort,
     measure,
 )
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.model.answering.early_exit import lead, vote_until_sure
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.cache import mix, softmax, vote
@@ -34,7 +35,7 @@ def clusters(seed: int, count: int, dim: int = 16, noise: float = 1.5) -> tuple[
 KEYS, VALUES = clusters(0, 2000)
 HELD = np.arange(2000) >= 1800
 LOGITS = np.random.default_rng(5).normal(size=(200, CLASSES)).astype(np.float32)
-HOLDOUT = Holdout(LOGITS, KEYS[HELD], VALUES[HELD])
+HOLDOUT = EmbeddedQueries(LOGITS, KEYS[HELD], VALUES[HELD])
 REST = [(KEYS[~HELD], VALUES[~HELD])]
 
 
@@ -94,7 +95,7 @@ def test_a_quick_search_is_kept_only_where_it_changes_next_to_nothing() -> None:
     built = FaissStore.build(keys, values, "IVF128,Flat")
     found = ExactStore(keys, values).search(queries, k)
     whole = mix(network, vote(found.similarities, found.values, theta, CLASSES), lam)
-    store = least_effort(built, queries, network, Parameters(theta, lam, k), whole)
+    store = cheapest_search(built, queries, network, Parameters(theta, lam, k), whole)
     quick = store.search_info.quick
     assert quick is not None
     assert quick.lists is not None
