@@ -1,4 +1,4 @@
-"""What decoding in processes costs beside decoding in threads: ``python benchmarks/decoding.py [SECONDS]``.
+"""What decoding in processes costs beside decoding in threads: ``python -m benchmarks.decoding [SECONDS]``.
 
 Both decode the same files for the same event loop, in turns of SECONDS (2), as many at once as a server has places:
 images a second with 32 that wait and with one alone, and the processor's time for each image. The ratios are what

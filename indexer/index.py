@@ -17,7 +17,7 @@ from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kep
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.fold import Folded
 from secondlook.indexer.datasets.folders import FolderDataset, why_empty
-from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, KeptHoldout
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, GivenHoldout
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
@@ -93,8 +93,8 @@ def index(
 
     Raises:
         DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
-        RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
-            names say; then nothing is written.
+        RecipeError, StoreError, StoreUnreachableError, EngineError, BundleError, ParameterError, MemoryLimitError: as
+            their names say; then nothing is written.
     """
     if options.parameters:
         check_parameters(*options.parameters)
@@ -197,7 +197,7 @@ def index(
             fit=fitted.report,
             calibration=fitted.calibration,
             same_as=fitted.same_as,
-            truncation=fitted.truncation,
+            approximation_error=fitted.approximation_error,
             taught=dataset.change if isinstance(dataset, Folded) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
@@ -237,7 +237,7 @@ def choose_holdout(
     known: TrainedOn,
     named: Dataset | None,
     progress: Progress = silent,
-    kept: KeptHoldout | None = None,
+    kept: GivenHoldout | None = None,
 ) -> ChosenHoldout:
     """The images that parameters of a cache of a split of a dataset are fitted on.
 

@@ -33,7 +33,7 @@ from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
@@ -116,7 +116,7 @@ def refit(
         directions=fitted.directions,
         calibration=fitted.calibration,
         same_as=fitted.same_as or old.manifest.same_as,
-        truncation=fitted.truncation,
+        approximation_error=fitted.approximation_error,
         network=network,
         store=old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
     )
@@ -324,20 +324,20 @@ def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
     return own
 
 
-def _by_id(held: Held | None, overlay: Overlay) -> Held | None:
+def _by_id(held: KeptHoldout | None, overlay: Overlay) -> KeptHoldout | None:
     """The same with entries by their ids, in place of their rows."""
     if held is None:
         return None
     ids = overlay.ids
     own = np.where(held.own >= 0, ids[np.maximum(held.own, 0)], -1)
-    return Held(held.logits, held.keys, held.labels, own, ids[held.out])
+    return KeptHoldout(held.logits, held.keys, held.labels, own, ids[held.out])
 
 
 def _write_changed(
     root: Path,
     old: Bundle,
     progress: Progress,
-    held: Held | None,
+    held: KeptHoldout | None,
     looks: CachedLooks | None = None,
     directions: Floats | None = None,
     **changed: object,

@@ -49,7 +49,7 @@ def choose_builder(
 
     Raises:
         StoreError: there is no such store, it cannot be made of so few keys, or no Milvus server is named.
-        StoreAwayError: the Milvus server does not answer.
+        StoreUnreachableError: the Milvus server does not answer.
         ParameterError: k, where it is given, is beyond what the store can serve.
     """
     kept_there = store.partition(":")[0] == PREFIX or (store == "auto" and milvus is not None)

@@ -261,13 +261,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
         close = get_close_matches(name.upper(), known, n=1, cutoff=0.8)
-        meant = f"{close[0]} is the likely one" if close else "the README lists them"
+        meant = f"{close[0]} is the likely one" if close else "docs/settings.md lists them"
         sentences.append(f"{name} is no setting: {meant}")
     return sentences
 
 
 def settings_table() -> str:
-    """A Markdown table of all settings, for the README."""
+    """A Markdown table of all settings, for docs/settings.md."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in _flat():
         is_unset = field.is_required() or field.default in (None, "", SecretStr(""))

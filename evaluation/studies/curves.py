@@ -229,15 +229,15 @@ def _sizes(
     return points
 
 
-def _nearest(store: Store, queries: Floats, among: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
+def _nearest(store: Store, queries: Floats, mask: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
     """Exact search among some entries: similarities and values (n, at most k), descending."""
-    keys = np.empty((int(among.sum()), store.dim), np.float32)
+    keys = np.empty((int(mask.sum()), store.dim), np.float32)
     read = written = 0
     for chunk, _ in store.chunks():
-        taken = chunk[among[read : read + len(chunk)]]
+        taken = chunk[mask[read : read + len(chunk)]]
         keys[written : written + len(taken)] = taken
         read, written = read + len(chunk), written + len(taken)
-    values = store.values[among]
+    values = store.values[mask]
     blocks = [
         nearest(queries[start : start + QUERIES_AT_ONCE], keys, values, min(k, len(keys)))
         for start in range(0, len(queries), QUERIES_AT_ONCE)

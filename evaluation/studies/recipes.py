@@ -19,7 +19,7 @@ from secondlook.indexer.index import memory_needed
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import COLOURS, figure
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.early_exit import vote_until_sure
+from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
@@ -152,7 +152,7 @@ def compare(
         assert report.network_error_percent is not None
         network_error = report.network_error_percent
         measured = measure(served, store, [(own[~held], values[~held])], holdout, near, chosen)
-        store, truncation = measured.store, measured.truncation
+        store, approximation_error = measured.store, measured.approximation_error
         # Timed without the holdout's own entries: a query that finds itself is settled too soon.
         others = choose_store(int((~held).sum()), own.shape[1])[0]
         timed = FaissStore.build(own[~held], values[~held], others).with_search(store.search_info)
@@ -172,7 +172,7 @@ def compare(
                 cache_only_error_percent=min(row[-1] for plane in report.error_percent for row in plane),
                 ece_percent=report.chosen_ece_percent,
                 nll=report.chosen_nll,
-                changed_top1_percent=truncation.changed_top1_percent,
+                changed_top1_percent=approximation_error.changed_top1_percent,
             )
         )
     progress("recipes", len(encoders), len(encoders))
@@ -227,6 +227,6 @@ def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, b
             if k is None:
                 exact_vote(holdout.keys[rows], store.chunks(), (theta,), network.shape[1])
             else:
-                vote_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
+                early_exit_search(store, holdout.keys[rows], network[rows], theta, lam, k)
 
     return median_ms(call, 0.5) / max(1, len(starts) * batch)

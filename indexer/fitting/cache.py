@@ -24,7 +24,7 @@ from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served import Parameters, Served
-from secondlook.model.bundles.kept_holdout import Held
+from secondlook.model.bundles.kept_holdout import KeptHoldout
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import (
@@ -83,12 +83,12 @@ class FittedCache(Generic[S]):
     store: S
     holdout: HoldoutInfo | None = None
     report: FitReport | None = None
-    truncation: ApproximationError | None = None
+    approximation_error: ApproximationError | None = None
     calibration: Calibration | None = None
     directions: Floats | None = None
     """(C,D+1) of RMDS, where novelty goes by it."""
     same_as: SameAs | None = None
-    held: Held | None = None
+    held: KeptHoldout | None = None
     """What a bundle keeps of an honest holdout."""
     fitted: Looks | None = None
     """Of the images of a holdout that parameters were fitted on."""
@@ -145,7 +145,7 @@ def fit_cache(
         measured.store,
         chosen.info,
         best.report,
-        measured.truncation,
+        measured.approximation_error,
         calibrate(network, measured.cache, asked.labels, best.parameters.lam, novelty, scores),
         directions,
         limits_of_same(asked.keys, found, entries, served),
@@ -165,16 +165,16 @@ def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: Ser
         return limits
     rows = np.sort(np.random.default_rng(0).permutation(first)[:FEWEST])
     own = entries.pictures[rows]
-    near = nearest_entries(replace(served, among=None), entries.keys(rows), ENTRIES, entries.pictures, own)
+    near = nearest_entries(replace(served, mask=None), entries.keys(rows), ENTRIES, entries.pictures, own)
     return larger(limits, nearest_other(near, lambda some: entries.made(rows[some]), entries.exact_keys))
 
 
-def kept(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> Held:
+def kept(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> KeptHoldout:
     """What a bundle keeps of a holdout, some of a large one; out (N,) are the entries that take no part."""
     some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:KEPT])
     own = holdout.own[some] if len(holdout.own) else np.full(len(some), -1, np.int64)
     no_part = np.flatnonzero(out) if out is not None else np.empty(0, np.int64)
-    return Held(holdout.logits[some], holdout.keys[some], holdout.labels[some], own, no_part)
+    return KeptHoldout(holdout.logits[some], holdout.keys[some], holdout.labels[some], own, no_part)
 
 
 def _alone(
@@ -221,14 +221,14 @@ def _searched(
         served, fitted.store, entries.exact_less(out), asked, found, fitted.parameters, progress=progress
     )
     same_as = fitted.same_as or limits_of_same(asked.keys, found, entries, served)
-    return replace(fitted, store=measured.store, truncation=measured.truncation, same_as=same_as)
+    return replace(fitted, store=measured.store, approximation_error=measured.approximation_error, same_as=same_as)
 
 
 def _most(fitted: FittedCache[S]) -> FittedCache[S]:
     """With the greatest effort: there is nothing to choose a smaller one on."""
     if fitted.store.is_exhaustive:
         return fitted
-    return replace(fitted, store=fitted.store.with_search(fitted.store.efforts()[-1]))
+    return replace(fitted, store=fitted.store.with_search(fitted.store.search_settings()[-1]))
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def nearest_entries(
         for start in range(0, len(stored), KEYS_AT_ONCE):
             rows = np.arange(start, min(start + KEYS_AT_ONCE, len(stored)))
             at = done + rows
-            if served.among is not None:
-                kept = served.among[at]
+            if served.mask is not None:
+                kept = served.mask[at]
                 rows, at = rows[kept], at[kept]
             if not len(rows):
                 continue

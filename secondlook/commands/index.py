@@ -274,7 +274,7 @@ def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
 
 
 def _what_was_built(manifest: Manifest) -> Iterator[str]:
-    kept, lost = manifest.store, manifest.truncation
+    kept, lost = manifest.store, manifest.approximation_error
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
     yield from describe_parameters(manifest)
     yield from describe_novelty(manifest)

@@ -20,7 +20,7 @@ from secondlook.commands.shared.options import bundles_option, data_root_option
 def serve(
     host: str | None, port: int | None, workers: int | None, root: Path | None, data_root: Path | None, is_worker: bool
 ) -> None:
-    """Serve the active bundle over HTTP. Every setting is an environment variable; the README lists them."""
+    """Serve the active bundle over HTTP. Every setting is an environment variable; docs/settings.md lists them."""
     from secondlook.service.errors import KeysError
     from secondlook.service.processes import workers as processes
     from secondlook.service.settings import read_settings

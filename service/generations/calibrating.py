@@ -38,7 +38,7 @@ async def keep_calibrated(batcher: Batcher) -> None:
             await asyncio.sleep(SECONDS)
             predictor = batcher.predictor
             bundle, overlay = predictor.bundle, predictor.overlay
-            if bundle.calibrated.change == overlay.change or bundle.is_store_away:
+            if bundle.calibrated.change == overlay.change or bundle.is_store_unreachable:
                 continue
             started = time.monotonic()
             stopped = threading.Event()

@@ -17,7 +17,7 @@ from secondlook.model.bundles.bundle import open_bundle, read_manifest
 from secondlook.model.bundles.milvus_generations import activate, active_generation
 from secondlook.model.bundles.root import active_generation as current_generation
 from secondlook.model.bundles.root import default_root, generations, previous_generation, prune, refuse, seed
-from secondlook.model.errors import BundleError, SecondlookError, StoreAwayError, StoreError
+from secondlook.model.errors import BundleError, SecondlookError, StoreError, StoreUnreachableError
 from secondlook.model.images import decode
 from secondlook.model.journal.journal import Journal
 from secondlook.model.manifest import Manifest
@@ -81,7 +81,7 @@ def _named(root: Path, milvus: Milvus | None) -> str:
     """The generation to start with."""
     try:
         return active_generation(root, milvus)
-    except (StoreAwayError, StoreError) as error:
+    except (StoreUnreachableError, StoreError) as error:
         logger.error("%s; what %s names answers", error, root / "CURRENT")
         return current_generation(root)
 
@@ -113,11 +113,13 @@ def _open_here(
         device=settings.device,
         precision=settings.precision,
         milvus=milvus,
-        even_away=True,
+        even_unreachable=True,
     )
     overlay = _caught_up(Overlay(bundle), journal, milvus, decode)
-    predictor = Predictor(bundle, overlay, alone=milvus is not None and milvus.settings.when_away == "network")
-    if not bundle.is_store_away:
+    predictor = Predictor(
+        bundle, overlay, network_fallback=milvus is not None and milvus.settings.when_away == "network"
+    )
+    if not bundle.is_store_unreachable:
         check_canary(predictor)
     return predictor
 
@@ -130,7 +132,7 @@ def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None,
         return overlay
     try:
         return mirror_of(milvus, overlay).caught_up(overlay)
-    except (StoreAwayError, StoreError) as error:
+    except (StoreUnreachableError, StoreError) as error:
         logger.error("what was taught is not known now: %s", error)
         return overlay
 
@@ -230,7 +232,7 @@ class Generations:
             ReadOnlyError: no folder for bundles was set, or this is a replica.
             UnknownGenerationError: there is no such generation.
             BundleError: it is refused; the one before keeps answering.
-            StoreAwayError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
+            StoreUnreachableError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
         """
         self.require_writable()
         # To its end, whoever waits for that: of a switch that is given up halfway, nobody knows what is so.
@@ -288,7 +290,7 @@ class Generations:
             predictor = self._batcher.predictor
             overlay = await asyncio.to_thread(_caught_up, predictor.overlay, None, self._milvus)
             if overlay is not predictor.overlay:
-                renewed = Predictor(predictor.bundle, overlay, alone=predictor.alone)
+                renewed = Predictor(predictor.bundle, overlay, network_fallback=predictor.network_fallback)
                 self._batcher.replace(predictor, renewed)
             return
         await self.catch_up()
@@ -309,7 +311,7 @@ class Generations:
                 async with self._switching:
                     try:
                         named = await asyncio.to_thread(active_generation, self.root, self._milvus)
-                    except StoreAwayError:  # searches find out, and say so
+                    except StoreUnreachableError:  # searches find out, and say so
                         continue
                     if self._primary is not None:
                         await asyncio.to_thread(self._primary.sweep)

@@ -17,7 +17,7 @@ from secondlook.model.bundles.bundle import ENCODER
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import number_of, taught_id
+from secondlook.model.journal.added_keys import added_id, number_of
 from secondlook.model.journal.journal import Journal, Kept, NewImage
 from secondlook.model.journal.journal import Request as Repeatable
 from secondlook.model.journal.terms import number_in
@@ -313,7 +313,7 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Ex
             continue
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
-        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)
         entries.append(entry.model_dump())
     return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
 

@@ -16,7 +16,7 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import ranked
 from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import activate
 from secondlook.model.cache import class_weights, mix, reweigh, softmax, vote
 from secondlook.model.manifest import Calibration
@@ -48,7 +48,7 @@ def keys_of(seed: int, count: int, dim: int) -> np.ndarray:
 
 
 def test_a_bundle_keeps_its_holdout(bundle: Bundle) -> None:
-    held, info = Held.read(bundle.path / HOLDOUT), bundle.manifest.holdout
+    held, info = KeptHoldout.read(bundle.path / HOLDOUT), bundle.manifest.holdout
     assert info is not None
     assert len(held.labels) == info.images == 18
     own = [bundle.entries.get(int(entry)) for entry in held.own]
@@ -59,7 +59,7 @@ def test_a_bundle_keeps_its_holdout(bundle: Bundle) -> None:
 
 
 def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> None:
-    held, manifest = Held.read(bundle.path / HOLDOUT), bundle.manifest
+    held, manifest = KeptHoldout.read(bundle.path / HOLDOUT), bundle.manifest
     keys = np.concatenate([chunk for chunk, _ in bundle.store.chunks()])
     values = bundle.store.values.copy()
     first, second, *_ = held.own.tolist()

@@ -177,7 +177,7 @@ def test_the_nearest_entries_are_those_of_an_exact_search(
     found = nearest_entries(served, queries, k, groups, own)
     assert found.ids.shape == (7, k)
     for row in range(7):
-        allowed = np.ones(count, bool) if served.among is None else served.among.copy()
+        allowed = np.ones(count, bool) if served.mask is None else served.mask.copy()
         allowed &= groups != own[row]
         similarities = np.where(allowed, keys @ queries[row], -np.inf)
         expected = np.sort(similarities[allowed])[::-1][:k]

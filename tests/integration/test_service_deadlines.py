@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from secondlook.model.errors import StoreAwayError, StoreError
+from secondlook.model.errors import StoreError, StoreUnreachableError
 from secondlook.service.app import create_app
 from secondlook.service.generations import generations
 from tests.images_for_tests import make_image
@@ -86,7 +86,7 @@ def test_a_switch_that_hangs_is_answered_and_goes_on(
 
 
 PASSING = [
-    StoreAwayError("no Milvus server answers at 10.0.0.1:19530"),
+    StoreUnreachableError("no Milvus server answers at 10.0.0.1:19530"),
     StoreError("the Milvus server at 10.0.0.1:19530 refuses"),
     OSError(errno.EMFILE, "Too many open files", "/secret/path"),
     OSError(errno.ESTALE, "Stale file handle", "/secret/path"),

@@ -104,7 +104,7 @@ def test_a_name_that_is_no_setting_names_the_likely_one() -> None:
     assert unknown_variables(given | fine) == [
         "SECONDLOOK_MILVUS__ADRESS is no setting: SECONDLOOK_MILVUS__ADDRESS is the likely one",
         "SECONDLOOK_PROT is no setting: SECONDLOOK_PORT is the likely one",
-        "SECONDLOOK_WHATEVER_ELSE is no setting: the README lists them",
+        "SECONDLOOK_WHATEVER_ELSE is no setting: docs/settings.md lists them",
         "secondlook_bundels is no setting: SECONDLOOK_BUNDLES is the likely one",
     ]
 
