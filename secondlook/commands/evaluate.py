@@ -32,7 +32,7 @@ from secondlook.evaluation.studies.shift import shift as natural_shift
 from secondlook.evaluation.studies.unknown_images import MADE
 from secondlook.evaluation.studies.unknown_images import unknown as of_nothing
 from secondlook.indexer import results as study
-from secondlook.indexer.datasets.datasets import asked_of, load
+from secondlook.indexer.datasets.datasets import load, load_to_query
 from secondlook.indexer.embedding.encoders import best_device
 from secondlook.model.bundles.bundle import NETWORK, open_bundle, read_manifest
 from secondlook.model.bundles.root import active_generation, default_root
@@ -119,7 +119,7 @@ def evaluate(
         generation = generation or active_generation(root)
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
-        asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
+        asked = load_to_query(bundle.manifest.classes, dataset, split, data_root, limits)
         measured = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
         studies: dict[str, study.Study] = {"errors": measured}
         if measured.in_holdout:
