@@ -17,9 +17,9 @@ from secondlook.evaluation.evaluate import check_unseen, sample
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import best_device, check_classes
-from secondlook.indexer.fitting.fit import nearest
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
+from secondlook.indexer.fitting.parameters import nearest
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import INK, MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -183,13 +183,13 @@ def curves(
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
     k = min(manifest.k or K, bundle.store.count)
     asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
-    logits, keys, labels = embed_images(dataset, asked, bundle.engine, progress)
-    more = embed_images(train, fitted, bundle.engine, progress)
-    network = softmax(np.concatenate((logits, more[0])), len(manifest.classes))
-    queries = Queries(network, np.concatenate((labels, more[2])), len(more[2]))
+    of_dataset = embed_queries(dataset, asked, bundle.engine, progress)
+    of_holdout = embed_queries(train, fitted, bundle.engine, progress)
+    network = softmax(np.concatenate((of_dataset.logits, of_holdout.logits)), len(manifest.classes))
+    queries = Queries(network, np.concatenate((of_dataset.labels, of_holdout.labels)), len(of_holdout.labels))
     sizes: list[Point] = []
     if "size" in by:
-        sizes = _sizes(bundle, train, queries, np.concatenate((keys, more[1])), k, shares, progress)
+        sizes = _sizes(bundle, train, queries, np.concatenate((of_dataset.keys, of_holdout.keys)), k, shares, progress)
     of_layers: list[Point] = []
     if "layer" in by and has_network:
         from secondlook.evaluation.studies.layers import by_layer
@@ -198,8 +198,8 @@ def curves(
     return Curves(
         manifest.generation,
         f"{dataset.name} {dataset.split}",
-        len(labels),
-        len(more[2]),
+        len(of_dataset.labels),
+        len(of_holdout.labels),
         k,
         tuple(sizes),
         tuple(of_layers),

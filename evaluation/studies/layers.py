@@ -12,7 +12,7 @@ from torch import Tensor
 from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.bundle import NETWORK, Bundle

@@ -11,11 +11,11 @@ import numpy as np
 
 from secondlook.evaluation.timing import median_ms
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
-from secondlook.indexer.fitting.fit import fit
-from secondlook.indexer.fitting.holdout import Holdout
+from secondlook.indexer.fitting.parameters import fit_parameters
 from secondlook.indexer.index import memory_needed
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import COLOURS
@@ -228,11 +228,11 @@ def compare(
     for done, name in enumerate(encoders):
         progress("recipes", done, len(encoders))
         own = np.concatenate(keys.pop(name))
-        holdout = Holdout(outputs[asked], own[asked], values[asked])
+        holdout = EmbeddedQueries(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
         served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
-        fitted, near = fit(holdout, served)
+        fitted, near = fit_parameters(holdout, served)
         report, chosen = fitted.report, fitted.parameters
         assert report.chosen_ece_percent is not None
         assert report.network_error_percent is not None
@@ -270,7 +270,7 @@ def compare(
     return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
 
 
-def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: int) -> float:
+def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, batch: int) -> float:
     """Mean milliseconds of search and vote for a query."""
     theta, lam, k = parameters
     network = softmax(holdout.logits)

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from secondlook.commands.index import read_recipe
-from secondlook.commands.shared.fitted import how_fitted
 from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.commands.shared.novelty import how_novel, unknown_option
+from secondlook.commands.shared.novelty import describe_novelty, unknown_option
 from secondlook.commands.shared.options import (
     KType,
     bundles_option,
@@ -21,10 +20,11 @@ from secondlook.commands.shared.options import (
     progress_option,
     reporting,
 )
+from secondlook.commands.shared.parameters import describe_parameters
 from secondlook.commands.shared.trials import tell
-from secondlook.indexer.datasets.datasets import Dataset, load, opened
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
-from secondlook.indexer.fitting.fit import KS
+from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.refit import recalibrate, refit
@@ -133,7 +133,7 @@ def fit(
         print_json(generation=new, **manifest.fit.model_dump())
         return
     _print_table(manifest, manifest.fit)
-    for line in (*how_fitted(manifest), *how_novel(manifest)):
+    for line in (*describe_parameters(manifest), *describe_novelty(manifest)):
         click.echo(line, err=True)
     click.echo(new)
 
@@ -148,7 +148,7 @@ def _cached(
     """
     cached = bundles.read_manifest(root, generation).dataset
     try:
-        images = opened(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
+        images = load_to_cache(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
     except DatasetError:
         if optional and dataset is None:
             return None
@@ -207,7 +207,7 @@ def _print_calibration(manifest: Manifest, as_json: bool) -> None:
         f"novelty by {novelty.score}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are novel; "
         f"ECE of network {calibration.ece_percent_network:.2f} %, mixture {calibration.ece_percent_mixed:.2f} %"
     )
-    for line in how_novel(manifest):
+    for line in describe_novelty(manifest):
         click.echo(line, err=True)
     click.echo(manifest.generation)
 

@@ -16,7 +16,7 @@ from secondlook.evaluation.robustness.attack_study import attack_study
 from secondlook.evaluation.robustness.attacks import ATTACKS, Attack, Crafted, Preset, _filter, bounds, craft
 from secondlook.evaluation.robustness.models import NAMES, Models, Name
 from secondlook.indexer.datasets.datasets import load
-from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.results import write
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.networks.cifar import ResNet

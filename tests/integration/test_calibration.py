@@ -16,8 +16,9 @@ from secondlook.evaluation.studies.unknown_images import unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.novelty import CANDIDATES
-from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import recalibrate
 from secondlook.model.answering.doubt import ranked
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
@@ -65,8 +66,8 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     assert calibration.credibility is not None
     # Without the holdout's entries, as a bundle of the other images answers.
     others = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
-    keys, values = embed_images(dataset, others, new.engine)[1:]
-    rest = dataclasses.replace(new, store=type(new.store).build(keys, values, "Flat"))  # type: ignore[attr-defined]
+    kept = embed_queries(dataset, others, new.engine)
+    rest = dataclasses.replace(new, store=type(new.store).build(kept.keys, kept.labels, "Flat"))  # type: ignore[attr-defined]
     labels = dataset.labels[dataset.holdout()]
     answers = held_out(rest, dataset)
     for known, shares in (

@@ -12,7 +12,8 @@ from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
 from secondlook.evaluation.studies.layers import default_layers
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.index import IndexOptions, index
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import NETWORK, Bundle, open_bundle
 from secondlook.model.cache import softmax
@@ -65,11 +66,13 @@ def test_the_whole_cache_is_all_entries_outside_the_holdout(
     """Searched anew by the store itself."""
     held = {train.source(int(position)) for position in train.holdout()}
     kept = np.array([source not in held for source in bundle.entries.sources()])
-    asked = embed_images(fresh, np.arange(18), bundle.engine)
-    fitted = embed_images(train, train.holdout(), bundle.engine)
-    keys = np.concatenate((asked[1], fitted[1]))
+    asked = embed_queries(fresh, np.arange(18), bundle.engine)
+    fitted = embed_queries(train, train.holdout(), bundle.engine)
+    keys = np.concatenate((asked.keys, fitted.keys))
     near = bundle.store.search(keys, 5, kept)
-    queries = Queries(softmax(np.concatenate((asked[0], fitted[0]))), np.concatenate((asked[2], fitted[2])), 6)
+    queries = Queries(
+        softmax(np.concatenate((asked.logits, fitted.logits))), np.concatenate((asked.labels, fitted.labels)), 6
+    )
     assert found.sizes[-1] == queries.point("100 %", (near.similarities, near.values), 5, 108, True, 80)
 
 

@@ -16,7 +16,7 @@ from secondlook.commands.shared.options import (
     max_pixels_option,
     print_json,
 )
-from secondlook.indexer.datasets.datasets import Dataset, asked_of, load
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_query
 from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.results import Study, show
@@ -61,7 +61,7 @@ class Trial:
         generation = generation or active_generation(root)
         has_network = NETWORK in read_manifest(root, generation).files
         bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
-        queries = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
+        queries = load_to_query(bundle.manifest.classes, dataset, split, data_root, limits)
         return cls(bundle, queries, dataset, images, data_root, limits, progress)
 
     def load(self, named: str, split: str) -> Dataset:
