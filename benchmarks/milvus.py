@@ -70,7 +70,7 @@ def milvus_search(
     """Measure over keys (N,D) with queries that are not among them; what is put into Milvus is dropped after.
 
     Raises:
-        StoreAwayError, StoreError: the server does not answer, or refuses.
+        StoreUnreachableError, StoreError: the server does not answer, or refuses.
     """
     # What is measured is how long a search takes, and not whether that would do.
     milvus = Milvus(milvus.settings.model_copy(update={"timeout_s": PATIENCE_SECONDS}))

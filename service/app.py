@@ -18,8 +18,9 @@ from secondlook.service import problems
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.generations.calibrating import keep_calibrated
-from secondlook.service.generations.generations import Generations, open_predictor
+from secondlook.service.generations.opening import open_predictor
 from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.switching import Generations
 from secondlook.service.http import parameters
 from secondlook.service.http.access_log import AccessLog
 from secondlook.service.http.admission import Admission
@@ -30,7 +31,7 @@ from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
 from secondlook.service.metrics import Metrics
 from secondlook.service.prefix import Prefix
-from secondlook.service.routes import admin, entries, pages, predict, teach
+from secondlook.service.routes import admin, entries, health, model, pages, predict, teach
 from secondlook.service.settings import Settings
 from secondlook.service.state import State
 
@@ -82,7 +83,8 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
     app.include_router(predict.router)
-    app.include_router(entries.router, dependencies=[Depends(only_known)])
+    for router in (model.router, entries.router, health.router):
+        app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):
         app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
     pages.install(app)

@@ -130,7 +130,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         calibration=predictor.bundle.calibrated.calibration,
         parameters_from=manifest.parameters_from,
         holdout=manifest.holdout,
-        truncation=manifest.truncation,
+        truncation=manifest.approximation_error,
     )
 
 

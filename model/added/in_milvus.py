@@ -15,7 +15,7 @@ import numpy as np
 
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.cache import Floats
-from secondlook.model.journal.added_keys import number_of, taught_id
+from secondlook.model.journal.added_keys import added_id, number_of
 from secondlook.model.labels import MAX_LABEL
 from secondlook.model.stores.milvus_server import WRITE_SECONDS, Milvus
 from secondlook.model.stores.milvus_store import ID, KEY, TAUGHT, collection_of, is_loaded
@@ -54,7 +54,7 @@ class Mirror:
         """Write what differs from an overlay that is there already.
 
         Raises:
-            StoreAwayError, StoreError: the server does not answer, or refuses; the next call writes it again.
+            StoreUnreachableError, StoreError: the server does not answer, or refuses; the next call writes it again.
         """
         if not self._milvus.call("has_collection", self._name):
             self._milvus.run(self._create)
@@ -67,7 +67,7 @@ class Mirror:
         """The overlay with all that was published since; itself where that is nothing.
 
         Raises:
-            StoreAwayError, StoreError: the server does not answer, or refuses.
+            StoreUnreachableError, StoreError: the server does not answer, or refuses.
         """
         if not is_loaded(self._milvus, self._name):  # or not yet: the primary makes it at this moment
             return overlay
@@ -94,7 +94,7 @@ class Mirror:
                 decided[row_id] = label if state is State.LABELLED else as_before
             elif state is State.LABELLED:
                 copies = (images.get(number) or (label, {}))[1]
-                copies[row_id != taught_id(number)] = np.array(row[KEY], np.float32)
+                copies[row_id != added_id(number)] = np.array(row[KEY], np.float32)
                 images[number] = label, copies
             else:
                 images.setdefault(number, None)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats, Ints, class_weights
-from secondlook.model.journal.added_keys import AddedKeys, Copies, counted, number_of, taught_id
+from secondlook.model.journal.added_keys import AddedKeys, Copies, added_id, counted, number_of
 from secondlook.model.journal.decided import REMOVED, Decided
 from secondlook.model.journal.journal import SOURCE
 from secondlook.model.labels import new_labels
@@ -138,7 +138,7 @@ class Overlay:
             if row is None:
                 return None
             value = int(self._class_of[self.taught.code(row)])
-            return Entry(entry_id, f"{SOURCE}{number}", value, entry_id != taught_id(number), None)
+            return Entry(entry_id, f"{SOURCE}{number}", value, entry_id != added_id(number), None)
         entry, code = self.bundle.entries.get(entry_id), self.decided.get(entry_id)
         if entry is None or code is None:
             return entry
@@ -221,5 +221,5 @@ class Overlay:
             return self._codes.of(label), None
         if not keys:
             return None, label
-        ids = np.array([taught_id(number, mirrored=mirrored) for mirrored in sorted(keys)], np.int64)
+        ids = np.array([added_id(number, mirrored=mirrored) for mirrored in sorted(keys)], np.int64)
         return Copies(self._codes.of(label), ids, np.stack([keys[mirrored] for mirrored in sorted(keys)])), None

@@ -64,7 +64,11 @@ class Following:
             self._failed = error, stamp, time.monotonic() + AGAIN_SECONDS
             raise
         self._failed, self._seen = None, (fresh, stamp)
-        return predictor if fresh is overlay else Predictor(predictor.bundle, fresh, alone=predictor.alone)
+        return (
+            predictor
+            if fresh is overlay
+            else Predictor(predictor.bundle, fresh, network_fallback=predictor.network_fallback)
+        )
 
     def _is_seen(self, overlay: Overlay, stamp: Stamp | None) -> bool:
         return stamp is not None and self._seen[0] is overlay and self._seen[1] == stamp

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.early_exit import Spent, vote_until_sure
+from secondlook.model.answering.early_exit import early_exit_search
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats, Ints, class_weights, exact_vote, reweigh, vote
 from secondlook.model.manifest import Novelty
 from secondlook.model.stores.faiss_store import Neighbors, Store
@@ -37,7 +38,7 @@ class Served:
     classes: int
     class_weights: NDArray[np.float64] | None = None
     """(C,); None = all count the same."""
-    among: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | None = None
     """(N,) which of the store's entries take part; None = all."""
 
     @classmethod
@@ -46,10 +47,10 @@ class Served:
 
         A class that was taught weighs by the entries that take part, so that it counts here as it does among all.
         """
-        among = ~out if out is not None and out.any() else None
+        mask = ~out if out is not None and out.any() else None
         # A store without entries says that it has one, and has no values.
-        values = store.values if among is None else store.values[among]
-        return cls(store, classes, class_weights(np.bincount(values, minlength=classes), known), among)
+        values = store.values if mask is None else store.values[mask]
+        return cls(store, classes, class_weights(np.bincount(values, minlength=classes), known), mask)
 
     @classmethod
     def of_overlay(cls, overlay: Overlay) -> Served:
@@ -59,7 +60,7 @@ class Served:
     @property
     def count(self) -> int:
         """How many entries take part."""
-        return self.store.count if self.among is None else int(self.among.sum())
+        return self.store.count if self.mask is None else int(self.mask.sum())
 
     def with_store(self, store: Store) -> Served:
         """The same entries, searched in another way."""
@@ -69,7 +70,7 @@ class Served:
         """Keys (n,D) and values (n,) of the entries that take part, a chunk at a time, as the store decodes them."""
         start = 0
         for keys, values in self.store.chunks():
-            kept = None if self.among is None else self.among[start : start + len(keys)]
+            kept = None if self.mask is None else self.mask[start : start + len(keys)]
             start += len(keys)
             if kept is None or kept.all():
                 yield keys, values
@@ -89,7 +90,7 @@ class Served:
 
     def search(self, keys: Floats, k: int) -> Neighbors:
         """The k nearest of the entries that take part."""
-        return self.store.search(keys, k, self.among)
+        return self.store.search(keys, k, self.mask)
 
     def ask(
         self,
@@ -98,7 +99,7 @@ class Served:
         parameters: Parameters,
         novelty: Novelty | None = None,
         own: NDArray[np.float64] | None = None,
-        spent: Spent | None = None,
+        timer: StageTimer | None = None,
     ) -> tuple[Neighbors, Floats]:
         """Some of the nearest entries of keys (B,D), and p_cache (B,C), under the bundle's own parameters.
 
@@ -112,7 +113,7 @@ class Served:
             if k is None:
                 return found, self.exact_vote(keys, (theta,))[0]
             return found, self.vote(found.similarities[:, :k], found.values[:, :k], theta)
-        return vote_until_sure(
+        return early_exit_search(
             self.store,
             keys,
             network,
@@ -120,8 +121,8 @@ class Served:
             lam,
             min(k, self.count),
             novelty,
-            among=self.among,
-            spent=spent,
+            mask=self.mask,
+            timer=timer,
             own=own,
             class_weights=self.class_weights,
         )

@@ -27,7 +27,7 @@ from secondlook.model.bundles.entry_table import Entries, Entry
 from secondlook.model.bundles.kept_holdout import Calibrated
 from secondlook.model.bundles.root import Lease, active_generation, publish
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.errors import BundleError, EngineError, StoreAwayError, StoreError
+from secondlook.model.errors import BundleError, EngineError, StoreError, StoreUnreachableError
 from secondlook.model.journal.terms import SOURCE, number_in
 from secondlook.model.manifest import GENERATION, MANIFEST, READ_VERSIONS, FileInfo, Manifest
 from secondlook.model.networks.engines import Engine, OnnxEngine
@@ -73,9 +73,9 @@ class Bundle:
         return Calibrated(self.manifest.calibration)
 
     @property
-    def is_store_away(self) -> bool:
+    def is_store_unreachable(self) -> bool:
         """Whether the keys are on another machine that does not answer now."""
-        return isinstance(self.store, MilvusStore) and self.store.is_away
+        return isinstance(self.store, MilvusStore) and self.store.is_unreachable
 
     @cached_property
     def counts(self) -> Ints:
@@ -143,13 +143,13 @@ def open_bundle(
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     milvus: Milvus | None = None,
-    even_away: bool = False,
+    even_unreachable: bool = False,
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
     ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``), ``mapped`` is the store's.
     ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
-    ``milvus`` and ``even_away`` are as for ``verify``.
+    ``milvus`` and ``even_unreachable`` are as for ``verify``.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -163,7 +163,7 @@ def open_bundle(
         spare_core=spare_core,
         mapped=mapped,
         milvus=milvus,
-        even_away=even_away,
+        even_unreachable=even_unreachable,
     )
     bundle = replace(bundle, lease=lease)
     if device == "cpu":
@@ -231,12 +231,12 @@ def verify(
     spare_core: bool = False,
     mapped: bool = False,
     milvus: Milvus | None = None,
-    even_away: bool = False,
+    even_unreachable: bool = False,
 ) -> Bundle:
     """Check sizes and hashes of all files, then counts, finite keys, and that the encoder answers.
 
     ``milvus`` is the server that holds the keys, where they are in one; None = the one in the environment. With
-    ``even_away`` the bundle may be opened while that does not answer: its collection is checked when it does.
+    ``even_unreachable`` the bundle may be opened while that does not answer: its collection is checked when it does.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -247,7 +247,7 @@ def verify(
     values = _values(folder / VALUES, len(manifest.classes), refuse)
     store: Store
     if manifest.store.kind == "milvus":
-        store = _in_milvus(manifest, values, milvus or from_environment(), even_away)
+        store = _in_milvus(manifest, values, milvus or from_environment(), even_unreachable)
     else:
         store = _in_folder(folder, manifest, values, mapped)
     entries = Entries(folder / ENTRIES)
@@ -281,7 +281,7 @@ def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> 
     return store
 
 
-def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_away: bool) -> MilvusStore:
+def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_unreachable: bool) -> MilvusStore:
     refuse, kept = partial(_refusal, manifest.generation), manifest.store
     if milvus is None:
         raise refuse(MANIFEST, "says that its keys are in Milvus: set SECONDLOOK_MILVUS__ADDRESS")
@@ -292,8 +292,8 @@ def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_awa
         store.check()
     except StoreError as error:
         raise BundleError(f"bundle {manifest.generation} is refused: {error}") from error
-    except StoreAwayError as error:
-        if not even_away:
+    except StoreUnreachableError as error:
+        if not even_unreachable:
             raise
         store.lose(str(error))
     return store

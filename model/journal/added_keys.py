@@ -25,7 +25,7 @@ FEWEST_ROWS = 256
 """For which a buffer has room at first, and which may be dead before the others are copied."""
 
 
-def taught_id(number: int, *, mirrored: bool = False) -> int:
+def added_id(number: int, *, mirrored: bool = False) -> int:
     """The entry's id of a taught image, or of its mirrored copy."""
     return FIRST_ID + 2 * number + int(mirrored)
 
@@ -121,7 +121,7 @@ class AddedKeys:
 
     def has(self, number: int) -> bool:
         """Whether an image has an entry."""
-        return any(self.row_of(taught_id(number, mirrored=mirrored)) is not None for mirrored in (False, True))
+        return any(self.row_of(added_id(number, mirrored=mirrored)) is not None for mirrored in (False, True))
 
     def code(self, row: int) -> int:
         """The label's that an entry has now."""
@@ -154,8 +154,8 @@ class AddedKeys:
         uses: Counter[int] = Counter()
         count = self.images
         for number, now in sorted(images.items()):
-            first = int(np.searchsorted(self.ids, taught_id(number)))
-            rows = [row for row in range(first, min(first + 2, self.rows)) if self.ids[row] < taught_id(number + 1)]
+            first = int(np.searchsorted(self.ids, added_id(number)))
+            rows = [row for row in range(first, min(first + 2, self.rows)) if self.ids[row] < added_id(number + 1)]
             rows = [row for row in rows if self.decided.get(row) != REMOVED]
             if isinstance(now, Copies):
                 uses[now.code] += len(now.ids)

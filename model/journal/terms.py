@@ -37,7 +37,7 @@ class NewImage(NamedTuple):
     """A small PNG of it."""
 
 
-class TaughtImage(NamedTuple):
+class AddedImage(NamedTuple):
     """An image that was taught; of one that was removed again only the number is left."""
 
     number: int
@@ -64,7 +64,7 @@ class Changed(NamedTuple):
     is_anew: bool
     """Whether it is all there is, because the earlier state is not one of this journal's: another one is there now, or
     an older copy was put back."""
-    images: list[TaughtImage]
+    images: list[AddedImage]
     corrections: list[Correction]
     labels: dict[int, str]
     """Labels that were new to the root, by place in the order in which they were given."""
@@ -106,7 +106,7 @@ class Kept(NamedTuple):
     """The last of those that this took: each image is one."""
 
 
-class Taught(NamedTuple):
+class AddResult(NamedTuple):
     """What teaching came to."""
 
     answer: str

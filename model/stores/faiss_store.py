@@ -83,12 +83,12 @@ class Store(Protocol):
         """(N,) class labels, in id order."""
         ...
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""
         ...
 
     @property
-    def quick(self) -> Store | None:
+    def early_exit(self) -> Store | None:
         """The same entries, searched quickly, where there is such a search."""
         ...
 
@@ -105,7 +105,7 @@ class TunableStore(Store, Protocol):
         """Whether a search looks at every entry."""
         ...
 
-    def efforts(self) -> list[SearchInfo]:
+    def search_settings(self) -> list[SearchInfo]:
         """The search parameters worth trying, cheapest first; none for an exhaustive store."""
         ...
 
@@ -121,15 +121,15 @@ class ExactStore:
         self._keys, self.values = keys, values
         self.count, self.dim = keys.shape
         self.search_info = SearchInfo()
-        self.quick = None
+        self.early_exit = None
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search; ties in id order."""
         similarities = queries @ self._keys.T
         nearest = min(k, self.count)
-        if among is not None:
-            similarities[:, ~among] = -np.inf
-            nearest = min(nearest, int(among.sum()))
+        if mask is not None:
+            similarities[:, ~mask] = -np.inf
+            nearest = min(nearest, int(mask.sum()))
         ids = np.argsort(-similarities, axis=1, kind="stable")[:, :nearest]
         return ordered(np.take_along_axis(similarities, ids, axis=1), ids, self.values, k)
 
@@ -194,7 +194,7 @@ class FaissStore:
         """Whether a search looks at every entry, so that only quantisation stands between it and the exact one."""
         return is_exhaustive(self.factory)
 
-    def efforts(self) -> list[SearchInfo]:
+    def search_settings(self) -> list[SearchInfo]:
         """The search parameters worth trying, cheapest first; none for an exhaustive store."""
         index = _innermost(self._index)
         if isinstance(index, faiss.IndexIVF):
@@ -213,10 +213,14 @@ class FaissStore:
         return FaissStore(self._index, self.values, self.factory, search)
 
     @cached_property
-    def quick(self) -> FaissStore | None:
+    def early_exit(self) -> FaissStore | None:
         """The same index, searched quickly, where there is such a search."""
-        quick = self.search_info.quick
-        return self.with_search(SearchInfo(lists=quick.lists, candidates=quick.candidates)) if quick else None
+        early_exit = self.search_info.early_exit
+        return (
+            self.with_search(SearchInfo(lists=early_exit.lists, candidates=early_exit.candidates))
+            if early_exit
+            else None
+        )
 
     def write(self, path: Path) -> None:
         """Write the index file (not atomic: a bundle's writer sees to that).
@@ -229,16 +233,16 @@ class FaissStore:
         except RuntimeError as error:
             raise BundleError(f"{path.name} could not be written: is the disk full?") from error
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """Search; queries without k entries get id -1 for the rest.
 
         Raises:
-            StoreError: ``among`` is given and the store is a PQ without IVF, which FAISS cannot search in part.
+            StoreError: ``mask`` is given and the store is a PQ without IVF, which FAISS cannot search in part.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         nearest = min(k, self.count)
-        if among is not None:
-            selector = _faiss.IDSelectorBitmap(np.packbits(among, bitorder="little"))
+        if mask is not None:
+            selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
             parameters = _parameters(self._index, self.search_info, nearest, selector)
             try:
                 similarities, ids = self._index.search(queries, nearest, params=parameters)

@@ -50,13 +50,13 @@ class MergedStore:
         self.count = max(1, base.count - len(decided.removed) + taught.count)
 
     @cached_property
-    def quick(self) -> Store | None:
+    def early_exit(self) -> Store | None:
         """The generation's quick search, with all taught keys."""
-        if self._base.quick is None:
+        if self._base.early_exit is None:
             return None
-        quick = copy.copy(self)
-        quick._base, quick.search_info = self._base.quick, self._base.quick.search_info
-        return quick
+        early_exit = copy.copy(self)
+        early_exit._base, early_exit.search_info = self._base.early_exit, self._base.early_exit.search_info
+        return early_exit
 
     @cached_property
     def ids(self) -> Ints:
@@ -75,23 +75,23 @@ class MergedStore:
         """Whether a search of the generation's store looks at every entry."""
         return cast(TunableStore, self._base).is_exhaustive
 
-    def efforts(self) -> list[SearchInfo]:
+    def search_settings(self) -> list[SearchInfo]:
         """Those of the generation's store."""
-        return cast(TunableStore, self._base).efforts()
+        return cast(TunableStore, self._base).search_settings()
 
     def with_search(self, search: SearchInfo) -> MergedStore:
         """The same entries, the generation's store searched in another way."""
         base = cast(TunableStore, self._base).with_search(search)
         return MergedStore(base, self._taught, self._decided, self._class_of)
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
-        """The k nearest of both; ``among`` (N,) goes by the order of ``ids``.
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
+        """The k nearest of both; ``mask`` (N,) goes by the order of ``ids``.
 
         Raises:
-            StoreError: ``among`` is given, and the generation's store cannot be searched in part.
+            StoreError: ``mask`` is given, and the generation's store cannot be searched in part.
         """
-        if among is not None:
-            return self._part(among).search(queries, k)
+        if mask is not None:
+            return self._part(mask).search(queries, k)
         own = self._search_base(queries, k)
         if not self._taught.count:
             return own
@@ -116,9 +116,9 @@ class MergedStore:
             _, codes, keys = self._taught.now()
             yield keys, self._class_of[codes]
 
-    def _part(self, among: NDArray[np.bool_]) -> MergedStore:
+    def _part(self, mask: NDArray[np.bool_]) -> MergedStore:
         """Some of the entries: others are left out as removed ones are."""
-        out = self.ids[~among]
+        out = self.ids[~mask]
         rows = np.searchsorted(self._taught.ids, out[out >= FIRST_ID])
         taught, decided = self._taught.without(rows), self._decided.without(out[out < FIRST_ID])
         part = MergedStore(self._base, taught, decided, self._class_of)

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
-from secondlook.model.errors import StoreAwayError
+from secondlook.model.errors import StoreUnreachableError
 from secondlook.service.batching.compute import ComputeThread
 from secondlook.service.batching.turns import USUAL, Part, Reply, Request, Timing, Turns
 from secondlook.service.errors import SizeChangedError, UnavailableError
@@ -72,7 +72,7 @@ class Batcher:
         self._turns = Turns(max_batch)
         self._computing: list[Request] = []
         self._began = 0.0
-        self._spent = Spent()
+        self._timer = StageTimer()
         """On the batch at hand."""
         self._thread: ComputeThread | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class Batcher:
     @property
     def computing_s(self) -> float:
         """For how many seconds the batch at hand has come no further; 0 where there is none."""
-        return time.monotonic() - max(self._began, self._spent.seen) if self._computing else 0.0
+        return time.monotonic() - max(self._began, self._timer.seen) if self._computing else 0.0
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
@@ -219,9 +219,9 @@ class Batcher:
 
     def _compute_between(self) -> None:
         """Answer a batch of usual requests while a costly one goes on, which asks for that now and then."""
-        outer = self._computing, self._began, self._spent
+        outer = self._computing, self._began, self._timer
         self._compute_next(among=USUAL)
-        self._computing, self._began, self._spent = outer
+        self._computing, self._began, self._timer = outer
 
     def _compute_next(self, among: int | None = None) -> bool:
         self._renew()
@@ -235,7 +235,7 @@ class Batcher:
         # From here on they are told if the thread dies.
         requests = [part.request for part in batch]
         is_costly = requests[0].kind != USUAL
-        self._began, self._spent = now, Spent(between=self._compute_between if is_costly else None)
+        self._began, self._timer = now, StageTimer(between=self._compute_between if is_costly else None)
         self._computing = self._computing + requests
         for request in requests:
             if not request.timing.is_computed:
@@ -309,16 +309,16 @@ class Batcher:
         images = np.concatenate([part.images for part, _ in accepted])
         asked = [parameters for part, parameters in accepted for _ in part.images]
         neighbors = max(part.request.neighbors for part, _ in accepted)
-        spent = self._spent
-        answers = iter(_predict(predictor, images, asked, neighbors, self._metrics, spent))
-        seconds = time.monotonic() - began - spent.lent
+        timer = self._timer
+        answers = iter(_predict(predictor, images, asked, neighbors, self._metrics, timer))
+        seconds = time.monotonic() - began - timer.lent
         self._turns.took(accepted[0][0].request.kind, len(images), seconds)
         for part, parameters in accepted:
             request = part.request
             own = [next(answers) for _ in part.images]
             request.answers += [_with_neighbors(answer, request.neighbors) for answer in own]
-            request.timing.batch.add(spent)
-            if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
+            request.timing.batch.add(timer)
+            if away := [answer for answer in own if isinstance(answer, StoreUnreachableError)]:
                 outcomes[request] = away[0]  # all of it: no image is to blame
             elif len(request.answers) == len(request.images):
                 outcomes[request] = Reply(predictor, parameters, request.answers)
@@ -376,7 +376,7 @@ def _predict(
     asked: Sequence[Parameters],
     neighbors: int,
     metrics: Metrics,
-    total: Spent,
+    total: StageTimer,
 ) -> list[Answer | Exception]:
     """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
     try:
@@ -384,7 +384,7 @@ def _predict(
         answers: list[Answer | Exception] = [*predictor.predict(images, asked, neighbors, total)]
         metrics.observe_batch(len(images), total.since(before))
         return answers
-    except StoreAwayError as error:  # which no image is to blame for
+    except StoreUnreachableError as error:  # which no image is to blame for
         return [error] * len(images)
     except Exception as error:
         logger.warning("a batch of %d failed", len(images), exc_info=True)

@@ -2,8 +2,8 @@
 
 A batch is to take TURN_S at most. It has as many images as that allows, which is learnt from the batches before: an
 image for which all entries vote may cost a hundred times what it usually does, and so lets usual requests go in between
-(``Spent.between``). The smallest request goes first, of those the one that came first: so one image waits for the batch
-that is being computed, and not for all that came before it, and large requests come to their end one after the other
+(``StageTimer.between``). The smallest request goes first, of those the one that came first: so one image waits for the
+batch that is being computed, and not for all that came before it, and large requests end one after the other
 (in turns, all of them would come to it late). Every OLDEST_AFTER batches the one that came first begins: a stream of
 small ones shall not keep it from its end.
 """
@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 
 TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
@@ -38,7 +38,7 @@ class Timing:
 
     decode: float = 0.0
     queue: float = 0.0
-    batch: Spent = field(default_factory=Spent)
+    batch: StageTimer = field(default_factory=StageTimer)
     is_computed: bool = False
     """Whether it cost a forward pass, or is about to."""
 

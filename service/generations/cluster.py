@@ -38,7 +38,7 @@ class Primary:
         """Have replicas see an overlay, where this process is the one to write.
 
         Raises:
-            StoreAwayError, StoreError: Milvus does not answer, or refuses.
+            StoreUnreachableError, StoreError: Milvus does not answer, or refuses.
         """
         if overlay.bundle.manifest.store.kind != "milvus" or not self._is_one():
             return
@@ -53,7 +53,7 @@ class Primary:
         """Drop the collections of generations that were removed a while ago, where this process is the one to do so.
 
         Raises:
-            StoreAwayError, StoreError: Milvus does not answer, or refuses.
+            StoreUnreachableError, StoreError: Milvus does not answer, or refuses.
         """
         if self._is_one():
             self._sweeper.sweep()

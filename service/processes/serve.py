@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from secondlook.service import logs
 from secondlook.service.app import create_app
-from secondlook.service.generations.generations import open_predictor
+from secondlook.service.generations.opening import open_predictor
 from secondlook.service.http.connection import connection
 from secondlook.service.http.connections import Connections
 from secondlook.service.http.hosts import tell_at_start

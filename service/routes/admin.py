@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from secondlook.model.errors import BundleError, ParameterError
-from secondlook.model.journal.added_keys import taught_id
+from secondlook.model.journal.added_keys import added_id
 from secondlook.model.journal.journal import Action
 from secondlook.model.networks.recipe import NAMED
 from secondlook.service.errors import UnavailableError
@@ -174,7 +174,7 @@ async def list_changes(
     return [
         ChangeInfo(
             change=change.number,
-            entry=None if change.image is None else taught_id(change.image),
+            entry=None if change.image is None else added_id(change.image),
             **{name: getattr(change, name) for name in ("at", "key", "action", "dataset", "source", "label", "was")},
         )
         for change in found

@@ -17,7 +17,7 @@ from secondlook.model.bundles.bundle import ENCODER
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import number_of, taught_id
+from secondlook.model.journal.added_keys import added_id, number_of
 from secondlook.model.journal.journal import Journal, Kept, NewImage
 from secondlook.model.journal.journal import Request as Repeatable
 from secondlook.model.journal.terms import number_in
@@ -31,10 +31,10 @@ from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
 from secondlook.service.routes.predict import REQUEST_BODY
 from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, receive
-from secondlook.service.routes.thumbnails import thumbnail
 from secondlook.service.routes.write import Opinion
 from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
+from secondlook.service.thumbnails import thumbnail
 
 LABEL = "label"
 REPLAYED = "Idempotent-Replayed"
@@ -315,7 +315,7 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Ex
             continue
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
-        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)
         entries.append(entry.model_dump())
     return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
 

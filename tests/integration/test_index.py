@@ -166,8 +166,8 @@ def test_refitting_an_approximate_store_measures_it_again(
     manifest = open_bundle(tmp_path, refit(dataset, tmp_path, first, (3,))).manifest
     assert manifest.k == 3
     assert manifest.store.search.lists == 1
-    assert manifest.truncation is not None
-    assert (manifest.truncation.images, manifest.truncation.keys) == (6, "stored")
+    assert manifest.approximation_error is not None
+    assert (manifest.approximation_error.images, manifest.approximation_error.keys) == (6, "stored")
 
 
 def test_refitting_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -339,13 +339,13 @@ def test_an_approximate_store_serves_so_many_neighbours_at_most(
 
 def test_a_bundle_says_how_far_it_is_from_the_exact_sum(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
     chosen = open_bundle(tiny_bundle).manifest
-    assert chosen.truncation is not None
-    assert (chosen.truncation.images, chosen.truncation.keys) == (6, "exact")
+    assert chosen.approximation_error is not None
+    assert (chosen.approximation_error.images, chosen.approximation_error.keys) == (6, "exact")
     assert chosen.store.factory == "Flat"
     assert "60 keys of 80 numbers" in chosen.store.why
     exact = replace(FIXED, store="Flat", parameters=Parameters(20.0, 0.5, None))
     generation = index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), exact)
-    assert open_bundle(tmp_path, generation).manifest.truncation is None
+    assert open_bundle(tmp_path, generation).manifest.approximation_error is None
 
 
 def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder: Path, tmp_path: Path) -> None:

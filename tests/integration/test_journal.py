@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secondlook.model.errors import JournalError, LabelTakenError, RepeatedRequestError, TaughtLimitError
+from secondlook.model.errors import AddedLimitError, JournalError, LabelTakenError, RepeatedRequestError
 from secondlook.model.journal.file import JOURNAL
-from secondlook.model.journal.journal import Correction, Journal, Kept, NewImage, Request, TaughtImage
+from secondlook.model.journal.journal import AddedImage, Correction, Journal, Kept, NewImage, Request
 
 KEY = np.arange(4, dtype=np.float32)
 
@@ -46,8 +46,8 @@ def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
     assert not (tmp_path / JOURNAL).exists()
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
-    assert told(other) == (2, [TaughtImage(1, "lobster"), TaughtImage(2, "lobster")], [], {1: "lobster"})
-    assert told(other, 1)[1] == [TaughtImage(2, "lobster")]
+    assert told(other) == (2, [AddedImage(1, "lobster"), AddedImage(2, "lobster")], [], {1: "lobster"})
+    assert told(other, 1)[1] == [AddedImage(2, "lobster")]
     assert other.content(2) == b"two"
     assert other.content(3) is None
     keys = other.keys("e")
@@ -63,11 +63,11 @@ def test_labels_change_and_images_go(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("lobster", [image(b"secret", "e")], "alice")
     assert journal.decide_image(1, "crab", "bob") == "lobster"
-    assert told(journal, 1)[1] == [TaughtImage(1, "crab")]
+    assert told(journal, 1)[1] == [AddedImage(1, "crab")]
     assert journal.decide_image(1, "crab", "bob") == "crab"
     assert journal.newest() == 2
     assert journal.decide_image(1, None, "carol") == "crab"
-    assert told(journal, 2)[1] == [TaughtImage(1, None)]
+    assert told(journal, 2)[1] == [AddedImage(1, None)]
     assert journal.content(1) is None
     assert journal.keys("e") == {}
     journal.keep_keys("e", {(1, False): KEY})
@@ -131,7 +131,7 @@ def test_a_label_that_nothing_has_any_more_may_be_written_otherwise(tmp_path: Pa
 def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.teach("crab", [image(), image()], "alice", most=3)
-    with pytest.raises(TaughtLimitError):
+    with pytest.raises(AddedLimitError):
         journal.teach("crab", [image(), image()], "alice", most=3)
     journal.decide_image(1, None, "alice")
     journal.teach("crab", [image(), image()], "alice", most=3)
@@ -166,7 +166,7 @@ def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
             path.chmod(path.stat().st_mode | 0o055)
     command = [sys.executable, "-c", program, str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
-    assert "[TaughtImage(number=1, label='crab')] b'one'" in said.stdout, said.stderr
+    assert "[AddedImage(number=1, label='crab')] b'one'" in said.stdout, said.stderr
     assert "refused" in said.stdout
 
 
@@ -263,7 +263,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     # All of it is in one file.
     assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.stat().st_size] == [JOURNAL]
-    images = [TaughtImage(1, "crab"), TaughtImage(2, None), TaughtImage(3, "bee")]
+    images = [AddedImage(1, "crab"), AddedImage(2, None), AddedImage(3, "bee")]
     assert told(journal) == (5, images, [Correction("photos", "cat/1.png", "crab")], {1: "crab", 2: "bee"})
     assert journal.content(3) == b"\x03"
     assert journal.thumbnail(1) is None
@@ -272,7 +272,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     assert (journal.thumbnail(1), journal.thumbnail(2)) == (b"png", None)
     assert journal.answered("k", Request("one", b"\x00")) == "first"
     assert len({token_of(journal, change) for change in range(1, 6)}) == 5
-    with pytest.raises(TaughtLimitError):
+    with pytest.raises(AddedLimitError):
         journal.teach("crab", [image()], "k", most=2)
     with pytest.raises(LabelTakenError):
         journal.teach("Crab", [image()], "k")
@@ -289,7 +289,7 @@ def test_a_log_of_another_journal_is_set_aside(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "old" / f"{JOURNAL}{end}", tmp_path)
     before.close()
     for one in (journal, Journal(tmp_path)):
-        assert told(one) == (1, [TaughtImage(1, "ant")], [], {1: "ant"})
+        assert told(one) == (1, [AddedImage(1, "ant")], [], {1: "ant"})
     journal.teach("ant", [image()], "k")
     assert (tmp_path / f"{JOURNAL}-wal.of-another").stat().st_size > 0
     assert Journal(tmp_path).newest() == 2

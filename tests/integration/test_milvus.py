@@ -23,7 +23,7 @@ from secondlook.model.bundles import root as roots
 from secondlook.model.bundles.bundle import open_bundle, read_manifest
 from secondlook.model.bundles.milvus_generations import Sweeper, named_generation
 from secondlook.model.errors import BundleError, StoreError
-from secondlook.model.journal.added_keys import taught_id
+from secondlook.model.journal.added_keys import added_id
 from secondlook.model.stores.faiss_store import ExactStore
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.model.stores.milvus_store import MilvusStore, collection_of
@@ -65,16 +65,19 @@ def test_an_index_finds_what_the_reference_finds_and_more_effort_more(connected:
     keys, values = unit(0, 3000), np.arange(3000) % 7
     store = MilvusStore.build(connected, roots.new_generation(), keys, values, factory, silent)
     expected = ExactStore(keys, values).search(unit(2, 40), 20)
-    found = [store.with_search(effort).search(unit(2, 40), 20) for effort in (store.efforts()[0], store.efforts()[-1])]
+    found = [
+        store.with_search(settings).search(unit(2, 40), 20)
+        for settings in (store.search_settings()[0], store.search_settings()[-1])
+    ]
     shared = [
         np.mean([len(np.intersect1d(*pair)) for pair in zip(one.ids, expected.ids, strict=True)]) for one in found
     ]
     assert shared[0] <= shared[1]
     assert shared[1] > (15 if "SQ8" in factory else 19.9)
     np.testing.assert_array_equal(found[1].values, values[found[1].ids])
-    among = np.arange(3000) % 5 == 0
-    some = store.with_search(store.efforts()[-1]).search(unit(2, 40), 20, among)
-    assert among[some.ids].all()
+    mask = np.arange(3000) % 5 == 0
+    some = store.with_search(store.search_settings()[-1]).search(unit(2, 40), 20, mask)
+    assert mask[some.ids].all()
     store.drop()
 
 
@@ -199,7 +202,7 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
     mirror.publish(first, nothing)
     follower = mirror.caught_up(nothing)
     assert same(follower, first)
-    assert follower.store.search(unit(1, 1, dim), 1).ids.tolist() == [[taught_id(1)]]
+    assert follower.store.search(unit(1, 1, dim), 1).ids.tolist() == [[added_id(1)]]
     # Removed, relabelled, given back, and new ones; more than one call's worth.
     second = first.changed(
         9,

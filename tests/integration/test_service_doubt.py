@@ -196,7 +196,7 @@ def test_mixing_as_the_server_does_needs_no_more_than_the_votes(predictor: Predi
     """The bundle's own parameters too, where no quick search settles answers with fewer entries."""
     theta, lam, k = predictor.defaults
     assert k is not None
-    assert predictor.bundle.store.search_info.quick is None
+    assert predictor.bundle.store.search_info.early_exit is None
     said = ask(call, f"votes={k}&top=3")
     votes = said["votes"]
     network = np.zeros((1, 3), np.float32)

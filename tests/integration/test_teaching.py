@@ -22,7 +22,7 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
-from secondlook.model.journal.added_keys import FIRST_ID, taught_id
+from secondlook.model.journal.added_keys import FIRST_ID, added_id
 from secondlook.model.journal.file import JOURNAL
 from secondlook.model.journal.journal import Journal, NewImage
 from secondlook.service.app import create_app
@@ -96,20 +96,20 @@ def test_a_new_class_is_known_to_the_next_answer(call: Call) -> None:
     assert response.status_code == 201
     made = response.json()
     assert (made["label"], made["index"], made["is_new_class"], made["change"]) == ("striped", 3, True, 2)
-    assert [entry["id"] for entry in made["entries"]] == [taught_id(1), taught_id(2)]
+    assert [entry["id"] for entry in made["entries"]] == [added_id(1), added_id(2)]
     assert made["entries"][0]["filename"] == "0.png"
     assert made["entries"][0]["before"]["label"] in before["classes"]
     said = look(call, striped(1), "neighbors=3&top=10&lam=1&k=1")
     assert (said["label"], said["index"]) == ("striped", 3)
     assert said["neighbors"][0] | {"weight": 0} == {
-        "id": taught_id(1),
+        "id": added_id(1),
         "label": "striped",
         "similarity": pytest.approx(1, abs=1e-5),
         "weight": 0,
         "source": "taught:1",
         "mirrored": False,
         "taught": True,
-        "thumbnail": f"/v1/entries/{taught_id(1)}/thumbnail",
+        "thumbnail": f"/v1/entries/{added_id(1)}/thumbnail",
     }
     scores = {score["label"]: score for score in said["top"]}
     assert scores["striped"]["network"] == 0
@@ -120,7 +120,7 @@ def test_a_new_class_is_known_to_the_next_answer(call: Call) -> None:
     assert after["counts"] == [*before["counts"], 2]
     assert after["entries"] == before["entries"] + 2
     assert after["taught"] == {"images": 2, "relabelled": 0, "removed": 0, "change": 2, "suggests_rebuild": False}
-    picture = call("GET", f"/v1/entries/{taught_id(1)}/thumbnail")
+    picture = call("GET", f"/v1/entries/{added_id(1)}/thumbnail")
     assert picture.headers["content-type"] == "image/png"
     assert look(call, picture.content)["neighbors"][0]["similarity"] == pytest.approx(1, abs=1e-5)
 
@@ -184,7 +184,7 @@ def test_entries_are_listed_as_they_vote(call: Call) -> None:
         page = call("GET", f"/v1/entries?label=striped&limit=2&after={after}").json()
         listed += [entry["id"] for entry in page["entries"]]
         after = page["next"]
-    assert listed == [first["entries"][0]["id"], taught_id(1), taught_id(2)]
+    assert listed == [first["entries"][0]["id"], added_id(1), added_id(2)]
     assert call("GET", "/v1/entries?taught=true").json()["total"] == 2
     assert call("GET", "/v1/entries?taught=false").json()["total"] == 59
     problem(call("GET", "/v1/entries?label=nothing"), 422, "invalid-parameter")
@@ -198,7 +198,7 @@ def test_one_bad_image_leaves_nothing_of_its_call(call: Call) -> None:
     response = teach(call, "striped", striped(), b"no image", params={"partial": "true"})
     assert response.status_code == 201
     kept, refused = response.json()["entries"]
-    assert kept["id"] == taught_id(1)
+    assert kept["id"] == added_id(1)
     assert refused["type"].endswith("undecodable-image")
     problem(teach(call, "striped", b"no image", params={"partial": "true"}), 400, "undecodable-image")
 
@@ -511,7 +511,7 @@ def test_what_was_accepted_under_a_higher_limit_is_not_lost_to_a_lower(root: Pat
         assert teach(call, "striped", large).status_code == 201
     with serving(create_app(settings(**options, max_pixels=50_000))) as call:
         problem(teach(call, "striped", large), 413, "too-many-pixels")
-        assert call("GET", f"/v1/entries/{taught_id(1)}/thumbnail").status_code == 200
+        assert call("GET", f"/v1/entries/{added_id(1)}/thumbnail").status_code == 200
         body = {"dataset": "colours", "mirror": True, "force": True}
         job = call("POST", "/v1/admin/rebuild", json=body, headers=ADMIN).json()["id"]
         eventually(lambda: call("GET", f"/v1/admin/jobs/{job}", headers=ADMIN).json()["state"] != "running")

@@ -14,7 +14,7 @@ from secondlook.model.answering.following import Following
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import ENCODER, Bundle, open_bundle
 from secondlook.model.errors import LabelTakenError
-from secondlook.model.journal.added_keys import taught_id
+from secondlook.model.journal.added_keys import added_id
 from secondlook.model.journal.file import JOURNAL
 from secondlook.model.journal.journal import Journal, NewImage
 from secondlook.model.labels import fold
@@ -85,7 +85,7 @@ class Hammered(RuleBasedStateMachine):
             return
         assert not self._taken(label)
         assert len(numbers) == count
-        self.now |= {taught_id(number): label for number in numbers}
+        self.now |= {added_id(number): label for number in numbers}
 
     @rule(worker=workers, place=places, label=st.one_of(st.none(), st.sampled_from(LABELS)))
     def decide(self, worker: int, place: int, label: str | None) -> None:
@@ -97,7 +97,7 @@ class Hammered(RuleBasedStateMachine):
                 name, own = manifest.dataset.name, self.own[entry]
                 was = journal.decide(name, source, label, "k", own=own, known=manifest.classes)
             else:
-                was = journal.decide_image((entry - taught_id(0)) // 2, label, "k", manifest.classes)
+                was = journal.decide_image((entry - added_id(0)) // 2, label, "k", manifest.classes)
         except LabelTakenError:
             assert label is not None
             assert self._taken(label)
@@ -143,7 +143,7 @@ class Hammered(RuleBasedStateMachine):
 
     def _check(self, predictor: Predictor) -> None:
         overlay = predictor.overlay
-        found = {entry: overlay.entry(entry) for entry in {*self.own, *self.now, taught_id(10**6)}}
+        found = {entry: overlay.entry(entry) for entry in {*self.own, *self.now, added_id(10**6)}}
         labels = {i: predictor.classes[entry.value] for i, entry in found.items() if entry is not None}
         assert labels == self.now
         others = Counter(self.bundle.manifest.classes[value] for value in self.bundle.store.values[6:].tolist())

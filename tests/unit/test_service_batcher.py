@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.errors import JournalError, ParameterError
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.batching.turns import Timing
@@ -55,7 +55,7 @@ class Scripted:
         images: NDArray[np.uint8],
         asked: Sequence[Parameters],
         neighbors: int = 0,
-        spent: Spent | None = None,
+        timer: StageTimer | None = None,
     ) -> list[Answer]:
         assert len(images) == len(asked)
         self.calls.append([int(image[0, 0, 0]) for image in images])
@@ -211,9 +211,9 @@ def test_images_that_cost_much_come_in_batches_of_few(monkeypatch: pytest.Monkey
     monkeypatch.setattr("secondlook.service.batching.turns.TURN_S", 0.02)
 
     class Slow(Scripted):
-        def predict(self, images: Any, asked: Any, neighbors: int = 0, spent: Spent | None = None) -> list[Answer]:
+        def predict(self, images: Any, asked: Any, neighbors: int = 0, timer: StageTimer | None = None) -> list[Answer]:
             time.sleep(0.04 * len(images) if asked[0].k is None else 0)
-            return super().predict(images, asked, neighbors, spent)
+            return super().predict(images, asked, neighbors, timer)
 
     async def run() -> None:
         slow = Slow()
@@ -233,13 +233,13 @@ def test_images_that_cost_much_come_in_batches_of_few(monkeypatch: pytest.Monkey
 
 def test_usual_requests_go_between_the_steps_of_a_costly_one() -> None:
     class Stepping(Scripted):
-        def predict(self, images: Any, asked: Any, neighbors: int = 0, spent: Spent | None = None) -> list[Answer]:
-            assert spent is not None
+        def predict(self, images: Any, asked: Any, neighbors: int = 0, timer: StageTimer | None = None) -> list[Answer]:
+            assert timer is not None
             if asked[0].k is None:
-                for _ in spent.each(range(3)):
+                for _ in timer.each(range(3)):
                     self.entered.set()
                     assert self.gate.wait(PATIENCE)
-            return super().predict(images, asked, neighbors, spent)
+            return super().predict(images, asked, neighbors, timer)
 
     async def run() -> None:
         stepping = Stepping()

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import (
     CHANGED_PERCENT,
-    QUICK_CHANGED_PERCENT,
-    QUICK_VARIATION,
+    EARLY_CHANGED_PERCENT,
+    EARLY_VARIATION,
     VARIATION,
+    cheapest_search,
     compare,
-    least_effort,
     measure,
 )
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
-from secondlook.model.answering.early_exit import lead, vote_until_sure
+from secondlook.indexer.fitting.neighbors import nearest_entries
+from secondlook.model.answering.early_exit import early_exit_search, margins
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.cache import mix, softmax, vote
 from secondlook.model.manifest import ApproximationError
@@ -34,7 +35,7 @@ def clusters(seed: int, count: int, dim: int = 16, noise: float = 1.5) -> tuple[
 KEYS, VALUES = clusters(0, 2000)
 HELD = np.arange(2000) >= 1800
 LOGITS = np.random.default_rng(5).normal(size=(200, CLASSES)).astype(np.float32)
-HOLDOUT = Holdout(LOGITS, KEYS[HELD], VALUES[HELD])
+HOLDOUT = EmbeddedQueries(LOGITS, KEYS[HELD], VALUES[HELD])
 REST = [(KEYS[~HELD], VALUES[~HELD])]
 
 
@@ -45,7 +46,7 @@ def measured(
     served = Served.of(store, CLASSES, CLASSES, HELD)
     found = nearest_entries(served, HOLDOUT.keys, parameters.k or 200)
     result = measure(served, store, exact, HOLDOUT, found, parameters)
-    return result.store, result.truncation
+    return result.store, result.approximation_error
 
 
 @pytest.mark.parametrize("factory", ["Flat", "SQ8", "SQ4", "IVF32,SQ8", "HNSW16"])
@@ -53,7 +54,7 @@ def test_the_measured_distance_is_that_of_the_served_answers(factory: str) -> No
     theta, lam, k = parameters = Parameters(15.0, 0.7, 20)
     store, found = measured(FaissStore.build(KEYS, VALUES, factory), REST, parameters)
     # Once more, by other means: what is served, and the exact sum written out.
-    neighbors, cache = vote_until_sure(store, HOLDOUT.keys, softmax(LOGITS), theta, lam, k, among=~HELD)
+    neighbors, cache = early_exit_search(store, HOLDOUT.keys, softmax(LOGITS), theta, lam, k, mask=~HELD)
     assert not np.isin(neighbors.ids, np.flatnonzero(HELD)).any()
     answers = mix(softmax(LOGITS), cache, lam)
     weights = np.exp(theta * (HOLDOUT.keys @ KEYS[~HELD].T).astype(np.float64))
@@ -77,11 +78,11 @@ def test_no_more_of_a_store_is_searched_than_the_bounds_ask_for() -> None:
     store, _ = measured(built, None, parameters)
     whole = ExactStore(KEYS[~HELD], VALUES[~HELD]).search(HOLDOUT.keys, k)
     expected = vote(whole.similarities, whole.values, theta, CLASSES)
-    efforts = built.efforts()
-    chosen = efforts.index(store.search_info.model_copy(update={"quick": None}))
+    search_settings = built.search_settings()
+    chosen = search_settings.index(store.search_info.model_copy(update={"early_exit": None}))
     assert chosen > 0
-    for effort, enough in ((efforts[chosen], True), (efforts[chosen - 1], False)):
-        found = built.with_search(effort).search(HOLDOUT.keys, k, ~HELD)
+    for settings, enough in ((search_settings[chosen], True), (search_settings[chosen - 1], False)):
+        found = built.with_search(settings).search(HOLDOUT.keys, k, ~HELD)
         lost = compare(vote(found.similarities, found.values, theta, CLASSES), expected)
         assert (lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= VARIATION) == enough
 
@@ -94,20 +95,20 @@ def test_a_quick_search_is_kept_only_where_it_changes_next_to_nothing() -> None:
     built = FaissStore.build(keys, values, "IVF128,Flat")
     found = ExactStore(keys, values).search(queries, k)
     whole = mix(network, vote(found.similarities, found.values, theta, CLASSES), lam)
-    store = least_effort(built, queries, network, Parameters(theta, lam, k), whole)
-    quick = store.search_info.quick
-    assert quick is not None
-    assert quick.lists is not None
+    store = cheapest_search(built, queries, network, Parameters(theta, lam, k), whole)
+    early_exit = store.search_info.early_exit
+    assert early_exit is not None
+    assert early_exit.lists is not None
     assert store.search_info.lists is not None
-    assert quick.lists < store.search_info.lists
-    _, cache = vote_until_sure(store, queries, network, theta, lam, k)
-    assert store.quick is not None
-    settled = store.quick.search(queries, quick.k)
-    sure = lead(mix(network, vote(settled.similarities, settled.values, theta, CLASSES), lam)) >= quick.margin
+    assert early_exit.lists < store.search_info.lists
+    _, cache = early_exit_search(store, queries, network, theta, lam, k)
+    assert store.early_exit is not None
+    settled = store.early_exit.search(queries, early_exit.k)
+    sure = margins(mix(network, vote(settled.similarities, settled.values, theta, CLASSES), lam)) >= early_exit.margin
     assert sure.mean() > 0.3
     lost = compare(mix(network, cache, lam), whole)
-    assert lost.changed_top1_percent <= CHANGED_PERCENT + QUICK_CHANGED_PERCENT
-    assert lost.mean <= VARIATION + QUICK_VARIATION
+    assert lost.changed_top1_percent <= CHANGED_PERCENT + EARLY_CHANGED_PERCENT
+    assert lost.mean <= VARIATION + EARLY_VARIATION
 
 
 def test_the_exact_sum_itself_loses_nothing_but_quantisation() -> None:

@@ -11,7 +11,7 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.cache import Ints, softmax
 from secondlook.model.manifest import Calibration
 
@@ -19,7 +19,9 @@ QUERIES_AT_ONCE = 64
 """Few, so that answers get their turn between them."""
 
 
-def calibrated_anew(bundle: Bundle, overlay: Overlay, step: Callable[[], None] = lambda: None) -> Calibration | None:
+def calibrate_with_added(
+    bundle: Bundle, overlay: Overlay, step: Callable[[], None] = lambda: None
+) -> Calibration | None:
     """The calibration of a bundle with what was taught to it, on what it keeps of its holdout; searches all of that.
 
     Images of the holdout that were relabelled or removed since count so. It is the manifest's own where nothing was
@@ -27,14 +29,14 @@ def calibrated_anew(bundle: Bundle, overlay: Overlay, step: Callable[[], None] =
 
     Raises:
         BundleError: the holdout's file is damaged.
-        StoreAwayError: the store does not answer.
+        StoreUnreachableError: the store does not answer.
     """
     manifest, before = bundle.manifest, bundle.manifest.calibration
     if before is None or before.sets is None or HOLDOUT not in manifest.files:
         return before
     if not overlay.taught.count and not len(overlay.decided):
         return before
-    held, labels = _as_taught(Held.read(bundle.path / HOLDOUT), overlay)
+    held, labels = _as_taught(KeptHoldout.read(bundle.path / HOLDOUT), overlay)
     if not len(labels):
         return before
     classes, novelty = len(overlay.classes), before.novelty
@@ -55,7 +57,7 @@ def calibrated_anew(bundle: Bundle, overlay: Overlay, step: Callable[[], None] =
     return calibrate(network, cache, labels, manifest.lam, novelty, novelty_scores(novelty, nearest, own))
 
 
-def _as_taught(held: Held, overlay: Overlay) -> tuple[Held, Ints]:
+def _as_taught(held: KeptHoldout, overlay: Overlay) -> tuple[KeptHoldout, Ints]:
     """The holdout without images that were removed since, and the labels (n,) that it has now."""
     labels = held.labels.copy()
     kept = np.ones(len(labels), bool)
@@ -66,5 +68,5 @@ def _as_taught(held: Held, overlay: Overlay) -> tuple[Held, Ints]:
         if row is not None:
             kept[row] = label is not None
             labels[row] = overlay.index[label] if label is not None else -1
-    some = Held(held.logits[kept], held.keys[kept], labels[kept], held.own[kept], held.out)
+    some = KeptHoldout(held.logits[kept], held.keys[kept], labels[kept], held.own[kept], held.out)
     return some, some.labels

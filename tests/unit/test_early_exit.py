@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from secondlook.model.answering.early_exit import lead, vote_until_sure
+from secondlook.model.answering.early_exit import early_exit_search, margins
 from secondlook.model.cache import mix, vote
-from secondlook.model.manifest import Novelty, QuickSearch, SearchInfo
+from secondlook.model.manifest import EarlyExit, Novelty, SearchInfo
 from secondlook.model.stores.faiss_store import FaissStore
 
 RANDOM = np.random.default_rng(0)
@@ -19,16 +19,16 @@ FULL = STORE.with_search(SearchInfo(lists=16)).search(QUERIES, 30)
 
 
 def with_margin(margin: float) -> FaissStore:
-    return STORE.with_search(SearchInfo(lists=16, quick=QuickSearch(lists=1, k=5, margin=margin)))
+    return STORE.with_search(SearchInfo(lists=16, early_exit=EarlyExit(lists=1, k=5, margin=margin)))
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.4, 1.0])
 def test_rows_that_lead_by_the_margin_keep_their_quick_neighbours(margin: float) -> None:
-    found, cache = vote_until_sure(with_margin(margin), QUERIES, NETWORK, 20.0, 0.5, 30)
+    found, cache = early_exit_search(with_margin(margin), QUERIES, NETWORK, 20.0, 0.5, 30)
     quick = STORE.with_search(SearchInfo(lists=1)).search(QUERIES, 5)
     quick_votes = vote(quick.similarities, quick.values, 20.0, 3)
     full_votes = vote(FULL.similarities, FULL.values, 20.0, 3)
-    again = lead(mix(NETWORK, quick_votes, 0.5)) < margin
+    again = margins(mix(NETWORK, quick_votes, 0.5)) < margin
     assert again.sum() == {0.0: 0, 1.0: 40}.get(margin, again.sum())
     assert found.ids.shape == (40, 5)
     np.testing.assert_array_equal(found.ids, np.where(again[:, None], FULL.ids[:, :5], quick.ids))
@@ -40,15 +40,15 @@ def test_rows_that_lead_by_the_margin_keep_their_quick_neighbours(margin: float)
 
 def test_what_looks_novel_is_searched_for_in_full() -> None:
     novelty = Novelty(neighbor=3, threshold=-1.0, false_alarm_rate=0.01)
-    found, _ = vote_until_sure(with_margin(0.0), QUERIES, NETWORK, 20.0, 0.5, 30, novelty)
+    found, _ = early_exit_search(with_margin(0.0), QUERIES, NETWORK, 20.0, 0.5, 30, novelty)
     np.testing.assert_array_equal(found.ids, FULL.ids[:, :5])
 
 
 def test_without_a_quick_search_all_is_searched_for_in_full() -> None:
-    found, _ = vote_until_sure(STORE.with_search(SearchInfo(lists=16)), QUERIES, NETWORK, 20.0, 0.5, 30)
+    found, _ = early_exit_search(STORE.with_search(SearchInfo(lists=16)), QUERIES, NETWORK, 20.0, 0.5, 30)
     np.testing.assert_array_equal(found.ids, FULL.ids)
 
 
 def test_the_lead_is_that_of_the_first_over_the_second() -> None:
-    found = lead(np.array([[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]], np.float32))
+    found = margins(np.array([[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]], np.float32))
     np.testing.assert_allclose(found, [0.5, 0.0], atol=1e-7)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.model.journal import added_keys as taught_keys
-from secondlook.model.journal.added_keys import AddedKeys, Copies, taught_id
+from secondlook.model.journal.added_keys import AddedKeys, Copies, added_id
 from secondlook.model.journal.decided import REMOVED, Decided
 
 Held = dict[int, tuple[int, list[int], list[list[float]]]]
@@ -19,7 +19,7 @@ actions = st.lists(
 
 
 def copies(number: int, code: int, *, both: bool) -> Copies:
-    ids = [taught_id(number), taught_id(number, mirrored=True)][: 1 + both]
+    ids = [added_id(number), added_id(number, mirrored=True)][: 1 + both]
     return Copies(code, np.array(ids), np.array(ids)[:, None].astype(np.float32) % 1009 * np.ones((1, 3), np.float32))
 
 
@@ -57,7 +57,7 @@ def test_it_is_a_dictionary_whose_earlier_states_stay(actions: list[dict[int, ob
             for number in range(13):
                 assert taught.has(number) == (number in held)
                 for mirrored in (False, True):
-                    entry = taught_id(number, mirrored=mirrored)
+                    entry = added_id(number, mirrored=mirrored)
                     row = taught.row_of(entry)
                     assert (row is not None) == (number in held and entry in held[number][1])
                     assert row is None or taught.code(row) == held[number][0]

@@ -9,7 +9,7 @@ from secondlook.model.cache import exact_vote, vote
 from secondlook.model.journal.added_keys import FIRST_ID as FIRST
 from secondlook.model.journal.added_keys import AddedKeys, Copies
 from secondlook.model.journal.decided import REMOVED, Decided
-from secondlook.model.manifest import QuickSearch, SearchInfo
+from secondlook.model.manifest import EarlyExit, SearchInfo
 from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
 from secondlook.model.stores.merged_store import MergedStore
 
@@ -87,13 +87,13 @@ def test_it_finds_what_one_index_of_the_same_entries_finds(case: Case, k: int) -
 
 @given(case=cases, k=st.integers(1, 20), seed=st.integers(0, 99))
 def test_a_part_of_it_is_searched_as_one_index_of_that_part(case: Case, k: int, seed: int) -> None:
-    among = np.random.default_rng(seed).random(len(case.ids)) < 0.6
-    if not among.any():
+    mask = np.random.default_rng(seed).random(len(case.ids)) < 0.6
+    if not mask.any():
         return
-    found = case.store.search(case.queries, k, among)
-    wanted = case.whole.search(case.queries, k, among)
+    found = case.store.search(case.queries, k, mask)
+    wanted = case.whole.search(case.queries, k, mask)
     np.testing.assert_allclose(found.similarities, wanted.similarities, atol=1e-5)
-    assert np.isin(found.ids, [-1, *case.ids[among]]).all()
+    assert np.isin(found.ids, [-1, *case.ids[mask]]).all()
     np.testing.assert_array_equal(found.ids >= 0, wanted.ids >= 0)
 
 
@@ -130,10 +130,10 @@ def test_k_is_kept_where_the_nearest_are_all_removed(factory: str) -> None:
 def test_a_quick_search_has_the_added_keys_too() -> None:
     rng = np.random.default_rng(1)
     base = FaissStore.build(unit(rng, 400), np.zeros(400, np.int64), "IVF4,Flat")
-    base = base.with_search(SearchInfo(lists=4, quick=QuickSearch(lists=1, k=5, margin=0.5)))
+    base = base.with_search(SearchInfo(lists=4, early_exit=EarlyExit(lists=1, k=5, margin=0.5)))
     key = unit(rng, 1)
     store = MergedStore(base, AddedKeys.of(np.array([FIRST]), np.array([1]), key), Decided(), np.arange(2))
-    assert store.quick is not None
-    assert store.quick.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
-    assert store.quick.search_info.quick is None
+    assert store.early_exit is not None
+    assert store.early_exit.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
+    assert store.early_exit.search_info.early_exit is None
     assert store.search(key, 5, np.arange(401) < 400).ids.max() < 400
