@@ -336,7 +336,7 @@ def draw(bundle: Bundle, models: Models, dataset: Dataset, count: int) -> Sample
     return Sample(pixels, labels, x, _right(_opinions(models, x), labels))
 
 
-def study(
+def attack_study(
     bundle: Bundle,
     models: Models,
     dataset: Dataset,

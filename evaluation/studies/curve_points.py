@@ -13,13 +13,6 @@ from secondlook.indexer.fitting.parameters import choose_parameters
 from secondlook.model.cache import Floats, Ints, vote
 from secondlook.model.scoring import nll
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-K = 200
-"""Neighbours that vote where the bundle asks all of its entries."""
-
-IMAGES, HELD, CACHED = 2000, 1000, 10_000
-"""Images asked, images of the holdout fitted on, and images cached for each layer, unless others are asked for."""
-
 
 @dataclass(frozen=True)
 class Point:

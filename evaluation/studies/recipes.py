@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
 from secondlook.indexer.index import memory_needed
 from secondlook.indexer.memory import check_memory
-from secondlook.indexer.plots import COLOURS, figure
+from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
+from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served import Parameters, Served
 from secondlook.model.cache import Floats, exact_vote, softmax
@@ -74,6 +76,90 @@ class Comparison:
             f"(at most {self.allowed_percent:.2f} %), it needs the fewest bytes for an entry "
             f"({self.chosen.bytes_per_entry:,.0f})"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "images": self.images,
+            "entries": self.entries,
+            "network_error_percent": self.network_error_percent,
+            "recipes": [{**asdict(result), "recipe": result.recipe.model_dump()} for result in self.results],
+            "chosen": self.chosen.name,
+            "why": self.why,
+        }
+
+    def tables(self) -> list[Table]:
+        """One: a recipe a row."""
+        columns = ("D", "bytes/entry", "one ms", "of 32 ms", "theta", "lam", "k", "error %", "cache only %")
+        rows = [
+            (
+                f"{r.name} (taken)" if r is self.chosen else r.name,
+                r.store,
+                str(r.dim),
+                f"{r.bytes_per_entry:,.0f}",
+                f"{r.one_ms:.2f}",
+                f"{r.many_ms:.3f}",
+                f"{r.theta:g}",
+                f"{r.lam:.2f}",
+                str(r.k or "all"),
+                f"{r.error_percent:.2f}",
+                f"{r.cache_only_error_percent:.2f}",
+                f"{r.ece_percent:.2f}",
+                f"{r.nll:.4f}",
+                f"{r.changed_top1_percent:.2f}",
+            )
+            for r in self.results
+        ]
+        return [
+            Table(
+                f"holdout of {self.images:,} images, {self.entries:,} entries, "
+                f"network alone {self.network_error_percent:.2f} %",
+                ("recipe", "store", *columns, "ECE %", "NLL", "changed by k and store %"),
+                tuple(rows),
+                f"take {self.why}",
+                names=2,
+            )
+        ]
+
+    def figures(self) -> list[Figure]:
+        """Error by bytes of an entry; the recipe to take is filled."""
+        return [
+            Figure(
+                "recipes",
+                "Error on the holdout by the size of a key",
+                self._draw,
+                "Error of the mixture against bytes of an entry, a point for each recipe, and the network's error.",
+            )
+        ]
+
+    def _draw(self, into: Any) -> None:
+        axes = into.subplots()
+        axes.axhline(self.network_error_percent, color="#444444", linestyle="--", label="network alone")
+        axes.axhspan(
+            min(r.error_percent for r in self.results),
+            self.allowed_percent,
+            color="#EEEEEE",
+            label="within one standard error of the lowest",
+        )
+        for result in self.results:
+            taken = result is self.chosen
+            axes.scatter(
+                [result.bytes_per_entry],
+                [result.error_percent],
+                s=90,
+                color=COLOURS[2] if taken else COLOURS[0],
+                marker="D" if taken else "o",
+                zorder=3,
+            )
+            axes.annotate(
+                f"{result.name}{' (taken)' if taken else ''}",
+                (result.bytes_per_entry, result.error_percent),
+                textcoords="offset points",
+                xytext=(7, 6),
+            )
+        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
+        axes.margins(0.18)
+        axes.legend(fontsize=9)
 
 
 def compare(
@@ -182,37 +268,6 @@ def compare(
     able = [result for result in results if result.error_percent <= allowed]
     best = min(able, key=lambda result: (result.bytes_per_entry, result.nll))
     return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
-
-
-def plot(comparison: Comparison, path: Path) -> None:
-    """Error by bytes of an entry; the one to take is filled."""
-    with figure(path, "Error on the holdout by the size of a key") as axes:
-        axes.axhline(comparison.network_error_percent, color="#444444", linestyle="--", label="network alone")
-        axes.axhspan(
-            min(r.error_percent for r in comparison.results),
-            comparison.allowed_percent,
-            color="#EEEEEE",
-            label="within one standard error of the lowest",
-        )
-        for result in comparison.results:
-            taken = result is comparison.chosen
-            axes.scatter(
-                [result.bytes_per_entry],
-                [result.error_percent],
-                s=90,
-                color=COLOURS[2] if taken else COLOURS[0],
-                marker="D" if taken else "o",
-                zorder=3,
-            )
-            axes.annotate(
-                f"{result.name}{' (taken)' if taken else ''}",
-                (result.bytes_per_entry, result.error_percent),
-                textcoords="offset points",
-                xytext=(7, 6),
-            )
-        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
-        axes.margins(0.18)
-        axes.legend(fontsize=9)
 
 
 def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, batch: int) -> float:

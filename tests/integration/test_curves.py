@@ -9,7 +9,7 @@ import pytest
 
 from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
-from secondlook.evaluation.studies.layers import spread
+from secondlook.evaluation.studies.layers import default_layers
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import embed_queries
@@ -98,9 +98,9 @@ def test_nearest_entries_of_two_searches_are_merged_in_order() -> None:
 
 
 def test_layers_go_from_first_to_last() -> None:
-    assert spread(20) == ["stem", *(f"stage{s}.block{b}" for s in (1, 2, 3) for b in (1, 2, 3)), "pool"]
-    assert "stage3.block3" in spread(32)
-    assert spread(56)[-2] == "stage3.block9"
+    assert default_layers(20) == ["stem", *(f"stage{s}.block{b}" for s in (1, 2, 3) for b in (1, 2, 3)), "pool"]
+    assert "stage3.block3" in default_layers(32)
+    assert default_layers(56)[-2] == "stage3.block9"
 
 
 def test_tables_and_plots_show_it(found: Curves, tmp_path: Path) -> None:
