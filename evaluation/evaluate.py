@@ -15,7 +15,7 @@ from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import check_classes
-from secondlook.indexer.fitting.holdout import embed_holdout
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -177,7 +177,7 @@ def evaluate(
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked, _ = embed_holdout(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = Served.of_overlay(Overlay(bundle))

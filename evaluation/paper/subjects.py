@@ -18,7 +18,6 @@ from secondlook.indexer.embedding.encoders import open_network
 from secondlook.model.bundles.bundle import NETWORK, read_manifest
 from secondlook.model.errors import BundleError, NetworkError
 
-STEPS = ("errors", "curves", "attacks", "white-box", "jacobian", "shift")
 RECIPES = ("paper", "compact")
 AS_IS = "as-is"
 """The recipe of a bundle that is measured without being built."""
@@ -97,7 +96,7 @@ class Subset:
         return np.flatnonzero(np.isin(self.positions, self.of.holdout()))
 
 
-def spread(dataset: Dataset, count: int | None) -> Dataset:
+def thinned(dataset: Dataset, count: int | None) -> Dataset:
     """So many images of a dataset at equal distances, so that classes and holdout keep their shares; None = all."""
     total = len(dataset.labels)
     if count is None or count >= total:

@@ -18,7 +18,7 @@ from secondlook.evaluation.robustness.models import NAMES, Models, Opinions
 from secondlook.evaluation.robustness.white_box import AT_ONCE, Bounded
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -336,7 +336,7 @@ def draw(bundle: Bundle, models: Models, dataset: Dataset, count: int) -> Sample
     return Sample(pixels, labels, x, _right(_opinions(models, x), labels))
 
 
-def study(
+def attack_study(
     bundle: Bundle,
     models: Models,
     dataset: Dataset,

@@ -18,13 +18,14 @@ import numpy as np
 from secondlook.evaluation.evaluate import Metrics
 from secondlook.indexer.datasets.copies import first_copies
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embedding import embed
 from secondlook.indexer.embedding.encoders import EncoderSource
-from secondlook.indexer.fitting.fit import KS, Fitted, choose
-from secondlook.indexer.fitting.holdout import embed_holdout, nearest_entries
-from secondlook.indexer.fitting.honest import Known, expected_errors, of_tenth
-from secondlook.indexer.fitting.tune import tune
-from secondlook.indexer.index import entries_to_tune
+from secondlook.indexer.embedding.entries import embed_entries
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.cache import fit_cache
+from secondlook.indexer.fitting.honest_holdout import TrainedOn, expected_errors, tenth_as_holdout
+from secondlook.indexer.fitting.neighbors import nearest_entries
+from secondlook.indexer.fitting.parameters import KS, FittedParameters, choose_parameters
+from secondlook.indexer.index import entries_to_fit
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.served import Parameters, Served
@@ -124,21 +125,21 @@ def gain(
     with tempfile.TemporaryDirectory() as folder:
         encoder = source.prepare(train, Path(folder), progress)
         everything = np.arange(len(train.labels))
-        embedded = embed(train, everything, encoder, progress, mirror=mirror, thumbnails=False)
-        asked, _ = embed_holdout(test, np.arange(len(test.labels)), encoder.engine, progress)
+        embedded = embed_entries(train, everything, encoder, progress, mirror=mirror, thumbnails=False)
+        asked = embed_queries(test, np.arange(len(test.labels)), encoder.engine, progress)
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
-    entries = entries_to_tune(train, embedded, values, first_copies(embedded.looks), is_exact=True)
+    entries = entries_to_fit(train, embedded, values, first_copies(embedded.looks), is_exact=True)
     tenth = softmax(entries.tenth.logits, classes)
     errs, expects, _ = expected_errors(tenth, entries.tenth.labels)
     cached = embedded.looks
-    tuned = tune(
+    by_cache = fit_cache(
         store,
         classes,
         classes,
         entries,
-        of_tenth("a tenth", entries.tenth, cached, Known(said="yes")),
+        tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn(said="yes")),
         progress=progress,
     )
     served = Served.of(store, classes, classes)
@@ -162,19 +163,19 @@ def gain(
         entries=store.count,
         network=own,
         expects_percent=(100 * expects, 100 * errs),
-        is_new=of_tenth("a tenth", entries.tenth, cached, Known()).holdout is not None,
+        is_new=tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn()).holdout is not None,
         holdout=way((fitted[1], fitted[0]), halves),
-        alone=way((tuned.parameters,), [everyone]),
+        alone=way((by_cache.parameters,), [everyone]),
         best=way((best,), [everyone]),
     )
 
 
-def _chosen(network: Floats, labels: Ints, found: Neighbors, rows: Ints, entries: int) -> Fitted:
+def _chosen(network: Floats, labels: Ints, found: Neighbors, rows: Ints, entries: int) -> FittedParameters:
     """What the fit chooses on some of the images."""
-    return choose(network[rows], labels[rows], found.similarities[rows], found.values[rows], entries, ks=KS)
+    return choose_parameters(network[rows], labels[rows], found.similarities[rows], found.values[rows], entries, ks=KS)
 
 
-def _best(fitted: Fitted) -> Parameters:
+def _best(fitted: FittedParameters) -> Parameters:
     """The cell of the grid with the fewest errors."""
     errors = np.array(fitted.report.error_percent)
     k, theta, lam = np.unravel_index(int(errors.argmin()), errors.shape)

@@ -19,11 +19,12 @@ from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.left_out import LeftOut
-from secondlook.indexer.embedding.embed import batches
-from secondlook.indexer.embedding.embedding import BATCH, Embedded, embed
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, embed_holdout
-from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.indexer.embedding.entries import BATCH, EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.fitting.added import calibrate_with_added
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -147,7 +148,7 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     train = load(manifest.dataset.name, manifest.dataset.split, data_root)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{train.name} ({train.split}) is not the dataset that generation {generation} caches")
-    asked, _ = embed_holdout(test, np.arange(len(test.labels)), bundle.engine, progress)
+    asked = embed_queries(test, np.arange(len(test.labels)), bundle.engine, progress)
     newer = _one_of_each(load(new, "train", data_root), manifest.classes, bundle.engine.size)
     random = np.random.default_rng(0)
     count = min(REMOVED, bundle.store.count // 5)
@@ -173,13 +174,13 @@ def _case(
     name: str,
     bundle: Bundle,
     overlay: Overlay,
-    asked: Holdout,
+    asked: EmbeddedQueries,
     progress: Progress,
     before: Calibration | None = None,
 ) -> Case:
     """Answers as they are served by an overlay, held to its calibration."""
     manifest = bundle.manifest
-    calibration = calibrated_anew(bundle, overlay)
+    calibration = calibrate_with_added(bundle, overlay)
     assert calibration is not None
     assert calibration.sets is not None
     assert calibration.credibility is not None
@@ -286,17 +287,17 @@ class _Longer:
         return self._of.holdout()
 
 
-def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], Embedded]:
+def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]:
     """The entries that a bundle has, as its store keeps them, and those of images behind them: embeds few."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
         position_of = {dataset.source(i): i for i in range(len(dataset.labels))}
         sources = bundle.entries.sources()
         positions = np.array([position_of[source] for source in sources])
         first: dict[int, int] = {}
         mirrored = np.array([first.setdefault(int(at), row) != row for row, at in enumerate(positions)])
         new = np.setdiff1d(np.arange(len(dataset.labels)), positions)
-        more = embed(dataset, new, encoder, progress, mirror=bool(mirrored.any()), thumbnails=False)
+        more = embed_entries(dataset, new, encoder, progress, mirror=bool(mirrored.any()), thumbnails=False)
         order = positions[~mirrored]
         looks = []
         for indices, images in batches(dataset, order, encoder.engine.size, BATCH):
@@ -304,7 +305,7 @@ def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress],
             progress("looks", sum(map(len, looks)), len(order))
             assert len(indices) == len(images)
         held = order[np.isin(order, dataset.holdout())]
-        logits = embed_holdout(dataset, held, encoder.engine, progress)[0].logits
+        logits = embed_queries(dataset, held, encoder.engine, progress).logits
         nothing = np.full(len(positions), -1)
         return replace(
             more,

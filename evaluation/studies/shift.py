@@ -18,7 +18,7 @@ from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, Shifted
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import check_classes
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -250,12 +250,12 @@ def shift(
     steps: list[tuple[str, int]] = [("", 0), *((family, strength) for family in families for strength in strengths)]
     total, done = len(steps) * (len(asked) + len(filling)), 0
 
-    def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> Any:
+    def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> EmbeddedQueries:
         nonlocal done
         if family:
             images = Shifted(images, family, strength)
         before = done
-        found = embed_images(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
+        found = embed_queries(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
         done = before + len(positions)
         return found
 
@@ -263,13 +263,14 @@ def shift(
     wrong: list[Wrong] = []
     plain: FaissStore | None = None
     for family, strength in steps:
-        logits, keys, labels = embed(dataset, asked, family, strength)
-        network = softmax(logits, len(manifest.classes))
+        queries = embed(dataset, asked, family, strength)
+        keys, labels = queries.keys, queries.labels
+        network = softmax(queries.logits, len(manifest.classes))
         classes, known = len(manifest.classes), len(manifest.network_classes)
         caches = {OWN: Served.of(bundle.store, classes, known)}
         if train is not None:
-            _, entries, values = embed(train, filling, family, strength)
-            refilled = FaissStore.build(entries, values, "Flat")
+            entries = embed(train, filling, family, strength)
+            refilled = FaissStore.build(entries.keys, entries.labels, "Flat")
             plain = plain or refilled
             caches |= {
                 PLAIN: Served.of(plain, classes, known),

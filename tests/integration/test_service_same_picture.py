@@ -151,7 +151,7 @@ def test_the_study_teaches_pictures_and_asks_about_copies(tiny_bundle: Path, tmp
     (table,) = found.tables()
     assert len(table.rows) == len(COPIES) + 2
     json.dumps(found.as_dict())
-    options = ["--bundles", str(tiny_bundle), "--same", "--json"]
-    run = CliRunner().invoke(cli, ["evaluate", str(tmp_path / "colours"), *options])
+    options = ["--bundles", str(tiny_bundle), "--json"]
+    run = CliRunner().invoke(cli, ["study", "same-picture", str(tmp_path / "colours"), *options])
     assert run.exit_code == 0, run.output
-    assert json.loads(run.output.splitlines()[-1])["same"]["alone"] == 9
+    assert json.loads(run.output.splitlines()[-1])["alone"] == 9
