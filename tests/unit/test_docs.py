@@ -12,9 +12,8 @@ import pytest
 
 from benchmarks.__main__ import PARTS, bench
 from secondlook.cli import cli
-from secondlook.service.app import create_app
 from secondlook.service.settings import settings_table
-from tests.service_for_tests import settings
+from tests.service_for_tests import create_app, settings
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/README.md"
