@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.evaluate import Quality, Setting, ask, check_unseen, opinions, sample
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
-from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, Shifted
+from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shifted
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
@@ -253,7 +253,7 @@ def shift(
     def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> EmbeddedQueries:
         nonlocal done
         if family:
-            images = Shifted(images, family, strength)
+            images = shifted(images, family, strength)
         before = done
         found = embed_queries(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
         done = before + len(positions)

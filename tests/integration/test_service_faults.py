@@ -11,10 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from secondlook.model.answering.predictor import Predictor
-from secondlook.service.app import create_app
 from secondlook.service.batching.batcher import RESTART_SECONDS
 from tests.images_for_tests import make_image
-from tests.service_for_tests import files, open_predictor, problem, serving, settings
+from tests.service_for_tests import create_app, files, open_predictor, problem, serving, settings
 
 PATIENCE = 20.0
 RAW = {"Content-Type": "image/png"}

@@ -25,7 +25,6 @@ from secondlook.model.bundles.root import activate, active_generation, generatio
 from secondlook.model.journal.added_keys import FIRST_ID, added_id
 from secondlook.model.journal.file import JOURNAL
 from secondlook.model.journal.journal import Journal, NewImage
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,
@@ -33,6 +32,7 @@ from tests.service_for_tests import (
     Call,
     add_generation,
     copy_root,
+    create_app,
     files,
     open_predictor,
     problem,
