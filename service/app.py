@@ -78,7 +78,6 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
         hosts=Hosts(settings),
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
-        body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
         answer_timeout_s=2 * settings.request_timeout_s,
     )

@@ -71,7 +71,7 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=connection(settings.header_timeout_s, settings.body_timeout_s, Connections(most_connections())),
+            http=connection(settings.body_timeout_s, Connections(most_connections())),
             timeout_graceful_shutdown=CLOSE_SECONDS,
         ),
         app,
