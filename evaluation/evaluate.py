@@ -32,7 +32,7 @@ QUERIES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Quality:
     """How good one model's probabilities are."""
 
     error_percent: float
@@ -40,7 +40,7 @@ class Metrics:
     nll: float
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: Ints) -> Metrics:
+    def of(cls, probabilities: Floats, labels: Ints) -> Quality:
         """Of probabilities (N,C)."""
         return cls(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
 
@@ -91,9 +91,9 @@ class Evaluation:
     count: int
     generation: str
     parameters: dict[str, float | None]
-    network: Metrics
-    mixed: Metrics
-    cache_only: Metrics
+    network: Quality
+    mixed: Quality
+    cache_only: Quality
     dataset: str
     """Name and split."""
     error_intervals: dict[str, Interval]
@@ -202,7 +202,7 @@ def evaluate(
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
         in_holdout=_in_holdout(bundle, asked.looks),
-        **{name: Metrics.of(said, labels) for name, said in models.items()},
+        **{name: Quality.of(said, labels) for name, said in models.items()},
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.fold import Folded
+from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.folders import FolderDataset, why_empty
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, GivenHoldout
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
@@ -117,7 +117,7 @@ def index(
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
-        if isinstance(dataset, Folded):
+        if isinstance(dataset, FoldedDataset):
             dataset = dataset.less_emptied(dataset.labels[embedded.positions])
         first = first_copies(embedded.looks)
         repeated = _repeated(dataset, embedded, first)
@@ -198,7 +198,7 @@ def index(
             calibration=fitted.calibration,
             same_as=fitted.same_as,
             approximation_error=fitted.approximation_error,
-            taught=dataset.change if isinstance(dataset, Folded) else None,
+            taught=dataset.change if isinstance(dataset, FoldedDataset) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()
@@ -279,11 +279,11 @@ def _check_readable(dataset: Dataset, embedded: EmbeddedEntries) -> tuple[str, .
     """
     there, left = np.zeros(len(dataset.labels), bool), np.ones(len(dataset.labels), bool)
     there[embedded.positions] = True
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         left[dataset.removed()] = False
     have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
     # Classes of which people removed every image are no surprise.
-    folder = dataset.of if isinstance(dataset, Folded) else dataset
+    folder = dataset.base if isinstance(dataset, FoldedDataset) else dataset
     lost = [
         label
         for label in np.flatnonzero(~have).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -44,8 +44,10 @@ PUBLISH_SECONDS = 1.0
 """How old a worker's state may be on a page of metrics that another one writes."""
 
 
-def create_app(settings: Settings, *, predictor: Predictor | None = None) -> FastAPI:
+def create_app(settings: Settings, program: Sequence[str], *, predictor: Predictor | None = None) -> FastAPI:
     """The server's application; it answers with that predictor, or with the active bundle, opened at start.
+
+    ``program`` is the command line that starts ``secondlook``, for rebuilds.
 
     Starting it raises BundleError where the active bundle is refused.
 
@@ -65,7 +67,7 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.program = settings, program
     app.state.initial = predictor
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
@@ -75,7 +77,6 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         hosts=Hosts(settings),
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
-        body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
         answer_timeout_s=2 * settings.request_timeout_s,
     )
@@ -110,7 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     await decoders.start()
     generations = Generations(settings, batcher, decoders.decode_in_thread)
-    rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
+    rebuilds = Rebuilds(generations.root, app.state.program, generations.adopt, settings.hide_paths, metrics)
     app.state.running = state = State(
         settings, admission, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )

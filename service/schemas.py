@@ -22,6 +22,10 @@ from secondlook.model.manifest import (
 from secondlook.service.prefix import link
 
 
+SUGGEST_REBUILD = 5_000
+"""Entries that differ from their generation (taught, relabelled or removed), from which on a rebuild is suggested."""
+
+
 class TaughtInfo(BaseModel):
     """How what answers differs from its generation, by what was taught."""
 
@@ -107,7 +111,7 @@ class Health(BaseModel):
     generation: str
 
 
-def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
+def model_info(predictor: Predictor) -> ModelInfo:
     """What the active bundle's manifest says, and what was taught since."""
     manifest, by_class = predictor.bundle.manifest, predictor.overlay.class_weights
     return ModelInfo(
@@ -121,7 +125,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         entries=predictor.store.count,
         counts=predictor.overlay.counts.tolist(),
         class_weights=[1.0] * len(predictor.classes) if by_class is None else by_class.tolist(),
-        taught=taught_info(predictor, suggest_rebuild),
+        taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
         input=manifest.input,
@@ -134,7 +138,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
     )
 
 
-def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
+def taught_info(predictor: Predictor) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
@@ -142,7 +146,7 @@ def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= suggest_rebuild,
+        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= SUGGEST_REBUILD,
     )
 
 

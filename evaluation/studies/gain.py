@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import Metrics
+from secondlook.evaluation.evaluate import Quality
 from secondlook.indexer.datasets.copies import first_copies
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import EncoderSource
@@ -38,7 +38,7 @@ class Way:
     """One way to choose parameters, and what the mixture then comes to on the test images."""
 
     parameters: tuple[Parameters, ...]
-    measured: Metrics
+    measured: Quality
     kept_percent: float
     """Of the gain of the best cell."""
 
@@ -50,7 +50,7 @@ class Row:
     name: str
     images: int
     entries: int
-    network: Metrics
+    network: Quality
     expects_percent: tuple[float, float]
     """The errors that the network expects to make on a tenth of the cached images, and makes."""
     is_new: bool
@@ -152,8 +152,8 @@ def gain(
 
     everyone = np.arange(len(labels))
     best = _best(_chosen(network, labels, found, everyone, store.count))
-    own = Metrics.of(network, labels)
-    least = Metrics.of(answer(best, everyone), labels)
+    own = Quality.of(network, labels)
+    least = Quality.of(answer(best, everyone), labels)
     way = _measuring(answer, labels, own.error_percent, least.error_percent)
     halves = [np.flatnonzero(np.random.default_rng(0).permutation(len(labels)) % 2 == half) for half in (0, 1)]
     fitted = [_chosen(network, labels, found, half, store.count).parameters for half in halves]
@@ -189,7 +189,7 @@ def _measuring(
     def way(parameters: tuple[Parameters, ...], parts: list[Ints]) -> Way:
         rows = np.concatenate(parts)
         said = np.concatenate([answer(p, part) for p, part in zip(parameters, parts, strict=True)])
-        measured = Metrics.of(said, labels[rows])
+        measured = Quality.of(said, labels[rows])
         kept = 100 * (network - measured.error_percent) / max(network - least, 1e-9)
         return Way(parameters, measured, kept)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOut
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
@@ -35,7 +36,6 @@ from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.images import DEFAULT_PIXELS, Limits
 from secondlook.model.journal.journal import SOURCE
 from secondlook.model.manifest import Calibration
 
@@ -161,7 +161,7 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
         _case(f"{len(newer.names)} classes taught", bundle, taught, asked, progress),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        longer = _Longer(train, newer)
+        longer = _longer(train, newer)
         made = index(longer, Path(folder), FromBundle(root), IndexOptions(), progress, _collected(bundle))
         folded = open_bundle(Path(folder), made)
         cases.append(_case("these folded in", folded, Overlay(folded), asked, progress, manifest.calibration))
@@ -261,30 +261,17 @@ def _added(bundle: Bundle, new: _New) -> dict[int, tuple[str, dict[bool, Floats]
     }
 
 
-class _Longer:
+def _longer(dataset: Dataset, new: _New) -> Dataset:
     """A dataset with an image of each of some new classes after it, as taught images are folded in."""
-
-    def __init__(self, of: Dataset, new: _New) -> None:
-        self._of, self._new = of, new
-        self.name, self.split, self.own_classes = of.name, of.split, of.own_classes
-        self.classes = (*of.classes, *new.names)
-        self.labels = np.concatenate((of.labels, np.arange(len(of.classes), len(self.classes))))
-        self.left_out = LeftOut()
-        self.limits = Limits(DEFAULT_PIXELS)
-
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        at = index - len(self._of.labels)
-        return self._of.read(index, size) if at < 0 else self._new.images[at]
-
-    def source(self, index: int) -> str:
-        at = index - len(self._of.labels)
-        return self._of.source(index) if at < 0 else f"{SOURCE}{at + 1}"
-
-    def content_hash(self) -> str:
-        return self._of.content_hash()
-
-    def holdout(self) -> NDArray[np.int64]:
-        return self._of.holdout()
+    count, classes = len(dataset.labels), (*dataset.classes, *new.names)
+    return DerivedDataset.of(
+        dataset,
+        classes=classes,
+        labels=np.concatenate((dataset.labels, np.arange(len(dataset.classes), len(classes)))),
+        left_out=LeftOut(),
+        read=lambda index, size: dataset.read(index, size) if index < count else new.images[index - count],
+        source=lambda index: dataset.source(index) if index < count else f"{SOURCE}{index - count + 1}",
+    )
 
 
 def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]:

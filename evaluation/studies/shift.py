@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.evaluate import Metrics, Setting, ask, check_unseen, opinions, sample
+from secondlook.evaluation.evaluate import Quality, Setting, ask, check_unseen, opinions, sample
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
-from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, Shifted
+from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shifted
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
@@ -45,7 +45,7 @@ class Cell:
 
     family: str
     strength: int
-    metrics: dict[str, dict[str, Metrics]]
+    metrics: dict[str, dict[str, Quality]]
     """By cache and model; the network, which asks none, stands with the bundle's own."""
 
 
@@ -253,7 +253,7 @@ def shift(
     def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> EmbeddedQueries:
         nonlocal done
         if family:
-            images = Shifted(images, family, strength)
+            images = shifted(images, family, strength)
         before = done
         found = embed_queries(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
         done = before + len(positions)
@@ -276,13 +276,13 @@ def shift(
                 PLAIN: Served.of(plain, classes, known),
                 REFILLED: Served.of(refilled, classes, known),
             }
-        metrics: dict[str, dict[str, Metrics]] = {}
+        metrics: dict[str, dict[str, Quality]] = {}
         missed: Wrong = {}
         for cache, served in caches.items():
             said = opinions(network, ask(served, keys, setting), setting)
             if cache != OWN:
                 del said["network"]
-            metrics[cache] = {name: Metrics.of(p, labels) for name, p in said.items()}
+            metrics[cache] = {name: Quality.of(p, labels) for name, p in said.items()}
             missed |= {(cache, name): p.argmax(axis=1) != labels for name, p in said.items()}
         cells.append(Cell(family, strength, metrics))
         wrong.append(missed)

@@ -68,7 +68,7 @@ class Dataset(Protocol):
         """What was left out so far: what is no image, and what could not be read; whoever reads notes it here."""
         ...
 
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(self, index: int, size: tuple[int, int], /) -> NDArray[np.uint8]:
         """One image as RGB, shape (height, width, 3) for size (height, width).
 
         Raises:
@@ -76,7 +76,7 @@ class Dataset(Protocol):
         """
         ...
 
-    def source(self, index: int) -> str:
+    def source(self, index: int, /) -> str:
         """Where the image came from: a path relative to the dataset, or batch and position."""
         ...
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.fold import Folded, fold
+from secondlook.indexer.datasets.fold import FoldedDataset, fold
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
@@ -167,7 +167,7 @@ def _gather(
     plan, engine = parts.plan, encoder.engine
     # Where each image is now; -1 = removed.
     now = np.arange(plan.images)
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         now[:] = -1
         now[dataset.kept] = np.arange(len(dataset.kept))
     is_held = np.zeros(plan.images, bool)
@@ -198,7 +198,7 @@ def _gather(
         progress("merge", done, plan.images)
     presence.check()
     taught: Iterable[bytes] = ()
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         new = np.arange(len(dataset.kept), len(dataset.labels))
         more = embed_entries(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
         file.write(more.keys.data)

@@ -106,7 +106,7 @@ class Generations:
         else:
             new = await asyncio.to_thread(read_manifest, self.root, generation)
             try:
-                compared = compare(new, self._batcher.predictor.bundle.manifest, self._settings.gate_margin)
+                compared = compare(new, self._batcher.predictor.bundle.manifest)
             except AcceptanceError:
                 await asyncio.to_thread(refuse, self.root, generation)
                 await self._prune()

@@ -20,9 +20,8 @@ from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import activate
 from secondlook.model.cache import class_weights, mix, reweigh, softmax, vote
 from secondlook.model.manifest import Calibration
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
-from tests.service_for_tests import ADMIN, KEY, files, serving, settings
+from tests.service_for_tests import ADMIN, KEY, create_app, files, serving, settings
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from secondlook.service.app import create_app
-from tests.service_for_tests import files, serving, settings
+from tests.service_for_tests import create_app, files, serving, settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,6 @@ import pytest
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
 from secondlook.model.errors import BundleError
-from secondlook.service.app import create_app
 from secondlook.service.generations import opening, switching
 from secondlook.service.generations.acceptance import check_canary
 from tests.images_for_tests import COLOURS, make_folder, make_image
@@ -22,6 +21,7 @@ from tests.service_for_tests import (
     Call,
     add_generation,
     copy_root,
+    create_app,
     files,
     open_predictor,
     problem,

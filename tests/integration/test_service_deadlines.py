@@ -12,10 +12,9 @@ from unittest.mock import Mock
 import pytest
 
 from secondlook.model.errors import StoreError, StoreUnreachableError
-from secondlook.service.app import create_app
 from secondlook.service.generations.opening import Opener
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, add_generation, copy_root, problem, serving, settings
+from tests.service_for_tests import ADMIN, KEY, add_generation, copy_root, create_app, problem, serving, settings
 
 
 @pytest.fixture

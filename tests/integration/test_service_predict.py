@@ -19,11 +19,10 @@ from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.model.manifest import Calibration, Novelty
 from secondlook.model.stores.faiss_store import FaissStore, Neighbors
-from secondlook.service.app import create_app
 from secondlook.service.routes import predict
 from secondlook.service.routes.query import PredictQuery
 from tests.images_for_tests import COLOURS, make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 
 @pytest.fixture(scope="module")

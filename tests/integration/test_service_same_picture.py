@@ -23,9 +23,8 @@ from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import TAUGHT, open_bundle
 from secondlook.model.bundles.root import activate
 from secondlook.model.journal.journal import Journal, NewImage
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
-from tests.service_for_tests import ADMIN, KEY, Call, copy_root, files, serving, settings
+from tests.service_for_tests import ADMIN, KEY, Call, copy_root, create_app, files, serving, settings
 
 PICTURE = make_image("red", seed=4321)
 
