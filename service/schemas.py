@@ -21,7 +21,6 @@ from secondlook.model.manifest import (
 )
 from secondlook.service.prefix import link
 
-
 SUGGEST_REBUILD = 5_000
 """Entries that differ from their generation (taught, relabelled or removed), from which on a rebuild is suggested."""
 
