@@ -22,7 +22,8 @@ from secondlook.model.answering.predictor import Parameters
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""

@@ -30,16 +30,18 @@ from secondlook.indexer.store_builder import keeper_of
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import Entry, write_entries
+from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_parameters
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import RESIZE
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from secondlook.model.networks.engines import Engine
-from secondlook.model.stores.faiss_store import keeps_keys, parts
+from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
+from secondlook.model.stores.store import parts
 
 PAIRS_NAMED = 100
 """Pairs of images, one picture in two classes, that the manifest names."""
@@ -149,9 +151,9 @@ def index(
         )
         store = tuned.store
         store_info = keeper.write(store, folder)
-        np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
+        np.save(folder / VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
-            folder / bundles.ENTRIES,
+            folder / ENTRIES,
             _entries(dataset, embedded, values),
             embedded.sheets,
             height=encoder.engine.size[0],
@@ -161,9 +163,9 @@ def index(
         if tuned.held is not None:
             tuned.held.write(folder / HOLDOUT)
         if tuned.directions is not None:
-            np.save(folder / bundles.DIRECTIONS, tuned.directions, allow_pickle=False)
+            np.save(folder / DIRECTIONS, tuned.directions, allow_pickle=False)
         if not keeps_keys(keeper.info.factory) and len(taught := _taught(dataset, embedded)):
-            np.save(folder / bundles.TAUGHT, embedded.keys[taught], allow_pickle=False)
+            np.save(folder / FOLDED_KEYS, embedded.keys[taught], allow_pickle=False)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded, entries
         progress("verify", 0, 1)
@@ -197,7 +199,7 @@ def index(
             calibration=tuned.calibration,
             same_as=tuned.same_as,
             approximation_error=tuned.approximation_error,
-            taught=dataset.change if isinstance(dataset, Folded) else None,
+            folded_change=dataset.change if isinstance(dataset, Folded) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()

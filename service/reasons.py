@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 from secondlook.model.answering.decisive import decisive
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.entry_table import Entry
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
+from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
 MAX_VOTES = 1000

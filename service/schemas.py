@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
 from secondlook.model.bundles.entry_table import Entry
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import (
     ApproximationError,
     Calibration,
@@ -321,11 +321,11 @@ def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
-        images=overlay.taught.images,
+        images=overlay.added.images,
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= suggest_rebuild,
+        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= suggest_rebuild,
     )
 
 
@@ -334,7 +334,7 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
     manifest = predictor.bundle.manifest
     was = None
     if (
-        predictor.overlay.decided.get(entry.id) is not None
+        predictor.overlay.corrections.get(entry.id) is not None
         and (own := predictor.bundle.entries.get(entry.id)) is not None
     ):
         was = manifest.classes[own.value]

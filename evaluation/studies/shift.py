@@ -23,7 +23,7 @@ from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
@@ -266,14 +266,14 @@ def shift(
         logits, keys, labels = embed(dataset, asked, family, strength)
         network = softmax(logits, len(manifest.classes))
         classes, known = len(manifest.classes), len(manifest.network_classes)
-        caches = {OWN: Served.of(bundle.store, classes, known)}
+        caches = {OWN: ServedCache.of(bundle.store, classes, known)}
         if train is not None:
             _, entries, values = embed(train, filling, family, strength)
             refilled = FaissStore.build(entries, values, "Flat")
             plain = plain or refilled
             caches |= {
-                PLAIN: Served.of(plain, classes, known),
-                REFILLED: Served.of(refilled, classes, known),
+                PLAIN: ServedCache.of(plain, classes, known),
+                REFILLED: ServedCache.of(refilled, classes, known),
             }
         metrics: dict[str, dict[str, Metrics]] = {}
         missed: Wrong = {}

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import margins
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
 from secondlook.model.manifest import ApproximationError, EarlyExit, Novelty
-from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
 
@@ -58,7 +58,7 @@ K_COST = 0.1
 
 
 def measure(
-    served: Served,
+    served: ServedCache,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
     holdout: Holdout,

@@ -12,12 +12,12 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embed import batches
 from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import Novelty
 from secondlook.model.networks.engines import Engine
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 QUERIES_AT_ONCE = 250
 KEYS_AT_ONCE = 32_768
@@ -72,7 +72,7 @@ def embed_holdout(
 
 
 def nearest_entries(
-    served: Served,
+    served: ServedCache,
     keys: Floats,
     k: int,
     groups: Ints | None = None,
@@ -122,7 +122,7 @@ def nearest_entries(
 
 
 def served_votes(
-    served: Served,
+    served: ServedCache,
     holdout: Holdout,
     found: Neighbors,
     parameters: Parameters,
@@ -147,6 +147,6 @@ def served_votes(
             cache[rows] = served.vote(found.similarities[rows, :k], found.values[rows, :k], theta)
         else:
             by_itself = own[rows] if own is not None else None
-            _, cache[rows] = served.ask(holdout.keys[rows], network[rows], parameters, novelty, by_itself)
+            _, cache[rows] = served.search_and_vote(holdout.keys[rows], network[rows], parameters, novelty, by_itself)
         progress("calibrate", min(start + QUERIES_AT_ONCE, len(network)), len(network))
     return cache

@@ -23,7 +23,7 @@ from secondlook.evaluation.studies.planted import MOST, SEEDS, planted
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.results import show, write
 from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 

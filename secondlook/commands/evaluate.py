@@ -34,8 +34,10 @@ from secondlook.evaluation.studies.unknown_images import unknown as of_nothing
 from secondlook.indexer import results as study
 from secondlook.indexer.datasets.datasets import asked_of, load
 from secondlook.indexer.embedding.encoders import best_device
-from secondlook.model.bundles.bundle import NETWORK, open_bundle, read_manifest
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import Limits
 
 

@@ -17,7 +17,8 @@ from secondlook.commands.shared.options import (
 from secondlook.indexer import results as studies
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.root import active_generation
 
 NAMES = ("gain", "promises")
 
@@ -62,7 +63,7 @@ def study_command(
 
             from secondlook.evaluation.paper.subjects import from_weights
             from secondlook.evaluation.studies.gain import Gains, gain
-            from secondlook.model.bundles.bundle import read_manifest
+            from secondlook.model.bundles.files import read_manifest
 
             rows = []
             if with_bundle:

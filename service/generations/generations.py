@@ -9,17 +9,24 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from secondlook.model.added.catching_up import Decode, caught_up
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.following import Following
+from secondlook.model.added.replay import Decode, replayed
+from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root, seed
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate, active_generation
 from secondlook.model.bundles.root import active_generation as current_generation
-from secondlook.model.bundles.root import default_root, generations, previous_generation, prune, refuse, seed
+from secondlook.model.bundles.root import (
+    generations,
+    previous_generation,
+    prune,
+    refuse,
+)
 from secondlook.model.errors import BundleError, SecondlookError, StoreError, StoreUnreachableError
 from secondlook.model.images import decode
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.service.batching.batcher import Batcher
@@ -127,11 +134,11 @@ def _open_here(
 def _caught_up(overlay: Overlay, journal: Journal | None, milvus: Milvus | None, decode: Decode = decode) -> Overlay:
     """The overlay with all that was taught: by the journal, or by what the primary put into Milvus."""
     if journal is not None:
-        return caught_up(overlay, journal, decode=decode)
+        return replayed(overlay, journal, decode=decode)
     if milvus is None or overlay.bundle.manifest.store.kind != "milvus":
         return overlay
     try:
-        return mirror_of(milvus, overlay).caught_up(overlay)
+        return mirror_of(milvus, overlay).replayed(overlay)
     except (StoreUnreachableError, StoreError) as error:
         logger.error("what was taught is not known now: %s", error)
         return overlay
@@ -159,9 +166,9 @@ class Generations:
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self.journal = _journal(settings)
         """What was taught to the root; None for the default bundle's, to which nothing is, and in a replica."""
-        self._following = Following(self.journal, decode) if self.journal is not None else None
-        if self._following is not None:
-            batcher.renew = self._following.renew
+        self._follower = JournalFollower(self.journal, decode) if self.journal is not None else None
+        if self._follower is not None:
+            batcher.renew = self._follower.renew
         self._milvus = _milvus(settings)
         self._primary = Primary(self._milvus, self.root) if self._milvus is not None and self._writable else None
         self._switching = asyncio.Lock()
@@ -260,7 +267,7 @@ class Generations:
             JournalError: the journal cannot be read.
             UnavailableError: nothing computes answers, or what it computes takes too long.
         """
-        if self._following is None or self._following.is_current(self._batcher.predictor.overlay):
+        if self._follower is None or self._follower.is_current(self._batcher.predictor.overlay):
             return
         await self._renewed()
 
@@ -286,7 +293,7 @@ class Generations:
                     logger.error("what was taught cannot be followed: %s", error, exc_info=not is_ours)
 
     async def _follow_taught(self) -> None:
-        if self._following is None:  # a replica's is in Milvus, where all has its keys
+        if self._follower is None:  # a replica's is in Milvus, where all has its keys
             predictor = self._batcher.predictor
             overlay = await asyncio.to_thread(_caught_up, predictor.overlay, None, self._milvus)
             if overlay is not predictor.overlay:

@@ -20,11 +20,11 @@ from PIL import Image
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root, seed
 from secondlook.model.bundles.root import (
     GENERATION,
     activate,
     active_generation,
-    default_root,
     draft,
     generations,
     new_generation,
@@ -32,7 +32,6 @@ from secondlook.model.bundles.root import (
     prune,
     refuse,
     remove,
-    seed,
 )
 from secondlook.model.errors import BundleError
 from secondlook.model.stores.faiss_store import FaissStore

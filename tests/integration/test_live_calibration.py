@@ -66,9 +66,9 @@ def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> No
     others = [entry for entry in range(len(values)) if entry not in held.out.tolist()]
     near = keys[others[5]] + 0.01 * keys_of(1, 4, keys.shape[1])
     taught = {n: ("new", (key / np.linalg.norm(key))[None]) for n, key in enumerate(near, 1)}
-    decided: dict[int, str | None] = {first: None, second: "blue", others[0]: None, others[1]: "red"}
+    corrections: dict[int, str | None] = {first: None, second: "blue", others[0]: None, others[1]: "red"}
     images = {number: (label, {False: own[0]}) for number, (label, own) in taught.items()}
-    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, decided=decided)
+    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, corrections=corrections)
     found = calibrated_anew(bundle, overlay)
     # Once more, by other means.
     values[[second, others[1]]] = 0, 2

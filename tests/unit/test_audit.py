@@ -15,7 +15,7 @@ from secondlook.curation.contact_sheets import Cell, contact_sheet, write_sheets
 from secondlook.evaluation.studies.planted import plant, planted
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = ("ant", "bee", "cow")
 
