@@ -76,7 +76,7 @@ class Overlay:
 
     def __post_init__(self) -> None:
         if self.added is None:
-            object.__setattr__(self, "taught", AddedKeys(self.bundle.store.dim))
+            object.__setattr__(self, "added", AddedKeys(self.bundle.store.dim))
         if self._codes is None:
             object.__setattr__(self, "_codes", _Codes(self.bundle.manifest.classes))
 

@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.Mon
     def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(bundles, "_file_info", denied)
+    monkeypatch.setattr("secondlook.model.bundles.files.file_info", denied)
     with pytest.raises(BundleError, match=r"encoder\.onnx cannot be read: Permission denied"):
         open_bundle(root)
 

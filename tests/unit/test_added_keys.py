@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.model.journal import added_keys as added_keys
+from secondlook.model.stores import added_keys
 from secondlook.model.stores.added_keys import AddedKeys, Copies, added_id
 from secondlook.model.stores.corrections import REMOVED, Corrections
 

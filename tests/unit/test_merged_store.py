@@ -33,13 +33,13 @@ class Case:
         ids = FIRST + 2 * np.arange(added)
         # Codes of labels are not their classes: here they are those backwards.
         class_of = np.arange(CLASSES + 1)[::-1].copy()
-        added = AddedKeys(more.shape[1])
+        beside = AddedKeys(more.shape[1])
         for n in range(added):
-            added = added.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
+            beside = beside.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
         # Some are removed again, and others relabelled.
         gone = {n: None for n in range(added) if rng.random() < 0.2}
         others = {n: int(rng.integers(0, CLASSES + 1)) for n in range(added) if n not in gone and rng.random() < 0.2}
-        added = added.changed({**gone, **{n: int(class_of[label]) for n, label in others.items()}})
+        beside = beside.changed({**gone, **{n: int(class_of[label]) for n, label in others.items()}})
         for n, label in others.items():
             labels[n] = label
         stay = np.array([n not in gone for n in range(added)], bool)
@@ -48,7 +48,7 @@ class Case:
         now = rng.integers(0, CLASSES + 1, len(other))
         corrections = Corrections().changed(dict.fromkeys(left_out, REMOVED))
         corrections = corrections.changed(dict(zip(other, class_of[now].tolist(), strict=True)))
-        self.store = MergedStore(base, added, corrections, class_of)
+        self.store = MergedStore(base, beside, corrections, class_of)
         values[other] = now
         kept = np.setdiff1d(np.arange(count), left_out)
         self.ids = np.concatenate((kept, ids[stay]))
