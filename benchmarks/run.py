@@ -18,9 +18,9 @@ from benchmarks.taught import merged, taught
 from benchmarks.votes import votes
 from secondlook.evaluation.timing import machine, median_ms
 from secondlook.indexer.datasets.datasets import ArrayDataset, load
-from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
@@ -90,13 +90,13 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
         many = median_ms(lambda: bundle.engine.encode(batch), 2.0) / 32
         wanted = min(max(plan.entries), len(train.labels))
-        _, keys, values = embed_images(train, np.arange(wanted), bundle.engine, progress)
-        logits, asked, _ = embed_images(test, np.arange(min(QUERIES, len(test.labels))), bundle.engine, progress)
-        report.flat = flat_search(keys[: min(plan.entries)], asked, for_seconds=plan.seconds / 4)
+        cached = embed_queries(train, np.arange(wanted), bundle.engine, progress)
+        asked = embed_queries(test, np.arange(min(QUERIES, len(test.labels))), bundle.engine, progress)
+        report.flat = flat_search(cached.keys[: min(plan.entries)], asked.keys, for_seconds=plan.seconds / 4)
         for count in plan.entries:
             report.stores += stores(
-                *spread(keys, values, count),
-                Encoding(logits, asked),
+                *spread(cached.keys, cached.labels, count),
+                Encoding(asked.logits, asked.keys),
                 plan.factories,
                 Parameters(manifest.theta, manifest.lam, manifest.k),
                 (one, many),
@@ -106,11 +106,11 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
             )
     if "milvus" in plan.parts:
         assert milvus is not None
-        _, keys, values = embed_images(train, np.arange(len(train.labels)), bundle.engine, progress)
-        logits, asked, _ = embed_images(test, np.arange(min(COMPARED, len(test.labels))), bundle.engine, progress)
+        cached = embed_queries(train, np.arange(len(train.labels)), bundle.engine, progress)
+        asked = embed_queries(test, np.arange(min(COMPARED, len(test.labels))), bundle.engine, progress)
         chosen = Parameters(manifest.theta, manifest.lam, manifest.k)
         for count in plan.entries:
-            own, queries = spread(keys, values, count), Encoding(logits, asked)
+            own, queries = spread(cached.keys, cached.labels, count), Encoding(asked.logits, asked.keys)
             report.milvus += milvus_search(milvus, *own, queries, chosen, plan.seconds, progress)
     if "ray" in plan.parts:
         source = FromBundle(root, manifest.generation)

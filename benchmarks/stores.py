@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import median_ms, seconds
 from secondlook.indexer.fitting.approximation import cheapest_search, compare
-from secondlook.indexer.fitting.fit import nearest
+from secondlook.indexer.fitting.parameters import nearest
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import early_exit_search, margins
 from secondlook.model.answering.predictor import Parameters

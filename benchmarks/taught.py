@@ -17,7 +17,7 @@ from benchmarks.stages import png
 from benchmarks.stores import spread
 from secondlook.evaluation.timing import repeated, seconds
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.added.replay import replayed
@@ -175,9 +175,11 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
     manifest, k = bundle.manifest, bundle.manifest.k or 200
     count = min(BASE, len(train.labels))
     added, removed = ADDED * count // BASE, REMOVED * count // BASE
-    _, keys, values = embed_images(train, np.arange(count), bundle.engine, progress)
+    cached = embed_queries(train, np.arange(count), bundle.engine, progress)
+    keys, values = cached.keys, cached.labels
     more = _mirrored(bundle, train, added)
-    logits, asked, labels = embed_images(test, np.arange(len(test.labels)), bundle.engine, progress)
+    queries = embed_queries(test, np.arange(len(test.labels)), bundle.engine, progress)
+    asked = queries.keys
     random = np.random.default_rng(0)
     gone = np.sort(random.permutation(count)[:removed])
     ids = FIRST_ID + 2 * np.arange(added)
@@ -190,7 +192,7 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
     kept = np.setdiff1d(np.arange(count), gone)
     whole = FaissStore.build(np.concatenate((keys[kept], more)), np.concatenate((values[kept], values[:added])))
     names = np.concatenate((kept, ids))
-    network, same, shared, difference = softmax(logits, len(manifest.classes)), 0, 0, 0.0
+    network, same, shared, difference = softmax(queries.logits, len(manifest.classes)), 0, 0, 0.0
     for start in range(0, len(asked), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         ours, theirs = laid.search(asked[rows], k), whole.search(asked[rows], k)
@@ -202,7 +204,7 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
         difference = max(difference, float(np.abs(ours.similarities - theirs.similarities).max()))
         shared += sum(map(_shared, ours.ids, names[theirs.ids]))
         progress("merged", min(start + QUERIES_AT_ONCE, len(asked)), len(asked))
-    return MergedResult(count, added, removed, len(labels), same, 100 * shared / (len(asked) * k), difference)
+    return MergedResult(count, added, removed, len(asked), same, 100 * shared / (len(asked) * k), difference)
 
 
 def _shared(ours: Ints, theirs: Ints) -> int:

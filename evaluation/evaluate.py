@@ -15,7 +15,7 @@ from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import check_classes
-from secondlook.indexer.fitting.holdout import embed_holdout
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -32,7 +32,7 @@ QUERIES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Quality:
     """How good one model's probabilities are."""
 
     error_percent: float
@@ -40,7 +40,7 @@ class Metrics:
     nll: float
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: Ints) -> Metrics:
+    def of(cls, probabilities: Floats, labels: Ints) -> Quality:
         """Of probabilities (N,C)."""
         return cls(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
 
@@ -91,9 +91,9 @@ class Evaluation:
     count: int
     generation: str
     parameters: dict[str, float | None]
-    network: Metrics
-    mixed: Metrics
-    cache_only: Metrics
+    network: Quality
+    mixed: Quality
+    cache_only: Quality
     dataset: str
     """Name and split."""
     error_intervals: dict[str, Interval]
@@ -177,7 +177,7 @@ def evaluate(
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked, _ = embed_holdout(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = ServedCache.of_overlay(Overlay(bundle))
@@ -202,7 +202,7 @@ def evaluate(
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
         in_holdout=_in_holdout(bundle, asked.looks),
-        **{name: Metrics.of(said, labels) for name, said in models.items()},
+        **{name: Quality.of(said, labels) for name, said in models.items()},
     )
 
 

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.fitting.cache import Entries, fit_cache, kept, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate
-from secondlook.indexer.fitting.fit import KS
-from secondlook.indexer.fitting.holdout import Holdout, embed_holdout, nearest_entries, served_votes
-from secondlook.indexer.fitting.honest import Chosen, Known
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn
+from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH, tell_unknown
-from secondlook.indexer.fitting.tune import Entries, kept, limits_of_same, tune
+from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
 from secondlook.indexer.progress import Progress, silent
@@ -55,7 +56,7 @@ class _Opened:
     overlay: Overlay
     store: FaissStore | MilvusStore | MergedStore
     entries: Entries
-    chosen: Chosen
+    chosen: ChosenHoldout
     looks: CachedLooks
 
     @property
@@ -91,7 +92,7 @@ def refit(
     old, store = opened.bundle, opened.store
     for k in ks:
         check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
-    tuned = tune(
+    fitted = fit_cache(
         store,
         opened.classes,
         opened.known,
@@ -102,25 +103,25 @@ def refit(
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
-    network = old.manifest.network.model_copy(update={"trained_on_these": tuned.trained})
+    network = old.manifest.network.model_copy(update={"trained_on_these": fitted.trained})
     return _write_changed(
         root,
         old,
         progress,
-        held=_by_id(tuned.held, opened.overlay),
-        looks=replace(opened.looks, fitted=tuned.fitted).fitted_on(_own(tuned.rows, opened.overlay)),
-        theta=tuned.parameters.theta,
-        lam=tuned.parameters.lam,
-        k=tuned.parameters.k,
-        parameters_from=tuned.source,
-        holdout=tuned.holdout,
-        fit=tuned.report,
-        directions=tuned.directions,
-        calibration=tuned.calibration,
-        same_as=tuned.same_as or old.manifest.same_as,
-        approximation_error=tuned.approximation_error,
+        held=_by_id(fitted.held, opened.overlay),
+        looks=replace(opened.looks, fitted=fitted.fitted).fitted_on(_own(fitted.rows, opened.overlay)),
+        theta=fitted.parameters.theta,
+        lam=fitted.parameters.lam,
+        k=fitted.parameters.k,
+        parameters_from=fitted.source,
+        holdout=fitted.holdout,
+        fit=fitted.report,
+        directions=fitted.directions,
+        calibration=fitted.calibration,
+        same_as=fitted.same_as or old.manifest.same_as,
+        approximation_error=fitted.approximation_error,
         network=network,
-        store=old.manifest.store.model_copy(update={"search": tuned.store.search_info}),
+        store=old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
     )
 
 
@@ -203,7 +204,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
     images = read_trained(old.path, manifest)
     said = options.trained if options.trained != "unknown" else manifest.network.trained_on_these
-    known = Known(images, images is None and manifest.network.trained_on == trained_on, said)
+    known = TrainedOn(images, images is None and manifest.network.trained_on == trained_on, said)
     name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
     chosen = choose_holdout(
         name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
@@ -276,10 +277,10 @@ def _tenth(
     sources: list[str],
     looks: CachedLooks,
     progress: Progress,
-) -> tuple[Holdout, NDArray[np.bool_]]:
+) -> tuple[EmbeddedQueries, NDArray[np.bool_]]:
     """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
     ids, count = overlay.ids, len(overlay.ids)
-    empty = Holdout(
+    empty = EmbeddedQueries(
         np.empty((0, old.engine.classes), np.float32), np.empty((0, old.engine.dim), np.float32), np.empty(0, np.int64)
     )
     if dataset is None or not len(dataset.holdout()):
@@ -290,12 +291,12 @@ def _tenth(
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
-    found, at = embed_holdout(dataset, dataset.holdout(), old.engine, progress)
-    own = np.array([first.get(dataset.source(int(position)), -1) for position in at])
+    found = embed_queries(dataset, dataset.holdout(), old.engine, progress)
+    own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
     found = found.part(own >= 0)
     own = own[own >= 0]
     labels = overlay.store.values[own]
-    tenth = Holdout(found.logits, found.keys, labels, found.looks, own)
+    tenth = EmbeddedQueries(found.logits, found.keys, labels, found.looks, own)
     # Of the bundle's own entries: what was taught since shows other pictures.
     is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
     rows = looks.rows[ids[is_own]]

@@ -41,10 +41,10 @@ class StoreBuilder(Protocol):
         ...
 
 
-def keeper_of(
+def choose_builder(
     store: str, milvus: Milvus | None, count: int, dim: int, fewest: int, k: int | None, *, is_k_given: bool
 ) -> StoreBuilder:
-    """The keeper that a ``--store`` names, for count keys of dim numbers, of which at least ``fewest`` will be there.
+    """The builder that a ``--store`` names, for count keys of dim numbers, of which at least ``fewest`` will be there.
 
     Raises:
         StoreError: there is no such store, it cannot be made of so few keys, or no Milvus server is named.
@@ -52,7 +52,7 @@ def keeper_of(
         ParameterError: k, where it is given, is beyond what the store can serve.
     """
     kept_there = store.partition(":")[0] == PREFIX or (store == "auto" and milvus is not None)
-    keeper: StoreBuilder
+    builder: StoreBuilder
     if kept_there:
         milvus = milvus or from_environment()
         if milvus is None:
@@ -60,15 +60,15 @@ def keeper_of(
         factory, why = chosen(PREFIX if store == "auto" else store, count)
         MilvusIndex.of(factory)
         milvus.call("list_collections")  # says now what is wrong with the address or the token
-        keeper = _InMilvus(StoreInfo(kind="milvus", factory=factory, dim=dim, count=count, why=why), milvus)
+        builder = _InMilvus(StoreInfo(kind="milvus", factory=factory, dim=dim, count=count, why=why), milvus)
     else:
         factory, why = choose_store(count, dim, fewest) if store == "auto" else (store, "")
         empty_index(factory, dim)
         check_trainable(factory, count)
-        keeper = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
+        builder = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
     if is_k_given:
-        check_k(k, is_exhaustive=is_exhaustive(factory), kind=keeper.info.kind)
-    return keeper
+        check_k(k, is_exhaustive=is_exhaustive(factory), kind=builder.info.kind)
+    return builder
 
 
 class _InFolder:

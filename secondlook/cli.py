@@ -24,7 +24,7 @@ COMMANDS = {
     "audit": "secondlook.commands.audit:audit",
     "jacobian": "secondlook.commands.jacobian:jacobian",
     "reproduce": "secondlook.commands.reproduce:reproduce",
-    "study": "secondlook.commands.study:study_command",
+    "study": "secondlook.commands.study:study",
     "attack": "secondlook.commands.attack:attack",
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",

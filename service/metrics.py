@@ -277,7 +277,9 @@ class _States:
         self._taught = gauge(
             "taught_images", "Taught images that the generation does not have itself.", "livemostrecent"
         )
-        self._away = gauge("store_away", "1 while the keys are on another machine that does not answer.", "livemax")
+        self._store_away = gauge(
+            "store_away", "1 while the keys are on another machine that does not answer.", "livemax"
+        )
         self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
         self._workers = gauge("workers", "Processes that answer.", "livesum")
         self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
@@ -293,7 +295,7 @@ class _States:
     def set(self, now: Snapshot, *, is_worker: bool) -> None:
         self._entries.set(now.entries)
         self._taught.set(now.added_images)
-        self._away.set(now.is_store_unreachable)
+        self._store_away.set(now.is_store_unreachable)
         self._ready.set(now.is_ready)
         self._workers.set(1)
         self._queue.set(now.waiting_images)

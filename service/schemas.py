@@ -149,6 +149,10 @@ class Predictions(TypedDict):
 PREDICTION: TypeAdapter[Prediction | Problem] = TypeAdapter(Prediction | Problem)
 
 
+SUGGEST_REBUILD = 5_000
+"""Entries that differ from their generation (taught, relabelled or removed), from which on a rebuild is suggested."""
+
+
 class TaughtInfo(BaseModel):
     """How what answers differs from its generation, by what was taught."""
 
@@ -290,7 +294,7 @@ def prediction(
     return told
 
 
-def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
+def model_info(predictor: Predictor) -> ModelInfo:
     """What the active bundle's manifest says, and what was taught since."""
     manifest, by_class = predictor.bundle.manifest, predictor.overlay.class_weights
     return ModelInfo(
@@ -304,7 +308,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         entries=predictor.store.count,
         counts=predictor.overlay.counts.tolist(),
         class_weights=[1.0] * len(predictor.classes) if by_class is None else by_class.tolist(),
-        taught=taught_info(predictor, suggest_rebuild),
+        taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
         input=manifest.input,
@@ -317,7 +321,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
     )
 
 
-def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
+def taught_info(predictor: Predictor) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
@@ -325,7 +329,7 @@ def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= suggest_rebuild,
+        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= SUGGEST_REBUILD,
     )
 
 

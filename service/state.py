@@ -13,8 +13,8 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.errors import JournalError
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
-from secondlook.service.generations.generations import Generations
 from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.switching import Generations
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.limits import Drain
 from secondlook.service.metrics import Metrics, Snapshot

@@ -20,7 +20,7 @@ class Claim:
     evidence: str
 
 
-def of(step: str, result: dict[str, Any], published: Published | None = None) -> list[Claim]:
+def claims_of(step: str, result: dict[str, Any], published: Published | None = None) -> list[Claim]:
     """What a part's result (its ``as_dict``) says of the claims it is about; nothing for a part that is about none.
 
     ``published`` is given where the published errors are to be met: for the paper's recipe on all images.

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,77 +21,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from secondlook.evaluation.paper.claims import of
+from secondlook.evaluation.paper.claims import claims_of
 from secondlook.evaluation.paper.report_html import Built, Drawn, Measured, Report, page
-from secondlook.evaluation.paper.subjects import AS_IS, STEPS, Subject, spread
+from secondlook.evaluation.paper.steps import STEPS, Plan, command, measure
+from secondlook.evaluation.paper.subjects import AS_IS, Subject, thinned
 from secondlook.evaluation.timing import processor
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromNetwork, best_device
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.indexer.memory import available_bytes
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.results import Study, Table
+from secondlook.indexer.results import Table
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import file_sha256
 from secondlook.model.bundles.root import activate, active_generation
 from secondlook.model.errors import SecondlookError
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything."""
-
-    cached: int | None
-    """Training images in the cache; None = all."""
-    mirror: bool
-    """Whether their mirrored copies are cached too."""
-    asked: int | None
-    """Test images of the error tables; None = all."""
-    curves: tuple[int, int, int]
-    """Test images asked, images of the holdout fitted on, and images cached for each layer."""
-    attacked: int
-    attack_preset: str
-    white_box: int
-    """Images attacked through each model's own gradient."""
-    sizes: tuple[float, ...]
-    """Of attacks of fixed sizes: the largest change of a pixel, of 255."""
-    jacobian: int
-    shifted: int
-    refill: int
-    """Training images put into a cache under each shift."""
-    strengths: tuple[int, ...]
-
-
-FULL = Plan(
-    cached=None,
-    mirror=True,
-    asked=None,
-    curves=(2000, 1000, 5000),
-    attacked=500,
-    attack_preset="orhan2018",
-    white_box=100,
-    sizes=(0.25, 0.5, 1.0, 2.0, 4.0),
-    jacobian=500,
-    shifted=2000,
-    refill=10_000,
-    strengths=(1, 2, 3, 4, 5),
-)
-QUICK = Plan(
-    cached=10_000,
-    mirror=False,
-    asked=2000,
-    curves=(500, 300, 1000),
-    attacked=100,
-    attack_preset="quick",
-    white_box=10,
-    sizes=(0.25, 0.5, 1.0),
-    jacobian=64,
-    shifted=300,
-    refill=1000,
-    strengths=(2, 4),
-)
-"""About ten minutes on two processor cores."""
 
 
 @dataclass
@@ -195,7 +138,7 @@ class _Measuring:
             if step == "curves" and recipe == "paper":
                 continue  # Each of its points would be an exact sum anew; its layers are those of the compact recipe's.
             try:
-                kept = self._kept(recipe, step, self._amounts(step), partial(self._step, step, recipe, bundle))
+                kept = self._kept(recipe, step, self.run.plan.amounts(step), partial(self._step, step, recipe, bundle))
             except SecondlookError as error:
                 self.run.report.failed.append(f"{self.subject.name}, {recipe}, {step}: {error}")
                 complete = False
@@ -226,7 +169,7 @@ class _Measuring:
             # Fitted to a whole cache; with a part of it another mixture is best.
             parameters = Parameters(published.theta, published.lam, None)
         generation = index(
-            spread(self.train, plan.cached),
+            thinned(self.train, plan.cached),
             root,
             # What was published comes with mirrored copies made after normalising.
             FromNetwork(self.subject.network, recipe, mirror_normalized=published is not None),
@@ -305,24 +248,13 @@ class _Measuring:
             },
         }
 
-    def _amounts(self, step: str) -> dict[str, Any]:
-        p = self.run.plan
-        amounts: dict[str, dict[str, Any]] = {
-            "errors": {"images": p.asked},
-            "curves": dict(zip(("images", "held", "cached"), p.curves, strict=True)),
-            "attacks": {"images": p.attacked, "preset": p.attack_preset, "sizes": p.sizes},
-            "white-box": {"images": p.white_box, "sizes": p.sizes},
-            "jacobian": {"images": p.jacobian},
-            "shift": {"images": p.shifted, "refill": p.refill, "strengths": p.strengths},
-        }
-        return amounts[step]
-
     def _cache_theta(self, recipe: str) -> float | None:
         published, whole = self.subject.published, self.run.plan.cached is None
         return published.cache_theta if published is not None and recipe == "paper" and whole else None
 
     def _step(self, step: str, recipe: str, bundle: Callable[[], Bundle]) -> dict[str, Any]:
-        study = self._study(step, recipe, bundle())
+        images, alone = (self.train, self.test), self._cache_theta(recipe)
+        study = measure(step, bundle(), images, self.run.plan, alone, self.made, self._reporting(recipe, step))
         whose = f"{self.subject.name}-{recipe}-"
         return {
             "result": study.as_dict(),
@@ -333,108 +265,23 @@ class _Measuring:
             ],
         }
 
-    def _study(self, step: str, recipe: str, bundle: Bundle) -> Study:
-        plan, progress, alone = self.run.plan, self._reporting(recipe, step), self._cache_theta(recipe)
-        if step == "errors":
-            from secondlook.evaluation.evaluate import evaluate
-
-            return evaluate(bundle, self.test, cache_theta=alone, images=plan.asked, progress=progress)
-        if step == "curves":
-            from secondlook.evaluation.studies.curves import curves
-
-            asked, held, cached = plan.curves
-            train = self.train if recipe == AS_IS else spread(self.train, plan.cached)
-            return curves(bundle, self.test, train, images=asked, held=held, cached=cached, progress=progress)
-        if step == "shift":
-            from secondlook.evaluation.evaluate import Setting
-            from secondlook.evaluation.studies.shift import shift
-
-            return shift(
-                bundle,
-                self.test,
-                self.train,
-                images=plan.shifted,
-                refill=plan.refill,
-                strengths=plan.strengths,
-                setting=Setting.of(bundle.manifest, cache_theta=alone),
-                progress=progress,
-            )
-        from secondlook.evaluation.robustness.models import Models
-
-        # A second copy of the keys makes sums over them faster where there is room for it.
-        free, size = available_bytes(), 4 * bundle.store.count * bundle.store.dim
-        keeping = "float32" if free is None or 2 * size < free else "stored"
-        models = Models.of(bundle, cache_theta=alone, keeping=keeping, device=best_device())  # type: ignore[arg-type]
-        if step == "jacobian":
-            from secondlook.evaluation.robustness.jacobian import jacobians
-
-            return jacobians(bundle, models, self.test, plan.jacobian, progress)
-        from secondlook.evaluation.robustness.attack_study import study
-
-        if step == "attacks":
-            return study(
-                bundle,
-                models,
-                self.test,
-                plan.attacked,
-                preset=plan.attack_preset,
-                made=self.made,
-                epsilons=plan.sizes,
-                progress=progress,
-            )
-        return study(
-            bundle,
-            models,
-            self.test,
-            plan.white_box,
-            attacks=(),
-            by_size=False,
-            own_gradient=True,
-            epsilons=plan.sizes,
-            progress=progress,
-        )
-
     def _measured(self, recipe: str, step: str, kept: dict[str, Any]) -> Measured:
+        root = self.subject.bundle[0] if recipe == AS_IS and self.subject.bundle else self._root(recipe)
         whole = self.run.plan.asked is None and self.run.plan.cached is None and recipe == "paper"
         return Measured(
             subject=self.subject.name,
             recipe=recipe,
             step=step,
             seconds=kept["seconds"],
-            command=self._alike(recipe, step),
+            command=command(step, self.subject.dataset, root, self.run.plan, self._cache_theta(recipe)),
             result=kept["result"],
             tables=[
                 Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])), t["note"], t.get("names", 1))
                 for t in kept["tables"]
             ],
             figures=[Drawn(**figure) for figure in kept["figures"]],
-            claims=of(step, kept["result"], self.subject.published if whole else None),
+            claims=claims_of(step, kept["result"], self.subject.published if whole else None),
         )
-
-    def _alike(self, recipe: str, step: str) -> str:
-        """The command that measures the same on the same bundle."""
-        root = self.subject.bundle[0] if recipe == AS_IS and self.subject.bundle else self._root(recipe)
-        asked = self._amounts(step)
-        words: dict[str, list[str]] = {
-            "errors": ["evaluate"],
-            "curves": ["evaluate", "--curves"],
-            "attacks": ["attack", "--by-size"],
-            "white-box": ["attack", "--attacks", "", "--white-box"],
-            "jacobian": ["jacobian"],
-            "shift": ["evaluate", "--shift"],
-        }
-        command, *flags = words[step]
-        line = ["secondlook", command, self.subject.dataset, "--bundles", str(root), *flags]
-        if asked["images"] is not None:
-            line += ["--images", str(asked["images"])]
-        if "preset" in asked:
-            line += ["--preset", asked["preset"]]
-        if "sizes" in asked:
-            line += ["--epsilons", ",".join(f"{size:g}" for size in asked["sizes"])]
-        alone = self._cache_theta(recipe)
-        if alone is not None and step != "shift":
-            line += ["--cache-theta", f"{alone:g}"]
-        return shlex.join(line)
 
 
 def _version(package: str) -> str | None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.datasets.left_out import LeftOut
+from secondlook.indexer.datasets.derived import subset
 from secondlook.indexer.embedding.encoders import open_network
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import BundleError, NetworkError
 
-STEPS = ("errors", "curves", "attacks", "white-box", "jacobian", "shift")
 RECIPES = ("paper", "compact")
 AS_IS = "as-is"
 """The recipe of a bundle that is measured without being built."""
@@ -43,66 +40,12 @@ class Subject:
         return (AS_IS, *RECIPES) if self.bundle else RECIPES
 
 
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a dataset; its holdout are those of them that are the dataset's."""
-
-    of: Dataset
-    positions: NDArray[np.int64]
-
-    @property
-    def name(self) -> str:
-        """The dataset's."""
-        return self.of.name
-
-    @property
-    def split(self) -> str:
-        """The dataset's."""
-        return self.of.split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The dataset's."""
-        return self.of.classes
-
-    @property
-    def own_classes(self) -> tuple[str, ...]:
-        """The dataset's."""
-        return self.of.own_classes
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Of the images, shape (n,)."""
-        return self.of.labels[self.positions]
-
-    @property
-    def left_out(self) -> LeftOut:
-        """The dataset's."""
-        return self.of.left_out
-
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """One image."""
-        return self.of.read(int(self.positions[index]), size)
-
-    def source(self, index: int) -> str:
-        """Where it came from."""
-        return self.of.source(int(self.positions[index]))
-
-    def content_hash(self) -> str:
-        """Of the dataset and the positions."""
-        return hashlib.sha256(self.of.content_hash().encode() + self.positions.tobytes()).hexdigest()
-
-    def holdout(self) -> NDArray[np.int64]:
-        """A tenth of the images, or about that."""
-        return np.flatnonzero(np.isin(self.positions, self.of.holdout()))
-
-
-def spread(dataset: Dataset, count: int | None) -> Dataset:
+def thinned(dataset: Dataset, count: int | None) -> Dataset:
     """So many images of a dataset at equal distances, so that classes and holdout keep their shares; None = all."""
     total = len(dataset.labels)
     if count is None or count >= total:
         return dataset
-    return Subset(dataset, np.linspace(0, total - 1, count).round().astype(np.int64))
+    return subset(dataset, np.linspace(0, total - 1, count).round().astype(np.int64))
 
 
 def from_weights(paths: Sequence[Path], out: Path, data_root: Path | None, dataset: str | None = None) -> list[Subject]:

@@ -24,7 +24,7 @@ from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.robustness.models import WORKING_BYTES, Models
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS

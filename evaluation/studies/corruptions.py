@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.left_out import LeftOut
+from secondlook.indexer.datasets.derived import DerivedDataset
 
 Pixels = NDArray[np.float64]
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -91,58 +91,17 @@ def corrupt(image: NDArray[np.uint8], family: str, strength: int, seed: tuple[in
     return np.rint(255 * np.clip(changed, 0, 1)).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class Shifted:
+def shifted(dataset: Dataset, family: str, strength: int) -> DerivedDataset:
     """A dataset whose images are all corrupted as they are read, at the size that is asked for."""
 
-    dataset: Dataset
-    family: str
-    strength: int
-
-    @property
-    def name(self) -> str:
-        """What was corrupted, and how."""
-        return f"{self.dataset.name} under {self.family} {self.strength}"
-
-    @property
-    def split(self) -> str:
-        """The dataset's."""
-        return self.dataset.split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The dataset's."""
-        return self.dataset.classes
-
-    @property
-    def own_classes(self) -> tuple[str, ...]:
-        """The dataset's."""
-        return self.dataset.own_classes
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The dataset's."""
-        return self.dataset.labels
-
-    @property
-    def left_out(self) -> LeftOut:
-        """The dataset's."""
-        return self.dataset.left_out
-
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """One image, corrupted."""
+    def read(index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         # Training and test image of the same position must not share their noise.
-        seed = (index, self.strength, int(self.split == "test"))
-        return corrupt(self.dataset.read(index, size), self.family, self.strength, seed)
+        seed = (index, strength, int(dataset.split == "test"))
+        return corrupt(dataset.read(index, size), family, strength, seed)
 
-    def source(self, index: int) -> str:
-        """Where the image came from."""
-        return self.dataset.source(index)
-
-    def content_hash(self) -> str:
-        """The dataset's with how it was corrupted."""
-        return f"{self.dataset.content_hash()} {self.family} {self.strength}"
-
-    def holdout(self) -> NDArray[np.int64]:
-        """The dataset's."""
-        return self.dataset.holdout()
+    return DerivedDataset.of(
+        dataset,
+        name=f"{dataset.name} under {family} {strength}",
+        read=read,
+        content_hash=lambda: f"{dataset.content_hash()} {family} {strength}",
+    )

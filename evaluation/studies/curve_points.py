@@ -9,16 +9,9 @@ import numpy as np
 from secondlook.evaluation.evaluate import Setting, opinions
 from secondlook.evaluation.fit_grid import best_alone
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
-from secondlook.indexer.fitting.fit import choose
+from secondlook.indexer.fitting.parameters import choose_parameters
 from secondlook.model.cache import Floats, Ints, vote
 from secondlook.model.scoring import nll
-
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-K = 200
-"""Neighbours that vote where the bundle asks all of its entries."""
-
-IMAGES, HELD, CACHED = 2000, 1000, 10_000
-"""Images asked, images of the holdout fitted on, and images cached for each layer, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,9 @@ class Queries:
         similarities, values = found[0][:, :k], found[1][:, :k]
         k = similarities.shape[1]
         fit, ask = slice(len(self.labels) - self.held, None), slice(0, len(self.labels) - self.held)
-        fitted = choose(self.network[fit], self.labels[fit], similarities[fit], values[fit], entries, ks=(k,))
+        fitted = choose_parameters(
+            self.network[fit], self.labels[fit], similarities[fit], values[fit], entries, ks=(k,)
+        )
         setting = Setting(fitted.parameters.theta, fitted.parameters.lam, k, best_alone(fitted.report, k))
         network, labels = self.network[ask], self.labels[ask]
         votes = [

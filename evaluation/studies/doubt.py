@@ -16,9 +16,9 @@ from secondlook.evaluation.statistics.conformal import METHODS, TABLED, Sets, co
 from secondlook.evaluation.statistics.detection import Detection, Scores, detect
 from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.class_shape import ClassShape
 from secondlook.indexer.fitting.novelty import CANDIDATES, Seen, class_left_out, spread
-from secondlook.indexer.index import embed_images
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
@@ -263,18 +263,19 @@ def doubt(
             f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
         )
     shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
-    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
-    known, mixed, cache = _scores(bundle, calibration, shape, logits, keys)
+    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
+    keys, labels = asked.keys, asked.labels
+    known, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
     spreads = {name: spread(known[PARTS[name]]) for name in PARTS}
     known |= _sums(known, spreads)
-    left_out = class_left_out(Seen(logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
+    left_out = class_left_out(Seen(asked.logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
     standings = {dataset.name: _shares(calibration, known["novelty"], mixed, cache)}
     kinds: list[Unknown] = []
     novelties = {dataset.name: known["novelty"]}
     threshold = calibration.novelty.threshold
     for other in unknown:
-        logits, keys, _ = embed_images(other, sample(other, images), bundle.engine, progress)
-        scores, *votes = _scores(bundle, calibration, shape, logits, keys)
+        asked = embed_queries(other, sample(other, images), bundle.engine, progress)
+        scores, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
         scores |= _sums(scores, spreads)
         novelties[other.name] = scores["novelty"]
         standings[other.name] = _shares(calibration, scores["novelty"], *votes)

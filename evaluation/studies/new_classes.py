@@ -16,9 +16,9 @@ import numpy as np
 from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
-from secondlook.indexer.embedding.embedding import BATCH
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import COLOURS, INK
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -204,8 +204,8 @@ def new_classes(
 
 
 def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> Queries:
-    logits, keys, labels = embed_images(dataset, positions, bundle.engine, progress)
-    return Queries(logits, keys, tuple(dataset.classes[label] for label in labels))
+    found = embed_queries(dataset, positions, bundle.engine, progress)
+    return Queries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
 
 
 def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.random.Generator) -> Floats:

@@ -20,7 +20,7 @@ CANVAS = 4
 """Drawings are made so many times larger than they are asked for, and then brought to size: their lines are smooth."""
 
 
-def unknown(name: str, size: tuple[int, int], data_root: Path | None = None, images: int = IMAGES) -> Dataset:
+def unknown_images(name: str, size: tuple[int, int], data_root: Path | None = None, images: int = IMAGES) -> Dataset:
     """``drawings`` or ``noise`` (always the same ones), the test images of a dataset, or those of a folder.
 
     Raises:

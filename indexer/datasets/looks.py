@@ -69,7 +69,7 @@ class GivenHoldout:
     looks: Looks
 
 
-def given_holdout(folder: Path, manifest: Manifest) -> GivenHoldout | None:
+def read_given_holdout(folder: Path, manifest: Manifest) -> GivenHoldout | None:
     """The honest holdout that a bundle was given; None where it has none, or a part of its own dataset.
 
     Raises:

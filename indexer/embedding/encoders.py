@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.looks import GivenHoldout, given_holdout
-from secondlook.indexer.embedding.embed import batches, read_all
+from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
+from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.files import ENCODER, NETWORK, file_sha256, read_manifest
@@ -92,7 +92,7 @@ class FromBundle:
             network,
             manifest.recipe,
             trained=read_trained(old.path, manifest),
-            kept=given_holdout(old.path, manifest),
+            kept=read_given_holdout(old.path, manifest),
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, served_votes
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import margins
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -61,7 +62,7 @@ def measure(
     served: ServedCache,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
-    holdout: Holdout,
+    holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
     novelty: Novelty | None = None,

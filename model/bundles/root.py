@@ -11,7 +11,7 @@ On a file system without locks, nothing is ever removed, and that only one proce
     ROOT/REFUSED        ids that the acceptance check refused: kept apart when the newest are counted
     ROOT/<generation>/  a bundle (model.bundles.bundle)
     ROOT/jobs/          records of the rebuilds that servers ran (service.generations.records)
-    ROOT/parts/         embedded shards (indexer.shards)
+    ROOT/parts/         embedded shards (indexer.sharding.shards)
     ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.generations.cluster)
     ROOT/taught.sqlite  the journal (model.journal)
 

@@ -77,7 +77,7 @@ def attack(
     progress_format: str,
 ) -> None:
     """What adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
-    from secondlook.evaluation.robustness.attack_study import study
+    from secondlook.evaluation.robustness.attack_study import attack_study
     from secondlook.evaluation.robustness.attacks import ATTACKS, PRESETS
     from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load
@@ -106,7 +106,7 @@ def attack(
             keeping=keys,  # type: ignore[arg-type]  # click has checked it
             device=best_device(),
         )
-        found = study(
+        found = attack_study(
             bundle,
             models,
             load(dataset, split, data_root, limits),

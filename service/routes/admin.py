@@ -74,7 +74,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     """Runs in a process of its own; its progress is at the `Location`. One at a time.
 
     The result is switched to if it is whole, answers test images, and has no more errors on its held-out images than
-    the active generation by more than SECONDLOOK_GATE_MARGIN and by more than chance explains.
+    the active generation by more than one percentage point and by more than chance explains.
     """
     state.generations.require_writable()
     asked = asked or RebuildRequest()

@@ -29,9 +29,9 @@ from secondlook.service.problems import Kind, Problem, ProblemError, clean, docu
 from secondlook.service.routes.entries import EntryId, known_entry
 from secondlook.service.routes.predict import REQUEST_BODY, Answered, answer_in_time
 from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, read_form
-from secondlook.service.routes.thumbnails import thumbnail
 from secondlook.service.schemas import EntryInfo, Opinion, entry_info
 from secondlook.service.state import Running, State
+from secondlook.service.thumbnails import thumbnail
 
 LABEL = "label"
 REPLAYED = "Idempotent-Replayed"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import (
     CHANGED_PERCENT,
     EARLY_CHANGED_PERCENT,
@@ -12,7 +13,7 @@ from secondlook.indexer.fitting.approximation import (
     compare,
     measure,
 )
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.model.answering.early_exit import early_exit_search, margins
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import mix, softmax, vote
@@ -35,7 +36,7 @@ def clusters(seed: int, count: int, dim: int = 16, noise: float = 1.5) -> tuple[
 KEYS, VALUES = clusters(0, 2000)
 HELD = np.arange(2000) >= 1800
 LOGITS = np.random.default_rng(5).normal(size=(200, CLASSES)).astype(np.float32)
-HOLDOUT = Holdout(LOGITS, KEYS[HELD], VALUES[HELD])
+HOLDOUT = EmbeddedQueries(LOGITS, KEYS[HELD], VALUES[HELD])
 REST = [(KEYS[~HELD], VALUES[~HELD])]
 
 

@@ -12,9 +12,8 @@ from secondlook.model.answering.doubt import highest_score, p_value, ranked
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.cache import mix, vote
 from secondlook.model.manifest import Calibration, Novelty
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 IMAGE = make_image("green", seed=77)
 

@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from secondlook.model.answering.predictor import Predictor
-from secondlook.service.app import create_app
 from secondlook.service.batching.batcher import RESTART_SECONDS
+from secondlook.service.http import limits
 from tests.images_for_tests import make_image
-from tests.service_for_tests import files, open_predictor, problem, serving, settings
+from tests.service_for_tests import create_app, files, open_predictor, problem, serving, settings
 
 PATIENCE = 20.0
 RAW = {"Content-Type": "image/png"}
@@ -149,9 +149,10 @@ def test_bytes_are_bounded_by_announcement_and_by_count(gated: Gated) -> None:
     crowded(app, body)
 
 
-def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated) -> None:
+def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     gated.gate.set()
-    app = create_app(settings(body_stall_s=1.0), predictor=gated)
+    monkeypatch.setattr(limits, "STALL_S", 1.0)
+    app = create_app(settings(), predictor=gated)
     image = make_image("red", (64, 64), "BMP")
 
     async def pieces() -> Any:

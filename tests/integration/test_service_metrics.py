@@ -8,9 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from secondlook.model.bundles.root import active_generation
 from secondlook.service import logs
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, Call, files, open_predictor, serving, settings
+from tests.service_for_tests import ADMIN, KEY, Call, create_app, files, open_predictor, serving, settings
 
 
 class Figures(dict[tuple[str, tuple[tuple[str, str], ...]], float]):

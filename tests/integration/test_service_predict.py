@@ -18,9 +18,8 @@ from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.model.manifest import Calibration, Novelty
 from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.store import Neighbors
-from secondlook.service.app import create_app
 from tests.images_for_tests import COLOURS, make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,8 @@ from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.files import FOLDED_KEYS
 from secondlook.model.bundles.root import activate
 from secondlook.model.journal import Journal, NewImage
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
-from tests.service_for_tests import ADMIN, KEY, Call, copy_root, files, serving, settings
+from tests.service_for_tests import ADMIN, KEY, Call, copy_root, create_app, files, serving, settings
 
 PICTURE = make_image("red", seed=4321)
 
@@ -153,7 +152,7 @@ def test_the_study_teaches_pictures_and_asks_about_copies(tiny_bundle: Path, tmp
     (table,) = found.tables()
     assert len(table.rows) == len(COPIES) + 2
     json.dumps(found.as_dict())
-    options = ["--bundles", str(tiny_bundle), "--same", "--json"]
-    run = CliRunner().invoke(cli, ["evaluate", str(tmp_path / "colours"), *options])
+    options = ["--bundles", str(tiny_bundle), "--json"]
+    run = CliRunner().invoke(cli, ["study", "same-picture", str(tmp_path / "colours"), *options])
     assert run.exit_code == 0, run.output
-    assert json.loads(run.output.splitlines()[-1])["same"]["alone"] == 9
+    assert json.loads(run.output.splitlines()[-1])["alone"] == 9

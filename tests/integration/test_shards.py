@@ -15,11 +15,11 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.fold import fold
-from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
+from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.indexer.merge import merge, open_parts
-from secondlook.indexer.shards import Shards, read_chunk, read_info, shard_folder
+from secondlook.indexer.sharding.merge import merge, open_parts
+from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import read_manifest
@@ -36,7 +36,7 @@ FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
 
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.indexer.shards.CHUNK", BATCH)
+    monkeypatch.setattr("secondlook.indexer.sharding.shards.CHUNK", BATCH)
 
 
 @pytest.fixture(scope="module")

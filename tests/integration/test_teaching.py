@@ -24,7 +24,6 @@ from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
 from secondlook.model.journal import JOURNAL, Journal, NewImage
 from secondlook.model.stores.added_keys import FIRST_ID, added_id
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import (
     ADMIN,
@@ -32,6 +31,7 @@ from tests.service_for_tests import (
     Call,
     add_generation,
     copy_root,
+    create_app,
     files,
     open_predictor,
     problem,
@@ -89,7 +89,7 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_new_class_is_known_to_the_next_answer(call: Call) -> None:
+def test_a_new_class_is_known_to_the_next_answer(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     before = model(call)
     response = teach(call, "striped", striped(1), striped(2))
     assert response.status_code == 201
@@ -119,6 +119,8 @@ def test_a_new_class_is_known_to_the_next_answer(call: Call) -> None:
     assert after["counts"] == [*before["counts"], 2]
     assert after["entries"] == before["entries"] + 2
     assert after["taught"] == {"images": 2, "relabelled": 0, "removed": 0, "change": 2, "suggests_rebuild": False}
+    monkeypatch.setattr("secondlook.service.schemas.SUGGEST_REBUILD", 2)
+    assert model(call)["taught"]["suggests_rebuild"] is True
     picture = call("GET", f"/v1/entries/{added_id(1)}/thumbnail")
     assert picture.headers["content-type"] == "image/png"
     assert look(call, picture.content)["neighbors"][0]["similarity"] == pytest.approx(1, abs=1e-5)

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.__main__ import PARTS, bench
 from secondlook.cli import cli
 from secondlook.service.settings import settings_table
+from tests.service_for_tests import create_app, settings
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/README.md"
@@ -186,6 +187,22 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     others |= {"SECONDLOOK_MINIO_USER"}
     known = set(re.findall(r"SECONDLOOK_\w+", settings_table())) | others
     assert set(re.findall(r"SECONDLOOK_\w*\w", page.read_text())) <= known | {"SECONDLOOK_"}
+
+
+@cache
+def calls() -> dict[str, set[str]]:
+    paths = create_app(settings()).openapi()["paths"]
+    return {re.sub(r"{\w+}", "{}", path): {method.upper() for method in methods} for path, methods in paths.items()}
+
+
+@every_page
+def test_calls_and_metrics_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    for methods, path in re.findall(r"\b((?:GET|POST|PATCH|DELETE)(?:, \w+)*) (/v1/[\w/{}-]+)", text):
+        assert set(methods.split(", ")) <= calls()[re.sub(r"{\w+}", "{}", path.rstrip("/"))], path
+    metrics = (ROOT / "service/metrics.py").read_text()
+    for name in re.findall(r"`secondlook_(\w+?)(?:_total)?[`{]", text):
+        assert re.search(rf'"(secondlook_)?{name}(_total)?"', metrics), name
 
 
 def test_the_readme_is_short() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from secondlook.indexer.fitting.class_shape import ClassShape
-from secondlook.indexer.fitting.far import far_images
 from secondlook.indexer.fitting.novelty import (
     CANDIDATES,
     DOUBTFUL_RATE,
@@ -14,6 +13,7 @@ from secondlook.indexer.fitting.novelty import (
     Seen,
     fit_novelty,
 )
+from secondlook.indexer.fitting.synthetic import synthetic_images
 from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
 from secondlook.model.cache import softmax
 from secondlook.model.manifest import Novelty
@@ -180,7 +180,7 @@ def test_the_tenth_of_fewer_entries_is_the_last() -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (17, 40), (224, 224)])
 def test_far_images_are_the_same_each_time_and_differ_from_each_other(size: tuple[int, int]) -> None:
-    one, two = far_images(size, 12), far_images(size, 12)
+    one, two = synthetic_images(size, 12), synthetic_images(size, 12)
     assert one.keys() == {"noise", "textures"}
     for kind, images in one.items():
         np.testing.assert_array_equal(images, two[kind])

@@ -25,6 +25,11 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 WAITS = 'import time; print(\'{"stage": "embed", "done": 1, "total": 4}\', flush=True); time.sleep(60)'
 
 
+def runs(script: str) -> tuple[str, ...]:
+    """A program that runs a script instead, with the same arguments."""
+    return sys.executable, "-c", script
+
+
 async def ended(rebuilds: Rebuilds, job: Job) -> Job:
     async with asyncio.timeout(PATIENCE):
         while rebuilds.get(job.id).state == "running":
@@ -39,12 +44,10 @@ async def reached(job: Job, stage: str) -> None:
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch,
     script: str,
     body: Callable[[Rebuilds, list[str]], Coroutine[Any, Any, None]],
     switch: Callable[[str], None] = lambda generation: None,
 ) -> None:
-    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", script))
     switched: list[str] = []
 
     async def adopting(generation: str, force: bool) -> str:
@@ -53,7 +56,7 @@ def run(
         return "no worse"
 
     async def running(root: Path) -> None:
-        rebuilds = Rebuilds(root, adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
+        rebuilds = Rebuilds(root, runs(script), adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
         try:
             await body(rebuilds, switched)
         finally:
@@ -63,11 +66,11 @@ def run(
         asyncio.run(running(Path(root)))
 
 
-def test_progress_then_a_switch_to_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_then_a_switch_to_the_generation() -> None:
     script = """
 import json, os, sys, time
 print("not json"); print("[1]")
-assert sys.argv[1:] == ["--no-activate", "--progress=json", "--", "colours"], sys.argv
+assert sys.argv[1:] == ["index", "--no-activate", "--progress=json", "--", "colours"], sys.argv
 deadline = time.monotonic() + 10
 while os.getpriority(os.PRIO_PROCESS, 0) < 10 or int(open("/proc/self/oom_score_adj").read()) < 500:
     assert time.monotonic() < deadline, "it was not made nice, or not the first to be killed where memory ends"
@@ -99,7 +102,7 @@ print(json.dumps({"generation": "g"}))
         assert forced.generation == "g"
         assert switched == ["g", "g, forced"]
 
-    run(monkeypatch, script, body)
+    run(script, body)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +116,7 @@ print(json.dumps({"generation": "g"}))
     ],
     ids=["error", "traceback", "silence", "killed", "endless line"],
 )
-def test_a_failure_has_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, script: str, error: str
-) -> None:
+def test_a_failure_has_a_sentence(caplog: pytest.LogCaptureFixture, script: str, error: str) -> None:
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         job = await ended(rebuilds, await rebuilds.start([]))
         assert job.state == "failed"
@@ -124,11 +125,11 @@ def test_a_failure_has_a_sentence(
         assert "secret" not in job.error
         assert switched == []
 
-    run(monkeypatch, script, body)
+    run(script, body)
     assert "/srv/secret" in caplog.text or "secret" not in script
 
 
-def test_a_bundle_that_is_refused_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_is_refused_fails_the_job() -> None:
     def refuse(generation: str) -> None:
         raise BundleError("bundle g is refused: keys.faiss is missing")
 
@@ -136,7 +137,7 @@ def test_a_bundle_that_is_refused_fails_the_job(monkeypatch: pytest.MonkeyPatch)
         job = await ended(rebuilds, await rebuilds.start([]))
         assert (job.state, job.error) == ("failed", "bundle g is refused: keys.faiss is missing")
 
-    run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
+    run('print(\'{"generation": "g"}\')', body, refuse)
 
 
 @pytest.mark.parametrize("prelude", ["", STUBBORN], ids=["obeys", "stubborn"])
@@ -155,18 +156,18 @@ def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: 
         assert switched == []
         assert (await rebuilds.cancel(job.id)).state == "cancelled"
 
-    run(monkeypatch, prelude + WAITS, body)
+    run(prelude + WAITS, body)
 
 
-def test_cancelling_before_the_process_exists_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelling_before_the_process_exists_stops_it_too() -> None:
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         async with asyncio.timeout(PATIENCE):
             assert (await rebuilds.cancel((await rebuilds.start([])).id)).state == "cancelled"
 
-    run(monkeypatch, WAITS, body)
+    run(WAITS, body)
 
 
-def test_closing_stops_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_stops_what_runs() -> None:
     pids: list[int] = []
 
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
@@ -174,22 +175,22 @@ def test_closing_stops_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert rebuilds._process is not None
         pids.append(rebuilds._process.pid)
 
-    run(monkeypatch, WAITS, body)
+    run(WAITS, body)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 
 
-def test_an_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_job() -> None:
     async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
         with pytest.raises(UnknownJobError):
             rebuilds.get("x")
         with pytest.raises(UnknownJobError):
             await rebuilds.cancel("x")
 
-    run(monkeypatch, "", body)
+    run("", body)
 
 
-def test_a_worse_generation_fails_the_job_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worse_generation_fails_the_job_and_is_named() -> None:
     def refuse(generation: str) -> None:
         raise AcceptanceError("generation g is worse than the active one")
 
@@ -197,10 +198,10 @@ def test_a_worse_generation_fails_the_job_and_is_named(monkeypatch: pytest.Monke
         job = await ended(rebuilds, await rebuilds.start([]))
         assert (job.state, job.generation, job.error) == ("failed", "g", "generation g is worse than the active one")
 
-    run(monkeypatch, 'print(\'{"generation": "g"}\')', body, refuse)
+    run('print(\'{"generation": "g"}\')', body, refuse)
 
 
-def test_a_log_is_bounded_and_shows_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_bounded_and_shows_no_folder() -> None:
     script = """
 import sys
 print('{"stage": "embed", "done": 0, "total": 12345}', flush=True)
@@ -222,7 +223,7 @@ print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/
         with pytest.raises(UnknownJobError):
             rebuilds.log("x")
 
-    run(monkeypatch, script, body)
+    run(script, body)
 
 
 def test_old_jobs_are_forgotten_with_their_logs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,22 +236,20 @@ def test_old_jobs_are_forgotten_with_their_logs(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UnknownJobError):
             rebuilds.log(done[0].id)
 
-    run(monkeypatch, 'print(\'{"generation": "g"}\')', body)
+    run('print(\'{"generation": "g"}\')', body)
 
 
 async def adopting(generation: str, force: bool) -> str:
     return "no worse"
 
 
-def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_beside_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_beside_it(tmp_path: Path) -> None:
     noisy = "import sys; print('a line', file=sys.stderr, flush=True)\n"
-    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", noisy + WAITS))
+    program = runs(noisy + WAITS)
 
     async def body() -> None:
-        runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
-        job = await runs.start([])
+        owner, sees = Rebuilds(tmp_path, program, adopting), Rebuilds(tmp_path, program, adopting)
+        job = await owner.start([])
         with pytest.raises(RebuildRunningError, match=job.id):
             await sees.start([])
         async with asyncio.timeout(PATIENCE):
@@ -260,35 +259,33 @@ def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_besi
                 await asyncio.sleep(0.01)
             assert sees.get(job.id).state == "running"
             assert (await sees.cancel(job.id)).state == "cancelled"
-        assert runs.get(job.id).state == "cancelled"
-        assert runs.listing() == sees.listing() == [runs.get(job.id)]
-        assert not runs.is_running
+        assert owner.get(job.id).state == "cancelled"
+        assert owner.listing() == sees.listing() == [owner.get(job.id)]
+        assert not owner.is_running
         second = await sees.start([])
-        assert [one.id for one in runs.listing()] == [job.id, second.id]
+        assert [one.id for one in owner.listing()] == [job.id, second.id]
         await sees.close()
-        assert runs.get(second.id).state == "cancelled"
+        assert owner.get(second.id).state == "cancelled"
 
     asyncio.run(body())
 
 
 def test_what_does_not_stop_for_another_process_is_said_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", WAITS))
+    program = runs(WAITS)
     monkeypatch.setattr(f"{MODULE}.CANCEL_SECONDS", 0.1)
     monkeypatch.setattr(f"{MODULE}.REPORT_SECONDS", 60)
 
     async def body() -> None:
-        runs, sees = Rebuilds(tmp_path, adopting), Rebuilds(tmp_path, adopting)
-        job = await runs.start([])
+        owner, sees = Rebuilds(tmp_path, program, adopting), Rebuilds(tmp_path, program, adopting)
+        job = await owner.start([])
         with pytest.raises(UnavailableError, match="another process"):
             await sees.cancel(job.id)
-        await runs.close()
+        await owner.close()
 
     asyncio.run(body())
 
 
-def test_a_job_whose_process_was_killed_has_failed_and_blocks_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_job_whose_process_was_killed_has_failed_and_blocks_nothing(tmp_path: Path) -> None:
     claims = f"""
 import sys, time
 from datetime import UTC, datetime
@@ -306,10 +303,10 @@ time.sleep(60)
         assert job is not None
         assert job.state == "running"
         owner.send_signal(signal.SIGKILL)
-    monkeypatch.setattr(f"{MODULE}.COMMAND", (sys.executable, "-c", 'print(\'{"generation": "g"}\')'))
+    program = runs('print(\'{"generation": "g"}\')')
 
     async def body() -> None:
-        rebuilds = Rebuilds(tmp_path, adopting)
+        rebuilds = Rebuilds(tmp_path, program, adopting)
         died = rebuilds.get("0" * 16)
         assert (died.state, died.stage, died.error) == ("failed", "embed", records.DIED)
         assert died.finished is not None

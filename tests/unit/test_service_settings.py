@@ -109,6 +109,12 @@ def test_a_name_that_is_no_setting_names_the_likely_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["HEADER_TIMEOUT_S", "BODY_STALL_S", "GATE_MARGIN", "SUGGEST_REBUILD"])
+def test_a_setting_that_is_gone_is_warned_about(name: str) -> None:
+    (sentence,) = unknown_variables({f"SECONDLOOK_{name}": "1"})
+    assert sentence.startswith(f"SECONDLOOK_{name} is no setting: ")
+
+
 def test_hosts_are_read_as_requests_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECONDLOOK_ALLOWED_HOSTS", "Photos.Example.org., *.example.net ,[2001:DB8::1],münchen.example")
     read = Settings()

@@ -3,7 +3,7 @@
 import errno
 
 from secondlook.model.errors import BundleError, StoreUnreachableError
-from secondlook.service.generations.generations import _is_final
+from secondlook.service.generations.switching import _is_final
 from secondlook.service.shortage import is_passing, is_short
 
 

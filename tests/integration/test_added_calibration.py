@@ -11,7 +11,7 @@ import pytest
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import ranked
@@ -20,9 +20,8 @@ from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import activate
 from secondlook.model.cache import class_weights, mix, reweigh, softmax, vote
 from secondlook.model.manifest import Calibration
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_folder, make_image
-from tests.service_for_tests import ADMIN, KEY, files, serving, settings
+from tests.service_for_tests import ADMIN, KEY, create_app, files, serving, settings
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_a_bundle_keeps_its_holdout(bundle: Bundle) -> None:
     assert [entry.value for entry in own if entry] == held.labels.tolist()
     assert set(held.own.tolist()) <= set(held.out.tolist())
     # Nothing was taught: what the index calibrated stands.
-    assert calibrated_anew(bundle, Overlay(bundle)) is bundle.manifest.calibration
+    assert calibrate_with_added(bundle, Overlay(bundle)) is bundle.manifest.calibration
 
 
 def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> None:
@@ -66,10 +65,10 @@ def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> No
     others = [entry for entry in range(len(values)) if entry not in held.out.tolist()]
     near = keys[others[5]] + 0.01 * keys_of(1, 4, keys.shape[1])
     taught = {n: ("new", (key / np.linalg.norm(key))[None]) for n, key in enumerate(near, 1)}
-    corrections: dict[int, str | None] = {first: None, second: "blue", others[0]: None, others[1]: "red"}
+    decided: dict[int, str | None] = {first: None, second: "blue", others[0]: None, others[1]: "red"}
     images = {number: (label, {False: own[0]}) for number, (label, own) in taught.items()}
-    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, corrections=corrections)
-    found = calibrated_anew(bundle, overlay)
+    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, corrections=decided)
+    found = calibrate_with_added(bundle, overlay)
     # Once more, by other means.
     values[[second, others[1]]] = 0, 2
     part = np.setdiff1d(np.arange(len(values)), [*held.out.tolist(), others[0]])
@@ -113,7 +112,7 @@ def test_a_server_that_is_taught_calibrates_anew(root: Path) -> None:
         while calibration().credibility == before.credibility and time.monotonic() < until:
             time.sleep(0.1)
         running = app.state.running.batcher.predictor
-        wanted = calibrated_anew(running.bundle, running.overlay)
+        wanted = calibrate_with_added(running.bundle, running.overlay)
         assert wanted is not None
         assert calibration().credibility == wanted.credibility != before.credibility
         model = call("GET", "/v1/model").json()

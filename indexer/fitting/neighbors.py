@@ -1,74 +1,20 @@
-"""Labelled images that parameters are fitted on, and their nearest entries: searched for once, used by all who ask."""
+"""The nearest entries of a holdout, searched for once for all that is fitted on it, and votes as they are served."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.datasets.copies import Looks
-from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
-from secondlook.indexer.embedding.embedding import BATCH
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
-from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import Novelty
-from secondlook.model.networks.engines import Engine
 from secondlook.model.stores.store import Neighbors
 
 QUERIES_AT_ONCE = 250
 KEYS_AT_ONCE = 32_768
 """Keys that so many queries are compared with at a time: their similarities take 33 MB."""
-
-
-@dataclass(frozen=True)
-class Holdout:
-    """Labelled queries that neither the network nor the entries voting on them have seen."""
-
-    logits: Floats
-    """(n,C) of the network."""
-    keys: Floats
-    """(n,D)."""
-    labels: Ints
-    """(n,)."""
-    looks: Looks = field(default_factory=lambda: Looks.joined([]))
-    """Of each; none where nobody asks for them."""
-    own: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    """(n,) the entry of each in the store; -1 = none. Empty = none of them has one."""
-
-    def part(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Holdout:
-        """Some of them."""
-        looks = self.looks[rows] if len(self.looks) else self.looks
-        own = self.own[rows] if len(self.own) else self.own
-        return Holdout(self.logits[rows], self.keys[rows], self.labels[rows], looks, own)
-
-
-def embed_holdout(
-    dataset: Dataset, positions: NDArray[np.int64], engine: Engine, progress: Progress = silent
-) -> tuple[Holdout, NDArray[np.int64]]:
-    """Some images of a dataset, as they are, in order; and the positions of those that were readable.
-
-    Raises:
-        DatasetError: none of them can be read.
-    """
-    logits: list[Floats] = []
-    keys: list[Floats] = []
-    done: list[NDArray[np.int64]] = []
-    seen: list[Looks] = []
-    for indices, images in batches(dataset, positions, engine.size, BATCH):
-        encoding = engine.encode(images)
-        logits.append(encoding.logits)
-        keys.append(encoding.keys)
-        done.append(indices)
-        seen.append(Looks.of(images))
-        progress("embed", sum(map(len, done)), len(positions))
-    if not done:
-        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
-    at = np.concatenate(done)
-    return Holdout(np.concatenate(logits), np.concatenate(keys), dataset.labels[at], Looks.joined(seen)), at
 
 
 def nearest_entries(
@@ -123,7 +69,7 @@ def nearest_entries(
 
 def served_votes(
     served: ServedCache,
-    holdout: Holdout,
+    holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
     *,

@@ -1,4 +1,4 @@
-"""Parts of an index (``indexer.shards``), checked and made into one bundle."""
+"""Parts of an index (``sharding.shards``), checked and made into one bundle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.fold import Folded, fold
+from secondlook.indexer.datasets.fold import FoldedDataset, fold
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
-from secondlook.indexer.embedding.embedding import Embedded, embed
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.shards import (
+from secondlook.indexer.sharding.shards import (
     MANIFEST,
     Arrays,
     Plan,
@@ -147,7 +147,7 @@ def merge(
     if journal is not None:
         dataset = fold(dataset, journal)
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
         with tempfile.TemporaryFile(dir=root) as file:
             return _gather(parts, held, dataset, encoder, progress, file)
 
@@ -162,18 +162,18 @@ def _gather(
     encoder: PreparedEncoder,
     progress: Progress,
     file: IO[bytes],
-) -> Embedded:
+) -> EmbeddedEntries:
     """What the parts hold, as positions in a dataset that may have been folded since; the keys lie in ``file``."""
     plan, engine = parts.plan, encoder.engine
     # Where each image is now; -1 = removed.
     now = np.arange(plan.images)
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         now[:] = -1
         now[dataset.kept] = np.arange(len(dataset.kept))
     is_held = np.zeros(plan.images, bool)
     is_held[held] = True
     presence = _Presence(parts)
-    found: list[Embedded] = []
+    found: list[EmbeddedEntries] = []
     entries = sheets = done = 0
     nothing = np.empty((0, engine.dim), np.float32)
     for path, info in parts.files.items():
@@ -192,21 +192,21 @@ def _gather(
         looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
         if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
             looks = looks[originals]
-        found.append(Embedded(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
+        found.append(EmbeddedEntries(nothing, positions[kept], mirrored[kept], logits, (), sheet, place, looks))
         entries, sheets = entries + len(sheet), max(sheets, sheet.max(initial=-1) + 1)
         done += int((~mirrored).sum()) + len(arrays["unreadable"])
         progress("merge", done, plan.images)
     presence.check()
     taught: Iterable[bytes] = ()
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         new = np.arange(len(dataset.kept), len(dataset.labels))
-        more = embed(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
+        more = embed_entries(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
         file.write(more.keys.data)
         taught = more.sheets
         found.append(replace(more, sheet=np.where(more.sheet >= 0, more.sheet + sheets, -1)))
         entries += len(more.sheet)
     file.flush()
-    return Embedded(
+    return EmbeddedEntries(
         # An array that is mapped outlives the file's name, which never was, and its descriptor.
         np.asarray(np.memmap(file, np.float32, "r", shape=(entries, engine.dim))) if entries else nothing,
         np.concatenate([part.positions for part in found]),

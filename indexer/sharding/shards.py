@@ -1,7 +1,7 @@
 """The embedding stage in parts, which any scheduler can run side by side, one process for each.
 
 Shard I of N embeds the I-th of N consecutive ranges of a dataset's batches. Ranges, because the shards in order are
-then, entry for entry, what one process would have embedded, and to merge them (``indexer.merge``) is to copy them one
+then, entry for entry, what one process would have embedded, and to merge them (``sharding.merge``) is to copy them one
 after the other.
 
 Shards embed with the encoder of an existing bundle and no other. A key's projection that each shard fitted for itself
@@ -13,7 +13,7 @@ What was taught is not in them: it changes while they run. It is folded in where
 ::
 
     PARTS/shard-00003/shard.json     what it is a part of; when it is finished, its files with their hashes
-                     /00000001.npz   its second CHUNK images: keys and what else ``Embedded`` has
+                     /00000001.npz   its second CHUNK images: keys and what else ``EmbeddedEntries`` has
 
 A file is there whole or not at all, so a shard that was killed goes on after the last one. Two processes that run the
 same shard do each other no harm.
@@ -38,8 +38,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.folders import FolderDataset
-from secondlook.indexer.embedding.embedding import BATCH, embed
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.embedding.entries import BATCH, embed_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.bundles.files import ENCODER, read_manifest
 from secondlook.model.bundles.locks import fsync
@@ -238,7 +238,7 @@ class Shards:
     def _embed(self, positions: range, progress: Progress) -> bytes:
         """The file's content of some images."""
         images = np.arange(positions.start, positions.stop)
-        embedded = embed(
+        embedded = embed_entries(
             self._dataset,
             images,
             self._encoder,

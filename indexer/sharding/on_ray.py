@@ -1,4 +1,4 @@
-"""Shards of an index (``indexer.shards``) on a Ray cluster: Ray Data feeds them to actors, an encoder in each.
+"""Shards of an index (``sharding.shards``) on a Ray cluster: Ray Data feeds them to actors, an encoder in each.
 
 Only numbers of shards and short answers pass through Ray. Images and parts lie in folders that all nodes see, so
 nothing that an actor wrote is lost with it or with its node: Ray Data starts another and hands it the shard again,
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.indexer.datasets.datasets import CIFAR, DEFAULT_LIMITS, opened
+from secondlook.indexer.datasets.datasets import CIFAR, DEFAULT_LIMITS, load_to_cache
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.shards import Plan, Shards, shard_folder, shard_range
+from secondlook.indexer.sharding.shards import Plan, Shards, shard_folder, shard_range
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import EngineError, PartsError, SecondlookError
 from secondlook.model.images import Limits
@@ -95,7 +95,7 @@ class Job:
 
     def opened(self, threads: int = 0) -> Shards:
         """Open the dataset on this machine."""
-        dataset = opened(self.name, self.split, self.data_root, self.limits, skip_empty=self.skip_empty)
+        dataset = load_to_cache(self.name, self.split, self.data_root, self.limits, skip_empty=self.skip_empty)
         return Shards(
             dataset,
             self.source,

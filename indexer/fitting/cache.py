@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
 from secondlook.indexer.fitting.calibrate import calibrate
-from secondlook.indexer.fitting.fit import KS, fit, fit_alone
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
-from secondlook.indexer.fitting.honest import Chosen
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.novelty import tell_unknown
+from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_parameters
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -52,7 +53,7 @@ class Entries:
 
     pictures: Ints
     """(N,) a number for what each shows: the same for an image, its mirrored copy, and other copies of it."""
-    tenth: Holdout
+    tenth: EmbeddedQueries
     """A tenth of their images, asked where no other holdout is given."""
     held: NDArray[np.bool_]
     """(N,) those that show a picture of the tenth."""
@@ -73,7 +74,7 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class Tuned(Generic[S]):
+class FittedCache(Generic[S]):
     """What was chosen, and how it was."""
 
     parameters: Parameters
@@ -95,12 +96,12 @@ class Tuned(Generic[S]):
     """(n,) entries that they were fitted on, by leave-one-out."""
 
 
-def tune(
+def fit_cache(
     store: S,
     classes: int,
     known: int,
     entries: Entries,
-    chosen: Chosen,
+    chosen: ChosenHoldout,
     *,
     parameters: Parameters | None = None,
     ks: Sequence[int | None] = KS,
@@ -108,7 +109,7 @@ def tune(
     unknown: Callable[[], Mapping[str, Encoding]] = dict,
     own_classes: int | None = None,
     progress: Progress = silent,
-) -> Tuned[S]:
+) -> FittedCache[S]:
     """Fit, measure and calibrate a cache of ``classes`` classes, the first ``known`` of which are the network's.
 
     Where ``parameters`` are given, only the search is fitted to them, and nothing is calibrated; ``is_exact`` says that
@@ -123,29 +124,29 @@ def tune(
     served = ServedCache.of(store, classes, known, out)
     is_asked = len(asked.labels) > 0 and served.count > 0 and not (out is not None and out.all())
     if parameters is not None:
-        tuned = Tuned(parameters, "given", chosen.trained, store)
+        fitted = FittedCache(parameters, "given", chosen.trained, store)
         if is_exact:
-            return tuned
-        return _searched(tuned, served, entries, asked, out, progress) if is_asked else _most(tuned)
+            return fitted
+        return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
     if chosen.holdout is None or not is_asked:
-        tuned = _alone(store, classes, known, entries, chosen, ks, progress)
-        return _searched(tuned, served, entries, asked, out, progress) if is_asked else _most(tuned)
-    fitted, found = fit(asked, served, ks=ks, progress=progress)
+        fitted = _alone(store, classes, known, entries, chosen, ks, progress)
+        return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
+    best, found = fit_parameters(asked, served, ks=ks, progress=progress)
     network = softmax(asked.logits, classes)
     novelty, directions = tell_unknown(served, asked, found, unknown(), own_classes or classes)
     by_itself = own_evidence(novelty, asked.logits, network, asked.keys, directions)
     scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
     exact = entries.exact_less(out)
-    measured = measure(served, store, exact, asked, found, fitted.parameters, novelty, by_itself, progress)
-    return Tuned(
-        fitted.parameters,
+    measured = measure(served, store, exact, asked, found, best.parameters, novelty, by_itself, progress)
+    return FittedCache(
+        best.parameters,
         "holdout",
         chosen.trained,
         measured.store,
         chosen.info,
-        fitted.report,
+        best.report,
         measured.approximation_error,
-        calibrate(network, measured.cache, asked.labels, fitted.parameters.lam, novelty, scores),
+        calibrate(network, measured.cache, asked.labels, best.parameters.lam, novelty, scores),
         directions,
         limits_of_same(asked.keys, found, entries, served),
         kept(asked, out),
@@ -168,7 +169,7 @@ def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: Ser
     return larger(limits, nearest_other(near, lambda some: entries.made(rows[some]), entries.exact_keys))
 
 
-def kept(holdout: Holdout, out: NDArray[np.bool_] | None) -> KeptHoldout:
+def kept(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> KeptHoldout:
     """What a bundle keeps of a holdout, some of a large one; out (N,) are the entries that take no part."""
     some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:KEPT])
     own = holdout.own[some] if len(holdout.own) else np.full(len(some), -1, np.int64)
@@ -177,8 +178,14 @@ def kept(holdout: Holdout, out: NDArray[np.bool_] | None) -> KeptHoldout:
 
 
 def _alone(
-    store: S, classes: int, known: int, entries: Entries, chosen: Chosen, ks: Sequence[int | None], progress: Progress
-) -> Tuned[S]:
+    store: S,
+    classes: int,
+    known: int,
+    entries: Entries,
+    chosen: ChosenHoldout,
+    ks: Sequence[int | None],
+    progress: Progress,
+) -> FittedCache[S]:
     """By leave-one-out of the cache: an image, its mirrored copy and other copies of it do not vote on it."""
     pictures, first = np.unique(entries.pictures, return_index=True)
     if len(pictures) < 2:
@@ -191,35 +198,37 @@ def _alone(
     found = nearest_entries(served, entries.keys(rows), k, entries.pictures, entries.pictures[rows], progress)
     tenth = entries.tenth
     errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if len(tenth.labels) else None
-    fitted = fit_alone(store.values[rows], found, served, errs, ks=ks)
+    fitted = fit_by_leave_one_out(store.values[rows], found, served, errs, ks=ks)
     info = chosen.info.model_copy(update={"images": len(rows)})
     same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
-    return Tuned(
+    return FittedCache(
         fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as, rows=rows
     )
 
 
 def _searched(
-    tuned: Tuned[S],
+    fitted: FittedCache[S],
     served: ServedCache,
     entries: Entries,
-    asked: Holdout,
+    asked: EmbeddedQueries,
     out: NDArray[np.bool_] | None,
     progress: Progress,
-) -> Tuned[S]:
+) -> FittedCache[S]:
     """With the search that its parameters need, and the distance from the exact sum."""
-    k = min(tuned.parameters.k or LISTED_K, served.count)
+    k = min(fitted.parameters.k or LISTED_K, served.count)
     found = nearest_entries(served, asked.keys, k, progress=progress)
-    measured = measure(served, tuned.store, entries.exact_less(out), asked, found, tuned.parameters, progress=progress)
-    same_as = tuned.same_as or limits_of_same(asked.keys, found, entries, served)
-    return replace(tuned, store=measured.store, approximation_error=measured.approximation_error, same_as=same_as)
+    measured = measure(
+        served, fitted.store, entries.exact_less(out), asked, found, fitted.parameters, progress=progress
+    )
+    same_as = fitted.same_as or limits_of_same(asked.keys, found, entries, served)
+    return replace(fitted, store=measured.store, approximation_error=measured.approximation_error, same_as=same_as)
 
 
-def _most(tuned: Tuned[S]) -> Tuned[S]:
+def _most(fitted: FittedCache[S]) -> FittedCache[S]:
     """With the greatest effort: there is nothing to choose a smaller one on."""
-    if tuned.store.is_exhaustive:
-        return tuned
-    return replace(tuned, store=tuned.store.with_search(tuned.store.search_settings()[-1]))
+    if fitted.store.is_exhaustive:
+        return fitted
+    return replace(fitted, store=fitted.store.with_search(fitted.store.search_settings()[-1]))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.indexer.datasets.copies import Looks
-from secondlook.indexer.fitting.fit import CAUTIOUS_LAM, fit
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
-from secondlook.indexer.fitting.honest import Chosen
-from secondlook.indexer.fitting.tune import Entries, Tuned, tune
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.cache import Entries, FittedCache, fit_cache
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
+from secondlook.indexer.fitting.neighbors import nearest_entries
+from secondlook.indexer.fitting.parameters import CAUTIOUS_LAM, fit_parameters
 from secondlook.model.answering.doubt import highest_score, p_value
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import mix, softmax
@@ -36,16 +37,18 @@ def logits_of(seed: int, values: np.ndarray, right: float = 0.8, sure: float = 4
     return (sure * np.eye(KNOWN)[said] + random.normal(size=(len(values), KNOWN))).astype(np.float32)
 
 
-def entries_of(keys: np.ndarray, tenth: Holdout, held: np.ndarray, pictures: np.ndarray | None = None) -> Entries:
+def entries_of(
+    keys: np.ndarray, tenth: EmbeddedQueries, held: np.ndarray, pictures: np.ndarray | None = None
+) -> Entries:
     return Entries(np.arange(len(keys)) if pictures is None else pictures, tenth, held, lambda rows: keys[rows])
 
 
-def holdout(seed: int, count: int) -> Holdout:
+def holdout(seed: int, count: int) -> EmbeddedQueries:
     keys, values = clusters(seed, count)
-    return Holdout(logits_of(seed, values), keys, values, Looks.joined([]))
+    return EmbeddedQueries(logits_of(seed, values), keys, values, Looks.joined([]))
 
 
-NOTHING = Holdout(np.empty((0, KNOWN), np.float32), np.empty((0, DIM), np.float32), np.empty(0, np.int64))
+NOTHING = EmbeddedQueries(np.empty((0, KNOWN), np.float32), np.empty((0, DIM), np.float32), np.empty(0, np.int64))
 
 
 def with_new_classes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,26 +62,26 @@ def with_new_classes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 def test_promises_hold_with_many_taught_classes_of_one_image_each(factory: str) -> None:
     keys, values = with_new_classes(0, 4000)
     asked = holdout(2, 2000)
-    tuned = tune(
+    fitted = fit_cache(
         FaissStore.build(keys, values, factory),
         KNOWN + NEW,
         KNOWN,
         entries_of(keys, NOTHING, np.zeros(len(keys), bool)),
-        Chosen(HONEST, "no", asked),
+        ChosenHoldout(HONEST, "no", asked),
     )
     fresh = holdout(3, 2000)
-    served = ServedCache.of(tuned.store, KNOWN + NEW, KNOWN)
+    served = ServedCache.of(fitted.store, KNOWN + NEW, KNOWN)
     network = softmax(fresh.logits, KNOWN + NEW)
-    calibration = tuned.calibration
+    calibration = fitted.calibration
     assert calibration is not None
     assert calibration.credibility is not None
     assert calibration.sets is not None
-    _, cache = served.search_and_vote(fresh.keys, network, tuned.parameters)
+    _, cache = served.search_and_vote(fresh.keys, network, fitted.parameters)
     rows = np.arange(len(fresh.labels))
     low = np.mean([p_value(calibration.credibility, 1 - vote) <= 0.05 for vote in cache[rows, fresh.labels]])
     # Five standard errors of both draws. With all entries counting the same in the calibration it was 28 %.
     assert abs(low - 0.05) < 5 * np.sqrt(0.05 * 0.95 * 2 / 2000)
-    right = mix(network, cache, tuned.parameters.lam)[rows, fresh.labels]
+    right = mix(network, cache, fitted.parameters.lam)[rows, fresh.labels]
     inside = np.mean(1 - right <= highest_score(calibration.sets, 0.9))
     assert abs(inside - 0.9) < 0.012 + 5 * np.sqrt(0.9 * 0.1 * 2 / 2000)
 
@@ -87,7 +90,7 @@ def test_a_fit_asks_what_is_served() -> None:
     keys, values = with_new_classes(0, 2000)
     asked = holdout(2, 400)
     served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN + NEW, KNOWN)
-    fitted, _ = fit(asked, served, ks=(25,))
+    fitted, _ = fit_parameters(asked, served, ks=(25,))
     lam = fitted.parameters.lam
     network = softmax(asked.logits, KNOWN + NEW)
     _, cache = served.search_and_vote(asked.keys, network, fitted.parameters)
@@ -98,20 +101,20 @@ def test_a_fit_asks_what_is_served() -> None:
 
 
 def alone(
-    keys: np.ndarray, values: np.ndarray, pictures: np.ndarray, tenth: Holdout | None = None
-) -> Tuned[FaissStore]:
-    by_heart = Chosen(HONEST.model_copy(update={"honest": False}), "yes", None)
+    keys: np.ndarray, values: np.ndarray, pictures: np.ndarray, tenth: EmbeddedQueries | None = None
+) -> FittedCache[FaissStore]:
+    by_heart = ChosenHoldout(HONEST.model_copy(update={"honest": False}), "yes", None)
     entries = entries_of(keys, tenth or NOTHING, np.zeros(len(keys), bool), pictures)
-    return tune(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN, entries, by_heart)
+    return fit_cache(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN, entries, by_heart)
 
 
 def test_without_an_honest_holdout_lam_is_cautious_and_theta_that_of_the_cache() -> None:
     keys, values = clusters(0, 3000)
-    tuned = alone(keys, values, np.arange(3000))
-    assert tuned.source == "leave-one-out"
-    assert tuned.parameters.lam == CAUTIOUS_LAM
-    assert tuned.calibration is tuned.held is None
-    report = tuned.report
+    fitted = alone(keys, values, np.arange(3000))
+    assert fitted.source == "leave-one-out"
+    assert fitted.parameters.lam == CAUTIOUS_LAM
+    assert fitted.calibration is fitted.held is None
+    report = fitted.report
     assert report is not None
     assert report.fewer_errors is report.network_nll is None
     assert report.gains is None
@@ -119,11 +122,11 @@ def test_without_an_honest_holdout_lam_is_cautious_and_theta_that_of_the_cache()
     fresh = holdout(5, 2000)
     served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
     losses = {}
-    found = nearest_entries(served, fresh.keys, tuned.parameters.k or 200)
+    found = nearest_entries(served, fresh.keys, fitted.parameters.k or 200)
     for theta in report.thetas:
         votes = served.vote(found.similarities, found.values, theta)
         losses[theta] = -np.log(0.5 * votes[np.arange(2000), fresh.labels] + 0.5 / KNOWN).mean()
-    assert losses[tuned.parameters.theta] < min(losses.values()) + 0.02
+    assert losses[fitted.parameters.theta] < min(losses.values()) + 0.02
 
 
 def test_copies_do_not_vote_on_each_other() -> None:
@@ -147,9 +150,9 @@ def test_copies_do_not_vote_on_each_other() -> None:
 def test_where_the_network_is_right_on_everything_the_cache_gains_nothing_and_that_is_said() -> None:
     keys, values = clusters(0, 2000, noise=4.0)
     asked = holdout(2, 500)
-    asked = Holdout(30 * np.eye(KNOWN, dtype=np.float32)[asked.labels], asked.keys, asked.labels)
+    asked = EmbeddedQueries(30 * np.eye(KNOWN, dtype=np.float32)[asked.labels], asked.keys, asked.labels)
     served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
-    fitted, _ = fit(asked, served)
+    fitted, _ = fit_parameters(asked, served)
     assert fitted.parameters.lam == 0
     assert fitted.report.gains is False
     assert fitted.report.fewer_errors == (0, 0)

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from secondlook.indexer.datasets.copies import Looks
-from secondlook.indexer.fitting.holdout import Holdout
-from secondlook.indexer.fitting.honest import Chosen, Known, expected_errors, given, of_tenth
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.honest_holdout import (
+    ChosenHoldout,
+    TrainedOn,
+    expected_errors,
+    given_holdout,
+    tenth_as_holdout,
+)
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
 
@@ -16,17 +22,17 @@ def pictures(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 
 
-def holdout(seed: int, count: int, *, sure: float, right: float) -> Holdout:
+def holdout(seed: int, count: int, *, sure: float, right: float) -> EmbeddedQueries:
     """Images of which a network gets a share right, with logits so far above the others."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, len(CLASSES), count)
     said = np.where(random.random(count) < right, labels, (labels + 1) % len(CLASSES))
     logits = (sure * np.eye(len(CLASSES))[said]).astype(np.float32)
-    return Holdout(logits, np.ones((count, 2), np.float32), labels, Looks.of(pictures(seed, count)))
+    return EmbeddedQueries(logits, np.ones((count, 2), np.float32), labels, Looks.of(pictures(seed, count)))
 
 
-def judged(tenth: Holdout, known: Known | None = None) -> Chosen:
-    return of_tenth("a tenth", tenth, tenth.looks, known or Known())
+def judged(tenth: EmbeddedQueries, known: TrainedOn | None = None) -> ChosenHoldout:
+    return tenth_as_holdout("a tenth", tenth, tenth.looks, known or TrainedOn())
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_what_a_network_was_trained_on_decides_where_it_was_noted() -> None:
         (digests[:30], 70, "yes", 30),
         (Looks.of(pictures(9, 50)).digests, 100, "no", 0),
     ):
-        found = judged(tenth, Known(trained))
+        found = judged(tenth, TrainedOn(trained))
         assert found.trained == answer
         assert (len(found.holdout.labels) if found.holdout else None) == honest
         assert found.info.left_out == left_out
@@ -74,28 +80,28 @@ def test_what_a_network_was_trained_on_decides_where_it_was_noted() -> None:
 
 def test_its_user_is_believed() -> None:
     by_heart, new = holdout(1, 2000, sure=6.0, right=0.995), holdout(1, 2000, sure=6.0, right=0.9)
-    assert judged(by_heart, Known(said="no")).holdout is not None
-    assert judged(new, Known(said="yes")).holdout is None
-    assert judged(new, Known(said="yes")).trained == "yes"
+    assert judged(by_heart, TrainedOn(said="no")).holdout is not None
+    assert judged(new, TrainedOn(said="yes")).holdout is None
+    assert judged(new, TrainedOn(said="yes")).trained == "yes"
 
 
 CACHED = Looks.of(pictures(50, 40))
 
 
-def named(seen: Holdout, names: tuple[str, ...] = CLASSES, known: Known | None = None) -> Chosen:
-    return given("mine val", seen, names, CLASSES, CACHED, known or Known())
+def named(seen: EmbeddedQueries, names: tuple[str, ...] = CLASSES, known: TrainedOn | None = None) -> ChosenHoldout:
+    return given_holdout("mine val", seen, names, CLASSES, CACHED, known or TrainedOn())
 
 
 def test_cached_images_are_left_out_of_a_holdout_that_is_given() -> None:
     seen = holdout(3, 60, sure=3.0, right=0.9)
-    mixed = Holdout(
+    mixed = EmbeddedQueries(
         seen.logits, seen.keys, seen.labels, Looks.joined([CACHED[np.arange(20)], seen.looks[np.arange(20, 60)]])
     )
     found = named(mixed)
     assert found.holdout is not None
     assert (len(found.holdout.labels), found.info.images, found.info.left_out) == (40, 40, 20)
     assert found.holdout.labels.tolist() == seen.labels[20:].tolist()
-    trained = named(mixed, known=Known(seen.looks.digests[20:30]))
+    trained = named(mixed, known=TrainedOn(seen.looks.digests[20:30]))
     assert (trained.info.images, trained.info.left_out) == (30, 30)
 
 
@@ -117,12 +123,12 @@ def test_a_class_that_is_missing_is_said() -> None:
     ("seen", "names", "sentence"),
     [
         (holdout(3, 9, sure=3.0, right=0.9), ("ant", "bee", "cat", "eel"), r"does not have \(eel\): give --holdout"),
-        (Holdout(*(2 * [np.ones((9, 4), np.float32)]), np.zeros(9, np.int64), Looks.of(pictures(7, 9))), CLASSES,
-         r"are of one class \(ant\), .* give --holdout images of every class"),
-        (Holdout(*(2 * [np.ones((9, 4), np.float32)]), np.arange(9) % 4, CACHED[np.arange(9)]), CLASSES,
+        (EmbeddedQueries(*(2 * [np.ones((9, 4), np.float32)]), np.zeros(9, np.int64), Looks.of(pictures(7, 9))),
+         CLASSES, r"are of one class \(ant\), .* give --holdout images of every class"),
+        (EmbeddedQueries(*(2 * [np.ones((9, 4), np.float32)]), np.arange(9) % 4, CACHED[np.arange(9)]), CLASSES,
          r"all 9 images of the holdout mine val are in the cache, .* give --holdout others"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_fitted_on_is_refused(seen: Holdout, names: tuple[str, ...], sentence: str) -> None:
+def test_what_cannot_be_fitted_on_is_refused(seen: EmbeddedQueries, names: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
         named(seen, names)

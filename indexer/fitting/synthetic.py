@@ -9,7 +9,7 @@ IMAGES = 250
 """Of each kind."""
 
 
-def far_images(size: tuple[int, int], count: int = IMAGES) -> dict[str, NDArray[np.uint8]]:
+def synthetic_images(size: tuple[int, int], count: int = IMAGES) -> dict[str, NDArray[np.uint8]]:
     """Kinds of far images, each (count,height,width,3): always the same ones for a size (height, width)."""
     random = np.random.default_rng(0)
     return {

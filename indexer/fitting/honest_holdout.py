@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks, copies_of
-from secondlook.indexer.fitting.holdout import Holdout
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import HoldoutInfo, Trained
@@ -27,18 +27,18 @@ TIMES = 1.25
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenHoldout:
     """What parameters are to be fitted on."""
 
     info: HoldoutInfo
     trained: Trained
     """Whether the network was trained on cached images."""
-    holdout: Holdout | None = None
+    holdout: EmbeddedQueries | None = None
     """None = nothing honest: by leave-one-out of the cache."""
 
 
 @dataclass(frozen=True)
-class Known:
+class TrainedOn:
     """What is known of the images that a network was trained on."""
 
     images: NDArray[np.uint64] | None = None
@@ -58,15 +58,15 @@ def expected_errors(network: Floats, labels: Ints) -> tuple[float, float, float]
     return float(wrong.mean()), float(doubted.mean()), float(surprise.mean()) / max(error, 1e-9)
 
 
-def of_tenth(name: str, tenth: Holdout, cached: Looks, known: Known) -> Chosen:
+def tenth_as_holdout(name: str, tenth: EmbeddedQueries, cached: Looks, known: TrainedOn) -> ChosenHoldout:
     """A dataset's tenth as a holdout, or nothing, where the network may know it by heart.
 
     ``cached`` are the looks of all cached images.
     """
 
-    def chosen(trained: Trained, holdout: Holdout | None, why: str, left_out: int = 0) -> Chosen:
+    def chosen(trained: Trained, holdout: EmbeddedQueries | None, why: str, left_out: int = 0) -> ChosenHoldout:
         count = len((holdout or tenth).labels)
-        return Chosen(
+        return ChosenHoldout(
             HoldoutInfo(name=name, images=count, honest=holdout is not None, why=why, left_out=left_out),
             trained,
             holdout,
@@ -93,9 +93,9 @@ def of_tenth(name: str, tenth: Holdout, cached: Looks, known: Known) -> Chosen:
     return chosen("unknown", None, f"{told}, as on images that it was trained on")
 
 
-def given(
-    name: str, seen: Holdout, names: tuple[str, ...], classes: tuple[str, ...], cached: Looks, known: Known
-) -> Chosen:
+def given_holdout(
+    name: str, seen: EmbeddedQueries, names: tuple[str, ...], classes: tuple[str, ...], cached: Looks, known: TrainedOn
+) -> ChosenHoldout:
     """Images that somebody names as a holdout, less those that the cache has or the network is known to have seen.
 
     ``names`` are the classes of their labels, ``classes`` the cache's.
@@ -111,7 +111,7 @@ def given(
         )
     index = {label: value for value, label in enumerate(classes)}
     labels = np.array([index[label] for label in names], np.int64)[seen.labels]
-    seen = Holdout(seen.logits, seen.keys, labels, seen.looks)
+    seen = EmbeddedQueries(seen.logits, seen.keys, labels, seen.looks)
     out = copies_of(cached, seen.looks)
     if known.images is not None:
         out |= np.isin(seen.looks.digests, known.images)
@@ -135,6 +135,6 @@ def given(
     if missing:
         listed = ", ".join(missing[:5]) + (f", ... ({len(missing)} in all)" if len(missing) > 5 else "")
         why += f"; none are of {listed}"
-    return Chosen(
+    return ChosenHoldout(
         HoldoutInfo(name=name, images=len(left.labels), honest=True, why=why, left_out=int(out.sum())), trained, left
     )

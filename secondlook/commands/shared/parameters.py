@@ -9,7 +9,7 @@ from secondlook.model.answering.doubt import fewest_images
 from secondlook.model.manifest import Manifest
 
 
-def how_fitted(manifest: Manifest) -> Iterator[str]:
+def describe_parameters(manifest: Manifest) -> Iterator[str]:
     """Lines for people: what parameters were chosen, on what, and what the cache gains."""
     report, on = manifest.fit, manifest.holdout
     chosen = f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.left_out import Reason
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import PreparedEncoder
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.entry_table import contact_sheet
@@ -23,7 +23,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedEntries:
     """The entries of some images, in the order of their ids."""
 
     keys: Floats
@@ -44,7 +44,7 @@ class Embedded:
     """Those of the images that could be read, one each, mirrored copies left out, in their order."""
 
 
-def embed(
+def embed_entries(
     dataset: Dataset,
     positions: NDArray[np.int64],
     encoder: PreparedEncoder,
@@ -52,7 +52,7 @@ def embed(
     *,
     mirror: bool,
     thumbnails: bool,
-) -> Embedded:
+) -> EmbeddedEntries:
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
     Images for which the network gives numbers that are not finite are left out, and noted.
@@ -97,7 +97,7 @@ def embed(
                     making.append(pool.submit(contact_sheet, copy))
                 done += len(indices)
             progress("embed", done // copies, count)
-    return Embedded(
+    return EmbeddedEntries(
         keys[:done],
         of[:done],
         mirrored[:done],

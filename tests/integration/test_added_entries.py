@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.indexer.exchange import IMAGES, LINES, take_in, write_out
+from secondlook.indexer.added_entries import IMAGES, LINES, export_added, import_added
 from secondlook.model.errors import LabelTakenError, ParameterError
 from secondlook.model.images import DEFAULT_PIXELS, Limits
 from secondlook.model.journal import Correction, Journal, NewImage
@@ -24,14 +24,14 @@ def written(tmp_path: Path) -> Path:
     journal.correct_image(2, None, "alice")
     journal.correct("photos", "cat/1.png", "dog", "alice", own="cat")
     journal.correct("photos", "cat/2.png", None, "alice", own="cat")
-    assert write_out(journal, tmp_path / "out") == (2, 2, 0)
+    assert export_added(journal, tmp_path / "out") == (2, 2, 0)
     return tmp_path / "out"
 
 
 def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> None:
     assert {path.name for path in (written / IMAGES).iterdir()} == {"1.png", "3.jpg"}
     there = Journal(tmp_path / "there")
-    assert take_in(there, written, "bob", LIMITS) == (2, 2, 0)
+    assert import_added(there, written, "bob", LIMITS) == (2, 2, 0)
     state = there.since(0)
     assert [image.label for image in state.images] == ["crab", "lobster ☃"]
     assert [there.content(image.number) for image in state.images] == [ONE, TWO]
@@ -41,7 +41,7 @@ def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> No
         Correction("photos", "cat/2.png", None),
     }
     assert {change.key for change in there.changes()} == {"bob"}
-    assert take_in(there, written, "bob", LIMITS) == (0, 2, 2)
+    assert import_added(there, written, "bob", LIMITS) == (0, 2, 2)
     assert len(there.since(0).images) == 2
 
 
@@ -50,10 +50,10 @@ def test_images_of_every_format_are_written_and_taken_in(tmp_path: Path) -> None
     images = [*(make_image("red", format=format) for format in formats), HEIC]
     journal = Journal(tmp_path / "here")
     journal.add("crab", [NewImage("", image) for image in images], "alice")
-    write_out(journal, tmp_path / "out")
+    export_added(journal, tmp_path / "out")
     endings = {path.suffix for path in (tmp_path / "out" / IMAGES).iterdir()}
     assert endings == {".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".heic"}
-    assert take_in(Journal(tmp_path / "there"), tmp_path / "out", "bob", LIMITS).images == len(images)
+    assert import_added(Journal(tmp_path / "there"), tmp_path / "out", "bob", LIMITS).images == len(images)
 
 
 @pytest.mark.parametrize(
@@ -77,21 +77,21 @@ def test_what_is_amiss_is_named_and_nothing_is_taught(written: Path, tmp_path: P
         lines.write(line + "\n")
     there = Journal(tmp_path / "there")
     with pytest.raises(ParameterError, match=why):
-        take_in(there, written, "bob", LIMITS)
+        import_added(there, written, "bob", LIMITS)
     assert there.newest() == 0
 
 
 def test_folders_that_will_not_do(written: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="not empty"):
-        write_out(Journal(tmp_path / "here"), written)
+        export_added(Journal(tmp_path / "here"), written)
     with pytest.raises(ParameterError, match=LINES):
-        take_in(Journal(tmp_path / "there"), tmp_path, "bob", LIMITS)
+        import_added(Journal(tmp_path / "there"), tmp_path, "bob", LIMITS)
     Journal(tmp_path / "there").add("Crab", [NewImage("a", ONE)], "alice")
     with pytest.raises(LabelTakenError):
-        take_in(Journal(tmp_path / "another"), written, "bob", LIMITS, ("Crab",))
+        import_added(Journal(tmp_path / "another"), written, "bob", LIMITS, ("Crab",))
     assert Journal(tmp_path / "another").newest() == 0
     with pytest.raises(LabelTakenError):
-        take_in(Journal(tmp_path / "there"), written, "bob", LIMITS)
+        import_added(Journal(tmp_path / "there"), written, "bob", LIMITS)
 
 
 def test_a_line_is_what_the_docs_say(written: Path) -> None:

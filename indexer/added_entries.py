@@ -36,7 +36,7 @@ class Moved(NamedTuple):
     """Images that were there already."""
 
 
-def write_out(journal: Journal, folder: Path, progress: Progress = silent) -> Moved:
+def export_added(journal: Journal, folder: Path, progress: Progress = silent) -> Moved:
     """Write all that is taught now into an empty folder, or one that is not there yet.
 
     Raises:
@@ -70,7 +70,7 @@ def write_out(journal: Journal, folder: Path, progress: Progress = silent) -> Mo
     return Moved(written, len(state.corrections))
 
 
-def take_in(
+def import_added(
     journal: Journal,
     folder: Path,
     key: str,
@@ -78,7 +78,7 @@ def take_in(
     known_classes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Moved:
-    """Teach what ``write_out`` wrote; an image that is taught under the same label already is left as it is.
+    """Teach what ``export_added`` wrote; an image that is taught under the same label already is left as it is.
 
     Everything is checked before anything is taught, labels against ``known_classes`` too. ``key`` is whose doing it
     is, for the trail.

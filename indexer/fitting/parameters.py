@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, nearest_entries
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, nearest_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, mix, reweigh, softmax, vote
@@ -27,22 +28,22 @@ CAUTIOUS_LAM = 0.5
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedParameters:
     """What fitting chose, and everything it tried."""
 
     parameters: Parameters
     report: FitReport
 
 
-def fit(
-    holdout: Holdout,
+def fit_parameters(
+    holdout: EmbeddedQueries,
     served: ServedCache,
     *,
     ks: Sequence[int | None] = KS,
     thetas: Sequence[float] = THETAS,
     lams: Sequence[float] = LAMS,
     progress: Progress = silent,
-) -> tuple[Fitted, Neighbors]:
+) -> tuple[FittedParameters, Neighbors]:
     """Try every (k, theta, lam) on the holdout; what was chosen, and the holdout's nearest entries.
 
     The choice is the lowest negative log-likelihood among the cells whose error is within one standard error of the
@@ -52,7 +53,7 @@ def fit(
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
     network = softmax(holdout.logits, served.classes)
     found = nearest_entries(served, holdout.keys, min(max(k or 1 for k in ks), count), progress=progress)
-    fitted = choose(
+    fitted = choose_parameters(
         network,
         holdout.labels,
         found.similarities,
@@ -67,7 +68,7 @@ def fit(
     return fitted, found
 
 
-def fit_alone(
+def fit_by_leave_one_out(
     labels: Ints,
     found: Neighbors,
     served: ServedCache,
@@ -75,7 +76,7 @@ def fit_alone(
     *,
     ks: Sequence[int | None] = KS,
     thetas: Sequence[float] = THETAS,
-) -> Fitted:
+) -> FittedParameters:
     """Choose theta and k by the cache alone, and lam with caution: for a network that may know its images by heart.
 
     ``labels`` (n,) are of cached images, ``found`` their nearest entries other than themselves. Keys are learned by
@@ -86,7 +87,7 @@ def fit_alone(
     # As it will be mixed, with a network that says nothing: what the cache alone would be punished for, entries that
     # are all of one wrong class, the network's half makes good.
     nothing = np.full((len(labels), served.classes), 1.0 / served.classes, np.float32)
-    fitted = choose(
+    fitted = choose_parameters(
         nothing,
         labels,
         found.similarities,
@@ -102,7 +103,7 @@ def fit_alone(
     # Of the network, images that it may know by heart tell its errors and nothing more.
     unknown = {"network_nll": None, "network_ece_percent": None, "fewer_errors": None}
     report = fitted.report.model_copy(update={"network_error_percent": network_error_percent, **unknown})
-    return Fitted(fitted.parameters, report)
+    return FittedParameters(fitted.parameters, report)
 
 
 def _exact(served: ServedCache, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
@@ -115,7 +116,7 @@ def _exact(served: ServedCache, keys: Floats, thetas: Sequence[float], progress:
     return exact
 
 
-def choose(
+def choose_parameters(
     network: Floats,
     labels: Ints,
     similarities: Floats,
@@ -128,8 +129,8 @@ def choose(
     exact: Floats | None = None,
     by_class: NDArray[np.float64] | None = None,
     likeliest: bool = False,
-) -> Fitted:
-    """What ``fit`` chooses, from p_net (n,C) and the nearest entries' similarities and values (n,m) of its images.
+) -> FittedParameters:
+    """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
 
     ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None;
     ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest negative log-likelihood,
@@ -157,7 +158,7 @@ def choose(
     allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
     i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
     mixed = mix(network, voted(i, j), lams[m])
-    return Fitted(
+    return FittedParameters(
         Parameters(thetas[j], lams[m], ks[i]),
         FitReport(
             images=len(network),

@@ -19,7 +19,9 @@ QUERIES_AT_ONCE = 64
 """Few, so that answers get their turn between them."""
 
 
-def calibrated_anew(bundle: Bundle, overlay: Overlay, step: Callable[[], None] = lambda: None) -> Calibration | None:
+def calibrate_with_added(
+    bundle: Bundle, overlay: Overlay, step: Callable[[], None] = lambda: None
+) -> Calibration | None:
     """The calibration of a bundle with what was taught to it, on what it keeps of its holdout; searches all of that.
 
     Images of the holdout that were relabelled or removed since count so. It is the manifest's own where nothing was
