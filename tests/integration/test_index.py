@@ -13,7 +13,7 @@ from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork, Prepa
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.refit import refit
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import generations
@@ -314,8 +314,8 @@ def test_an_approximate_store_serves_so_many_neighbours_at_most(
     generation = index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, store="HNSW8"))
     predictor = Predictor(open_bundle(tmp_path, generation))
     with pytest.raises(ParameterError, match="k must be at most"):
-        predictor.parameters(k=2049)
-    assert predictor.parameters(k="all").k is None
+        predictor.parameters(Overrides(k=2049))
+    assert predictor.parameters(Overrides(k="all")).k is None
 
 
 def test_a_bundle_says_how_far_it_is_from_the_exact_sum(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
