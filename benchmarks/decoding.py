@@ -24,7 +24,7 @@ from PIL import Image
 
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
-from secondlook.service.batching.compute import step_back
+from secondlook.service.batching.thread import step_back
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.metrics import Metrics
 

@@ -72,7 +72,6 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
     app.state.drain = Drain()
-    app.add_middleware(predict.Direct)
     app.add_middleware(
         RequestLimits,
         hosts=Hosts(settings),

@@ -71,6 +71,26 @@ class Answer:
         return bool(self.cache.any())
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """Parameters that a call gives in place of the bundle's own; None = as the bundle says, k "all" = all entries.
+
+    Raises:
+        ParameterError: one is out of its range, whatever the bundle.
+    """
+
+    theta: float | None = None
+    lam: float | None = None
+    k: int | Literal["all"] | None = None
+
+    def __post_init__(self) -> None:
+        theta, lam = 1.0 if self.theta is None else self.theta, 0.0 if self.lam is None else self.lam
+        check_parameters(theta, lam, None if self.k == "all" else self.k)
+
+
+NO_OVERRIDES = Overrides()
+
+
 class Given(Parameters):
     """Parameters that a call gave, all or some: the formula answers, whatever is the same picture.
 
@@ -101,21 +121,18 @@ class Predictor:
         # The neighbour whose similarity the novelty score is made from.
         self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
 
-    def parameters(
-        self, theta: float | None = None, lam: float | None = None, k: int | Literal["all"] | None = None
-    ) -> Parameters:
+    def parameters(self, overrides: Overrides = NO_OVERRIDES) -> Parameters:
         """The bundle's parameters, with some replaced.
 
         Raises:
-            ParameterError: one is out of its range.
+            ParameterError: the bundle's store cannot serve that k.
         """
-        is_given = (theta, lam, k) != (None, None, None)
-        chosen = (Given if is_given else Parameters)(
+        theta, lam, k = overrides.theta, overrides.lam, overrides.k
+        chosen = (Parameters if overrides == NO_OVERRIDES else Given)(
             self.defaults.theta if theta is None else theta,
             self.defaults.lam if lam is None else lam,
             None if k == "all" else self.defaults.k if k is None else k,
         )
-        check_parameters(*chosen)
         store = self.bundle.manifest.store
         check_k(chosen.k, is_exhaustive=is_exhaustive(store.factory), kind=store.kind)
         return chosen

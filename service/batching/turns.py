@@ -14,12 +14,12 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.answering.stage_timer import StageTimer
 
 TURN_S = 0.2
@@ -30,17 +30,6 @@ USUAL = 0
 """The kind of requests that cost what most do."""
 USUAL_K = 2048
 """A search for so many neighbours costs about as much as one for a few."""
-
-
-class Overrides(NamedTuple):
-    """What a request asks in place of the bundle's own parameters; None = as the bundle says."""
-
-    theta: float | None = None
-    lam: float | None = None
-    k: int | Literal["all"] | None = None
-
-
-NO_OVERRIDES = Overrides()
 
 
 @dataclass
@@ -148,17 +137,17 @@ class Turns:
             waiting, self._waiting = self._waiting, []
         return waiting
 
-    def take(self, predictor: Predictor, among: int | None = None) -> tuple[list[Part], list[Request]]:
+    def take(self, predictor: Predictor, kind: int | None = None) -> tuple[list[Part], list[Request]]:
         """The next batch, all of one kind and for one predictor; and the requests whose deadline has passed.
 
-        ``predictor`` answers those that were not begun yet. ``among`` is the only kind that is wanted.
+        ``predictor`` answers those that were not begun yet. ``kind`` is the only one that is wanted.
         """
         now = time.monotonic()
         with self._lock:
             live = [request for request in self._waiting if not request.reply.done()]
             late = [request for request in live if request.deadline <= now]
             live = [request for request in live if request.deadline > now]
-            batch = self._choose([r for r in live if among is None or r.kind == among], predictor)
+            batch = self._choose([r for r in live if kind is None or r.kind == kind], predictor)
             for part in batch:
                 part.request.taken += len(part.images)
             self._waiting = [request for request in live if request.left]
@@ -170,11 +159,11 @@ class Turns:
         self._batches += 1
         order = sorted(live, key=lambda request: len(request.images))
         first = live[0] if self._batches % OLDEST_AFTER == 0 else order[0]
-        asked = first.predictor or predictor
+        answering = first.predictor or predictor
         limit = room = self._limit(first.kind)
         batch: list[Part] = []
         for request in (first, *(other for other in order if other is not first)):
-            if request.kind != first.kind or (request.predictor or predictor) is not asked:
+            if request.kind != first.kind or (request.predictor or predictor) is not answering:
                 continue
             # What fits into a batch is not divided, only to fill one up.
             if request.left > room and (batch and request.left <= limit):

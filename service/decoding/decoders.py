@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from secondlook.model.errors import ImageError, ImageTooLargeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.images.decoder import DONE, LARGE, REPLY, TOO_LARGE
-from secondlook.service.batching.compute import STEPS
+from secondlook.service.batching.thread import STEPS
 from secondlook.service.decoding.jobs import (
     IMAGE_S,
     LONG_TURN_S,

@@ -16,7 +16,7 @@ from secondlook.model.errors import BundleError, StoreError, StoreUnreachableErr
 from secondlook.model.images import decode
 from secondlook.model.journal.journal import Journal
 from secondlook.model.stores.milvus_server import Milvus
-from secondlook.service.batching.compute import step_back
+from secondlook.service.batching.thread import step_back
 from secondlook.service.generations.acceptance import check_canary
 from secondlook.service.generations.cluster import mirror_of
 from secondlook.service.settings import Settings

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
 from secondlook.model.bundles.bundle import ENCODER
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats
@@ -22,15 +22,17 @@ from secondlook.model.journal.journal import Journal, Kept, NewImage
 from secondlook.model.journal.journal import Request as Repeatable
 from secondlook.model.journal.terms import number_in
 from secondlook.model.labels import check_label
-from secondlook.service.batching.batcher import NO_OVERRIDES, Timing
+from secondlook.service.batching.turns import Timing
 from secondlook.service.errors import UnavailableError
 from secondlook.service.http.auth import require_admin
 from secondlook.service.http.keys import Key
 from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
+from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
-from secondlook.service.routes.predict import REQUEST_BODY, Answered, answer_in_time
-from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, read_form
-from secondlook.service.schemas import EntryInfo, Opinion, entry_info
+from secondlook.service.routes.predict import REQUEST_BODY
+from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, receive
+from secondlook.service.routes.write import Opinion
+from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
 from secondlook.service.thumbnails import thumbnail
 
@@ -147,7 +149,7 @@ async def teach(
     state.generations.require_writable()
     journal = _journal(state)
     with state.admission.admit(announced_bytes(request)) as ticket:
-        form = await read_form(request, state.settings, ticket, LABEL)
+        form = await receive(request, state.settings, ticket, LABEL)
         predictor = await state.current()
         label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)
         repeatable = _repeatable(idempotency_key, label, partial_, form.files)
@@ -156,7 +158,7 @@ async def teach(
             if first is not None:
                 await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
-        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        answered = await answer(request, state, form.files, NO_OVERRIDES, 0, Timing())
         results = answered.results
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
 from secondlook.model.answering.stage_timer import StageTimer
-from secondlook.model.cache import check_parameters
 from secondlook.model.errors import JournalError, ParameterError
-from secondlook.service.batching.batcher import Batcher, Overrides, Timing
+from secondlook.service.batching.batcher import Batcher
+from secondlook.service.batching.turns import Timing
 from secondlook.service.errors import SizeChangedError, UnavailableError
 
 BAD = 255
+MOST = 2000
+"""The largest k that the scripted store serves."""
 PATIENCE = 10.0
 
 
@@ -42,10 +44,11 @@ class Scripted:
         self.dies = False
         self.nice = 0
 
-    def parameters(self, theta: float | None = None, lam: float | None = None, k: Any = None) -> Parameters:
-        chosen = Parameters(theta or 1.0, 0.5 if lam is None else lam, None if k == "all" else k or 1)
-        check_parameters(*chosen)
-        return chosen
+    def parameters(self, overrides: Overrides = NO_OVERRIDES) -> Parameters:
+        theta, lam, k = overrides.theta, overrides.lam, overrides.k
+        if isinstance(k, int) and k > MOST:
+            raise ParameterError(f"k must be at most {MOST}, not {k}")
+        return Parameters(theta or 1.0, 0.5 if lam is None else lam, None if k == "all" else k or 1)
 
     def predict(
         self,
@@ -122,6 +125,28 @@ def test_requests_gather_while_the_thread_is_busy() -> None:
 
     # The fourth request would make the second batch five images: what fits into one is not divided.
     assert scenario(body).calls == [[1], [2, 3, 4], [5, 6]]
+
+
+def test_the_pixels_of_a_request_that_is_alone_in_its_batch_are_not_copied() -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    class Keeping(Scripted):
+        def predict(self, images: Any, *args: Any, **options: Any) -> list[Answer]:
+            seen.append(images)
+            return super().predict(images, *args, **options)
+
+    async def run() -> None:
+        batcher = Batcher(Keeping(), max_batch=4)  # type: ignore[arg-type]
+        batcher.start()
+        few, many = image(1, 2), image(*range(6))
+        await batcher.submit(few)
+        await batcher.submit(many)
+        assert [len(images) for images in seen] == [2, 4, 2]
+        assert np.shares_memory(seen[0], few)
+        assert all(np.shares_memory(images, many) for images in seen[1:])
+        await batcher.close()
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_a_request_larger_than_a_batch_is_computed_in_parts_with_others_between() -> None:
@@ -287,14 +312,14 @@ def test_only_the_bad_image_of_a_failed_batch_fails() -> None:
     assert scenario(body).calls == [[1], [2, BAD, 3], [2], [BAD], [3], [4]]
 
 
-def test_a_bad_parameter_fails_its_request_alone() -> None:
+def test_a_k_that_the_store_cannot_serve_fails_its_request_alone() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        bad = asyncio.create_task(batcher.submit(image(2), Overrides(lam=2.0)))
+        bad = asyncio.create_task(batcher.submit(image(2), Overrides(k=MOST + 1)))
         good = asyncio.create_task(batcher.submit(image(3)))
         await asyncio.sleep(0)
         scripted.gate.set()
-        with pytest.raises(ParameterError, match="lam"):
+        with pytest.raises(ParameterError, match="k must be"):
             await bad
         assert said((await good).answers) == [3]
         await first
