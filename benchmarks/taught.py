@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.stages import png
-from benchmarks.stores import spread
+from benchmarks.stores import resized
 from secondlook.evaluation.timing import repeated, seconds
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.queries import embed_queries
@@ -76,7 +76,7 @@ class MergedResult:
 def taught(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[TaughtResult]:
     """Predict images (N,height,width,3) with more and more taught: keys a little off those of entries, same labels."""
     keys, values = next(iter(bundle.store.chunks()))
-    many, of = spread(keys, values, len(keys) + 2 * max(COUNTS))
+    many, of = resized(keys, values, len(keys) + 2 * max(COUNTS))
     more, labels = many[len(keys) :], [bundle.manifest.classes[value] for value in of[len(keys) :: 2]]
     return [_beside(bundle, images, more, labels[:count], for_seconds) for count in COUNTS]
 
