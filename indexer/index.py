@@ -31,16 +31,18 @@ from secondlook.indexer.store_builder import choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import Entry, write_entries
+from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_parameters
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import RESIZE
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from secondlook.model.networks.engines import Engine
-from secondlook.model.stores.faiss_store import keeps_keys, parts
+from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
+from secondlook.model.stores.store import parts
 
 PAIRS_NAMED = 100
 """Pairs of images, one picture in two classes, that the manifest names."""
@@ -150,9 +152,9 @@ def index(
         )
         store = fitted.store
         store_info = builder.write(store, folder)
-        np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
+        np.save(folder / VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
-            folder / bundles.ENTRIES,
+            folder / ENTRIES,
             _entries(dataset, embedded, values),
             embedded.sheets,
             height=encoder.engine.size[0],
@@ -162,9 +164,9 @@ def index(
         if fitted.held is not None:
             fitted.held.write(folder / HOLDOUT)
         if fitted.directions is not None:
-            np.save(folder / bundles.DIRECTIONS, fitted.directions, allow_pickle=False)
+            np.save(folder / DIRECTIONS, fitted.directions, allow_pickle=False)
         if not keeps_keys(builder.info.factory) and len(taught := _taught(dataset, embedded)):
-            np.save(folder / bundles.TAUGHT, embedded.keys[taught], allow_pickle=False)
+            np.save(folder / FOLDED_KEYS, embedded.keys[taught], allow_pickle=False)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded, entries
         progress("verify", 0, 1)
@@ -198,7 +200,7 @@ def index(
             calibration=fitted.calibration,
             same_as=fitted.same_as,
             approximation_error=fitted.approximation_error,
-            taught=dataset.change if isinstance(dataset, FoldedDataset) else None,
+            folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()

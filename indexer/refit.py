@@ -27,22 +27,25 @@ from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
-from secondlook.model.stores.faiss_store import FaissStore, Store, check_k, keeps_keys
+from secondlook.model.stores.added_keys import number_of
+from secondlook.model.stores.factory import check_k, keeps_keys
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def recalibrate(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = Served.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     network = softmax(holdout.logits, opened.classes)
     most = min(max(TENTH, manifest.k or 1), served.count)
@@ -185,7 +188,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
-    overlay = caught_up(Overlay(old), Journal(root))
+    overlay = replayed(Overlay(old), Journal(root))
     store = overlay.store
     assert isinstance(store, FaissStore | MilvusStore | MergedStore)
     sources = old.entries.sources()
@@ -345,12 +348,12 @@ def _write_changed(
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
         for name in old.manifest.files:
-            if name not in (HOLDOUT, bundles.DIRECTIONS):
+            if name not in (HOLDOUT, DIRECTIONS):
                 shutil.copyfile(old.path / name, folder / name)
         if held is not None:
             held.write(folder / HOLDOUT)
         if directions is not None:
-            np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
+            np.save(folder / DIRECTIONS, directions, allow_pickle=False)
         if looks is not None:
             looks.write(folder / LOOKS)
         manifest = old.manifest.model_copy(

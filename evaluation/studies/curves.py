@@ -24,10 +24,11 @@ from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import INK, MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.stores.faiss_store import Store
+from secondlook.model.stores.store import Store
 
 By = Literal["size", "layer"]
 BY: tuple[By, ...] = ("size", "layer")

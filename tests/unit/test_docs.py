@@ -84,6 +84,22 @@ def test_every_page_and_picture_is_reached_from_the_index() -> None:
     assert there - reached == {ROOT / "docs/plane.png"}
 
 
+def test_decisions_are_listed_by_their_titles() -> None:
+    def title(page: Path) -> str:
+        return re.sub(r"^# \d+:? ", "", page.read_text().partition("\n")[0])
+
+    listed = re.findall(r"^- \[(\d+)\]\((\S+)\): (.+)$", INDEX.read_text(), re.MULTILINE)
+    there = sorted(ROOT.glob("docs/decisions/*.md"))
+    assert listed == [(page.name[:3], f"decisions/{page.name}", title(page)) for page in there]
+
+
+def test_every_group_of_a_room_is_in_the_architecture() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for room in ("model", "indexer", "curation", "evaluation", "service"):
+        for group in ROOT.glob(f"{room}/*/__init__.py"):
+            assert re.search(rf"^\|.*`{group.parent.name}/`", text, re.MULTILINE), group.parent
+
+
 @every_page
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
