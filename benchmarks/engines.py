@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import repeated, seconds
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
-from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import ENCODER, NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import ENCODER, NETWORK
 from secondlook.model.networks.engines import Encoding, Engine, OnnxEngine
 
 

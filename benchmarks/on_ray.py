@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.embedding import embed
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
-from secondlook.indexer.on_ray import LOCAL, Job, default_shards, embed_on_ray
+from secondlook.indexer.embedding.entries import embed_entries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.shards import CHUNK, Plan, Shards, chunk_ranges, shard_folder
+from secondlook.indexer.sharding.on_ray import LOCAL, Job, default_shards, embed_on_ray
+from secondlook.indexer.sharding.shards import CHUNK, Plan, Shards, chunk_ranges, shard_folder
 from secondlook.model.errors import ParameterError
 
 INDEX = "index"
@@ -101,5 +101,5 @@ def _plain(source: FromBundle, dataset: Dataset, progress: Progress) -> float:
     encoder = PreparedEncoder(opened.engine, opened.manifest.network, opened.manifest.recipe)
     everything = np.arange(len(dataset.labels))
     started = time.perf_counter()
-    embed(dataset, everything, encoder, progress, mirror=False, thumbnails=True)
+    embed_entries(dataset, everything, encoder, progress, mirror=False, thumbnails=True)
     return time.perf_counter() - started

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.model.answering.doubt import own_evidence
-from secondlook.model.answering.early_exit import vote_until_sure
+from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import exact_vote, mix, softmax, vote
@@ -71,7 +71,7 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
             exact(rows)
         else:
             own = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
-            _, cache = vote_until_sure(store, keys[rows], network[rows], theta, lam, k, novelty, own=own)
+            _, cache = early_exit_search(store, keys[rows], network[rows], theta, lam, k, novelty, own=own)
             mix(network[rows], cache, lam)
 
     def exact(rows: slice) -> None:

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import median_ms, seconds
-from secondlook.indexer.fitting.approximation import compare, least_effort
-from secondlook.indexer.fitting.fit import nearest
+from secondlook.indexer.fitting.approximation import cheapest_search, compare
+from secondlook.indexer.fitting.parameters import nearest
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.early_exit import lead, vote_until_sure
+from secondlook.model.answering.early_exit import early_exit_search, margins
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""
@@ -41,7 +42,7 @@ class StoreResult:
     entries: int
     is_auto: bool
     """Whether this is what ``--store auto`` takes at this size."""
-    effort: str
+    search_settings: str
     """How much of it is searched, chosen as ``index`` chooses it."""
     searched_again_percent: float
     """Queries that a quick search did not settle; 100 where there is none."""
@@ -95,7 +96,7 @@ def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float 
     return results
 
 
-def spread(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
+def resized(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
     """Count keys and values: the first ones, or all of them over and over with noise."""
     if count <= len(keys):
         return keys[:count], values[:count]
@@ -155,7 +156,7 @@ def stores(
         store = built[0]
         if not store.is_exhaustive:
             store = _tuned(store, tune, parameters)
-        answers = mix(network, vote_until_sure(store, asked.keys, network, theta, lam, k)[1], lam)
+        answers = mix(network, early_exit_search(store, asked.keys, network, theta, lam, k)[1], lam)
         lost = compare(answers, exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, kth)
@@ -168,7 +169,7 @@ def stores(
                 factory=factory,
                 entries=len(keys),
                 is_auto=factory == auto,
-                effort=_effort(store.search_info),
+                search_settings=_settings(store.search_info),
                 searched_again_percent=100.0 * _searched_again(store, asked.keys, network, theta, lam),
                 build_seconds=took,
                 bytes_per_entry=size,
@@ -198,23 +199,27 @@ def _cost(
     def call() -> None:
         for start in starts:
             rows = slice(start, start + batch)
-            mix(network[rows], vote_until_sure(store, queries[rows], network[rows], theta, lam, k)[1], lam)
+            mix(network[rows], early_exit_search(store, queries[rows], network[rows], theta, lam, k)[1], lam)
 
     return median_ms(call, for_seconds) / (len(starts) * batch)
 
 
-def _effort(info: SearchInfo) -> str:
-    quick = f"{info.quick.lists or info.quick.candidates} until {info.quick.margin:g}, " if info.quick else ""
-    return f"{quick}{info.lists or info.candidates or 'all'}"
+def _settings(info: SearchInfo) -> str:
+    early_exit = (
+        f"{info.early_exit.lists or info.early_exit.candidates} until {info.early_exit.margin:g}, "
+        if info.early_exit
+        else ""
+    )
+    return f"{early_exit}{info.lists or info.candidates or 'all'}"
 
 
 def _searched_again(store: FaissStore, queries: Floats, network: Floats, theta: float, lam: float) -> float:
-    quick = store.search_info.quick
-    if quick is None or store.quick is None:
+    early_exit = store.search_info.early_exit
+    if early_exit is None or store.early_exit is None:
         return 1.0
-    found = store.quick.search(queries, quick.k)
+    found = store.early_exit.search(queries, early_exit.k)
     mixed = mix(network, vote(found.similarities, found.values, theta, network.shape[1]), lam)
-    return float((lead(mixed) < quick.margin).mean())
+    return float((margins(mixed) < early_exit.margin).mean())
 
 
 def _recall(queries: Floats, keys: Floats, ids: NDArray[np.int64], kth: Floats) -> float:
@@ -233,7 +238,7 @@ def _looked_at(store: FaissStore, queries: Floats, network: Floats, parameters: 
     counters: Any = faiss.cvar
     statistics = counters.indexIVF_stats if store.search_info.lists else counters.hnsw_stats
     statistics.reset()
-    vote_until_sure(store, queries, network, theta, lam, k)
+    early_exit_search(store, queries, network, theta, lam, k)
     return float(statistics.ndis) / len(queries)
 
 
@@ -247,4 +252,4 @@ def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> Fais
     for start in range(0, len(network), CHUNK):
         rows = slice(start, start + CHUNK)
         whole[rows] = vote(*nearest(queries.keys[rows], decoded, store.values, k), theta, network.shape[1])
-    return least_effort(store, queries.keys, network, parameters, mix(network, whole, lam))
+    return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))

@@ -1,64 +1,29 @@
-"""What a cache knows about its own labelled images: wrong labels, near-duplicates, entries that nobody needs.
-
-Each entry's key is asked of the store that it lies in, leave-one-out: the entry itself, its mirrored copy and all else
-of the same source take no part, or an image would vouch for its own label. Labels are doubted by the vote that is
-served, under the bundle's own theta and k: with g an image's label and p its neighbours' vote,
-
-    score = ln((p(y) + FLOOR) / (p(g) + FLOOR)),    y the other label with the most votes
-
-both votes being means over the image's copies. Above 0, its neighbours would have given it the other label.
-"""
+"""What a cache knows about its own labelled images: wrong labels, near-duplicates, entries that nobody needs."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from secondlook.curation.neighbors import Images, LabelVotes, images_of, neighborhoods, theta_and_k
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.cache import Floats, Ints, check_parameters, reweigh, vote
+from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import MAX_APPROXIMATE_K, Neighbors, is_exhaustive
-
-FLOOR = 1e-3
-"""Added to both votes: below it, how small one is says nothing, and a score stays finite."""
 
 SIMILAR = 0.95
 """Cosine of two keys from which on their images are near-duplicates to the network."""
 
 LISTED = 50
-NEIGHBORS = 200
-"""Where all entries vote, so many are asked."""
 
 PAIRS_EACH = 10
 """An entry counts at most so many of its neighbours as near-duplicates, so that pairs cannot outgrow memory."""
-
-QUERIES_AT_ONCE = 1000
-NEIGHBORS_AT_ONCE = 2_000_000
-"""Fewer queries at once where they ask for many neighbours."""
-
-
-class Images(NamedTuple):
-    """Which entries show the same image: its copies share source and label."""
-
-    of: Ints
-    """(N,) image of each entry."""
-    source: Ints
-    """(N,) number of each entry's source."""
-    first: Ints
-    """(M,) id of each image's first entry, which is not a mirrored one."""
-    labels: Ints
-    """(M,)."""
-    sources: tuple[str, ...]
-    """(M,)."""
 
 
 @dataclass(frozen=True)
@@ -222,15 +187,15 @@ def audit(
     if not 0 < similar <= 1:
         raise ParameterError(f"near-duplicates are similar by above 0 and at most 1, not {similar}")
     manifest, values = bundle.manifest, bundle.store.values
-    theta, k = asked(bundle, theta, k)
+    theta, k = theta_and_k(bundle, theta, k)
     names, by_class = manifest.classes, Overlay(bundle).class_weights
     images = images_of(bundle)
-    doubt = Doubts(images, len(names))
+    votes = LabelVotes(images, len(names))
     uses = np.zeros(bundle.store.count, np.int64)
     across, within = _Pairs(len(images.first)), _Pairs(len(images.first))
     lengths = np.concatenate([np.linalg.norm(keys, axis=1) for keys, _ in bundle.store.chunks()])
     for rows, found in neighborhoods(bundle, images, k, progress):
-        doubt.add(rows, values[rows], found.similarities, found.values, theta, by_class)
+        votes.add(rows, values[rows], found.similarities, found.values, theta, by_class)
         there = found.ids >= 0
         uses += np.bincount(found.ids[there], minlength=len(uses))
         # The queries have length 1, the entries have that of their quantised keys.
@@ -240,7 +205,7 @@ def audit(
             place, nth = np.nonzero(of & (of.cumsum(axis=1) <= PAIRS_EACH))
             ids = found.ids[place, nth]
             pairs.add(images.of[rows][place], images.of[ids], found.similarities[place, nth] / lengths[ids])
-    scores, suggested, own, other = doubt.of_images()
+    scores, suggested, own, other = votes.of_images()
     ranked = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
     unused = np.flatnonzero(uses == 0)
     few, all_ = (np.bincount(labels, minlength=len(names)) for labels in (values[unused], values))
@@ -273,96 +238,6 @@ def audit(
         unused_by_class={name: (int(few[i]), int(all_[i])) for i, name in enumerate(names)},
         uses=(int(uses.min()), int(np.median(uses)), int(uses.max())),
     )
-
-
-def asked(bundle: Bundle, theta: float | None, k: int | None) -> tuple[float, int]:
-    """Theta and k, the bundle's own where none are given.
-
-    Raises:
-        ParameterError: a parameter is out of its range.
-    """
-    theta = bundle.manifest.theta if theta is None else theta
-    k = bundle.manifest.k or NEIGHBORS if k is None else k
-    check_parameters(theta, 1.0, k)
-    if not is_exhaustive(bundle.manifest.store.factory) and k > MAX_APPROXIMATE_K:
-        raise ParameterError(
-            f"k must be at most {MAX_APPROXIMATE_K:,} with a store that is searched in part, not {k:,}"
-        )
-    return theta, min(k, bundle.store.count)
-
-
-def images_of(bundle: Bundle) -> Images:
-    """Which entries of a bundle show the same image."""
-    names = bundle.entries.sources()
-    numbers: dict[str, int] = {}
-    source: Ints = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
-    values, classes = bundle.store.values, len(bundle.manifest.classes)
-    _, first, of = np.unique(source * classes + values, return_index=True, return_inverse=True)
-    return Images(of, source, first, values[first], tuple(names[i] for i in first))
-
-
-def neighborhoods(
-    bundle: Bundle, images: Images, k: int, progress: Progress = silent
-) -> Iterator[tuple[slice, Neighbors]]:
-    """Some entries at a time, in id order, and the k nearest of another source to each, as a full search finds them.
-
-    Where there are fewer, the last places have id and value -1.
-    """
-    store = bundle.store
-    copies = int(np.bincount(images.source).max())
-    at_once = max(1, min(QUERIES_AT_ONCE, NEIGHBORS_AT_ONCE // (k + copies)))
-    done = 0
-    for keys, _ in store.chunks():
-        for start in range(0, len(keys), at_once):
-            some = keys[start : start + at_once]
-            rows = slice(done, done + len(some))
-            # Quantised keys are not quite of length 1, as a query is.
-            some = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
-            found = store.search(some, k + copies)
-            out = (found.ids < 0) | (images.source[found.ids] == images.source[rows][:, None])
-            places = np.argsort(out, axis=1, kind="stable")[:, :k]
-            similarities, ids, values, out = (np.take_along_axis(a, places, axis=1) for a in (*found, out))
-            similarities[out], ids[out], values[out] = -np.inf, -1, -1
-            yield rows, Neighbors(similarities, ids, values)
-            done = rows.stop
-            progress("audit", done, store.count)
-
-
-class Doubts:
-    """Each entry's label suggested and the votes for it and for its own, gathered by image."""
-
-    def __init__(self, images: Images, classes: int) -> None:
-        self._images, self._classes = images, classes
-        count = len(images.of)
-        self._own, self._other = np.zeros(count, np.float32), np.zeros(count, np.float32)
-        self._suggested = np.zeros(count, np.int64)
-
-    def add(
-        self,
-        rows: slice,
-        given: Ints,
-        similarities: Floats,
-        values: Ints,
-        theta: float,
-        by_class: NDArray[np.float64] | None,
-    ) -> None:
-        """Entries with the labels given (B,), and their neighbours' similarities and values (B,k)."""
-        votes = reweigh(vote(similarities, values, theta, self._classes), by_class)
-        everyone = np.arange(len(votes))
-        self._own[rows] = votes[everyone, given]
-        votes[everyone, given] = -1.0
-        self._suggested[rows] = votes.argmax(axis=1)
-        self._other[rows] = np.maximum(votes.max(axis=1), 0.0)  # a single class has no other
-
-    def of_images(self) -> tuple[NDArray[np.float64], Ints, NDArray[np.float64], NDArray[np.float64]]:
-        """Each image's score, the other label that any of its entries has most votes for, and both votes (M,)."""
-        of, count = self._images.of, len(self._images.first)
-        entries = np.bincount(of, minlength=count)
-        own, other = (np.bincount(of, votes, minlength=count) / entries for votes in (self._own, self._other))
-        suggested = np.empty(count, np.int64)
-        rising = np.argsort(self._other, kind="stable")
-        suggested[of[rising]] = self._suggested[rising]  # the last one written stays
-        return np.log((other + FLOOR) / (own + FLOOR)), suggested, own, other
 
 
 class _Pairs:

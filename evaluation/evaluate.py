@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.fit_surfaces import cache_only_theta, surfaces
-from secondlook.evaluation.intervals import Interval, bootstrap
-from secondlook.evaluation.reliability import Reliability, diagram
+from secondlook.evaluation.fit_grid import cache_only_theta, surfaces
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
+from secondlook.evaluation.statistics.reliability import Reliability, diagram
 from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import check_classes
-from secondlook.indexer.fitting.holdout import embed_holdout
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, mix, softmax
 from secondlook.model.errors import DatasetError
@@ -32,7 +32,7 @@ QUERIES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Quality:
     """How good one model's probabilities are."""
 
     error_percent: float
@@ -40,7 +40,7 @@ class Metrics:
     nll: float
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: Ints) -> Metrics:
+    def of(cls, probabilities: Floats, labels: Ints) -> Quality:
         """Of probabilities (N,C)."""
         return cls(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
 
@@ -91,9 +91,9 @@ class Evaluation:
     count: int
     generation: str
     parameters: dict[str, float | None]
-    network: Metrics
-    mixed: Metrics
-    cache_only: Metrics
+    network: Quality
+    mixed: Quality
+    cache_only: Quality
     dataset: str
     """Name and split."""
     error_intervals: dict[str, Interval]
@@ -177,10 +177,10 @@ def evaluate(
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked, _ = embed_holdout(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
-    served = Served.of_overlay(Overlay(bundle))
+    served = ServedCache.of_overlay(Overlay(bundle))
     votes = ask(served, keys, setting, progress)
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
     if (setting.theta, setting.lam, setting.k) == own and own.k is not None:
@@ -189,7 +189,7 @@ def evaluate(
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
             by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
-            votes[0, rows] = served.ask(keys[rows], network[rows], own, novelty, by_itself)[1]
+            votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     return Evaluation(
@@ -202,7 +202,7 @@ def evaluate(
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
         in_holdout=_in_holdout(bundle, asked.looks),
-        **{name: Metrics.of(said, labels) for name, said in models.items()},
+        **{name: Quality.of(said, labels) for name, said in models.items()},
     )
 
 
@@ -235,7 +235,7 @@ def sample(dataset: Dataset, images: int | None, among: NDArray[np.int64] | None
     return np.sort(np.random.default_rng(0).permutation(positions)[:images])
 
 
-def ask(served: Served, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
+def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
     """p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
     votes = np.empty((2, len(keys), served.classes), np.float32)
     thetas = (setting.theta, setting.cache_theta)

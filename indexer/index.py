@@ -15,31 +15,34 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.fold import Folded
+from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.folders import FolderDataset, why_empty
-from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, KeptHoldout
-from secondlook.indexer.embedding.embedding import Embedded, embed
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, GivenHoldout
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
-from secondlook.indexer.fitting.holdout import KEYS_AT_ONCE, QUERIES_AT_ONCE, Holdout, embed_holdout
-from secondlook.indexer.fitting.honest import Chosen, Known, given, of_tenth
-from secondlook.indexer.fitting.tune import Entries, tune
+from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.fitting.cache import Entries, fit_cache
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, given_holdout, tenth_as_holdout
+from secondlook.indexer.fitting.neighbors import KEYS_AT_ONCE, QUERIES_AT_ONCE
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.store_builder import keeper_of
+from secondlook.indexer.store_builder import choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import Entry, write_entries
+from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_parameters
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import RESIZE
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import DatasetInfo, InputInfo, Manifest, Trained
 from secondlook.model.networks.engines import Engine
-from secondlook.model.stores.faiss_store import keeps_keys, parts
+from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
+from secondlook.model.stores.store import parts
 
 PAIRS_NAMED = 100
 """Pairs of images, one picture in two classes, that the manifest names."""
@@ -70,7 +73,7 @@ class IndexOptions:
     """What the network's user says of its having been trained on the dataset."""
 
 
-Gather = Callable[[Dataset, PreparedEncoder, Progress], Embedded]
+Gather = Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]
 """Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
 
 EXPECTED_SHARE = 0.99
@@ -92,8 +95,8 @@ def index(
 
     Raises:
         DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
-        RecipeError, StoreError, StoreAwayError, EngineError, BundleError, ParameterError, MemoryLimitError: as their
-            names say; then nothing is written.
+        RecipeError, StoreError, StoreUnreachableError, EngineError, BundleError, ParameterError, MemoryLimitError: as
+            their names say; then nothing is written.
     """
     if options.parameters:
         check_parameters(*options.parameters)
@@ -102,7 +105,7 @@ def index(
         copies, count = 2 if options.mirror else 1, len(dataset.labels)
         fewest = max(1, int(count * EXPECTED_SHARE))
         # Refuse what cannot be before the long work, not after it.
-        keeper = keeper_of(
+        builder = choose_builder(
             options.store,
             milvus or from_environment(),
             copies * count,
@@ -111,19 +114,19 @@ def index(
             options.parameters.k if options.parameters else None,
             is_k_given=options.parameters is not None,
         )
-        undo.callback(keeper.discard)
-        exact = options.parameters is not None and options.parameters.k is None and keeper.info.factory == "Flat"
+        undo.callback(builder.discard)
+        exact = options.parameters is not None and options.parameters.k is None and builder.info.factory == "Flat"
         check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         unreadable = _check_readable(dataset, embedded)
-        if isinstance(dataset, Folded):
+        if isinstance(dataset, FoldedDataset):
             dataset = dataset.less_emptied(dataset.labels[embedded.positions])
         first = first_copies(embedded.looks)
         repeated = _repeated(dataset, embedded, first)
         values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))
         generation = new_generation()
-        store = keeper.build(generation, embedded.keys, values, progress)
-        entries = entries_to_tune(dataset, embedded, values, first, is_exact=keeps_keys(keeper.info.factory))
+        store = builder.build(generation, embedded.keys, values, progress)
+        entries = entries_to_fit(dataset, embedded, values, first, is_exact=keeps_keys(builder.info.factory))
         chosen = choose_holdout(
             dataset.name,
             dataset.split,
@@ -136,7 +139,7 @@ def index(
             progress,
             encoder.kept,
         )
-        tuned = tune(
+        fitted = fit_cache(
             store,
             len(dataset.classes),
             min(encoder.engine.classes, len(dataset.classes)),
@@ -147,23 +150,23 @@ def index(
             unknown=lambda: unknown_kinds(encoder.engine, options.unknown, progress),
             progress=progress,
         )
-        store = tuned.store
-        store_info = keeper.write(store, folder)
-        np.save(folder / bundles.VALUES, values.astype(np.int32), allow_pickle=False)
+        store = fitted.store
+        store_info = builder.write(store, folder)
+        np.save(folder / VALUES, values.astype(np.int32), allow_pickle=False)
         write_entries(
-            folder / bundles.ENTRIES,
+            folder / ENTRIES,
             _entries(dataset, embedded, values),
             embedded.sheets,
             height=encoder.engine.size[0],
         )
-        looks = CachedLooks(embedded.looks, _rows_of_looks(embedded), tuned.fitted)
-        looks.fitted_on(tuned.rows).write(folder / LOOKS)
-        if tuned.held is not None:
-            tuned.held.write(folder / HOLDOUT)
-        if tuned.directions is not None:
-            np.save(folder / bundles.DIRECTIONS, tuned.directions, allow_pickle=False)
-        if not keeps_keys(keeper.info.factory) and len(taught := _taught(dataset, embedded)):
-            np.save(folder / bundles.TAUGHT, embedded.keys[taught], allow_pickle=False)
+        looks = CachedLooks(embedded.looks, _rows_of_looks(embedded), fitted.fitted)
+        looks.fitted_on(fitted.rows).write(folder / LOOKS)
+        if fitted.held is not None:
+            fitted.held.write(folder / HOLDOUT)
+        if fitted.directions is not None:
+            np.save(folder / DIRECTIONS, fitted.directions, allow_pickle=False)
+        if not keeps_keys(builder.info.factory) and len(taught := _taught(dataset, embedded)):
+            np.save(folder / FOLDED_KEYS, embedded.keys[taught], allow_pickle=False)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del store, embedded, entries
         progress("verify", 0, 1)
@@ -183,21 +186,21 @@ def index(
             ),
             classes=dataset.classes,
             network=encoder.network.model_copy(
-                update={"classes": _known_classes(encoder.engine, dataset), "trained_on_these": tuned.trained}
+                update={"classes": _known_classes(encoder.engine, dataset), "trained_on_these": fitted.trained}
             ),
             recipe=encoder.recipe,
             input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
             store=store_info,
-            theta=tuned.parameters.theta,
-            lam=tuned.parameters.lam,
-            k=tuned.parameters.k,
-            parameters_from=tuned.source,
-            holdout=tuned.holdout,
-            fit=tuned.report,
-            calibration=tuned.calibration,
-            same_as=tuned.same_as,
-            truncation=tuned.truncation,
-            taught=dataset.change if isinstance(dataset, Folded) else None,
+            theta=fitted.parameters.theta,
+            lam=fitted.parameters.lam,
+            k=fitted.parameters.k,
+            parameters_from=fitted.source,
+            holdout=fitted.holdout,
+            fit=fitted.report,
+            calibration=fitted.calibration,
+            same_as=fitted.same_as,
+            approximation_error=fitted.approximation_error,
+            folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
         )
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()
@@ -226,30 +229,18 @@ def check_index_memory(entries: int, dim: int, *, measured: bool) -> None:
     )
 
 
-def embed_images(
-    dataset: Dataset, positions: NDArray[np.int64], engine: Engine, progress: Progress = silent
-) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Logits (n,C), keys (n,D) and labels (n,) of some images of a dataset, as they are, in order.
-
-    Raises:
-        DatasetError: none of them can be read.
-    """
-    found, _ = embed_holdout(dataset, positions, engine, progress)
-    return found.logits, found.keys, found.labels
-
-
 def choose_holdout(
     name: str,
     split: str,
     classes: tuple[str, ...],
     engine: Engine,
     cached: Looks,
-    tenth: Holdout,
-    known: Known,
+    tenth: EmbeddedQueries,
+    known: TrainedOn,
     named: Dataset | None,
     progress: Progress = silent,
-    kept: KeptHoldout | None = None,
-) -> Chosen:
+    kept: GivenHoldout | None = None,
+) -> ChosenHoldout:
     """The images that parameters of a cache of a split of a dataset are fitted on.
 
     Those that are named, those that the bundle before was given, or the dataset's tenth.
@@ -261,28 +252,28 @@ def choose_holdout(
         names = tuple(label for label in kept.classes if label in classes)
         left = np.isin(kept.held.labels, [kept.classes.index(label) for label in names])
         now = np.array([names.index(label) if label in names else -1 for label in kept.classes])
-        seen = Holdout(kept.held.logits, kept.held.keys, now[kept.held.labels], kept.looks).part(left)
+        seen = EmbeddedQueries(kept.held.logits, kept.held.keys, now[kept.held.labels], kept.looks).part(left)
         # Where they are cached by now, others are looked for.
         with suppress(DatasetError):
-            return given(kept.info.name, seen, names, classes, cached, known)
+            return given_holdout(kept.info.name, seen, names, classes, cached, known)
     if named is None:
-        return of_tenth(f"a tenth of {name} {split}".rstrip(), tenth, cached, known)
-    seen, _ = embed_holdout(named, np.arange(len(named.labels)), engine, progress)
-    return given(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
+        return tenth_as_holdout(f"a tenth of {name} {split}".rstrip(), tenth, cached, known)
+    seen = embed_queries(named, np.arange(len(named.labels)), engine, progress)
+    return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
 
 
 def _embedding(options: IndexOptions) -> Gather:
     """Embeds all images here and now."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
         everything = np.arange(len(dataset.labels))
         copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
-        return embed(dataset, everything, encoder, progress, **copies)
+        return embed_entries(dataset, everything, encoder, progress, **copies)
 
     return gather
 
 
-def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
+def _check_readable(dataset: Dataset, embedded: EmbeddedEntries) -> tuple[str, ...]:
     """The sources of the images that gave no entries, but for taught ones that were removed while it was built.
 
     Raises:
@@ -290,11 +281,11 @@ def _check_readable(dataset: Dataset, embedded: Embedded) -> tuple[str, ...]:
     """
     there, left = np.zeros(len(dataset.labels), bool), np.ones(len(dataset.labels), bool)
     there[embedded.positions] = True
-    if isinstance(dataset, Folded):
+    if isinstance(dataset, FoldedDataset):
         left[dataset.removed()] = False
     have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
     # Classes of which people removed every image are no surprise.
-    folder = dataset.of if isinstance(dataset, Folded) else dataset
+    folder = dataset.base if isinstance(dataset, FoldedDataset) else dataset
     lost = [
         label
         for label in np.flatnonzero(~have).tolist()
@@ -316,7 +307,7 @@ def _is_empty(folder: FolderDataset, label: int) -> bool:
     return label < len(folder.classes) and not (folder.labels == label).any()
 
 
-def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) -> Iterator[Entry]:
+def _entries(dataset: Dataset, embedded: EmbeddedEntries, values: NDArray[np.int64]) -> Iterator[Entry]:
     columns = (embedded.positions, values, embedded.mirrored, embedded.sheet, embedded.place)
     for start in range(0, len(values), ENTRIES_AT_ONCE):
         rows = zip(*(column[start : start + ENTRIES_AT_ONCE].tolist() for column in columns), strict=True)
@@ -324,17 +315,17 @@ def _entries(dataset: Dataset, embedded: Embedded, values: NDArray[np.int64]) ->
             yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
 
 
-def entries_to_tune(
-    dataset: Dataset, embedded: Embedded, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
+def entries_to_fit(
+    dataset: Dataset, embedded: EmbeddedEntries, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
 ) -> Entries:
     """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""
     rows, originals = _rows_of_looks(embedded), ~embedded.mirrored
-    of_tenth = np.isin(embedded.positions, dataset.holdout())
-    own = np.flatnonzero(of_tenth & originals)
-    apart = kept_apart(of_tenth[originals], embedded.looks, values[originals])
+    in_tenth = np.isin(embedded.positions, dataset.holdout())
+    own = np.flatnonzero(in_tenth & originals)
+    apart = kept_apart(in_tenth[originals], embedded.looks, values[originals])
     return Entries(
         first[rows],
-        Holdout(embedded.logits, embedded.keys[own], values[own], embedded.looks[rows[own]], own),
+        EmbeddedQueries(embedded.logits, embedded.keys[own], values[own], embedded.looks[rows[own]], own),
         apart[rows],
         lambda rows: embedded.keys[rows],
         None if is_exact else lambda rows: embedded.keys[rows],
@@ -342,7 +333,7 @@ def entries_to_tune(
     )
 
 
-def _repeated(dataset: Dataset, embedded: Embedded, first: NDArray[np.int64]) -> dict[str, Any]:
+def _repeated(dataset: Dataset, embedded: EmbeddedEntries, first: NDArray[np.int64]) -> dict[str, Any]:
     """What the manifest says of copies."""
     positions = embedded.positions[~embedded.mirrored]
     found = Repeats.of(first, dataset.labels[positions])
@@ -350,24 +341,24 @@ def _repeated(dataset: Dataset, embedded: Embedded, first: NDArray[np.int64]) ->
     return {"duplicates": found.images, "in_two_classes": sources, "in_two_classes_count": len(found.across)}
 
 
-def _taught(dataset: Dataset, embedded: Embedded) -> NDArray[np.int64]:
+def _taught(dataset: Dataset, embedded: EmbeddedEntries) -> NDArray[np.int64]:
     """Which entries are of images that were taught."""
     is_taught = [number_in(dataset.source(position)) is not None for position in embedded.positions.tolist()]
     return np.flatnonzero(is_taught)
 
 
-def _rows_of_looks(embedded: Embedded) -> NDArray[np.int64]:
+def _rows_of_looks(embedded: EmbeddedEntries) -> NDArray[np.int64]:
     """Where among the looks each entry's image is (N,): an image's own and its mirrored entry share one."""
     originals = embedded.positions[~embedded.mirrored]
     order = np.argsort(originals)
     return order[np.searchsorted(originals[order], embedded.positions)]
 
 
-def _known(encoder: PreparedEncoder, dataset: Dataset, options: IndexOptions) -> Known:
+def _known(encoder: PreparedEncoder, dataset: Dataset, options: IndexOptions) -> TrainedOn:
     """What is known of the images that the network was trained on."""
     words = f"{dataset.name} {dataset.split} less holdout"
     said = options.trained if options.trained != "unknown" else encoder.network.trained_on_these
-    return Known(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, said)
+    return TrainedOn(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, said)
 
 
 def _known_classes(engine: Engine, dataset: Dataset) -> int | None:

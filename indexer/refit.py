@@ -15,33 +15,37 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.fitting.cache import Entries, fit_cache, kept, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate
-from secondlook.indexer.fitting.fit import KS
-from secondlook.indexer.fitting.holdout import Holdout, embed_holdout, nearest_entries, served_votes
-from secondlook.indexer.fitting.honest import Chosen, Known
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn
+from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH, tell_unknown
-from secondlook.indexer.fitting.tune import Entries, kept, limits_of_same, tune
+from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.files import DIRECTIONS
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
-from secondlook.model.stores.faiss_store import FaissStore, Store, check_k, keeps_keys
+from secondlook.model.stores.added_keys import number_of
+from secondlook.model.stores.factory import check_k, keeps_keys
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class _Opened:
     overlay: Overlay
     store: FaissStore | MilvusStore | MergedStore
     entries: Entries
-    chosen: Chosen
+    chosen: ChosenHoldout
     looks: CachedLooks
 
     @property
@@ -88,7 +92,7 @@ def refit(
     old, store = opened.bundle, opened.store
     for k in ks:
         check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
-    tuned = tune(
+    fitted = fit_cache(
         store,
         opened.classes,
         opened.known,
@@ -99,25 +103,25 @@ def refit(
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
-    network = old.manifest.network.model_copy(update={"trained_on_these": tuned.trained})
+    network = old.manifest.network.model_copy(update={"trained_on_these": fitted.trained})
     return _write_changed(
         root,
         old,
         progress,
-        held=_by_id(tuned.held, opened.overlay),
-        looks=replace(opened.looks, fitted=tuned.fitted).fitted_on(_own(tuned.rows, opened.overlay)),
-        theta=tuned.parameters.theta,
-        lam=tuned.parameters.lam,
-        k=tuned.parameters.k,
-        parameters_from=tuned.source,
-        holdout=tuned.holdout,
-        fit=tuned.report,
-        directions=tuned.directions,
-        calibration=tuned.calibration,
-        same_as=tuned.same_as or old.manifest.same_as,
-        truncation=tuned.truncation,
+        held=_by_id(fitted.held, opened.overlay),
+        looks=replace(opened.looks, fitted=fitted.fitted).fitted_on(_own(fitted.rows, opened.overlay)),
+        theta=fitted.parameters.theta,
+        lam=fitted.parameters.lam,
+        k=fitted.parameters.k,
+        parameters_from=fitted.source,
+        holdout=fitted.holdout,
+        fit=fitted.report,
+        directions=fitted.directions,
+        calibration=fitted.calibration,
+        same_as=fitted.same_as or old.manifest.same_as,
+        approximation_error=fitted.approximation_error,
         network=network,
-        store=old.manifest.store.model_copy(update={"search": tuned.store.search_info}),
+        store=old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
     )
 
 
@@ -144,7 +148,7 @@ def recalibrate(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = Served.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     network = softmax(holdout.logits, opened.classes)
     most = min(max(TENTH, manifest.k or 1), served.count)
@@ -184,7 +188,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
-    overlay = caught_up(Overlay(old), Journal(root))
+    overlay = replayed(Overlay(old), Journal(root))
     store = overlay.store
     assert isinstance(store, FaissStore | MilvusStore | MergedStore)
     sources = old.entries.sources()
@@ -200,7 +204,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
     images = read_trained(old.path, manifest)
     said = options.trained if options.trained != "unknown" else manifest.network.trained_on_these
-    known = Known(images, images is None and manifest.network.trained_on == trained_on, said)
+    known = TrainedOn(images, images is None and manifest.network.trained_on == trained_on, said)
     name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
     chosen = choose_holdout(
         name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
@@ -273,10 +277,10 @@ def _tenth(
     sources: list[str],
     looks: CachedLooks,
     progress: Progress,
-) -> tuple[Holdout, NDArray[np.bool_]]:
+) -> tuple[EmbeddedQueries, NDArray[np.bool_]]:
     """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
     ids, count = overlay.ids, len(overlay.ids)
-    empty = Holdout(
+    empty = EmbeddedQueries(
         np.empty((0, old.engine.classes), np.float32), np.empty((0, old.engine.dim), np.float32), np.empty(0, np.int64)
     )
     if dataset is None or not len(dataset.holdout()):
@@ -287,12 +291,12 @@ def _tenth(
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
-    found, at = embed_holdout(dataset, dataset.holdout(), old.engine, progress)
-    own = np.array([first.get(dataset.source(int(position)), -1) for position in at])
+    found = embed_queries(dataset, dataset.holdout(), old.engine, progress)
+    own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
     found = found.part(own >= 0)
     own = own[own >= 0]
     labels = overlay.store.values[own]
-    tenth = Holdout(found.logits, found.keys, labels, found.looks, own)
+    tenth = EmbeddedQueries(found.logits, found.keys, labels, found.looks, own)
     # Of the bundle's own entries: what was taught since shows other pictures.
     is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
     rows = looks.rows[ids[is_own]]
@@ -323,20 +327,20 @@ def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
     return own
 
 
-def _by_id(held: Held | None, overlay: Overlay) -> Held | None:
+def _by_id(held: KeptHoldout | None, overlay: Overlay) -> KeptHoldout | None:
     """The same with entries by their ids, in place of their rows."""
     if held is None:
         return None
     ids = overlay.ids
     own = np.where(held.own >= 0, ids[np.maximum(held.own, 0)], -1)
-    return Held(held.logits, held.keys, held.labels, own, ids[held.out])
+    return KeptHoldout(held.logits, held.keys, held.labels, own, ids[held.out])
 
 
 def _write_changed(
     root: Path,
     old: Bundle,
     progress: Progress,
-    held: Held | None,
+    held: KeptHoldout | None,
     looks: CachedLooks | None = None,
     directions: Floats | None = None,
     **changed: object,
@@ -344,12 +348,12 @@ def _write_changed(
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
         for name in old.manifest.files:
-            if name not in (HOLDOUT, bundles.DIRECTIONS):
+            if name not in (HOLDOUT, DIRECTIONS):
                 shutil.copyfile(old.path / name, folder / name)
         if held is not None:
             held.write(folder / HOLDOUT)
         if directions is not None:
-            np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
+            np.save(folder / DIRECTIONS, directions, allow_pickle=False)
         if looks is not None:
             looks.write(folder / LOOKS)
         manifest = old.manifest.model_copy(

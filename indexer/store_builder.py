@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Protocol
 
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.files import KEYS
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
 from secondlook.model.manifest import StoreInfo
-from secondlook.model.stores.faiss_store import (
-    FaissStore,
-    TunableStore,
+from secondlook.model.stores.factory import (
     check_k,
     check_trainable,
     choose_store,
-    empty_index,
     is_exhaustive,
 )
+from secondlook.model.stores.faiss_store import FaissStore, empty_index
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import PREFIX, MilvusIndex, MilvusStore, chosen, collection_of, drop
+from secondlook.model.stores.store import TunableStore
 
 
 class StoreBuilder(Protocol):
@@ -42,18 +41,18 @@ class StoreBuilder(Protocol):
         ...
 
 
-def keeper_of(
+def choose_builder(
     store: str, milvus: Milvus | None, count: int, dim: int, fewest: int, k: int | None, *, is_k_given: bool
 ) -> StoreBuilder:
-    """The keeper that a ``--store`` names, for count keys of dim numbers, of which at least ``fewest`` will be there.
+    """The builder that a ``--store`` names, for count keys of dim numbers, of which at least ``fewest`` will be there.
 
     Raises:
         StoreError: there is no such store, it cannot be made of so few keys, or no Milvus server is named.
-        StoreAwayError: the Milvus server does not answer.
+        StoreUnreachableError: the Milvus server does not answer.
         ParameterError: k, where it is given, is beyond what the store can serve.
     """
     kept_there = store.partition(":")[0] == PREFIX or (store == "auto" and milvus is not None)
-    keeper: StoreBuilder
+    builder: StoreBuilder
     if kept_there:
         milvus = milvus or from_environment()
         if milvus is None:
@@ -61,15 +60,15 @@ def keeper_of(
         factory, why = chosen(PREFIX if store == "auto" else store, count)
         MilvusIndex.of(factory)
         milvus.call("list_collections")  # says now what is wrong with the address or the token
-        keeper = _InMilvus(StoreInfo(kind="milvus", factory=factory, dim=dim, count=count, why=why), milvus)
+        builder = _InMilvus(StoreInfo(kind="milvus", factory=factory, dim=dim, count=count, why=why), milvus)
     else:
         factory, why = choose_store(count, dim, fewest) if store == "auto" else (store, "")
         empty_index(factory, dim)
         check_trainable(factory, count)
-        keeper = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
+        builder = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
     if is_k_given:
-        check_k(k, is_exhaustive=is_exhaustive(factory), kind=keeper.info.kind)
-    return keeper
+        check_k(k, is_exhaustive=is_exhaustive(factory), kind=builder.info.kind)
+    return builder
 
 
 class _InFolder:
@@ -84,7 +83,7 @@ class _InFolder:
 
     def write(self, store: TunableStore, folder: Path) -> StoreInfo:
         assert isinstance(store, FaissStore)
-        store.write(folder / bundles.KEYS)
+        store.write(folder / KEYS)
         return self.info.model_copy(update={"count": store.count, "search": store.search_info})
 
     def discard(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from secondlook.indexer.datasets.copies import Looks, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError, EngineError, NetworkError
 from secondlook.model.networks.cifar import ResNet

@@ -7,7 +7,7 @@
     ├── RecipeError       a key recipe that the network or the data cannot give
     ├── EngineError       an encoder that cannot run here
     ├── StoreError        a factory string, or a search that a store cannot do
-    ├── StoreAwayError    a store on another machine that does not answer now
+    ├── StoreUnreachableError  a store on another machine that does not answer now
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
@@ -16,7 +16,7 @@
     ├── JournalError      what was taught cannot be read or written
     │   └── JournalFullError     the disk is full
     ├── LabelTakenError       a label that would be taken for a known one
-    ├── TaughtLimitError      more taught images than are accepted
+    ├── AddedLimitError       more taught images than are accepted
     ├── RepeatedRequestError  an id that was used for another request
     └── ImageError        bytes that are not an image
         ├── ImageTooLargeError   more pixels than are accepted
@@ -44,7 +44,7 @@ class StoreError(SecondlookError):
     """A store cannot be built or searched as asked."""
 
 
-class StoreAwayError(SecondlookError):
+class StoreUnreachableError(SecondlookError):
     """A store on another machine does not answer now; it may later."""
 
 
@@ -84,7 +84,7 @@ class LabelTakenError(SecondlookError):
         self.known = known
 
 
-class TaughtLimitError(SecondlookError):
+class AddedLimitError(SecondlookError):
     """More images would be taught than are accepted."""
 
     def __init__(self, kept: int, most: int) -> None:

@@ -24,7 +24,9 @@ Trained = Literal["yes", "no", "unknown"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
 
 
 class DatasetInfo(_Part):
@@ -71,7 +73,7 @@ class InputInfo(_Part):
     resize: str
 
 
-class QuickSearch(_Part):
+class EarlyExit(_Part):
     """A first, cheaper search, after which an answer that is sure enough is given."""
 
     lists: int | None = Field(None, ge=1)
@@ -89,7 +91,7 @@ class SearchInfo(_Part):
     """Lists visited in an IVF (FAISS's nprobe)."""
     candidates: int | None = Field(None, ge=1)
     """Candidates kept on the way through an HNSW graph (FAISS's efSearch), and k at least."""
-    quick: QuickSearch | None = None
+    early_exit: EarlyExit | None = Field(None, alias="quick")
     """A search to try first (``model.answering.early_exit``), fitted to the bundle's own theta, lam and k."""
 
 
@@ -201,7 +203,7 @@ class Novelty(_Part):
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
     evidence: Evidence | None = None
-    of_taught: Evidence | None = None
+    of_added: Evidence | None = Field(None, alias="of_taught")
     """By the nearest entry alone: for images answered with a class that the network does not know."""
     score: str = ""
     """The candidate that was chosen."""
@@ -272,8 +274,8 @@ class Manifest(_Part):
     fit: FitReport | None = None
     calibration: Calibration | None = None
     same_as: SameAs | None = None
-    truncation: ApproximationError | None = None
-    taught: int | None = None
+    approximation_error: ApproximationError | None = Field(None, alias="truncation")
+    folded_change: int | None = Field(None, alias="taught")
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
 

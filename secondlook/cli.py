@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import signal
 import sys
+from importlib.metadata import requires
 
 import click
 
@@ -24,7 +26,7 @@ COMMANDS = {
     "audit": "secondlook.commands.audit:audit",
     "jacobian": "secondlook.commands.jacobian:jacobian",
     "reproduce": "secondlook.commands.reproduce:reproduce",
-    "study": "secondlook.commands.study:study_command",
+    "study": "secondlook.commands.study:study",
     "attack": "secondlook.commands.attack:attack",
     "train": "secondlook.commands.train:train",
     "import-keras": "secondlook.commands.import_keras:import_keras",
@@ -84,6 +86,16 @@ def main(command: click.Command = cli) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "secondlook":
             raise
-        extras = "extra client" if error.name == "httpx" else "extras cpu and lab"
-        click.echo(f"Error: this command needs {error.name}: install secondlook with the {extras}", err=True)
+        module = (error.name or str(error)).partition(".")[0]
+        extras = " or ".join(_extras_with(module))
+        remedy = f"with the extra {extras}" if extras else "anew, with all it needs"
+        click.echo(f"Error: this command needs {module}: install secondlook {remedy}", err=True)
         sys.exit(1)
+
+
+def _extras_with(module: str) -> list[str]:
+    """The extras of this distribution that install a module; gpu last, which few machines can use."""
+    # A distribution is called like its module, or like it and more: faiss-cpu.
+    wanted = re.compile(rf"{re.escape(module)}\b.*extra == ['\"]([\w-]+)['\"]", re.IGNORECASE)
+    found = [match[1] for one in requires("secondlook") or () if (match := wanted.match(one))]
+    return sorted(found, key=lambda extra: (extra == "gpu", extra))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -18,9 +18,10 @@ from secondlook.service import problems
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.generations.calibrating import keep_calibrated
-from secondlook.service.generations.generations import Generations, open_predictor
+from secondlook.service.generations.opening import open_predictor
 from secondlook.service.generations.rebuilds import Rebuilds
-from secondlook.service.http import parameters as declared
+from secondlook.service.generations.switching import Generations
+from secondlook.service.http import parameters
 from secondlook.service.http.access_log import AccessLog
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.auth import require_admin
@@ -30,7 +31,7 @@ from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
 from secondlook.service.metrics import Metrics
 from secondlook.service.prefix import Prefix
-from secondlook.service.routes import admin, entries, pages, predict, teach
+from secondlook.service.routes import admin, entries, health, model, pages, predict, teach
 from secondlook.service.settings import Settings
 from secondlook.service.state import State
 
@@ -43,8 +44,10 @@ PUBLISH_SECONDS = 1.0
 """How old a worker's state may be on a page of metrics that another one writes."""
 
 
-def create_app(settings: Settings, *, predictor: Predictor | None = None) -> FastAPI:
+def create_app(settings: Settings, program: Sequence[str], *, predictor: Predictor | None = None) -> FastAPI:
     """The server's application; it answers with that predictor, or with the active bundle, opened at start.
+
+    ``program`` is the command line that starts ``secondlook``, for rebuilds.
 
     Starting it raises BundleError where the active bundle is refused.
 
@@ -64,18 +67,16 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.program = settings, program
     app.state.initial = predictor
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
     app.state.drain = Drain()
-    app.add_middleware(predict.Direct)
     app.add_middleware(
         RequestLimits,
         hosts=Hosts(settings),
         max_request_bytes=settings.max_request_bytes,
         body_timeout_s=settings.body_timeout_s,
-        body_stall_s=settings.body_stall_s,
         drain=app.state.drain,
         answer_timeout_s=2 * settings.request_timeout_s,
     )
@@ -83,11 +84,12 @@ def create_app(settings: Settings, *, predictor: Predictor | None = None) -> Fas
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
     app.include_router(predict.router)
-    app.include_router(entries.router, dependencies=[Depends(only_known)])
+    for router in (model.router, entries.router, health.router):
+        app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):
         app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
     pages.install(app)
-    declared.install(app)
+    parameters.install(app)
     return app
 
 
@@ -97,7 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     metrics: Metrics = app.state.metrics
     # AnyIO imports its parts when they are first used: no request is to fail of that where open files are few.
     await anyio.to_thread.run_sync(getattr, anyio, "open_file")
-    door = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
+    admission = Admission(max_images=settings.max_queue, max_bytes=settings.max_queue_bytes)
     batcher = Batcher(await _initial(app), max_batch=settings.max_batch, metrics=metrics)
     cores = os.cpu_count() or 1
     decoders = Decoders(
@@ -109,9 +111,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     await decoders.start()
     generations = Generations(settings, batcher, decoders.decode_in_thread)
-    rebuilds = Rebuilds(generations.root, generations.adopt, settings.hide_paths, metrics)
+    rebuilds = Rebuilds(generations.root, app.state.program, generations.adopt, settings.hide_paths, metrics)
     app.state.running = state = State(
-        settings, door, batcher, generations, rebuilds, decoders, metrics, app.state.drain
+        settings, admission, batcher, generations, rebuilds, decoders, metrics, app.state.drain
     )
     metrics.read = state.snapshot
     batcher.start()

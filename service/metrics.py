@@ -27,8 +27,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from secondlook.model.answering.early_exit import Spent
 from secondlook.model.answering.predictor import Answer
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.service.problems import Kind, to_problem
 from secondlook.service.settings import METRICS_FOLDER
 
@@ -60,7 +60,7 @@ class Snapshot(NamedTuple):
     entries: int
     added_images: int
     """Those that the generation does not have itself."""
-    is_store_away: bool
+    is_store_unreachable: bool
     is_ready: bool
     waiting_images: int
     oldest_s: float
@@ -190,12 +190,12 @@ class Metrics:
         """Count seconds of a stage."""
         self._stages[stage].observe(seconds)
 
-    def observe_batch(self, images: int, spent: Spent) -> None:
+    def observe_batch(self, images: int, timer: StageTimer) -> None:
         """Count a batch computed; called from the compute thread."""
         self._batch_images.observe(images)
-        self.observe_stage("encode", spent.encode)
-        self.observe_stage("search", spent.search)
-        self.observe_stage("vote", spent.vote)
+        self.observe_stage("encode", timer.encode)
+        self.observe_stage("search", timer.search)
+        self.observe_stage("vote", timer.vote)
 
     def count_results(self, results: Iterable[Answer | Exception]) -> None:
         """Count what came of a request's images."""
@@ -277,7 +277,9 @@ class _States:
         self._taught = gauge(
             "taught_images", "Taught images that the generation does not have itself.", "livemostrecent"
         )
-        self._away = gauge("store_away", "1 while the keys are on another machine that does not answer.", "livemax")
+        self._store_away = gauge(
+            "store_away", "1 while the keys are on another machine that does not answer.", "livemax"
+        )
         self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
         self._workers = gauge("workers", "Processes that answer.", "livesum")
         self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
@@ -293,7 +295,7 @@ class _States:
     def set(self, now: Snapshot, *, is_worker: bool) -> None:
         self._entries.set(now.entries)
         self._taught.set(now.added_images)
-        self._away.set(now.is_store_away)
+        self._store_away.set(now.is_store_unreachable)
         self._ready.set(now.is_ready)
         self._workers.set(1)
         self._queue.set(now.waiting_images)

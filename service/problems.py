@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from secondlook.model.errors import (
+    AddedLimitError,
     ImageError,
     ImageTooLargeError,
     ImageTooSlowError,
@@ -22,9 +23,8 @@ from secondlook.model.errors import (
     ParameterError,
     RepeatedRequestError,
     SecondlookError,
-    StoreAwayError,
     StoreError,
-    TaughtLimitError,
+    StoreUnreachableError,
 )
 from secondlook.service import errors
 from secondlook.service.kinds import Kind as Kind
@@ -104,7 +104,7 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.UNDECODABLE_IMAGE, sentence)
         case LabelTakenError():
             return ProblemError(Kind.LABEL_LIKE_ANOTHER, sentence, known=error.known)
-        case TaughtLimitError():
+        case AddedLimitError():
             return ProblemError(Kind.TOO_MANY_TAUGHT, sentence)
         case RepeatedRequestError():
             return ProblemError(Kind.IDEMPOTENCY_KEY_REUSED, sentence)
@@ -116,7 +116,7 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.INVALID_PARAMETER, sentence)
         case errors.QueueFullError():
             return ProblemError(Kind.QUEUE_FULL, sentence, headers={"Retry-After": str(error.retry_after_s)})
-        case StoreAwayError() | StoreError():  # their sentences name an address
+        case StoreUnreachableError() | StoreError():  # their sentences name an address
             return ProblemError(
                 Kind.NOT_READY, "The cache cannot be asked now: try again later.", headers={"Retry-After": "1"}
             )
@@ -223,7 +223,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return of_validation(*error.errors(), known=app.state.declared.of_body(request.scope)).response()
+        return of_validation(*error.errors(), known=app.state.known_parameters.of_body(request.scope)).response()
 
     async def from_router(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -1,15 +1,12 @@
-"""What the calls answer, as OpenAPI shows it."""
+"""What the calls answer beside predictions (``routes.write``), as OpenAPI shows it."""
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, NotRequired
+from pydantic import BaseModel, Field
 
-from pydantic import BaseModel, Field, TypeAdapter
-from typing_extensions import TypedDict
-
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.entry_table import Entry
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import (
     ApproximationError,
     Calibration,
@@ -19,134 +16,13 @@ from secondlook.model.manifest import (
     Manifest,
     NetworkInfo,
     ParametersFrom,
-    Standing,
     StoreInfo,
 )
-from secondlook.service.problems import Problem
-from secondlook.service.reasons import (
-    Decisive,
-    Neighbor,
-    Votes,
-    decisive_of,
-    neighbors_of,
-    thumbnail_of,
-    votes_of,
-)
+from secondlook.model.stores.added_keys import number_of
+from secondlook.service.prefix import link
 
-
-class ClassScore(TypedDict):
-    """One class's probability: mixed, and what network and cache say."""
-
-    label: str
-    index: int
-    probability: float
-    network: float
-    cache: Annotated[float | None, Field(description="null where no entry voted.")]
-
-
-class Opinion(TypedDict):
-    """The most probable class by network or cache alone."""
-
-    label: str
-    probability: float
-
-
-class NoveltyScore(TypedDict):
-    """How unlike the cached images the image is."""
-
-    score: Annotated[
-        float,
-        Field(
-            description="0 to 1, by what was chosen for the model (`calibration.novelty.score`); where that has no "
-            "evidence, 1 - similarity of an entry, 0 to 2."
-        ),
-    ]
-    is_novel: Annotated[
-        bool | None, Field(description="Whether that is above the calibrated threshold; null without one.")
-    ]
-
-
-class Prediction(TypedDict):
-    """What one image shows."""
-
-    filename: str | None
-    label: str
-    index: int
-    probability: float
-    standing: Annotated[
-        Standing | None,
-        Field(
-            description="How far to trust the label: unknown where the image is novel; doubtful where it nearly is, "
-            "where its neighbours hardly bear the label out (credibility), or where the set of 95 % has other than one "
-            "label. null without a calibration."
-        ),
-    ]
-    top: list[ClassScore]
-    network: Opinion
-    cache: Annotated[
-        Opinion | None,
-        Field(
-            description="null where no entry voted: the cache has none, or it cannot be asked now. Then the network "
-            "answers alone."
-        ),
-    ]
-    novelty: Annotated[NoveltyScore | None, Field(description="null where the cache cannot be asked now.")]
-    credibility: Annotated[
-        float | None,
-        Field(
-            description="How well its neighbours bear the label out: among which share of known images the right one "
-            "had no greater share of the vote. null without a calibration, or with another theta or k."
-        ),
-    ]
-    same_as: Annotated[
-        int | None,
-        Field(
-            description="Id of the entry that is the same picture, nearer than any held-out image ever was to another: "
-            "its label decides, with a probability of 1. null where none is, and wherever lam, theta or k is given."
-        ),
-    ]
-    neighbors: list[Neighbor]
-    decisive: NotRequired[
-        Annotated[
-            Decisive | None,
-            Field(
-                description="With `neighbors`. null where all those listed could be missing and the answer be the same."
-            ),
-        ]
-    ]
-    votes: NotRequired[Annotated[Votes, Field(description="With `votes`.")]]
-    prediction_set: NotRequired[
-        Annotated[
-            list[str] | None,
-            Field(
-                description="With `coverage`: classes, the most probable first, that hold the right one so often; none "
-                "where no class is probable enough. null without a calibration, or with another theta, lam or k."
-            ),
-        ]
-    ]
-    abstained: NotRequired[
-        Annotated[
-            bool | None,
-            Field(
-                description="With `abstain`: whether to say 'unknown' instead, as the image is novel. null where the "
-                "cache cannot be asked now."
-            ),
-        ]
-    ]
-
-
-class Predictions(TypedDict):
-    """What a request's images show, in the order sent; an image that failed has a problem document in its place."""
-
-    generation: str
-    lam: float
-    theta: float
-    k: Annotated[int | None, Field(description="null = all entries vote.")]
-    predictions: list[Prediction | Problem]
-
-
-# Dictionaries, written by pydantic as they are: models would be validated, and they are ours.
-PREDICTION: TypeAdapter[Prediction | Problem] = TypeAdapter(Prediction | Problem)
+SUGGEST_REBUILD = 5_000
+"""Entries that differ from their generation (taught, relabelled or removed), from which on a rebuild is suggested."""
 
 
 class TaughtInfo(BaseModel):
@@ -234,63 +110,7 @@ class Health(BaseModel):
     generation: str
 
 
-class Wanted(NamedTuple):
-    """How much of an answer is told."""
-
-    top: int
-    """Classes."""
-    neighbors: int = 0
-    votes: int = 0
-    coverage: float | None = None
-    abstain: bool = False
-
-
-def prediction(
-    predictor: Predictor, answer: Answer, parameters: Parameters, filename: str | None, wanted: Wanted
-) -> Prediction:
-    """One image's answer, which was given under these parameters."""
-    classes = predictor.classes
-    order = (-answer.mixed).argsort(kind="stable")[: wanted.top]
-    listed: list[ClassScore] = [
-        {
-            "label": classes[i],
-            "index": int(i),
-            "probability": float(answer.mixed[i]),
-            "network": float(answer.network[i]),
-            "cache": float(answer.cache[i]) if answer.has_cache else None,
-        }
-        for i in order
-    ]
-    by_network, by_cache = int(answer.network.argmax()), int(answer.cache.argmax())
-    first = listed[0]
-    told: Prediction = {
-        "filename": filename,
-        "label": first["label"],
-        "index": first["index"],
-        "probability": first["probability"],
-        "standing": predictor.standing(answer, parameters),
-        "top": listed,
-        "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
-        "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])}
-        if answer.has_cache
-        else None,
-        "novelty": {"score": answer.novelty, "is_novel": answer.is_novel} if answer.novelty is not None else None,
-        "credibility": predictor.credibility(answer, parameters),
-        "same_as": answer.same_as,
-        "neighbors": neighbors_of(predictor, answer, wanted.neighbors) if wanted.neighbors else [],
-    }
-    if wanted.neighbors:
-        told["decisive"] = decisive_of(predictor, answer, parameters.lam, wanted.neighbors)
-    if wanted.votes:
-        told["votes"] = votes_of(answer, wanted.votes)
-    if wanted.coverage is not None:
-        told["prediction_set"] = predictor.prediction_set(answer, parameters, wanted.coverage)
-    if wanted.abstain:
-        told["abstained"] = bool(answer.is_novel) if answer.novelty is not None else None
-    return told
-
-
-def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
+def model_info(predictor: Predictor) -> ModelInfo:
     """What the active bundle's manifest says, and what was taught since."""
     manifest, by_class = predictor.bundle.manifest, predictor.overlay.class_weights
     return ModelInfo(
@@ -304,7 +124,7 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         entries=predictor.store.count,
         counts=predictor.overlay.counts.tolist(),
         class_weights=[1.0] * len(predictor.classes) if by_class is None else by_class.tolist(),
-        taught=taught_info(predictor, suggest_rebuild),
+        taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
         input=manifest.input,
@@ -313,20 +133,26 @@ def model_info(predictor: Predictor, suggest_rebuild: int) -> ModelInfo:
         calibration=predictor.bundle.calibrated.calibration,
         parameters_from=manifest.parameters_from,
         holdout=manifest.holdout,
-        truncation=manifest.truncation,
+        truncation=manifest.approximation_error,
     )
 
 
-def taught_info(predictor: Predictor, suggest_rebuild: int) -> TaughtInfo:
+def taught_info(predictor: Predictor) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
-        images=overlay.taught.images,
+        images=overlay.added.images,
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= suggest_rebuild,
+        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= SUGGEST_REBUILD,
     )
+
+
+def thumbnail_of(entry: Entry) -> str | None:
+    """Where an entry's picture is."""
+    has_picture = entry.sheet is not None or number_of(entry.id) is not None
+    return link(f"/v1/entries/{entry.id}/thumbnail") if has_picture else None
 
 
 def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
@@ -334,7 +160,7 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
     manifest = predictor.bundle.manifest
     was = None
     if (
-        predictor.overlay.decided.get(entry.id) is not None
+        predictor.overlay.corrections.get(entry.id) is not None
         and (own := predictor.bundle.entries.get(entry.id)) is not None
     ):
         was = manifest.classes[own.value]

@@ -149,14 +149,12 @@ class Settings(BaseSettings):
         "One that comes alone is always taken.",
     )
     max_queue_bytes: int = Field(256 << 20, ge=1, description="The same, in bytes received.")
-    header_timeout_s: float = Field(10.0, gt=0, description="Seconds for a request's headers to arrive, before a 408.")
     body_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="Seconds for its body to arrive after them, before a 408. A client that has not taken its answer "
-        "after twice that is cut off.",
+        description="Seconds for a request's body to arrive, before a 408; its headers have as long, but at most 10, "
+        "and 1 KiB more must come every 10. A client that has not taken its answer after twice that is cut off.",
     )
-    body_stall_s: float = Field(10.0, gt=0, description="Seconds in which 1 KiB more of it must come, before a 408.")
     drain_timeout_s: float = Field(
         30.0, gt=0, description="Seconds that running requests may take to finish after a signal to stop."
     )
@@ -169,12 +167,6 @@ class Settings(BaseSettings):
     max_taught: int = Field(
         50_000, ge=0, description="Images kept of what is taught; beyond it, teaching is answered 409."
     )
-    suggest_rebuild: int = Field(
-        5_000,
-        ge=1,
-        description="Entries that differ from their generation (taught, relabelled or removed), from which on a "
-        "rebuild, which folds them in, is suggested.",
-    )
     milvus: MilvusSettings | None = Field(
         None, description="Where the keys are kept beyond one machine (docs/scaling.md)."
     )
@@ -182,12 +174,6 @@ class Settings(BaseSettings):
         False,
         description="Whether the server only answers, as one of several on one cache in Milvus: it follows the "
         "primary, writes nothing to its folder of bundles, and refuses what would change something.",
-    )
-    gate_margin: float = Field(
-        1.0,
-        ge=0,
-        description="Percentage points by which a rebuilt generation's error may exceed the active one's, each on its "
-        "own held-out images.",
     )
     request_timeout_s: float = Field(
         30.0,
@@ -261,13 +247,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         if not name.upper().startswith(PREFIX) or name.upper() in known:
             continue
         close = get_close_matches(name.upper(), known, n=1, cutoff=0.8)
-        meant = f"{close[0]} is the likely one" if close else "the README lists them"
+        meant = f"{close[0]} is the likely one" if close else "docs/settings.md lists them"
         sentences.append(f"{name} is no setting: {meant}")
     return sentences
 
 
 def settings_table() -> str:
-    """A Markdown table of all settings, for the README."""
+    """A Markdown table of all settings, for docs/settings.md."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in _flat():
         is_unset = field.is_required() or field.default in (None, "", SecretStr(""))

@@ -13,8 +13,8 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.errors import JournalError
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
-from secondlook.service.generations.generations import Generations
 from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.switching import Generations
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.limits import Drain
 from secondlook.service.metrics import Metrics, Snapshot
@@ -26,7 +26,7 @@ class State:
     """The parts of a running server."""
 
     settings: Settings
-    door: Admission
+    admission: Admission
     batcher: Batcher
     generations: Generations
     rebuilds: Rebuilds
@@ -44,7 +44,7 @@ class State:
     def is_ready(self) -> bool:
         """Whether images sent now would be answered."""
         predictor = self.batcher.predictor
-        if predictor.bundle.is_store_away and not predictor.alone:
+        if predictor.bundle.is_store_unreachable and not predictor.network_fallback:
             return False
         is_late = self.batcher.oldest_s > self.settings.request_timeout_s
         return (
@@ -63,15 +63,15 @@ class State:
             generation=bundle.manifest.generation,
             engine=bundle.engine.name,
             entries=predictor.store.count,
-            added_images=predictor.overlay.taught.images,
-            is_store_away=bundle.is_store_away,
+            added_images=predictor.overlay.added.images,
+            is_store_unreachable=bundle.is_store_unreachable,
             is_ready=self.is_ready,
             waiting_images=self.batcher.waiting,
             oldest_s=self.batcher.oldest_s,
-            admitted_images=self.door.images,
-            admitted_bytes=self.door.bytes,
-            max_images=self.door.max_images,
-            max_bytes=self.door.max_bytes,
+            admitted_images=self.admission.images,
+            admitted_bytes=self.admission.bytes,
+            max_images=self.admission.max_images,
+            max_bytes=self.admission.max_bytes,
             is_rebuilding=self.rebuilds.is_running,
         )
 

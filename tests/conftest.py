@@ -70,7 +70,7 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
     import torch
 
     from secondlook.indexer.datasets.datasets import load
-    from secondlook.indexer.embedding.embed import read_all
+    from secondlook.indexer.datasets.reading import read_all
     from secondlook.model.networks.cifar import ResNet
     from secondlook.model.networks.file import save_network
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +18,18 @@ from fastapi import FastAPI
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import active_generation
+from secondlook.service import app as application
 from secondlook.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 KEY = "a key for tests"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
+PROGRAM = (sys.executable, "-P", "-m", "secondlook")
+
+
+def create_app(settings: Settings, predictor: Predictor | None = None) -> FastAPI:
+    """An application that starts rebuilds as the installed one does."""
+    return application.create_app(settings, PROGRAM, predictor=predictor)
 
 
 def settings(**given: Any) -> Settings:

@@ -6,29 +6,32 @@ fitted anew on the holdout, none of whose images is in any of them; the errors a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.evaluate import check_unseen, sample
-from secondlook.evaluation.studies.points import Point, Queries, merged
+from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import best_device, check_classes
-from secondlook.indexer.fitting.fit import nearest
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
+from secondlook.indexer.fitting.parameters import nearest
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import INK, MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import Floats, Ints, softmax
-from secondlook.model.errors import DatasetError
-from secondlook.model.stores.faiss_store import Store
+from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.stores.store import Store
 
+By = Literal["size", "layer"]
+BY: tuple[By, ...] = ("size", "layer")
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 K = 200
 """Neighbours that vote where the bundle asks all of its entries."""
@@ -46,11 +49,10 @@ class Curves:
     images: int
     held: int
     k: int
-    sizes: tuple[Point, ...]
+    sizes: tuple[Point, ...] = ()
     """Random parts of the bundle's entries, from few to many; with mirrored copies, where it has them, and without."""
-    layers: tuple[Point, ...]
-    """Keys of single layers from the first to the last, of the paper's three, and of the bundle's recipe; none where
-    the bundle has no network file."""
+    layers: tuple[Point, ...] = ()
+    """Keys of single layers from the first to the last, of the paper's three, and of the bundle's recipe."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -110,19 +112,21 @@ class Curves:
 
     def figures(self) -> list[Figure]:
         """Size, and layers."""
-        mirrored = any(point.mirrored for point in self.sizes)
-        sizes = [point for point in self.sizes if point.mirrored == mirrored]
-        few, many = sizes[0], sizes[-1]
-        network = many.error_percent["network"].value
-        found = [
-            Figure(
-                "cache-size",
-                f"Mixture's error: {few.error_percent['mixed'].value:.1f} % with {few.entries:,} entries, "
-                f"{many.error_percent['mixed'].value:.1f} % with {many.entries:,} (network {network:.1f} %)",
-                lambda into: _draw_sizes(into, sizes),
-                "Error of network, mixture and cache only against the number of entries, with intervals.",
+        found = []
+        if self.sizes:
+            mirrored = any(point.mirrored for point in self.sizes)
+            sizes = [point for point in self.sizes if point.mirrored == mirrored]
+            few, many = sizes[0], sizes[-1]
+            network = many.error_percent["network"].value
+            found.append(
+                Figure(
+                    "cache-size",
+                    f"Mixture's error: {few.error_percent['mixed'].value:.1f} % with {few.entries:,} entries, "
+                    f"{many.error_percent['mixed'].value:.1f} % with {many.entries:,} (network {network:.1f} %)",
+                    lambda into: _draw_sizes(into, sizes),
+                    "Error of network, mixture and cache only against the number of entries, with intervals.",
+                )
             )
-        ]
         if self.layers:
             layers = [p for p in self.layers if p.mirrored == self.layers[-1].mirrored]
             found.append(
@@ -143,6 +147,7 @@ def curves(
     dataset: Dataset,
     train: Dataset,
     *,
+    by: Collection[By] = BY,
     images: int | None = IMAGES,
     held: int | None = HELD,
     cached: int | None = CACHED,
@@ -150,12 +155,14 @@ def curves(
     layers: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Curves:
-    """Measure error by size of the cache and by layer.
+    """Measure error by size of the cache, by layer, or by both.
 
     ``train`` is the dataset that the bundle caches; its holdout fits theta and lam. ``layers`` are names of the
-    network's (None = three of each stage); they need torch and the bundle's network file.
+    network's (None = three of each stage); they need torch and the bundle's network file. Without that file, both at
+    once are sizes only.
 
     Raises:
+        BundleError: layers alone are to be measured, and the bundle has no network file.
         DatasetError: a dataset's classes are not the bundle's, ``train`` is not what it caches, or it has no holdout.
         RecipeError: the network has no such layer.
         MemoryLimitError: the keys would not fit.
@@ -167,28 +174,36 @@ def curves(
         raise DatasetError(
             f"{train.name} ({train.split}) is not the dataset that generation {manifest.generation} caches"
         )
+    has_network = NETWORK in manifest.files
+    if not has_network and "size" not in by:
+        raise BundleError(
+            f"bundle {manifest.generation} has no {NETWORK}, whose layers could be measured: index with --network to "
+            "make a bundle that has it"
+        )
     if not len(train.holdout()):
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
     k = min(manifest.k or K, bundle.store.count)
     asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
-    logits, keys, labels = embed_images(dataset, asked, bundle.engine, progress)
-    more = embed_images(train, fitted, bundle.engine, progress)
-    network = softmax(np.concatenate((logits, more[0])), len(manifest.classes))
-    queries = Queries(network, np.concatenate((labels, more[2])), len(more[2]))
-    sizes = _sizes(bundle, train, queries, np.concatenate((keys, more[1])), k, shares, progress)
-    by_layer: list[Point] = []
-    if NETWORK in manifest.files:
-        from secondlook.evaluation.studies.layers import by_layer as measure
+    of_dataset = embed_queries(dataset, asked, bundle.engine, progress)
+    of_holdout = embed_queries(train, fitted, bundle.engine, progress)
+    network = softmax(np.concatenate((of_dataset.logits, of_holdout.logits)), len(manifest.classes))
+    queries = Queries(network, np.concatenate((of_dataset.labels, of_holdout.labels)), len(of_holdout.labels))
+    sizes: list[Point] = []
+    if "size" in by:
+        sizes = _sizes(bundle, train, queries, np.concatenate((of_dataset.keys, of_holdout.keys)), k, shares, progress)
+    of_layers: list[Point] = []
+    if "layer" in by and has_network:
+        from secondlook.evaluation.studies.layers import by_layer
 
-        by_layer = measure(bundle, dataset, train, asked, fitted, k, cached, layers, best_device(), progress)
+        of_layers = by_layer(bundle, dataset, train, asked, fitted, k, cached, layers, best_device(), progress)
     return Curves(
         manifest.generation,
         f"{dataset.name} {dataset.split}",
-        len(labels),
-        len(more[2]),
+        len(of_dataset.labels),
+        len(of_holdout.labels),
         k,
         tuple(sizes),
-        tuple(by_layer),
+        tuple(of_layers),
     )
 
 
@@ -229,15 +244,15 @@ def _sizes(
     return points
 
 
-def _nearest(store: Store, queries: Floats, among: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
+def _nearest(store: Store, queries: Floats, mask: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
     """Exact search among some entries: similarities and values (n, at most k), descending."""
-    keys = np.empty((int(among.sum()), store.dim), np.float32)
+    keys = np.empty((int(mask.sum()), store.dim), np.float32)
     read = written = 0
     for chunk, _ in store.chunks():
-        taken = chunk[among[read : read + len(chunk)]]
+        taken = chunk[mask[read : read + len(chunk)]]
         keys[written : written + len(taken)] = taken
         read, written = read + len(chunk), written + len(taken)
-    values = store.values[among]
+    values = store.values[mask]
     blocks = [
         nearest(queries[start : start + QUERIES_AT_ONCE], keys, values, min(k, len(keys)))
         for start in range(0, len(queries), QUERIES_AT_ONCE)

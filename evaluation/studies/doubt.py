@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.conformal import METHODS, TABLED, Sets, compared, served
-from secondlook.evaluation.detection import Detection, Scores, detect
 from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.statistics.conformal import METHODS, TABLED, Sets, compared, served
+from secondlook.evaluation.statistics.detection import Detection, Scores, detect
 from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.class_shape import ClassShape
 from secondlook.indexer.fitting.novelty import CANDIDATES, Seen, class_left_out, spread
-from secondlook.indexer.index import embed_images
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
@@ -31,7 +31,7 @@ from secondlook.model.answering.doubt import (
     rmds_scores,
     standings_of,
 )
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import BundleError
@@ -263,18 +263,19 @@ def doubt(
             f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
         )
     shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
-    logits, keys, labels = embed_images(dataset, sample(dataset, images), bundle.engine, progress)
-    known, mixed, cache = _scores(bundle, calibration, shape, logits, keys)
+    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
+    keys, labels = asked.keys, asked.labels
+    known, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
     spreads = {name: spread(known[PARTS[name]]) for name in PARTS}
     known |= _sums(known, spreads)
-    left_out = class_left_out(Seen(logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
+    left_out = class_left_out(Seen(asked.logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
     standings = {dataset.name: _shares(calibration, known["novelty"], mixed, cache)}
     kinds: list[Unknown] = []
     novelties = {dataset.name: known["novelty"]}
     threshold = calibration.novelty.threshold
     for other in unknown:
-        logits, keys, _ = embed_images(other, sample(other, images), bundle.engine, progress)
-        scores, *votes = _scores(bundle, calibration, shape, logits, keys)
+        asked = embed_queries(other, sample(other, images), bundle.engine, progress)
+        scores, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
         scores |= _sums(scores, spreads)
         novelties[other.name] = scores["novelty"]
         standings[other.name] = _shares(calibration, scores["novelty"], *votes)
@@ -336,7 +337,7 @@ def _scores(
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network, served = softmax(logits, len(manifest.classes)), Served.of_overlay(Overlay(bundle))
+    network, served = softmax(logits, len(manifest.classes)), ServedCache.of_overlay(Overlay(bundle))
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
     energy = energies(logits, network)
     own_part = own_evidence(novelty, logits, network, keys, bundle.directions)
@@ -350,7 +351,7 @@ def _scores(
         rows = slice(start, start + QUERIES_AT_ONCE)
         found = store.search(keys[rows], listed)
         similarities[rows], values[rows] = found.similarities, found.values
-        asked, cache[rows] = served.ask(keys[rows], network[rows], own, novelty, own_part[rows])
+        asked, cache[rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, own_part[rows])
         if manifest.k is not None:
             found = asked
         nearest[rows] = found.similarities[:, nth]

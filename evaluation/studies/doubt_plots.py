@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.conformal import Sets
+from secondlook.evaluation.statistics.conformal import Sets
 from secondlook.indexer.plots import COLOURS, INK, MODELS
 
 DRAWN = ("network", "energy", "novelty")

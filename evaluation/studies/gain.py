@@ -15,21 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import Metrics
+from secondlook.evaluation.evaluate import Quality
 from secondlook.indexer.datasets.copies import first_copies
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embedding import embed
 from secondlook.indexer.embedding.encoders import EncoderSource
-from secondlook.indexer.fitting.fit import KS, Fitted, choose
-from secondlook.indexer.fitting.holdout import embed_holdout, nearest_entries
-from secondlook.indexer.fitting.honest import Known, expected_errors, of_tenth
-from secondlook.indexer.fitting.tune import tune
-from secondlook.indexer.index import entries_to_tune
+from secondlook.indexer.embedding.entries import embed_entries
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.cache import fit_cache
+from secondlook.indexer.fitting.honest_holdout import TrainedOn, expected_errors, tenth_as_holdout
+from secondlook.indexer.fitting.neighbors import nearest_entries
+from secondlook.indexer.fitting.parameters import KS, FittedParameters, choose_parameters
+from secondlook.indexer.index import entries_to_fit
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, mix, softmax
-from secondlook.model.stores.faiss_store import FaissStore, Neighbors
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import Neighbors
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Way:
     """One way to choose parameters, and what the mixture then comes to on the test images."""
 
     parameters: tuple[Parameters, ...]
-    measured: Metrics
+    measured: Quality
     kept_percent: float
     """Of the gain of the best cell."""
 
@@ -49,7 +51,7 @@ class Row:
     name: str
     images: int
     entries: int
-    network: Metrics
+    network: Quality
     expects_percent: tuple[float, float]
     """The errors that the network expects to make on a tenth of the cached images, and makes."""
     is_new: bool
@@ -124,24 +126,24 @@ def gain(
     with tempfile.TemporaryDirectory() as folder:
         encoder = source.prepare(train, Path(folder), progress)
         everything = np.arange(len(train.labels))
-        embedded = embed(train, everything, encoder, progress, mirror=mirror, thumbnails=False)
-        asked, _ = embed_holdout(test, np.arange(len(test.labels)), encoder.engine, progress)
+        embedded = embed_entries(train, everything, encoder, progress, mirror=mirror, thumbnails=False)
+        asked = embed_queries(test, np.arange(len(test.labels)), encoder.engine, progress)
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
-    entries = entries_to_tune(train, embedded, values, first_copies(embedded.looks), is_exact=True)
+    entries = entries_to_fit(train, embedded, values, first_copies(embedded.looks), is_exact=True)
     tenth = softmax(entries.tenth.logits, classes)
     errs, expects, _ = expected_errors(tenth, entries.tenth.labels)
     cached = embedded.looks
-    tuned = tune(
+    by_cache = fit_cache(
         store,
         classes,
         classes,
         entries,
-        of_tenth("a tenth", entries.tenth, cached, Known(said="yes")),
+        tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn(said="yes")),
         progress=progress,
     )
-    served = Served.of(store, classes, classes)
+    served = ServedCache.of(store, classes, classes)
     network, labels = softmax(asked.logits, classes), asked.labels
     found = nearest_entries(served, asked.keys, min(max(k or 1 for k in KS), served.count), progress=progress)
 
@@ -151,8 +153,8 @@ def gain(
 
     everyone = np.arange(len(labels))
     best = _best(_chosen(network, labels, found, everyone, store.count))
-    own = Metrics.of(network, labels)
-    least = Metrics.of(answer(best, everyone), labels)
+    own = Quality.of(network, labels)
+    least = Quality.of(answer(best, everyone), labels)
     way = _measuring(answer, labels, own.error_percent, least.error_percent)
     halves = [np.flatnonzero(np.random.default_rng(0).permutation(len(labels)) % 2 == half) for half in (0, 1)]
     fitted = [_chosen(network, labels, found, half, store.count).parameters for half in halves]
@@ -162,19 +164,19 @@ def gain(
         entries=store.count,
         network=own,
         expects_percent=(100 * expects, 100 * errs),
-        is_new=of_tenth("a tenth", entries.tenth, cached, Known()).holdout is not None,
+        is_new=tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn()).holdout is not None,
         holdout=way((fitted[1], fitted[0]), halves),
-        alone=way((tuned.parameters,), [everyone]),
+        alone=way((by_cache.parameters,), [everyone]),
         best=way((best,), [everyone]),
     )
 
 
-def _chosen(network: Floats, labels: Ints, found: Neighbors, rows: Ints, entries: int) -> Fitted:
+def _chosen(network: Floats, labels: Ints, found: Neighbors, rows: Ints, entries: int) -> FittedParameters:
     """What the fit chooses on some of the images."""
-    return choose(network[rows], labels[rows], found.similarities[rows], found.values[rows], entries, ks=KS)
+    return choose_parameters(network[rows], labels[rows], found.similarities[rows], found.values[rows], entries, ks=KS)
 
 
-def _best(fitted: Fitted) -> Parameters:
+def _best(fitted: FittedParameters) -> Parameters:
     """The cell of the grid with the fewest errors."""
     errors = np.array(fitted.report.error_percent)
     k, theta, lam = np.unravel_index(int(errors.argmin()), errors.shape)
@@ -188,7 +190,7 @@ def _measuring(
     def way(parameters: tuple[Parameters, ...], parts: list[Ints]) -> Way:
         rows = np.concatenate(parts)
         said = np.concatenate([answer(p, part) for p, part in zip(parameters, parts, strict=True)])
-        measured = Metrics.of(said, labels[rows])
+        measured = Quality.of(said, labels[rows])
         kept = 100 * (network - measured.error_percent) / max(network - least, 1e-9)
         return Way(parameters, measured, kept)
 

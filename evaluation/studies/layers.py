@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secondlook.evaluation.evaluate import sample
-from secondlook.evaluation.studies.points import Point, Queries, merged
+from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network
@@ -24,7 +25,7 @@ from secondlook.model.networks.recipe import Recipe, named_recipe
 BATCH = 64
 
 
-def spread(depth: int) -> list[str]:
+def default_layers(depth: int) -> list[str]:
     """The stem, the first, the middle and the last block of each stage, and the pooled features."""
     last = (depth - 2) // 6
     blocks = sorted({1, last // 2 + 1, last})
@@ -55,7 +56,7 @@ def by_layer(
     manifest = bundle.manifest
     file = load_network(bundle.path / NETWORK)
     network = file.network
-    recipes = {name: Recipe(layers=(name,)) for name in (spread(network.depth) if layers is None else layers)}
+    recipes = {name: Recipe(layers=(name,)) for name in (default_layers(network.depth) if layers is None else layers)}
     recipes["the paper's three"] = named_recipe("paper", network.depth)
     encoders = {name: Encoder(network, recipe).to(device) for name, recipe in recipes.items()}
     if manifest.recipe not in recipes.values():

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.curation.audit import Doubts, Images, asked, images_of, neighborhoods
-from secondlook.evaluation.intervals import Interval
+from secondlook.curation.neighbors import Images, LabelVotes, images_of, neighborhoods, theta_and_k
+from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -133,7 +133,7 @@ def planted(
         raise ParameterError(f"the share of planted labels must be above 0 and at most {MOST:g}, not {share}")
     if len(names) < 2:
         raise ParameterError("there is no wrong label where there is one class")
-    theta, k = asked(bundle, theta, k)
+    theta, k = theta_and_k(bundle, theta, k)
     by_class = Overlay(bundle).class_weights
     images = images_of(bundle)
     listed = np.arange(len(images.first))
@@ -143,13 +143,13 @@ def planted(
     labels = [plant(images, share, len(names), seed) for seed in range(seeds)]
     if not all((given != images.labels)[listed].any() for given in labels):
         raise ParameterError(f"no label was planted among {len(listed):,} images: ask for more")
-    doubts = [Doubts(images, len(names)) for _ in labels]
+    votes = [LabelVotes(images, len(names)) for _ in labels]
     values = [given[images.of] for given in labels]
     for rows, found in neighborhoods(bundle, images, k, progress):
-        for doubt, now in zip(doubts, values, strict=True):
+        for of, now in zip(votes, values, strict=True):
             changed = np.where(found.ids >= 0, now[found.ids], -1)
-            doubt.add(rows, now[rows], found.similarities, changed, theta, by_class)
-    runs = [_measure(doubt, given, images, listed) for doubt, given in zip(doubts, labels, strict=True)]
+            of.add(rows, now[rows], found.similarities, changed, theta, by_class)
+    runs = [_measure(of, given, images, listed) for of, given in zip(votes, labels, strict=True)]
     curves = np.stack([run.pop("curve") for run in runs])
     figures = {name: _over_seeds([run[name] for run in runs]) for name in runs[0]}
     return Planted(
@@ -184,8 +184,8 @@ def precision_by_recall(wrong: NDArray[np.bool_]) -> tuple[NDArray[np.float64], 
     return found / np.arange(1, len(wrong) + 1), found / found[-1]
 
 
-def _measure(doubt: Doubts, given: Ints, images: Images, listed: Ints) -> dict[str, Any]:
-    scores, suggested, _, _ = (figures[listed] for figures in doubt.of_images())
+def _measure(votes: LabelVotes, given: Ints, images: Images, listed: Ints) -> dict[str, Any]:
+    scores, suggested, _, _ = (figures[listed] for figures in votes.of_images())
     truth = images.labels[listed]
     wrong = given[listed] != truth
     # Among equal scores, planted ones last: no luck is counted.

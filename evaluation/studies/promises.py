@@ -15,27 +15,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.intervals import Interval, wilson
+from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOut
-from secondlook.indexer.embedding.embed import batches
-from secondlook.indexer.embedding.embedding import BATCH, Embedded, embed
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, embed_holdout
-from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.indexer.embedding.entries import BATCH, EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.fitting.added import calibrate_with_added
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import highest_score, own_evidence, p_value, rank_for
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.images import DEFAULT_PIXELS, Limits
-from secondlook.model.journal.journal import SOURCE
+from secondlook.model.journal import SOURCE
 from secondlook.model.manifest import Calibration
 
 COVERAGES = (0.9, 0.95, 0.99)
@@ -147,24 +148,24 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     train = load(manifest.dataset.name, manifest.dataset.split, data_root)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{train.name} ({train.split}) is not the dataset that generation {generation} caches")
-    asked, _ = embed_holdout(test, np.arange(len(test.labels)), bundle.engine, progress)
+    asked = embed_queries(test, np.arange(len(test.labels)), bundle.engine, progress)
     newer = _one_of_each(load(new, "train", data_root), manifest.classes, bundle.engine.size)
     random = np.random.default_rng(0)
     count = min(REMOVED, bundle.store.count // 5)
     removed = random.permutation(bundle.store.count)[:count]
     taught = Overlay(bundle).changed(
-        1, b"", labels=dict(enumerate(newer.names)), images=_added(bundle, newer), decided={}
+        1, b"", labels=dict(enumerate(newer.names)), images=_added(bundle, newer), corrections={}
     )
     cases = [
         _case("as it is", bundle, Overlay(bundle), asked, progress),
         _case(f"{len(newer.names)} classes taught", bundle, taught, asked, progress),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        longer = _Longer(train, newer)
+        longer = _longer(train, newer)
         made = index(longer, Path(folder), FromBundle(root), IndexOptions(), progress, _collected(bundle))
         folded = open_bundle(Path(folder), made)
         cases.append(_case("these folded in", folded, Overlay(folded), asked, progress, manifest.calibration))
-    less = Overlay(bundle).changed(1, b"", labels={}, images={}, decided=dict.fromkeys(removed.tolist()))
+    less = Overlay(bundle).changed(1, b"", labels={}, images={}, corrections=dict.fromkeys(removed.tolist()))
     cases.append(_case(f"{count:,} entries removed", bundle, less, asked, progress))
     return Promises(f"{test.name} {test.split}", len(asked.labels), tuple(cases))
 
@@ -173,26 +174,28 @@ def _case(
     name: str,
     bundle: Bundle,
     overlay: Overlay,
-    asked: Holdout,
+    asked: EmbeddedQueries,
     progress: Progress,
     before: Calibration | None = None,
 ) -> Case:
     """Answers as they are served by an overlay, held to its calibration."""
     manifest = bundle.manifest
-    calibration = calibrated_anew(bundle, overlay)
+    calibration = calibrate_with_added(bundle, overlay)
     assert calibration is not None
     assert calibration.sets is not None
     assert calibration.credibility is not None
     before = before or manifest.calibration
     assert before is not None
     assert before.credibility is not None
-    served, network = Served.of_overlay(overlay), softmax(asked.logits, len(overlay.classes))
+    served, network = ServedCache.of_overlay(overlay), softmax(asked.logits, len(overlay.classes))
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     own = own_evidence(calibration.novelty, asked.logits, network, asked.keys, bundle.directions)
     cache = np.empty_like(network)
     for start in range(0, len(network), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        _, cache[rows] = served.ask(asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows])
+        _, cache[rows] = served.search_and_vote(
+            asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows]
+        )
         progress(name, min(start + QUERIES_AT_ONCE, len(network)), len(network))
     mixed = mix(network, cache, manifest.lam)
     right, votes = (said[np.arange(len(said)), asked.labels].astype(np.float64) for said in (mixed, cache))
@@ -260,43 +263,30 @@ def _added(bundle: Bundle, new: _New) -> dict[int, tuple[str, dict[bool, Floats]
     }
 
 
-class _Longer:
+def _longer(dataset: Dataset, new: _New) -> Dataset:
     """A dataset with an image of each of some new classes after it, as taught images are folded in."""
-
-    def __init__(self, of: Dataset, new: _New) -> None:
-        self._of, self._new = of, new
-        self.name, self.split, self.own_classes = of.name, of.split, of.own_classes
-        self.classes = (*of.classes, *new.names)
-        self.labels = np.concatenate((of.labels, np.arange(len(of.classes), len(self.classes))))
-        self.left_out = LeftOut()
-        self.limits = Limits(DEFAULT_PIXELS)
-
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        at = index - len(self._of.labels)
-        return self._of.read(index, size) if at < 0 else self._new.images[at]
-
-    def source(self, index: int) -> str:
-        at = index - len(self._of.labels)
-        return self._of.source(index) if at < 0 else f"{SOURCE}{at + 1}"
-
-    def content_hash(self) -> str:
-        return self._of.content_hash()
-
-    def holdout(self) -> NDArray[np.int64]:
-        return self._of.holdout()
+    count, classes = len(dataset.labels), (*dataset.classes, *new.names)
+    return DerivedDataset.of(
+        dataset,
+        classes=classes,
+        labels=np.concatenate((dataset.labels, np.arange(len(dataset.classes), len(classes)))),
+        left_out=LeftOut(),
+        read=lambda index, size: dataset.read(index, size) if index < count else new.images[index - count],
+        source=lambda index: dataset.source(index) if index < count else f"{SOURCE}{index - count + 1}",
+    )
 
 
-def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], Embedded]:
+def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]:
     """The entries that a bundle has, as its store keeps them, and those of images behind them: embeds few."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> Embedded:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
         position_of = {dataset.source(i): i for i in range(len(dataset.labels))}
         sources = bundle.entries.sources()
         positions = np.array([position_of[source] for source in sources])
         first: dict[int, int] = {}
         mirrored = np.array([first.setdefault(int(at), row) != row for row, at in enumerate(positions)])
         new = np.setdiff1d(np.arange(len(dataset.labels)), positions)
-        more = embed(dataset, new, encoder, progress, mirror=bool(mirrored.any()), thumbnails=False)
+        more = embed_entries(dataset, new, encoder, progress, mirror=bool(mirrored.any()), thumbnails=False)
         order = positions[~mirrored]
         looks = []
         for indices, images in batches(dataset, order, encoder.engine.size, BATCH):
@@ -304,7 +294,7 @@ def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress],
             progress("looks", sum(map(len, looks)), len(order))
             assert len(indices) == len(images)
         held = order[np.isin(order, dataset.holdout())]
-        logits = embed_holdout(dataset, held, encoder.engine, progress)[0].logits
+        logits = embed_queries(dataset, held, encoder.engine, progress).logits
         nothing = np.full(len(positions), -1)
         return replace(
             more,

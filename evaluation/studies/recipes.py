@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from secondlook.evaluation.timing import median_ms
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.embed import batches
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
-from secondlook.indexer.fitting.fit import fit
-from secondlook.indexer.fitting.holdout import Holdout
+from secondlook.indexer.fitting.parameters import fit_parameters
 from secondlook.indexer.index import memory_needed
 from secondlook.indexer.memory import check_memory
-from secondlook.indexer.plots import COLOURS, figure
+from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.early_exit import vote_until_sure
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.indexer.results import Figure, Table
+from secondlook.model.answering.early_exit import early_exit_search
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.recipe import Recipe, named_recipe
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 BATCH = 64
 
@@ -74,6 +77,90 @@ class Comparison:
             f"(at most {self.allowed_percent:.2f} %), it needs the fewest bytes for an entry "
             f"({self.chosen.bytes_per_entry:,.0f})"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "images": self.images,
+            "entries": self.entries,
+            "network_error_percent": self.network_error_percent,
+            "recipes": [{**asdict(result), "recipe": result.recipe.model_dump()} for result in self.results],
+            "chosen": self.chosen.name,
+            "why": self.why,
+        }
+
+    def tables(self) -> list[Table]:
+        """One: a recipe a row."""
+        columns = ("D", "bytes/entry", "one ms", "of 32 ms", "theta", "lam", "k", "error %", "cache only %")
+        rows = [
+            (
+                f"{r.name} (taken)" if r is self.chosen else r.name,
+                r.store,
+                str(r.dim),
+                f"{r.bytes_per_entry:,.0f}",
+                f"{r.one_ms:.2f}",
+                f"{r.many_ms:.3f}",
+                f"{r.theta:g}",
+                f"{r.lam:.2f}",
+                str(r.k or "all"),
+                f"{r.error_percent:.2f}",
+                f"{r.cache_only_error_percent:.2f}",
+                f"{r.ece_percent:.2f}",
+                f"{r.nll:.4f}",
+                f"{r.changed_top1_percent:.2f}",
+            )
+            for r in self.results
+        ]
+        return [
+            Table(
+                f"holdout of {self.images:,} images, {self.entries:,} entries, "
+                f"network alone {self.network_error_percent:.2f} %",
+                ("recipe", "store", *columns, "ECE %", "NLL", "changed by k and store %"),
+                tuple(rows),
+                f"take {self.why}",
+                names=2,
+            )
+        ]
+
+    def figures(self) -> list[Figure]:
+        """Error by bytes of an entry; the recipe to take is filled."""
+        return [
+            Figure(
+                "recipes",
+                "Error on the holdout by the size of a key",
+                self._draw,
+                "Error of the mixture against bytes of an entry, a point for each recipe, and the network's error.",
+            )
+        ]
+
+    def _draw(self, into: Any) -> None:
+        axes = into.subplots()
+        axes.axhline(self.network_error_percent, color="#444444", linestyle="--", label="network alone")
+        axes.axhspan(
+            min(r.error_percent for r in self.results),
+            self.allowed_percent,
+            color="#EEEEEE",
+            label="within one standard error of the lowest",
+        )
+        for result in self.results:
+            taken = result is self.chosen
+            axes.scatter(
+                [result.bytes_per_entry],
+                [result.error_percent],
+                s=90,
+                color=COLOURS[2] if taken else COLOURS[0],
+                marker="D" if taken else "o",
+                zorder=3,
+            )
+            axes.annotate(
+                f"{result.name}{' (taken)' if taken else ''}",
+                (result.bytes_per_entry, result.error_percent),
+                textcoords="offset points",
+                xytext=(7, 6),
+            )
+        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
+        axes.margins(0.18)
+        axes.legend(fontsize=9)
 
 
 def compare(
@@ -142,17 +229,17 @@ def compare(
     for done, name in enumerate(encoders):
         progress("recipes", done, len(encoders))
         own = np.concatenate(keys.pop(name))
-        holdout = Holdout(outputs[asked], own[asked], values[asked])
+        holdout = EmbeddedQueries(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
-        served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
-        fitted, near = fit(holdout, served)
+        served = ServedCache.of(store, len(dataset.classes), len(dataset.classes), held)
+        fitted, near = fit_parameters(holdout, served)
         report, chosen = fitted.report, fitted.parameters
         assert report.chosen_ece_percent is not None
         assert report.network_error_percent is not None
         network_error = report.network_error_percent
         measured = measure(served, store, [(own[~held], values[~held])], holdout, near, chosen)
-        store, truncation = measured.store, measured.truncation
+        store, approximation_error = measured.store, measured.approximation_error
         # Timed without the holdout's own entries: a query that finds itself is settled too soon.
         others = choose_store(int((~held).sum()), own.shape[1])[0]
         timed = FaissStore.build(own[~held], values[~held], others).with_search(store.search_info)
@@ -172,7 +259,7 @@ def compare(
                 cache_only_error_percent=min(row[-1] for plane in report.error_percent for row in plane),
                 ece_percent=report.chosen_ece_percent,
                 nll=report.chosen_nll,
-                changed_top1_percent=truncation.changed_top1_percent,
+                changed_top1_percent=approximation_error.changed_top1_percent,
             )
         )
     progress("recipes", len(encoders), len(encoders))
@@ -184,38 +271,7 @@ def compare(
     return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
 
 
-def plot(comparison: Comparison, path: Path) -> None:
-    """Error by bytes of an entry; the one to take is filled."""
-    with figure(path, "Error on the holdout by the size of a key") as axes:
-        axes.axhline(comparison.network_error_percent, color="#444444", linestyle="--", label="network alone")
-        axes.axhspan(
-            min(r.error_percent for r in comparison.results),
-            comparison.allowed_percent,
-            color="#EEEEEE",
-            label="within one standard error of the lowest",
-        )
-        for result in comparison.results:
-            taken = result is comparison.chosen
-            axes.scatter(
-                [result.bytes_per_entry],
-                [result.error_percent],
-                s=90,
-                color=COLOURS[2] if taken else COLOURS[0],
-                marker="D" if taken else "o",
-                zorder=3,
-            )
-            axes.annotate(
-                f"{result.name}{' (taken)' if taken else ''}",
-                (result.bytes_per_entry, result.error_percent),
-                textcoords="offset points",
-                xytext=(7, 6),
-            )
-        axes.set(xscale="log", xlabel="bytes of an entry in its store", ylabel="error of the mixture, %")
-        axes.margins(0.18)
-        axes.legend(fontsize=9)
-
-
-def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: int) -> float:
+def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, batch: int) -> float:
     """Mean milliseconds of search and vote for a query."""
     theta, lam, k = parameters
     network = softmax(holdout.logits)
@@ -227,6 +283,6 @@ def _cost(store: FaissStore, holdout: Holdout, parameters: Parameters, batch: in
             if k is None:
                 exact_vote(holdout.keys[rows], store.chunks(), (theta,), network.shape[1])
             else:
-                vote_until_sure(store, holdout.keys[rows], network[rows], theta, lam, k)
+                early_exit_search(store, holdout.keys[rows], network[rows], theta, lam, k)
 
     return median_ms(call, 0.5) / max(1, len(starts) * batch)

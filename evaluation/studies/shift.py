@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.corruptions import FAMILIES, STRENGTHS, Shifted
-from secondlook.evaluation.evaluate import Metrics, Setting, ask, check_unseen, opinions, sample
-from secondlook.evaluation.intervals import Interval, bootstrap
+from secondlook.evaluation.evaluate import Quality, Setting, ask, check_unseen, opinions, sample
+from secondlook.evaluation.statistics.intervals import Interval, bootstrap
+from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shifted
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import check_classes
-from secondlook.indexer.index import embed_images
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
@@ -45,7 +45,7 @@ class Cell:
 
     family: str
     strength: int
-    metrics: dict[str, dict[str, Metrics]]
+    metrics: dict[str, dict[str, Quality]]
     """By cache and model; the network, which asks none, stands with the bundle's own."""
 
 
@@ -250,12 +250,12 @@ def shift(
     steps: list[tuple[str, int]] = [("", 0), *((family, strength) for family in families for strength in strengths)]
     total, done = len(steps) * (len(asked) + len(filling)), 0
 
-    def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> Any:
+    def embed(images: Dataset, positions: NDArray[np.int64], family: str, strength: int) -> EmbeddedQueries:
         nonlocal done
         if family:
-            images = Shifted(images, family, strength)
+            images = shifted(images, family, strength)
         before = done
-        found = embed_images(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
+        found = embed_queries(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
         done = before + len(positions)
         return found
 
@@ -263,25 +263,26 @@ def shift(
     wrong: list[Wrong] = []
     plain: FaissStore | None = None
     for family, strength in steps:
-        logits, keys, labels = embed(dataset, asked, family, strength)
-        network = softmax(logits, len(manifest.classes))
+        queries = embed(dataset, asked, family, strength)
+        keys, labels = queries.keys, queries.labels
+        network = softmax(queries.logits, len(manifest.classes))
         classes, known = len(manifest.classes), len(manifest.network_classes)
-        caches = {OWN: Served.of(bundle.store, classes, known)}
+        caches = {OWN: ServedCache.of(bundle.store, classes, known)}
         if train is not None:
-            _, entries, values = embed(train, filling, family, strength)
-            refilled = FaissStore.build(entries, values, "Flat")
+            entries = embed(train, filling, family, strength)
+            refilled = FaissStore.build(entries.keys, entries.labels, "Flat")
             plain = plain or refilled
             caches |= {
-                PLAIN: Served.of(plain, classes, known),
-                REFILLED: Served.of(refilled, classes, known),
+                PLAIN: ServedCache.of(plain, classes, known),
+                REFILLED: ServedCache.of(refilled, classes, known),
             }
-        metrics: dict[str, dict[str, Metrics]] = {}
+        metrics: dict[str, dict[str, Quality]] = {}
         missed: Wrong = {}
         for cache, served in caches.items():
             said = opinions(network, ask(served, keys, setting), setting)
             if cache != OWN:
                 del said["network"]
-            metrics[cache] = {name: Metrics.of(p, labels) for name, p in said.items()}
+            metrics[cache] = {name: Quality.of(p, labels) for name, p in said.items()}
             missed |= {(cache, name): p.argmax(axis=1) != labels for name, p in said.items()}
         cells.append(Cell(family, strength, metrics))
         wrong.append(missed)

@@ -68,7 +68,7 @@ class Dataset(Protocol):
         """What was left out so far: what is no image, and what could not be read; whoever reads notes it here."""
         ...
 
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(self, index: int, size: tuple[int, int], /) -> NDArray[np.uint8]:
         """One image as RGB, shape (height, width, 3) for size (height, width).
 
         Raises:
@@ -76,7 +76,7 @@ class Dataset(Protocol):
         """
         ...
 
-    def source(self, index: int) -> str:
+    def source(self, index: int, /) -> str:
         """Where the image came from: a path relative to the dataset, or batch and position."""
         ...
 
@@ -188,7 +188,9 @@ def load(name: str, split: str = "train", data_root: Path | None = None, limits:
     return load_folder(name, split, _folder(name, data_root), limits)
 
 
-def opened(name: str, split: str, data_root: Path | None, limits: Limits, *, skip_empty: bool = False) -> Dataset:
+def load_to_cache(
+    name: str, split: str, data_root: Path | None, limits: Limits, *, skip_empty: bool = False
+) -> Dataset:
     """What ``load`` opens, to be cached or trained on: each class has an image that can be read, or is left out.
 
     Raises:
@@ -202,7 +204,7 @@ def opened(name: str, split: str, data_root: Path | None, limits: Limits, *, ski
     return less_classes(dataset, empty)
 
 
-def asked_of(classes: Sequence[str], name: str, split: str, data_root: Path | None, limits: Limits) -> Dataset:
+def load_to_query(classes: Sequence[str], name: str, split: str, data_root: Path | None, limits: Limits) -> Dataset:
     """What ``load`` opens, to ask a cache of these classes about it: empty folders of other classes do not count.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks
-from secondlook.model.bundles.kept_holdout import HOLDOUT, Held
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.errors import BundleError
 from secondlook.model.manifest import HoldoutInfo, Manifest
 
@@ -60,16 +60,16 @@ class CachedLooks:
 
 
 @dataclass(frozen=True)
-class KeptHoldout:
+class GivenHoldout:
     """A holdout that was given to a bundle, as its encoder saw it: a rebuild has it still."""
 
     info: HoldoutInfo
     classes: tuple[str, ...]
-    held: Held
+    held: KeptHoldout
     looks: Looks
 
 
-def kept_holdout(folder: Path, manifest: Manifest) -> KeptHoldout | None:
+def read_given_holdout(folder: Path, manifest: Manifest) -> GivenHoldout | None:
     """The honest holdout that a bundle was given; None where it has none, or a part of its own dataset.
 
     Raises:
@@ -78,10 +78,10 @@ def kept_holdout(folder: Path, manifest: Manifest) -> KeptHoldout | None:
     info = manifest.holdout
     if info is None or not info.honest or not {HOLDOUT, LOOKS} <= manifest.files.keys():
         return None
-    held, looks = Held.read(folder / HOLDOUT), CachedLooks.read(folder / LOOKS)
+    held, looks = KeptHoldout.read(folder / HOLDOUT), CachedLooks.read(folder / LOOKS)
     if (held.own >= 0).any() or looks is None or looks.fitted is None or len(looks.fitted) != len(held.labels):
         return None
-    return KeptHoldout(info, manifest.classes, held, looks.fitted)
+    return GivenHoldout(info, manifest.classes, held, looks.fitted)
 
 
 _FIELDS = ("digests", "luma", "colours")

@@ -9,13 +9,14 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.holdout import QUERIES_AT_ONCE, Holdout, served_votes
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, served_votes
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.early_exit import lead
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.early_exit import margins
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
-from secondlook.model.manifest import ApproximationError, Novelty, QuickSearch
-from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+from secondlook.model.manifest import ApproximationError, EarlyExit, Novelty
+from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
 
@@ -25,7 +26,7 @@ class Measured(Generic[S]):
     """A store with the search that was chosen for it, and what it answers with that."""
 
     store: S
-    truncation: ApproximationError
+    approximation_error: ApproximationError
     cache: Floats
     """p_cache (n,C) of the whole holdout, as served."""
 
@@ -36,8 +37,8 @@ CHANGED_PERCENT = 0.1
 VARIATION = 0.003
 """How far, in total variation and on average, answers may be from those of a search that looks at every entry."""
 
-QUICK_CHANGED_PERCENT = 0.05
-QUICK_VARIATION = 0.003
+EARLY_CHANGED_PERCENT = 0.05
+EARLY_VARIATION = 0.003
 """The same for a quick search against the full one."""
 
 IMAGES = 2000
@@ -46,8 +47,8 @@ IMAGES = 2000
 LISTED_K = 200
 """Neighbours that an approximate store must find well where all entries vote and the search only lists some."""
 
-QUICK_LISTS = (1, 2, 4, 8, 16, 32)
-QUICK_K = (10, 20, 50)
+EARLY_LISTS = (1, 2, 4, 8, 16, 32)
+EARLY_K = (10, 20, 50)
 MARGINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.84, 0.87, *(percent / 100 for percent in range(89, 100)))
 
 CALL_COST = 8
@@ -58,10 +59,10 @@ K_COST = 0.1
 
 
 def measure(
-    served: Served,
+    served: ServedCache,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
-    holdout: Holdout,
+    holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
     novelty: Novelty | None = None,
@@ -93,7 +94,7 @@ def measure(
         searched = min(k or LISTED_K, served.count, found.ids.shape[1])
         whole = served.vote(found.similarities[some, :searched], found.values[some, :searched], theta)
         asked, target = parameters._replace(k=searched), mix(network, whole, lam)
-        store = least_effort(store, keys, network, asked, target, served.among, served.class_weights)
+        store = cheapest_search(store, keys, network, asked, target, served.mask, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
         served,
@@ -110,13 +111,13 @@ def measure(
     return Measured(store, distance.model_copy(update={"keys": kind}), cache)
 
 
-def least_effort(
+def cheapest_search(
     store: S,
     queries: Floats,
     network: Floats,
     parameters: Parameters,
     whole: Floats,
-    among: NDArray[np.bool_] | None = None,
+    mask: NDArray[np.bool_] | None = None,
     by_class: NDArray[np.float64] | None = None,
 ) -> S:
     """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
@@ -127,13 +128,13 @@ def least_effort(
     theta, lam, k = parameters
     assert k is not None
 
-    def answer(effort: Store, k: int) -> Floats:
-        found = effort.search(queries, k, among)
+    def answer(settings: Store, k: int) -> Floats:
+        found = settings.search(queries, k, mask)
         votes = vote(found.similarities, found.values, theta, network.shape[1])
         return mix(network, reweigh(votes, by_class), lam)
 
-    for effort in store.efforts():
-        store = store.with_search(effort)
+    for settings in store.search_settings():
+        store = store.with_search(settings)
         full = answer(store, k)
         lost = compare(full, whole)
         if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= VARIATION:
@@ -143,28 +144,30 @@ def least_effort(
     info = store.search_info
     best, whole_cost = None, _cost(info.lists, info.candidates, k)
     cheapest = whole_cost
-    for quick in _quick_searches(info.lists, k):
-        tried = store.with_search(info.model_copy(update={"quick": quick})).quick
+    for early_exit in _early_exits(info.lists, k):
+        tried = store.with_search(info.model_copy(update={"early_exit": early_exit})).early_exit
         if tried is None:  # not one that can be searched quickly
             break
-        answers = answer(tried, quick.k)
-        ahead = lead(answers)
+        answers = answer(tried, early_exit.k)
+        ahead = margins(answers)
         for margin in MARGINS:
             sure = ahead >= margin
             lost = compare(np.where(sure[:, None], answers, full), full)
-            if lost.changed_top1_percent <= QUICK_CHANGED_PERCENT and lost.mean <= QUICK_VARIATION:
-                cost = _cost(quick.lists, quick.candidates, quick.k) + float(1 - sure.mean()) * whole_cost
+            if lost.changed_top1_percent <= EARLY_CHANGED_PERCENT and lost.mean <= EARLY_VARIATION:
+                cost = (
+                    _cost(early_exit.lists, early_exit.candidates, early_exit.k) + float(1 - sure.mean()) * whole_cost
+                )
                 if cost < cheapest:
-                    best, cheapest = quick.model_copy(update={"margin": margin}), cost
+                    best, cheapest = early_exit.model_copy(update={"margin": margin}), cost
                 break
-    return store.with_search(info.model_copy(update={"quick": best}))
+    return store.with_search(info.model_copy(update={"early_exit": best}))
 
 
-def _quick_searches(lists: int | None, k: int) -> list[QuickSearch]:
-    ks = [few for few in QUICK_K if few < k]
+def _early_exits(lists: int | None, k: int) -> list[EarlyExit]:
+    ks = [few for few in EARLY_K if few < k]
     if lists is not None:
-        return [QuickSearch(lists=few, k=some, margin=1) for few in QUICK_LISTS if few < lists for some in ks or [k]]
-    return [QuickSearch(candidates=few, k=few, margin=1) for few in ks]
+        return [EarlyExit(lists=few, k=some, margin=1) for few in EARLY_LISTS if few < lists for some in ks or [k]]
+    return [EarlyExit(candidates=few, k=few, margin=1) for few in ks]
 
 
 def _cost(lists: int | None, candidates: int | None, k: int) -> float:

@@ -1,7 +1,7 @@
 """When an image is novel: which score tells unknown images best, and how little of it is too little.
 
 Which one that is depends on the network and the images, so candidates are compared on the bundle's own: on the holdout
-with one class after another left out of the cache and the logits, on images far from anything (``fitting.far``), and on
+with one class after another left out of the cache and the logits, on synthetic images (``fitting.synthetic``), and on
 what the user says is unknown. The one is taken that loses least where it loses most: it is never far from the best.
 """
 
@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.class_shape import ClassShape
-from secondlook.indexer.fitting.holdout import Holdout, nearest_entries
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.model.answering.doubt import energies, novelty_scores, rmds_scores
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.manifest import Evidence, Novelty, NoveltyCandidate
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.scoring import auroc
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 FALSE_ALARM_RATE = 0.01
 """Share of known images that may be called novel."""
@@ -82,7 +83,7 @@ class Seen(NamedTuple):
     """(n,m) of the nearest entries, descending; ten are enough."""
 
 
-class Fitted(NamedTuple):
+class FittedNovelty(NamedTuple):
     """What is needed to say whether an image is novel."""
 
     novelty: Novelty
@@ -98,8 +99,8 @@ class _Case(NamedTuple):
 
 
 def tell_unknown(
-    served: Served, holdout: Holdout, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
-) -> Fitted:
+    served: ServedCache, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+) -> FittedNovelty:
     """Fit novelty to a cache as it is served, by a holdout whose nearest entries were found, and unknown images.
 
     ``classes`` is how many of the cache's the bundle has itself, the first ones: RMDS knows no others.
@@ -112,7 +113,7 @@ def tell_unknown(
     return fit_novelty(Seen(holdout.logits, holdout.keys, found.similarities), holdout.labels, shape, kinds)
 
 
-def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> Fitted:
+def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> FittedNovelty:
     """Choose a candidate by images of the holdout with labels (n,) and kinds of unknown ones, and fit its limits."""
     scores = _scores(known, shape.directions())
     cases = {
@@ -138,7 +139,7 @@ def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[s
             "blind_to": tuple(name for name, of in cases.items() if not _beats_chance(chosen.auroc[name], of)),
         }
     )
-    return Fitted(novelty, shape.directions() if novelty.evidence and novelty.evidence.rmds else None)
+    return FittedNovelty(novelty, shape.directions() if novelty.evidence and novelty.evidence.rmds else None)
 
 
 def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, float]:
@@ -172,7 +173,7 @@ def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novel
         threshold=0.5,
         false_alarm_rate=0.0,
         evidence=evidence,
-        of_taught=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
+        of_added=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
         score=chosen.score,
     )
     own = sum((weights[s] * scores[s] for s in weights if s not in NEIGHBORS), np.zeros(len(known.keys)))

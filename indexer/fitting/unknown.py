@@ -10,9 +10,9 @@ import numpy as np
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, Dataset, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LeftOut, printable
+from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.datasets.walk import walk
-from secondlook.indexer.embedding.embed import batches
-from secondlook.indexer.fitting.far import far_images
+from secondlook.indexer.fitting.synthetic import synthetic_images
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.engines import Encoding, Engine
@@ -47,7 +47,7 @@ def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress =
     Raises:
         DatasetError: too many images of a dataset are unreadable.
     """
-    made = far_images(engine.size)
+    made = synthetic_images(engine.size)
     found = {
         kind: _joined([engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
         for kind, images in made.items()

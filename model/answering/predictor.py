@@ -21,15 +21,16 @@ from secondlook.model.answering.doubt import (
     prediction_set,
     standing,
 )
-from secondlook.model.answering.early_exit import Spent
-from secondlook.model.answering.same_picture import AMONG, SamePictures
-from secondlook.model.answering.served import Parameters as Parameters
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.same_picture import NEAREST, SamePictures
+from secondlook.model.answering.served_cache import Parameters as Parameters
+from secondlook.model.answering.served_cache import ServedCache
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
-from secondlook.model.errors import ImageError, StoreAwayError
+from secondlook.model.errors import ImageError, StoreUnreachableError
 from secondlook.model.manifest import Standing
-from secondlook.model.stores.faiss_store import Neighbors, check_k, is_exhaustive
+from secondlook.model.stores.factory import check_k, is_exhaustive
+from secondlook.model.stores.store import Neighbors
 
 MAX_NEIGHBORS = 50
 
@@ -71,6 +72,26 @@ class Answer:
         return bool(self.cache.any())
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """Parameters that a call gives in place of the bundle's own; None = as the bundle says, k "all" = all entries.
+
+    Raises:
+        ParameterError: one is out of its range, whatever the bundle.
+    """
+
+    theta: float | None = None
+    lam: float | None = None
+    k: int | Literal["all"] | None = None
+
+    def __post_init__(self) -> None:
+        theta, lam = 1.0 if self.theta is None else self.theta, 0.0 if self.lam is None else self.lam
+        check_parameters(theta, lam, None if self.k == "all" else self.k)
+
+
+NO_OVERRIDES = Overrides()
+
+
 class Given(Parameters):
     """Parameters that a call gave, all or some: the formula answers, whatever is the same picture.
 
@@ -86,11 +107,11 @@ class Predictor:
     While a store on another machine is away, ``alone`` has the network answer by itself.
     """
 
-    def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, alone: bool = False) -> None:
-        self.alone = alone
+    def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, network_fallback: bool = False) -> None:
+        self.network_fallback = network_fallback
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
-        self.served = Served.of_overlay(self.overlay)
+        self.served = ServedCache.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         calibration = manifest.calibration
@@ -101,21 +122,18 @@ class Predictor:
         # The neighbour whose similarity the novelty score is made from.
         self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
 
-    def parameters(
-        self, theta: float | None = None, lam: float | None = None, k: int | Literal["all"] | None = None
-    ) -> Parameters:
+    def parameters(self, overrides: Overrides = NO_OVERRIDES) -> Parameters:
         """The bundle's parameters, with some replaced.
 
         Raises:
-            ParameterError: one is out of its range.
+            ParameterError: the bundle's store cannot serve that k.
         """
-        is_given = (theta, lam, k) != (None, None, None)
-        chosen = (Given if is_given else Parameters)(
+        theta, lam, k = overrides.theta, overrides.lam, overrides.k
+        chosen = (Parameters if overrides == NO_OVERRIDES else Given)(
             self.defaults.theta if theta is None else theta,
             self.defaults.lam if lam is None else lam,
             None if k == "all" else self.defaults.k if k is None else k,
         )
-        check_parameters(*chosen)
         store = self.bundle.manifest.store
         check_k(chosen.k, is_exhaustive=is_exhaustive(store.factory), kind=store.kind)
         return chosen
@@ -125,17 +143,17 @@ class Predictor:
         images: NDArray[np.uint8],
         asked: Sequence[Parameters],
         neighbors: int = 0,
-        spent: Spent | None = None,
+        timer: StageTimer | None = None,
     ) -> list[Answer | ImageError]:
         """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
 
         ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``spent``.
 
         Raises:
-            StoreAwayError: the store is away, and the network is not to answer alone.
+            StoreUnreachableError: the store is away, and the network is not to answer alone.
         """
-        spent = spent or Spent()
-        with spent.on("encode"):
+        timer = timer or StageTimer()
+        with timer.stage("encode"):
             logits, keys = self.bundle.engine.encode(images)
         sound = np.asarray(np.isfinite(np.concatenate((logits, keys), axis=1)).all(axis=1))
         logits = np.where(sound[:, None], logits, 0)
@@ -151,10 +169,10 @@ class Predictor:
         for (parameters, is_given), rows in groups.items():
             try:
                 found, cache, shares, whole = self._ask_cache(
-                    keys[rows], network[rows], own[rows], parameters, neighbors, spent
+                    keys[rows], network[rows], own[rows], parameters, neighbors, timer
                 )
-            except StoreAwayError:
-                if not self.alone:
+            except StoreUnreachableError:
+                if not self.network_fallback:
                     raise
                 for row in rows:
                     if sound[row]:
@@ -194,10 +212,10 @@ class Predictor:
         scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
         limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
         taught = said >= len(self.bundle.manifest.network_classes)
-        if novelty is not None and novelty.of_taught is not None and taught.any():
+        if novelty is not None and novelty.of_added is not None and taught.any():
             # Of a class that it does not know, the network has only doubt.
-            scores[taught] = evidence_scores(novelty.of_taught, found.similarities[taught, 0])
-            limits[taught] = doubtful_above(novelty.of_taught)
+            scores[taught] = evidence_scores(novelty.of_added, found.similarities[taught, 0])
+            limits[taught] = doubtful_above(novelty.of_added)
         return scores.tolist(), (scores > limits).tolist()
 
     def standing(self, answer: Answer, parameters: Parameters) -> Standing | None:
@@ -240,7 +258,7 @@ class Predictor:
         own: NDArray[np.float64],
         parameters: Parameters,
         neighbors: int,
-        spent: Spent,
+        timer: StageTimer,
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
         """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
         store, by_class = self.store, self.overlay.class_weights
@@ -248,17 +266,17 @@ class Predictor:
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = self.served.ask(keys, network, parameters, self._novelty, own, spent)
+            found, cache = self.served.search_and_vote(keys, network, parameters, self._novelty, own, timer)
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
-        with spent.on("search"):
-            found = store.search(keys, min(max(listed, self._nth, k or AMONG), store.count))
+        with timer.stage("search"):
+            found = store.search(keys, min(max(listed, self._nth, k or NEAREST), store.count))
         shares = np.zeros((len(keys), listed))
         if k is None:
-            with spent.on("vote"):
-                votes, totals, top = exact_vote(keys, spent.each(store.chunks()), (theta,), network.shape[1])
+            with timer.stage("vote"):
+                votes, totals, top = exact_vote(keys, timer.each(store.chunks()), (theta,), network.shape[1])
             near = found.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
             whole = votes[0]
@@ -266,7 +284,7 @@ class Predictor:
             similarities, values = found.similarities[:, :k], found.values[:, :k]
             own = weights(similarities, values, theta)[:, :listed]
             shares[:, : own.shape[1]] = own
-            with spent.on("vote"):
+            with timer.stage("vote"):
                 whole = vote(similarities, values, theta, network.shape[1])
         if by_class is not None:
             shares *= by_class[np.maximum(found.values[:, :listed], 0)]

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.journal.added_keys import FIRST_ID
 from secondlook.model.manifest import SameAs
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.added_keys import FIRST_ID
+from secondlook.model.stores.store import Neighbors
 
-AMONG = 8
+NEAREST = 8
 """So many of the nearest entries are looked at."""
 
 TIE = 1e-5
@@ -38,7 +38,7 @@ class SamePictures:
         nothing = np.full(len(keys), -1, np.int64)
         if self._limits is None or not found.ids.shape[1]:
             return nothing
-        ids, similarities = found.ids[:, :AMONG], found.similarities[:, :AMONG].copy()
+        ids, similarities = found.ids[:, :NEAREST], found.similarities[:, :NEAREST].copy()
         is_exact: NDArray[np.bool_] = ids >= FIRST_ID
         if self._exact:
             for row, place in np.argwhere((ids >= 0) & ~is_exact):

@@ -24,7 +24,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class Held:
+class KeptHoldout:
     """Labelled images that neither the network nor the entries voting on them have seen."""
 
     logits: Floats
@@ -50,7 +50,7 @@ class Held:
         )
 
     @classmethod
-    def read(cls, path: Path) -> Held:
+    def read(cls, path: Path) -> KeptHoldout:
         """Read it.
 
         Raises:

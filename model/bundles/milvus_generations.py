@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.model.bundles import root as roots
-from secondlook.model.bundles.bundle import read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import generations
 from secondlook.model.errors import BundleError, StoreError
 from secondlook.model.stores.milvus_server import CALL_SECONDS, Milvus, from_environment
-from secondlook.model.stores.milvus_store import TAUGHT, check_collection, drop, generation_of
+from secondlook.model.stores.milvus_store import ADDED_SUFFIX, check_collection, drop, generation_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def named_generation(milvus: Milvus) -> str | None:
     """The generation that the alias names; None where there is no alias.
 
     Raises:
-        StoreAwayError: the server does not answer.
+        StoreUnreachableError: the server does not answer.
         StoreError: the alias names what is no generation of this cache.
     """
     cache, collection = milvus.settings.cache, _aliased(milvus)
@@ -52,7 +52,7 @@ def active_generation(root: Path, milvus: Milvus | None) -> str:
 
     Raises:
         BundleError: there is none.
-        StoreAwayError: Milvus does not answer.
+        StoreUnreachableError: Milvus does not answer.
         StoreError: its alias names what is no generation of this cache, or none of this root.
     """
     named = named_generation(milvus) if milvus is not None else None
@@ -75,7 +75,7 @@ def activate(root: Path, generation: str, milvus: Milvus | None = None) -> None:
 
     Raises:
         BundleError: there is no such generation, the root cannot be written, or no Milvus server is set.
-        StoreAwayError, StoreError: the server does not answer, or its collection is not what the bundle says.
+        StoreUnreachableError, StoreError: the server does not answer, or its collection is not what the bundle says.
     """
     milvus = milvus or from_environment()
     if generation not in generations(root):
@@ -127,7 +127,7 @@ class Sweeper:
         """Drop what is due; the collections that were dropped.
 
         Raises:
-            StoreAwayError, StoreError: the server does not answer, or refuses.
+            StoreUnreachableError, StoreError: the server does not answer, or refuses.
         """
         settings, now = self._milvus.settings, time.monotonic()
         kept = {*generations(self._root)}
@@ -135,8 +135,8 @@ class Sweeper:
         aliased = _aliased(self._milvus)
         dropped = []
         for collection in self._milvus.call("list_collections"):
-            generation = generation_of(settings.cache, collection.removesuffix(TAUGHT))
-            if generation is None or generation in kept or aliased == collection.removesuffix(TAUGHT):
+            generation = generation_of(settings.cache, collection.removesuffix(ADDED_SUFFIX))
+            if generation is None or generation in kept or aliased == collection.removesuffix(ADDED_SUFFIX):
                 self._missing.pop(collection, None)
                 continue
             if generation not in self._seen and _age(generation) < ORPHAN_SECONDS:

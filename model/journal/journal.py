@@ -18,35 +18,21 @@ from typing import Any, Literal
 import numpy as np
 
 from secondlook.model.cache import Floats
-from secondlook.model.errors import RepeatedRequestError, TaughtLimitError
+from secondlook.model.errors import AddedLimitError, RepeatedRequestError
 from secondlook.model.journal.file import BUSY_SECONDS, JournalFile, Run, Stamp
-from secondlook.model.journal.terms import (
+from secondlook.model.journal.records import (
     SOURCE,
     Action,
+    AddedImage,
+    AddResult,
     Change,
     Changed,
     Correction,
     Kept,
     NewImage,
     Request,
-    Taught,
-    TaughtImage,
 )
 from secondlook.model.labels import check_label, fold
-
-__all__ = [
-    "SOURCE",
-    "Action",
-    "Change",
-    "Changed",
-    "Correction",
-    "Journal",
-    "Kept",
-    "NewImage",
-    "Request",
-    "Taught",
-    "TaughtImage",
-]
 
 REMEMBERED_REQUESTS = 10_000
 """Answers kept for repeated requests; older ones are forgotten."""
@@ -93,7 +79,7 @@ class Journal:
                 number,
                 token,
                 is_anew,
-                [TaughtImage(*row) for row in read("SELECT number, label FROM images WHERE change > ?", change)],
+                [AddedImage(*row) for row in read("SELECT number, label FROM images WHERE change > ?", change)],
                 [
                     Correction(*row)
                     for row in read("SELECT dataset, source, label FROM corrections WHERE change > ?", change)
@@ -162,7 +148,7 @@ class Journal:
             rows = read and read("SELECT digest, answer FROM requests WHERE key = ? AND request = ?", key, request.id)
             return _same(rows[0], request) if rows else None
 
-    def teach(
+    def add(
         self,
         label: str,
         images: Sequence[NewImage],
@@ -172,7 +158,7 @@ class Journal:
         most: int | None = None,
         request: Request | None = None,
         answer: Callable[[Kept], str] = lambda kept: "",
-    ) -> Taught:
+    ) -> AddResult:
         """Keep images under a label; all of them or none.
 
         ``known`` are the classes that the generation that answers has of its own, ``most`` is how many images may be
@@ -180,7 +166,7 @@ class Journal:
 
         Raises:
             ParameterError, LabelTakenError: as ``check_label``.
-            TaughtLimitError: there would be more than ``most``.
+            AddedLimitError: there would be more than ``most``.
             RepeatedRequestError: the request's id was used for something else.
         """
         label = check_label(label, known)
@@ -188,11 +174,11 @@ class Journal:
             if request is not None:
                 seen = run("SELECT digest, answer FROM requests WHERE key = ? AND request = ?", key, request.id)
                 if (first := seen.fetchone()) is not None:
-                    return Taught(_same(first, request), is_repeated=True)
+                    return AddResult(_same(first, request), is_repeated=True)
             if most is not None:
                 kept = run("SELECT images FROM kept").fetchone()[0]
                 if kept + len(images) > most:
-                    raise TaughtLimitError(kept, most)
+                    raise AddedLimitError(kept, most)
             label, is_noted = _like_another(run, label, known)
             is_new = label not in known and not _is_used(run, label)
             numbers, change = [], 0
@@ -214,7 +200,7 @@ class Journal:
             if request is not None:
                 run("INSERT INTO requests VALUES (?, ?, ?, ?)", key, request.id, request.digest, made_answer)
                 run("DELETE FROM requests WHERE rowid <= (SELECT max(rowid) FROM requests) - ?", REMEMBERED_REQUESTS)
-            return Taught(made_answer, is_repeated=False)
+            return AddResult(made_answer, is_repeated=False)
 
     def keep_keys(self, encoder: str, keys: Mapping[tuple[int, bool], Floats], wait: float = BUSY_SECONDS) -> None:
         """Keep the keys that an encoder made of taught images, by number and mirrored; an image has each once."""
@@ -227,7 +213,7 @@ class Journal:
         with self._file.changing() as run:
             run("UPDATE images SET thumbnail = ? WHERE number = ? AND label IS NOT NULL", png, number)
 
-    def decide_image(self, number: int, label: str | None, key: str, known: Sequence[str] = ()) -> str | None:
+    def correct_image(self, number: int, label: str | None, key: str, known: Sequence[str] = ()) -> str | None:
         """Give a taught image another label, or (None) remove it; its label until now, None where there is no image.
 
         Raises:
@@ -251,10 +237,10 @@ class Journal:
                     run("UPDATE kept SET images = images - 1")
                 return change
 
-            _decide(run, label, was, known, write)
+            _correct(run, label, was, known, write)
             return was
 
-    def decide(
+    def correct(
         self,
         dataset: str,
         source: str,
@@ -286,7 +272,7 @@ class Journal:
                 run("INSERT OR REPLACE INTO corrections VALUES (?, ?, ?, ?)", dataset, source, label, change)
                 return change
 
-            _decide(run, label, was, known, write)
+            _correct(run, label, was, known, write)
             return was
 
     def _of_image(self, column: Literal["content", "thumbnail"], number: int) -> Any:
@@ -305,7 +291,7 @@ def _same(first: tuple[bytes, str], request: Request) -> str:
     return first[1]
 
 
-def _decide(
+def _correct(
     run: Run, label: str | None, was: str | None, known: Sequence[str], write: Callable[[str | None], int]
 ) -> None:
     """Write a decision, unless that is how it is already."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from secondlook.model.errors import StoreAwayError, StoreError
+from secondlook.model.errors import StoreError, StoreUnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ CALL_SECONDS = 10.0
 WRITE_SECONDS = 120.0
 """How long a call that writes, loads or counts may take; pymilvus waits and repeats while the server asks for less."""
 PROBE_SECONDS = 0.5
-"""Between two tries to reach a server that is away."""
+"""Between two tries to reach a server that does not answer."""
 
 UNREACHABLE = 2
 """pymilvus's code where it cannot connect."""
@@ -59,7 +59,8 @@ class MilvusSettings(BaseModel):
     timeout_s: float = Field(1.0, gt=0, description="Seconds that a search there may take.")
     when_away: Literal["network", "refuse"] = Field(
         "network",
-        description='What is answered while it is away: `network` alone, with `"cache": null`, or `refuse`, a 503.',
+        description='What is answered while it is unreachable: `network` alone, with `"cache": null`, or `refuse`, '
+        "a 503.",
     )
     grace_s: float = Field(
         300.0, ge=0, description="Seconds that a generation's keys are kept there after the generation was removed."
@@ -117,7 +118,7 @@ class Milvus:
         """Call the client; ``timeout`` in seconds.
 
         Raises:
-            StoreAwayError: no answer came in time, or nothing listens there.
+            StoreUnreachableError: no answer came in time, or nothing listens there.
             StoreError: it refuses the token, is too old, or refuses the call.
         """
         return self.run(lambda client: getattr(client, method)(*args, timeout=timeout, **options))
@@ -126,30 +127,30 @@ class Milvus:
         """Do something with the client.
 
         Raises:
-            StoreAwayError, StoreError: as for ``call``.
+            StoreUnreachableError, StoreError: as for ``call``.
         """
         try:
             with self._lock:
                 client = self._made
             return act(client)
-        except (StoreError, StoreAwayError):
+        except (StoreError, StoreUnreachableError):
             raise
         except Exception as error:  # pymilvus's own, gRPC's, and a plain one here and there
             raise self._translated(error) from error
 
-    def _translated(self, error: Exception) -> StoreError | StoreAwayError:
+    def _translated(self, error: Exception) -> StoreError | StoreUnreachableError:
         told = _Told.of(error)
         if told.status == "UNAUTHENTICATED" or re.search(REFUSED, told.text):
             return StoreError(f"the Milvus server at {self.address} refuses the token: set SECONDLOOK_MILVUS__TOKEN")
         if told.status == "DEADLINE_EXCEEDED" or "Retry timeout" in told.text:
-            return StoreAwayError(f"the Milvus server at {self.address} did not answer in time")
+            return StoreUnreachableError(f"the Milvus server at {self.address} did not answer in time")
         if told.code == UNREACHABLE or told.status or isinstance(error, ValueError):  # a channel that was closed
-            return StoreAwayError(
+            return StoreUnreachableError(
                 f"no Milvus server answers at {self.address}: start it, or set SECONDLOOK_MILVUS__ADDRESS"
             )
         short = re.sub(r"\s+", " ", told.text).strip()[:200]
         if told.code in UNLOADED:
-            return StoreAwayError(f"the Milvus server at {self.address} has not loaded the collection: {short}")
+            return StoreUnreachableError(f"the Milvus server at {self.address} has not loaded the collection: {short}")
         return StoreError(f"the Milvus server at {self.address} refuses: {short}")
 
 
@@ -175,42 +176,42 @@ class _Told(NamedTuple):
 class Reach:
     """Whether something can be reached: a failure is remembered, and whoever asks next is told at once.
 
-    Live calls never pay for finding out that it is back: a thread of its own tries, as long as it is away.
+    Live calls never pay for finding out that it is back: a thread of its own tries, until it answers.
     """
 
     def __init__(self, what: str, probe: Callable[[], object]) -> None:
         """``probe`` is a method that raises what is wrong; of an object that nobody else holds it is asked no more."""
         self._what, self._probe = what, weakref.WeakMethod(probe)
         self._lock = threading.Lock()
-        self._away: str | None = None
+        self._why: str | None = None
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether calls fail at once now."""
-        return self._away is not None
+        return self._why is not None
 
     def __call__(self, act: Callable[[], T]) -> T:
         """Do something there.
 
         Raises:
-            StoreAwayError: it is away.
+            StoreUnreachableError: it does not answer now.
         """
-        away = self._away
-        if away is not None:
-            raise StoreAwayError(away)
+        why = self._why
+        if why is not None:
+            raise StoreUnreachableError(why)
         try:
             return act()
-        except (StoreAwayError, StoreError) as error:
+        except (StoreUnreachableError, StoreError) as error:
             self.lose(str(error))
-            raise StoreAwayError(str(error)) from error
+            raise StoreUnreachableError(str(error)) from error
 
     def lose(self, why: str) -> None:
-        """Take note that it is away, and look out for it."""
+        """Take note that it is unreachable, and try it until it answers."""
         with self._lock:
-            if self._away is not None:
+            if self._why is not None:
                 return
-            self._away = why
-        logger.error("%s is away: %s", self._what, why)
+            self._why = why
+        logger.error("%s is unreachable: %s", self._what, why)
         threading.Thread(target=self._look_out, name="reach", daemon=True).start()
 
     def _look_out(self) -> None:
@@ -219,12 +220,12 @@ class Reach:
             try:
                 probe()
             except Exception as error:  # whatever it is, this thread must go on
-                if str(error) != self._away:
-                    logger.error("%s is away: %s", self._what, error)
-                    self._away = str(error)
+                if str(error) != self._why:
+                    logger.error("%s is unreachable: %s", self._what, error)
+                    self._why = str(error)
             else:
-                self._away = None
-                logger.warning("%s is back", self._what)
+                self._why = None
+                logger.warning("%s is reachable again", self._what)
                 return
             del probe  # nothing here may hold what nobody else does, nor an error whose trace does
             pause.wait(PROBE_SECONDS)

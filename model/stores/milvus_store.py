@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.errors import StoreAwayError, StoreError
+from secondlook.model.errors import StoreError, StoreUnreachableError
 from secondlook.model.manifest import GENERATION, SearchInfo
-from secondlook.model.stores.faiss_store import LISTS_PER_ROOT, Neighbors, ordered, parts
+from secondlook.model.stores.factory import LISTS_PER_ROOT
 from secondlook.model.stores.milvus_server import MAX_K, WRITE_SECONDS, Milvus, Reach
+from secondlook.model.stores.store import Neighbors, ordered, parts
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,7 +28,7 @@ PREFIX = "milvus"
 FACTORY = re.compile(r"(FLAT|DISKANN|IVF_(?:FLAT|SQ8),[1-9]\d{0,4}|HNSW,(?:[4-9]|[1-5]\d|6[0-4]))")
 ID, VALUE, KEY = "id", "value", "key"
 CONSISTENCY = "Bounded"
-TAUGHT = "_taught"
+ADDED_SUFFIX = "_taught"
 """What the names end in of the collections of what was taught."""
 WRITE_BYTES = 16 << 20
 """Of keys in one call; a message may have 64 MiB."""
@@ -39,7 +40,7 @@ LINKS = 32
 """Of each key in a graph."""
 FLAT_ENTRIES = 200_000
 """Up to so many, ``milvus`` alone compares all keys; beyond, it builds a graph."""
-EFFORTS = tuple(2**step for step in range(5, 13))
+SEARCH_SETTINGS = tuple(2**step for step in range(5, 13))
 BUILD_CANDIDATES = 200
 """Neighbours looked at for each link of a graph that is built (efConstruction)."""
 
@@ -81,12 +82,12 @@ class MilvusIndex(NamedTuple):
         return {"search_list": max(how.candidates or 0, k)} if self.kind == "DISKANN" else {}
 
     @property
-    def efforts(self) -> list[SearchInfo]:
+    def search_settings(self) -> list[SearchInfo]:
         """The search parameters worth trying, cheapest first; none where every entry is looked at."""
         if self.kind.startswith("IVF"):
             steps = sorted({most * 2**step // 4 for step in range(18) for most in (4, 6)})
             return [SearchInfo(lists=lists) for lists in (*(s for s in steps if s < self.number), self.number)]
-        return [SearchInfo(candidates=some) for some in EFFORTS] if self.kind in ("HNSW", "DISKANN") else []
+        return [SearchInfo(candidates=some) for some in SEARCH_SETTINGS] if self.kind in ("HNSW", "DISKANN") else []
 
 
 def chosen(store: str, count: int) -> tuple[str, str]:
@@ -119,7 +120,7 @@ def generation_of(cache: str, collection: str) -> str | None:
 class MilvusStore:
     """The entries of one collection; ids are positions, as in a FAISS store."""
 
-    quick = None
+    early_exit = None
     """A second call to another machine would cost more than it saves."""
 
     def __init__(
@@ -149,7 +150,7 @@ class MilvusStore:
 
         Raises:
             StoreError: a key is not finite, or the server refuses; nothing is left there.
-            StoreAwayError: it does not answer.
+            StoreUnreachableError: it does not answer.
         """
         index, name = MilvusIndex.of(factory), collection_of(milvus.settings.cache, generation)
         if not all(np.isfinite(keys[rows]).all() for rows in _rows(len(keys), WRITE_BYTES // (4 * keys.shape[1]))):
@@ -180,16 +181,16 @@ class MilvusStore:
     @property
     def is_exhaustive(self) -> bool:
         """Whether a search looks at every entry."""
-        return not self._index.efforts
+        return not self._index.search_settings
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether the server does not answer now."""
-        return self._reach.is_away
+        return self._reach.is_unreachable
 
-    def efforts(self) -> list[SearchInfo]:
+    def search_settings(self) -> list[SearchInfo]:
         """The search parameters worth trying, cheapest first; none where every entry is looked at."""
-        return self._index.efforts
+        return self._index.search_settings
 
     def with_search(self, search: SearchInfo) -> MilvusStore:
         """The same collection, searched in another way."""
@@ -214,34 +215,34 @@ class MilvusStore:
 
         Raises:
             StoreError: it is another one, or there is none.
-            StoreAwayError: the server does not answer.
+            StoreUnreachableError: the server does not answer.
         """
         check_collection(self._milvus, self.collection, self.dim, self.count)
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """Search; queries without k entries get id -1 for the rest.
 
         Raises:
-            StoreAwayError: no answer came in time; or none did before, and it is not back yet.
-            StoreError: k is beyond what Milvus serves, or too few of the entries in ``among`` are within it.
+            StoreUnreachableError: no answer came in time; or none did before, and it is not back yet.
+            StoreError: k is beyond what Milvus serves, or too few of the entries in ``mask`` are within it.
         """
         nearest = min(k, self.count)
         if nearest > MAX_K:
             raise StoreError(f"Milvus finds at most {MAX_K:,} neighbours, not {nearest:,}")
-        if among is not None:
-            similarities, ids = self._search_among(queries, nearest, among)
+        if mask is not None:
+            similarities, ids = self._search_among(queries, nearest, mask)
         else:
             similarities, ids = self._reach(lambda: self._search(queries, nearest))
         return ordered(similarities, ids, self.values, k)
 
-    def _search_among(self, queries: Floats, k: int, among: NDArray[np.bool_]) -> tuple[Floats, Ints]:
+    def _search_among(self, queries: Floats, k: int, mask: NDArray[np.bool_]) -> tuple[Floats, Ints]:
         """More are asked for, and those that are not meant left out; a list of ids would be longer than a message."""
-        share = among.mean() if len(among) else 1.0
-        wanted = k = min(k, int(among.sum()))
+        share = mask.mean() if len(mask) else 1.0
+        wanted = k = min(k, int(mask.sum()))
         asked = min(int(1.1 * k / max(share, 1e-9)) + 32, self.count, MAX_K)
         while True:
             found = self.search(queries, asked)
-            meant = (found.ids >= 0) & among[np.maximum(found.ids, 0)]
+            meant = (found.ids >= 0) & mask[np.maximum(found.ids, 0)]
             if (meant.sum(axis=1) >= wanted).all():
                 break
             if asked >= min(self.count, MAX_K):
@@ -300,7 +301,7 @@ def check_collection(milvus: Milvus, name: str, dim: int, count: int) -> None:
 
     Raises:
         StoreError: it is another one, or there is none.
-        StoreAwayError: the server does not answer.
+        StoreUnreachableError: the server does not answer.
     """
     if not milvus.call("has_collection", name):
         raise StoreError(f"the Milvus server at {milvus.address} has no collection {name}")
@@ -333,7 +334,7 @@ def drop(milvus: Milvus, collection: str) -> bool:
     """Remove a collection; whether that could be done."""
     try:
         milvus.call("drop_collection", collection, timeout=WRITE_SECONDS)
-    except (StoreError, StoreAwayError):
+    except (StoreError, StoreUnreachableError):
         return False
     return True
 

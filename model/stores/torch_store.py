@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
 from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.faiss_store import Neighbors, Store, ordered, parts
+from secondlook.model.stores.store import (
+    Neighbors,
+    Store,
+    ordered,
+    parts,
+)
 
 WORKING_BYTES = 1 << 30
 """Similarities of as many queries at once as fit into this."""
@@ -40,17 +45,17 @@ class TorchStore:
                 f"{free / 1e9:.1f} GB are free"
             )
         self.values, self.count, self.dim = store.values, store.count, store.dim
-        self.search_info, self.quick = SearchInfo(), None
+        self.search_info, self.early_exit = SearchInfo(), None
         self._keys = torch.empty((store.count, store.dim), dtype=dtype, device=self._device)
         done = 0
         for keys, _ in store.chunks():
             self._keys[done : done + len(keys)] = torch.from_numpy(keys)
             done += len(keys)
 
-    def search(self, queries: Floats, k: int, among: NDArray[np.bool_] | None = None) -> Neighbors:
+    def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search among the keys as they are kept."""
-        nearest = min(k, self.count if among is None else int(among.sum()))
-        left_out = None if among is None else torch.from_numpy(~among).to(self._device)
+        nearest = min(k, self.count if mask is None else int(mask.sum()))
+        left_out = None if mask is None else torch.from_numpy(~mask).to(self._device)
         at_once = max(1, WORKING_BYTES // (8 * self.count + 8 * nearest * self.dim))
         similarities = np.empty((len(queries), nearest), np.float32)
         ids = np.empty((len(queries), nearest), np.int64)

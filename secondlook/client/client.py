@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
-from urllib.parse import quote
 
 import httpx
 
+from secondlook.client.admin import LISTED, AdminCalls
 from secondlook.client.answers import (
     Asked,
-    Change,
     Entry,
-    Generation,
-    Job,
-    JobError,
     Model,
     Prediction,
     Taught,
@@ -37,11 +32,9 @@ if TYPE_CHECKING:
     from secondlook.client.images import Image
 
 PATIENT = Retry()
-LISTED = 200
-"""Entries or changes in one call."""
 
 
-class Client:
+class Client(AdminCalls):
     """A secondlook server, as Python sees it; a context manager. Usable from several threads.
 
     Every call is repeated on 429 and 503 after what Retry-After says, and where a connection broke, as long as
@@ -294,94 +287,6 @@ class Client:
         """
         self._calls.send("DELETE", f"/v1/entries/{id}", params=_of(generation))
 
-    def changes(self) -> Iterator[Change]:
-        """Who taught, relabelled and removed what, newest first."""
-        query = {"limit": LISTED}
-        while listed := read_list(Change, self._calls.json("GET", "/v1/admin/changes", params=query)):
-            yield from listed
-            query["before"] = listed[-1].change
-
-    def rebuild(
-        self,
-        *,
-        dataset: str | None = None,
-        recipe: str | None = None,
-        store: str | None = None,
-        mirror: bool = False,
-        force: bool = False,
-    ) -> Job:
-        """Build a new generation and switch to it; None leaves a choice to the server. ``wait`` for what it returns.
-
-        Raises:
-            ConflictError: a rebuild is running, or the server serves the default bundle.
-        """
-        asked = {"dataset": dataset, "recipe": recipe, "store": store, "mirror": mirror or None, "force": force or None}
-        body = {name: value for name, value in asked.items() if value is not None}
-        return read(Job, self._calls.json("POST", "/v1/admin/rebuild", json=body, is_repeatable=False))
-
-    def jobs(self) -> list[Job]:
-        """The rebuilds that are remembered, oldest first."""
-        return read_list(Job, self._calls.json("GET", "/v1/admin/jobs"))
-
-    def job(self, id: str) -> Job:
-        """One rebuild as it is now.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
-        return read(Job, self._calls.json("GET", f"/v1/admin/jobs/{_segment(id)}"))
-
-    def job_log(self, id: str) -> str:
-        """What one rebuild wrote."""
-        return self._calls.send("GET", f"/v1/admin/jobs/{_segment(id)}/log").text
-
-    def cancel(self, id: str) -> Job:
-        """Stop a rebuild; one that is over stays as it is."""
-        return read(Job, self._calls.json("DELETE", f"/v1/admin/jobs/{_segment(id)}"))
-
-    def wait(
-        self,
-        job: Job | str,
-        progress: Callable[[Job], object] = lambda job: None,
-        *,
-        every: float = 1.0,
-        within: float | None = None,
-    ) -> Job:
-        """Wait until a rebuild has succeeded, asking ``every`` so many seconds; progress is told what has changed.
-
-        Raises:
-            JobError: it failed or was cancelled.
-            TimeoutError: it still runs after ``within`` seconds; it goes on.
-        """
-        started, id = time.monotonic(), job if isinstance(job, str) else job.id
-        before: Job | None = None
-        while True:
-            now = self.job(id)
-            if now != before:
-                progress(now)
-            if now.state == "succeeded":
-                return now
-            if now.state != "running":
-                raise JobError(now)
-            before = now
-            if within is not None and time.monotonic() + every > started + within:
-                raise TimeoutError(f"rebuild {id} still runs: {now.stage}, {now.done:,} of {now.total:,}")
-            time.sleep(every)
-
-    def generations(self) -> list[Generation]:
-        """The bundles that can be activated, oldest first."""
-        return read_list(Generation, self._calls.json("GET", "/v1/admin/generations"))
-
-    def activate(self, generation: str) -> Generation:
-        """Switch to a generation, or back.
-
-        Raises:
-            NotFoundError: there is no such generation.
-            ConflictError: it is damaged, or the server serves the default bundle.
-        """
-        path = f"/v1/admin/generations/{_segment(generation)}/activate"
-        return read(Generation, self._calls.json("POST", path))
-
 
 def _form(parts: list[Part]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", (part.filename, part.content)) for part in parts]
@@ -394,11 +299,6 @@ def _is_of_image(error: ProblemError) -> bool:
 
 def _of(generation: str | None) -> dict[str, str]:
     return {} if generation is None else {"generation": generation}
-
-
-def _segment(name: str) -> str:
-    """A name as part of a path: one with a slash must not reach another call."""
-    return quote(name, safe="")
 
 
 def _dict(document: Any) -> dict[str, Any]:

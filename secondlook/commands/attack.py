@@ -77,14 +77,14 @@ def attack(
     progress_format: str,
 ) -> None:
     """What adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
-    from secondlook.evaluation.attacks import ATTACKS, PRESETS
-    from secondlook.evaluation.models import Models
-    from secondlook.evaluation.robustness import study
+    from secondlook.evaluation.robustness.attack_study import attack_study
+    from secondlook.evaluation.robustness.attacks import ATTACKS, PRESETS
+    from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write
     from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.root import default_root
+    from secondlook.model.bundles.default import default_root
 
     chosen = [name.strip() for name in attacks.split(",") if name.strip()]
     for name in chosen:
@@ -106,7 +106,7 @@ def attack(
             keeping=keys,  # type: ignore[arg-type]  # click has checked it
             device=best_device(),
         )
-        found = study(
+        found = attack_study(
             bundle,
             models,
             load(dataset, split, data_root, limits),

@@ -2,91 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
+from secondlook.commands import study
 from secondlook.commands.shared.options import (
-    bundles_option,
-    data_root_option,
-    generation_option,
     json_option,
     left_out_option,
-    max_pixels_option,
     print_json,
     progress_option,
     reporting,
     setting_options,
     tell_left_out,
 )
-from secondlook.evaluation.evaluate import Setting
-from secondlook.evaluation.evaluate import evaluate as run
-from secondlook.evaluation.studies.curves import curves as measure_curves
-from secondlook.evaluation.studies.doubt import doubt as measure_doubt
-from secondlook.evaluation.studies.newcomers import newcomers as measure_newcomers
+from secondlook.commands.shared.trials import Trial, trial_options
+from secondlook.evaluation.evaluate import evaluate as measure
 from secondlook.evaluation.studies.same_picture import IMAGES as TAUGHT
-from secondlook.evaluation.studies.same_picture import same_picture as measure_same
-from secondlook.evaluation.studies.shift import IMAGES as SOME
 from secondlook.evaluation.studies.shift import REFILL
-from secondlook.evaluation.studies.shift import shift as natural_shift
-from secondlook.evaluation.unknown import MADE
-from secondlook.evaluation.unknown import unknown as of_nothing
-from secondlook.indexer import results as study
-from secondlook.indexer.datasets.datasets import asked_of, load
-from secondlook.indexer.embedding.encoders import best_device
-from secondlook.model.bundles.bundle import NETWORK, open_bundle, read_manifest
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.indexer.results import Study, show, write
 from secondlook.model.images import Limits
 
 
+def moved_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Studies that were options of this command, kept for scripts that have them."""
+    for name in ("--curves", "--shift", "--doubt", "--same"):
+        command = click.option(name, is_flag=True, hidden=True)(command)
+    command = click.option("--refill", type=click.IntRange(0), default=REFILL, hidden=True)(command)
+    command = click.option("--unknown", multiple=True, hidden=True)(command)
+    return click.option("--teach", hidden=True)(command)
+
+
 @click.command()
-@click.argument("dataset")
-@bundles_option
-@data_root_option
-@generation_option
-@click.option("--split", default="test", show_default=True, help="train, val or test.")
-@click.option(
-    "--images",
-    type=click.IntRange(1),
-    help=f"Only so many of them, drawn at random but always the same.  [default: all; curves, shift: {SOME}]",
-)
+@trial_options
 @setting_options
-@click.option(
-    "--curves", is_flag=True, help="Error by size of the cache and by layer too; the latter needs PyTorch (lab, gpu)."
-)
-@click.option("--shift", is_flag=True, help="Under natural shift too, and with a cache refilled with shifted images.")
-@click.option(
-    "--refill",
-    type=click.IntRange(0),
-    default=REFILL,
-    show_default=True,
-    help="With --shift: training images to refill the cache with; 0 = do not.",
-)
-@click.option(
-    "--doubt", is_flag=True, help="How far to trust answers too: unknown images, sets of labels, credibility."
-)
-@click.option(
-    "--unknown",
-    multiple=True,
-    help=f"With --doubt: a dataset of nothing that the bundle knows, or {', '.join(MADE)} (made here); may be repeated."
-    f"  [default: {', '.join(MADE)}]",
-)
-@click.option(
-    "--teach",
-    help="A dataset of which classes are taught, a few images of each: are they recognised afterwards?",
-)
-@click.option(
-    "--same",
-    is_flag=True,
-    help="Are pictures that were taught known again, copies of them too, and no others for them?",
-)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
 )
 @left_out_option
-@max_pixels_option
 @json_option
 @progress_option
+@moved_options
 def evaluate(
     dataset: str,
     root: Path | None,
@@ -94,72 +53,62 @@ def evaluate(
     generation: str | None,
     split: str,
     images: int | None,
+    limits: Limits,
     exact: bool,
     theta: float | None,
     lam: float | None,
     cache_theta: float | None,
-    curves: bool,
-    shift: bool,
-    refill: int,
-    doubt: bool,
-    unknown: tuple[str, ...],
-    teach: str | None,
-    same: bool,
     out: Path | None,
     left_out_file: Path | None,
-    limits: Limits,
     as_json: bool,
     progress_format: str,
+    **moved: Any,
 ) -> None:
-    """Error, calibration and likelihood of network, mixture and cache on DATASET."""
-    if unknown and not doubt:
+    """Measure error, calibration and likelihood of network, mixture and cache on DATASET."""
+    if moved["unknown"] and not moved["doubt"]:
         raise click.UsageError("--unknown goes with --doubt")
+    setting: dict[str, Any] = {"exact": exact, "theta": theta, "lam": lam, "cache_theta": cache_theta}
     with reporting(progress_format) as progress:
-        root = root or default_root()
-        generation = generation or active_generation(root)
-        has_network = NETWORK in read_manifest(root, generation).files
-        bundle = open_bundle(root, generation, device=best_device() if has_network else "cpu")
-        asked = asked_of(bundle.manifest.classes, dataset, split, data_root, limits)
-        measured = run(bundle, asked, theta, lam, cache_theta, exact=exact, images=images, progress=progress)
-        studies: dict[str, study.Study] = {"errors": measured}
+        trial = Trial.open(dataset, root, data_root, generation, split, images, limits, progress)
+        measured = measure(trial.bundle, trial.dataset, images=images, progress=progress, **setting)
         if measured.in_holdout:
             click.echo(
                 f"Warning: the parameters were fitted on {measured.in_holdout:,} of these images, which flatters "
                 "it: evaluate others, such as --split test",
                 err=True,
             )
-        some = images or SOME
-        if curves:
-            studies["curves"] = measure_curves(
-                bundle,
-                asked,
-                load(dataset, bundle.manifest.dataset.split, data_root, limits),
-                images=some,
-                progress=progress,
-            )
-        if shift:
-            train = load(dataset, bundle.manifest.dataset.split, data_root, limits) if refill else None
-            setting = Setting.of(bundle.manifest, theta, lam, cache_theta, exact=exact)
-            studies["shift"] = natural_shift(
-                bundle, asked, train, images=some, refill=refill, setting=setting, progress=progress
-            )
-        if doubt:
-            strange = [of_nothing(name, bundle.engine.size, data_root) for name in dict.fromkeys(unknown or MADE)]
-            studies["doubt"] = measure_doubt(bundle, asked, strange, images=images, progress=progress)
-        if teach is not None:
-            new = (load(teach, part, data_root, limits) for part in ("train", "test"))
-            studies["teach"] = measure_newcomers(bundle, asked, *new, images=images, progress=progress)
-        if same:
-            studies["same"] = measure_same(bundle, asked, images=min(images or TAUGHT, TAUGHT), progress=progress)
+        found: dict[str, Study] = {"errors": measured, **dict(_studies(trial, setting, moved))}
         if out is not None:
-            for name, found in studies.items():
-                study.write(found, out, name)
+            for name, one in found.items():
+                write(one, out, name)
     is_json = as_json or progress_format == "json"
     if not is_json:
-        for found in studies.values():
-            study.show(found)
-    left_out = tell_left_out([asked], left_out_file)
+        for one in found.values():
+            show(one)
+    left_out = tell_left_out([trial.dataset], left_out_file)
     if is_json:
-        errors, *others = studies
-        told = {name: studies[name].as_dict() for name in others}
-        print_json(**studies[errors].as_dict(), **told, **left_out.as_dict())
+        others = {name: one.as_dict() for name, one in found.items() if one is not measured}
+        print_json(**measured.as_dict(), **others, **left_out.as_dict())
+
+
+def _studies(trial: Trial, setting: dict[str, Any], moved: dict[str, Any]) -> Iterator[tuple[str, Study]]:
+    """What ``moved_options`` asks for, by the options' names."""
+    if moved["curves"]:
+        _say("curves", "study curves` and `secondlook study layers")
+        yield "curves", study.curves_and_layers(trial)
+    if moved["shift"]:
+        _say("shift", "study shift")
+        yield "shift", study.shift(trial, **setting, refill=moved["refill"])
+    if moved["doubt"]:
+        _say("doubt", "study doubt")
+        yield "doubt", study.doubt(trial, moved["unknown"])
+    if moved["teach"] is not None:
+        _say("teach", "study new-classes")
+        yield "teach", study.new_classes(trial, moved["teach"])
+    if moved["same"]:
+        _say("same", "study same-picture")
+        yield "same", study.same_picture(replace(trial, images=min(trial.images or TAUGHT, TAUGHT)))
+
+
+def _say(option: str, command: str) -> None:
+    click.echo(f"--{option} is a command of its own now: `secondlook {command}`", err=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from secondlook.commands.index import read_recipe
-from secondlook.commands.shared.fitted import how_fitted
 from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.commands.shared.novelty import how_novel, unknown_option
+from secondlook.commands.shared.novelty import describe_novelty, unknown_option
 from secondlook.commands.shared.options import (
     KType,
     bundles_option,
@@ -23,22 +20,22 @@ from secondlook.commands.shared.options import (
     progress_option,
     reporting,
 )
-from secondlook.indexer.datasets.datasets import Dataset, load, opened
+from secondlook.commands.shared.parameters import describe_parameters
+from secondlook.commands.shared.trials import tell
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
-from secondlook.indexer.fitting.fit import KS
+from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.refit import recalibrate, refit
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import FitReport, Manifest, Trained
-
-if TYPE_CHECKING:
-    from secondlook.evaluation.studies.recipes import Comparison
 
 
 @click.command()
@@ -116,7 +113,7 @@ def fit(
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
         images = _cached(root, generation, dataset, data_root, limits, optional=holdout is not None)
-        name = bundles.read_manifest(root, generation).dataset.name
+        name = read_manifest(root, generation).dataset.name
         options = IndexOptions(
             holdout=holdout_of(dataset or name, holdout, data_root, limits),
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
@@ -128,7 +125,7 @@ def fit(
             new = refit(images, root, generation, tried, options, progress)
         if not no_activate:
             activate(root, new)
-    manifest = bundles.read_manifest(root, new)
+    manifest = read_manifest(root, new)
     if calibrate:
         _print_calibration(manifest, as_json or progress_format == "json")
         return
@@ -137,7 +134,7 @@ def fit(
         print_json(generation=new, **manifest.fit.model_dump())
         return
     _print_table(manifest, manifest.fit)
-    for line in (*how_fitted(manifest), *how_novel(manifest)):
+    for line in (*describe_parameters(manifest), *describe_novelty(manifest)):
         click.echo(line, err=True)
     click.echo(new)
 
@@ -150,9 +147,9 @@ def _cached(
     Raises:
         DatasetError: they are needed, and not there.
     """
-    cached = bundles.read_manifest(root, generation).dataset
+    cached = read_manifest(root, generation).dataset
     try:
-        images = opened(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
+        images = load_to_cache(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
     except DatasetError:
         if optional and dataset is None:
             return None
@@ -211,7 +208,7 @@ def _print_calibration(manifest: Manifest, as_json: bool) -> None:
         f"novelty by {novelty.score}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are novel; "
         f"ECE of network {calibration.ece_percent_network:.2f} %, mixture {calibration.ece_percent_mixed:.2f} %"
     )
-    for line in how_novel(manifest):
+    for line in describe_novelty(manifest):
         click.echo(line, err=True)
     click.echo(manifest.generation)
 
@@ -228,16 +225,16 @@ def _compare(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    from secondlook.evaluation.studies import recipes
+    from secondlook.evaluation.studies.recipes import compare
 
     if len({Path(name).stem for name in names}) < len(names):
         raise click.UsageError("--recipes: two of them have the same name")
     with reporting(progress_format) as progress:
         if network is None:
             root = root or default_root()
-            network = root / (generation or active_generation(root)) / bundles.NETWORK
+            network = root / (generation or active_generation(root)) / NETWORK
         asked = {Path(name).stem: read_recipe(name) for name in names}
-        found = recipes.compare(
+        found = compare(
             load(dataset, "train", data_root),
             network,
             asked,
@@ -245,51 +242,7 @@ def _compare(
             test=lambda: load(dataset, "test", data_root),
             progress=progress,
         )
-    if as_json or progress_format == "json":
-        rows = [{**asdict(result), "recipe": result.recipe.model_dump()} for result in found.results]
-        print_json(
-            images=found.images,
-            entries=found.entries,
-            network_error_percent=found.network_error_percent,
-            recipes=rows,
-            chosen=found.chosen.name,
-            why=found.why,
-        )
-    else:
-        _print_comparison(found)
+    tell(found, as_json or progress_format == "json")
     if plot is not None:
-        recipes.plot(found, plot)
-
-
-def _print_comparison(found: Comparison) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=f"holdout of {found.images:,} images, {found.entries:,} entries, "
-        f"network alone {found.network_error_percent:.2f} %"
-    )
-    columns = ("D", "store", "bytes/entry", "one ms", "of 32 ms", "theta", "lam", "k", "error %", "cache only %")
-    for column in ("recipe", *columns, "ECE %", "NLL", "changed by k and store %"):
-        table.add_column(column, justify="left" if column in ("recipe", "store") else "right", overflow="fold")
-    for r in found.results:
-        cells = (
-            r.name,
-            str(r.dim),
-            r.store,
-            f"{r.bytes_per_entry:,.0f}",
-            f"{r.one_ms:.2f}",
-            f"{r.many_ms:.3f}",
-            f"{r.theta:g}",
-            f"{r.lam:.2f}",
-            str(r.k or "all"),
-            f"{r.error_percent:.2f}",
-            f"{r.cache_only_error_percent:.2f}",
-            f"{r.ece_percent:.2f}",
-            f"{r.nll:.4f}",
-            f"{r.changed_top1_percent:.2f}",
-        )
-        table.add_row(*cells, style="bold green" if r is found.chosen else None)
-    console = Console()
-    console.print(table)
-    console.print(f"take {found.why}")
+        (comparison,) = found.figures()
+        comparison.write(plot)

@@ -11,9 +11,8 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from secondlook.commands.shared.fitted import how_fitted
 from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.commands.shared.novelty import how_novel, unknown_option
+from secondlook.commands.shared.novelty import describe_novelty, unknown_option
 from secondlook.commands.shared.options import (
     KType,
     data_root_option,
@@ -25,7 +24,8 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, opened
+from secondlook.commands.shared.parameters import describe_parameters
+from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
@@ -33,16 +33,17 @@ from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, Fro
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.index import index as build
-from secondlook.indexer.merge import merge, open_parts
-from secondlook.indexer.on_ray import Job, default_shards, embed_on_ray
-from secondlook.indexer.shards import Shards, shard_folder
+from secondlook.indexer.sharding.merge import merge, open_parts
+from secondlook.indexer.sharding.on_ray import Job, default_shards, embed_on_ray
+from secondlook.indexer.sharding.shards import Shards, shard_folder
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, RecipeError
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, Trained
 from secondlook.model.networks.recipe import NAMED, Recipe
 
@@ -166,7 +167,7 @@ def index(
     with reporting(progress_format) as progress:
         if download:
             fetch(dataset, data_root)
-        given = images = opened(dataset, split, data_root, limits, skip_empty=skip_empty)
+        given = images = load_to_cache(dataset, split, data_root, limits, skip_empty=skip_empty)
         if shard is not None:
             assert parts is not None
             assert shards is not None
@@ -212,7 +213,7 @@ def index(
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
-    manifest = bundles.read_manifest(root, generation)
+    manifest = read_manifest(root, generation)
     for line in _what_was_built(manifest):
         click.echo(line, err=True)
     left_out = tell_left_out([given], left_out_file)
@@ -274,10 +275,10 @@ def _exclude(given: dict[str, str], mode: str, *names: str) -> None:
 
 
 def _what_was_built(manifest: Manifest) -> Iterator[str]:
-    kept, lost = manifest.store, manifest.truncation
+    kept, lost = manifest.store, manifest.approximation_error
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
-    yield from how_fitted(manifest)
-    yield from how_novel(manifest)
+    yield from describe_parameters(manifest)
+    yield from describe_novelty(manifest)
     if lost is not None:
         yield (
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "
@@ -318,7 +319,7 @@ def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: 
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
-        network = active / active_generation(active) / bundles.NETWORK
+        network = active / active_generation(active) / NETWORK
     return FromNetwork(network, read_recipe(recipe or "compact"), test)
 
 

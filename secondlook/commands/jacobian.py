@@ -51,13 +51,13 @@ def jacobian(
     progress_format: str,
 ) -> None:
     """How sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
-    from secondlook.evaluation.jacobian import jacobians
-    from secondlook.evaluation.models import Models
+    from secondlook.evaluation.robustness.jacobian import jacobians
+    from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write
     from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.root import default_root
+    from secondlook.model.bundles.default import default_root
 
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)

@@ -15,7 +15,8 @@ from secondlook.commands.shared.options import (
     progress_option,
     reporting,
 )
-from secondlook.evaluation.subjects import AS_IS, RECIPES, STEPS
+from secondlook.evaluation.paper.steps import FULL, QUICK, STEPS
+from secondlook.evaluation.paper.subjects import AS_IS, RECIPES
 
 
 @click.command()
@@ -56,9 +57,10 @@ def reproduce(
     --weights, the network of the bundle is measured, and the bundle as it is. What is in OUT already is taken up, so an
     interrupted run goes on. Exit 1 where a published error is missed or something could not be measured.
     """
-    from secondlook.evaluation.reproduce import FULL, QUICK, Run
-    from secondlook.evaluation.subjects import from_bundle, from_weights
-    from secondlook.model.bundles.root import active_generation, default_root
+    from secondlook.evaluation.paper.reproduce import Run
+    from secondlook.evaluation.paper.subjects import from_bundle, from_weights
+    from secondlook.model.bundles.default import default_root
+    from secondlook.model.bundles.root import active_generation
 
     with reporting(progress_format) as progress:
         if weights:

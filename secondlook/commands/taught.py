@@ -15,11 +15,11 @@ from secondlook.commands.shared.options import (
     progress_option,
     reporting,
 )
-from secondlook.indexer.exchange import take_in, write_out
-from secondlook.model.bundles.bundle import read_manifest
+from secondlook.indexer.added_entries import export_added, import_added
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import CURRENT, active_generation
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
@@ -66,7 +66,7 @@ def list_(root: Path, changes: int, as_json: bool) -> None:
 def export(folder: Path, root: Path, progress_format: str) -> None:
     """Write it all into FOLDER: taught.jsonl, and the images as they were sent."""
     with reporting(progress_format) as progress:
-        moved = write_out(Journal(root), folder, progress)
+        moved = export_added(Journal(root), folder, progress)
     click.echo(f"{moved.images:,} images and {moved.decisions:,} decisions written to {folder}", err=True)
 
 
@@ -80,7 +80,7 @@ def import_(folder: Path, root: Path, key: str, limits: Limits, progress_format:
     """Teach what export wrote. Servers that run on the root know of it within seconds."""
     with reporting(progress_format) as progress:
         known = read_manifest(root, active_generation(root)).classes if (root / CURRENT).exists() else ()
-        moved = take_in(Journal(root), folder, key, limits, known, progress)
+        moved = import_added(Journal(root), folder, key, limits, known, progress)
     click.echo(
         f"{moved.images:,} images and {moved.decisions:,} decisions taken in; {moved.known:,} images were known",
         err=True,

@@ -16,7 +16,7 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.indexer.datasets.datasets import opened
+from secondlook.indexer.datasets.datasets import load_to_cache
 from secondlook.model.images import Limits
 
 
@@ -92,7 +92,7 @@ def train(
         compile=compile_,
     )
     with reporting(progress_format) as progress:
-        images = opened(dataset, "train", data_root, limits, skip_empty=skip_empty)
+        images = load_to_cache(dataset, "train", data_root, limits, skip_empty=skip_empty)
         history = run(images, out, options, device=device, progress=progress)
     best = min(history, key=lambda result: result.holdout_error_percent)
     left_out = tell_left_out([images], left_out_file)

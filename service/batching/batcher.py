@@ -1,7 +1,7 @@
 """Requests to batches and back: one thread computes, and takes its batches itself.
 
 A request that finds the thread idle is computed at once; while the thread is busy, requests gather and go together as
-the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is the door's to
+the next batch. So there is no waiting window to tune: batches grow with the load. How many may wait is admission's to
 say (``http.admission``), and whose turn it is ``turns``'. The thread goes from one batch to the next without
 asking the event loop, which under load has answers to write first: a task that handed it each batch left it idle for a
 third of the time.
@@ -22,22 +22,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Overrides, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
-from secondlook.model.errors import StoreAwayError
-from secondlook.service.batching.compute import ComputeThread
-from secondlook.service.batching.turns import NO_OVERRIDES, USUAL, Overrides, Part, Reply, Request, Timing, Turns
-from secondlook.service.errors import SizeChangedError, UnavailableError
+from secondlook.service.batching.compute import compute, embed
+from secondlook.service.batching.thread import ComputeThread
+from secondlook.service.batching.turns import USUAL, Reply, Request, Timing, Turns
+from secondlook.service.errors import UnavailableError
 from secondlook.service.metrics import Metrics
-
-__all__ = ["NO_OVERRIDES", "Batcher", "Overrides", "Reply", "Timing"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ class Batcher:
         self._turns = Turns(max_batch)
         self._computing: list[Request] = []
         self._began = 0.0
-        self._spent = Spent()
+        self._timer = StageTimer()
         """On the batch at hand."""
         self._thread: ComputeThread | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -115,7 +112,7 @@ class Batcher:
     @property
     def computing_s(self) -> float:
         """For how many seconds the batch at hand has come no further; 0 where there is none."""
-        return time.monotonic() - max(self._began, self._spent.seen) if self._computing else 0.0
+        return time.monotonic() - max(self._began, self._timer.seen) if self._computing else 0.0
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
@@ -221,14 +218,14 @@ class Batcher:
 
     def _compute_between(self) -> None:
         """Answer a batch of usual requests while a costly one goes on, which asks for that now and then."""
-        outer = self._computing, self._began, self._spent
-        self._compute_next(among=USUAL)
-        self._computing, self._began, self._spent = outer
+        outer = self._computing, self._began, self._timer
+        self._compute_next(kind=USUAL)
+        self._computing, self._began, self._timer = outer
 
-    def _compute_next(self, among: int | None = None) -> bool:
+    def _compute_next(self, kind: int | None = None) -> bool:
         self._renew()
         self._encode()
-        batch, late = self._turns.take(self.predictor, among)
+        batch, late = self._turns.take(self.predictor, kind)
         if late:
             self._hand(deque((request, TimeoutError()) for request in late))
         if not batch:
@@ -237,7 +234,7 @@ class Batcher:
         # From here on they are told if the thread dies.
         requests = [part.request for part in batch]
         is_costly = requests[0].kind != USUAL
-        self._began, self._spent = now, Spent(between=self._compute_between if is_costly else None)
+        self._began, self._timer = now, StageTimer(between=self._compute_between if is_costly else None)
         self._computing = self._computing + requests
         for request in requests:
             if not request.timing.is_computed:
@@ -246,7 +243,7 @@ class Batcher:
                 self._metrics.observe_stage("queue", now - request.arrived)
         outcomes: dict[Request, Reply | Exception]
         try:
-            outcomes = self._answer(batch)
+            outcomes = compute(batch, self.predictor, self._timer, self._turns, self._metrics)
         except Exception as error:  # such as of memory, before the predictor was asked
             logger.exception("a batch failed")
             outcomes = dict.fromkeys(requests, error)
@@ -281,50 +278,12 @@ class Batcher:
             predictor, images, done = self._encoding[0]  # left there for the case that the thread dies of it
             error, keys = None, None
             try:
-                parts = range(0, len(images), self._max_batch)
-                encode = predictor.bundle.engine.encode
-                keys = np.concatenate([encode(images[start : start + self._max_batch]).keys for start in parts])
+                keys = embed(predictor, images, self._max_batch)
             except Exception as raised:
                 error = raised
             self._encoding.popleft()
             with suppress(RuntimeError):  # it is closed, and nobody waits
                 self._loop.call_soon_threadsafe(_tell, [done], error, keys)
-
-    def _answer(self, batch: Sequence[Part]) -> dict[Request, Reply | Exception]:
-        """Compute a batch; what came of the requests that are over with it."""
-        outcomes: dict[Request, Reply | Exception] = {}
-        predictor = batch[0].request.predictor or self.predictor
-        accepted: list[tuple[Part, Parameters]] = []
-        for part in batch:
-            request = part.request
-            try:
-                if request.images.shape[1:3] != predictor.bundle.engine.size:
-                    raise SizeChangedError("another generation took over while the images were decoded: try again")
-                request.predictor = predictor
-                request.parameters = request.parameters or predictor.parameters(*request.overrides)
-                accepted.append((part, request.parameters))
-            except Exception as error:
-                outcomes[request] = error
-        if not accepted:
-            return outcomes
-        began = time.monotonic()
-        images = np.concatenate([part.images for part, _ in accepted])
-        asked = [parameters for part, parameters in accepted for _ in part.images]
-        neighbors = max(part.request.neighbors for part, _ in accepted)
-        spent = self._spent
-        answers = iter(_predict(predictor, images, asked, neighbors, self._metrics, spent))
-        seconds = time.monotonic() - began - spent.lent
-        self._turns.took(accepted[0][0].request.kind, len(images), seconds)
-        for part, parameters in accepted:
-            request = part.request
-            own = [next(answers) for _ in part.images]
-            request.answers += [_with_neighbors(answer, request.neighbors) for answer in own]
-            request.timing.batch.add(spent)
-            if away := [answer for answer in own if isinstance(answer, StoreAwayError)]:
-                outcomes[request] = away[0]  # all of it: no image is to blame
-            elif len(request.answers) == len(request.images):
-                outcomes[request] = Reply(predictor, parameters, request.answers)
-        return outcomes
 
     def _hand(self, done: deque[tuple[Request, Reply | Exception]]) -> None:
         """Give the event loop what to deliver."""
@@ -370,39 +329,3 @@ def _tell(asking: Sequence[asyncio.Future[Any]], error: Exception | None, result
 
 def _unavailable() -> UnavailableError:
     return UnavailableError("the server does not compute answers now: try again later")
-
-
-def _predict(
-    predictor: Predictor,
-    images: NDArray[np.uint8],
-    asked: Sequence[Parameters],
-    neighbors: int,
-    metrics: Metrics,
-    total: Spent,
-) -> list[Answer | Exception]:
-    """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
-    try:
-        before = replace(total)
-        answers: list[Answer | Exception] = [*predictor.predict(images, asked, neighbors, total)]
-        metrics.observe_batch(len(images), total.since(before))
-        return answers
-    except StoreAwayError as error:  # which no image is to blame for
-        return [error] * len(images)
-    except Exception as error:
-        logger.warning("a batch of %d failed", len(images), exc_info=True)
-        if len(images) == 1:
-            return [error]
-    alone = (slice(i, i + 1) for i in range(len(images)))
-    return [_predict(predictor, images[one], asked[one], neighbors, metrics, total)[0] for one in alone]
-
-
-def _with_neighbors(answer: Answer | Exception, count: int) -> Answer | Exception:
-    if isinstance(answer, Exception):
-        return answer
-    return replace(
-        answer,
-        ids=answer.ids[:count],
-        values=answer.values[:count],
-        similarities=answer.similarities[:count],
-        weights=answer.weights[:count],
-    )

@@ -1,68 +1,114 @@
-"""The one thread that computes, and its place behind the one that answers."""
+"""A batch computed: its pixels through the predictor, and what came of each request. Runs in the compute thread."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import sys
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from queue import SimpleQueue
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
+from secondlook.model.cache import Floats
+from secondlook.model.errors import StoreUnreachableError
+from secondlook.service.batching.turns import Part, Reply, Request, Turns
+from secondlook.service.errors import SizeChangedError
+from secondlook.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-STEPS = 5
-"""By how much threads that work are nicer than the event loop's."""
 
+def compute(
+    batch: Sequence[Part], current: Predictor, timer: StageTimer, turns: Turns, metrics: Metrics
+) -> dict[Request, Reply | Exception]:
+    """Compute a batch of one part or more; what came of the requests that are over with it.
 
-def step_back() -> None:
-    """Let the event loop go before this thread and those that it will start.
-
-    Where all processors compute, a request that is only to be refused would wait for its turn among them: at twice the
-    load, for 100 ms instead of 20.
+    ``current`` answers, but for requests of which another one has answered the first part. Each request under its own
+    parameters and with as many neighbours as it asked for.
     """
-    if sys.platform == "linux":  # elsewhere priorities are the process's
-        with suppress(OSError):  # where the system forbids it, all go at the same pace
-            nice = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + STEPS))
-
-
-class ComputeThread(threading.Thread):
-    """Takes a step whenever it is woken, for an event loop.
-
-    A step that raises (in a predictor that calls ``sys.exit``, say) ends the thread: what state it left behind nobody
-    knows. A ThreadPoolExecutor would go on.
-    """
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        # A daemon: a step that never ends must not keep the process from ending.
-        super().__init__(name="compute", daemon=True)
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the thread has ended."""
-        self._step = step
-        self._calls: SimpleQueue[bool] = SimpleQueue()
-
-    def wake(self) -> None:
-        """Take a step, or another once the one at hand is over."""
-        self._calls.put(True)
-
-    def stop(self) -> None:
-        """End after the steps that were asked for."""
-        self._calls.put(False)
-
-    def run(self) -> None:
-        """The thread's own part."""
-        step_back()
+    outcomes: dict[Request, Reply | Exception] = {}
+    predictor = batch[0].request.predictor or current
+    accepted: list[tuple[Part, Parameters]] = []
+    for part in batch:
+        request = part.request
         try:
-            while self._calls.get():
-                self._step()
-        except BaseException:
-            logger.critical("the compute thread died", exc_info=True)
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self.ended.get_loop().call_soon_threadsafe(self._tell)
+            if request.images.shape[1:3] != predictor.bundle.engine.size:
+                raise SizeChangedError("another generation took over while the images were decoded: try again")
+            request.predictor = predictor
+            request.parameters = request.parameters or predictor.parameters(request.overrides)
+            accepted.append((part, request.parameters))
+        except Exception as error:
+            outcomes[request] = error
+    if not accepted:
+        return outcomes
+    began = time.monotonic()
+    images = _together([part.images for part, _ in accepted])
+    queries = [parameters for part, parameters in accepted for _ in part.images]
+    neighbors = max(part.request.neighbors for part, _ in accepted)
+    answers = iter(_predict(predictor, images, queries, neighbors, metrics, timer))
+    turns.took(accepted[0][0].request.kind, len(images), time.monotonic() - began - timer.lent)
+    for part, parameters in accepted:
+        request = part.request
+        of_part = [next(answers) for _ in part.images]
+        request.answers += [_with_neighbors(answer, request.neighbors) for answer in of_part]
+        request.timing.batch.add(timer)
+        if unreachable := [answer for answer in of_part if isinstance(answer, StoreUnreachableError)]:
+            outcomes[request] = unreachable[0]  # all of it: no image is to blame
+        elif len(request.answers) == len(request.images):
+            outcomes[request] = Reply(predictor, parameters, request.answers)
+    return outcomes
 
-    def _tell(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
+
+def embed(predictor: Predictor, images: NDArray[np.uint8], max_batch: int) -> Floats:
+    """Keys (n,D) of images (n,height,width,3), ``max_batch`` at a time.
+
+    Raises:
+        Whatever the engine raises.
+    """
+    starts = range(0, len(images), max_batch)
+    encode = predictor.bundle.engine.encode
+    return np.concatenate([encode(images[start : start + max_batch]).keys for start in starts])
+
+
+def _together(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The batch's images (B,height,width,3). Those of one request are where decoders wrote them."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _predict(
+    predictor: Predictor,
+    images: NDArray[np.uint8],
+    queries: Sequence[Parameters],
+    neighbors: int,
+    metrics: Metrics,
+    timer: StageTimer,
+) -> list[Answer | Exception]:
+    """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
+    try:
+        before = replace(timer)
+        answers: list[Answer | Exception] = [*predictor.predict(images, queries, neighbors, timer)]
+        metrics.observe_batch(len(images), timer.since(before))
+        return answers
+    except StoreUnreachableError as error:  # which no image is to blame for
+        return [error] * len(images)
+    except Exception as error:
+        logger.warning("a batch of %d failed", len(images), exc_info=True)
+        if len(images) == 1:
+            return [error]
+    singly = (slice(i, i + 1) for i in range(len(images)))
+    return [_predict(predictor, images[one], queries[one], neighbors, metrics, timer)[0] for one in singly]
+
+
+def _with_neighbors(answer: Answer | Exception, count: int) -> Answer | Exception:
+    if isinstance(answer, Exception):
+        return answer
+    return replace(
+        answer,
+        ids=answer.ids[:count],
+        values=answer.values[:count],
+        similarities=answer.similarities[:count],
+        weights=answer.weights[:count],
+    )

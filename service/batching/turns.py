@@ -2,8 +2,8 @@
 
 A batch is to take TURN_S at most. It has as many images as that allows, which is learnt from the batches before: an
 image for which all entries vote may cost a hundred times what it usually does, and so lets usual requests go in between
-(``Spent.between``). The smallest request goes first, of those the one that came first: so one image waits for the batch
-that is being computed, and not for all that came before it, and large requests come to their end one after the other
+(``StageTimer.between``). The smallest request goes first, of those the one that came first: so one image waits for the
+batch that is being computed, and not for all that came before it, and large requests end one after the other
 (in turns, all of them would come to it late). Every OLDEST_AFTER batches the one that came first begins: a stream of
 small ones shall not keep it from its end.
 """
@@ -14,13 +14,13 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.early_exit import Spent
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.stage_timer import StageTimer
 
 TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
@@ -32,24 +32,13 @@ USUAL_K = 2048
 """A search for so many neighbours costs about as much as one for a few."""
 
 
-class Overrides(NamedTuple):
-    """What a request asks in place of the bundle's own parameters; None = as the bundle says."""
-
-    theta: float | None = None
-    lam: float | None = None
-    k: int | Literal["all"] | None = None
-
-
-NO_OVERRIDES = Overrides()
-
-
 @dataclass
 class Timing:
     """Seconds that a request spends in each stage; those of its batches are counted in full."""
 
     decode: float = 0.0
     queue: float = 0.0
-    batch: Spent = field(default_factory=Spent)
+    batch: StageTimer = field(default_factory=StageTimer)
     is_computed: bool = False
     """Whether it cost a forward pass, or is about to."""
 
@@ -148,17 +137,17 @@ class Turns:
             waiting, self._waiting = self._waiting, []
         return waiting
 
-    def take(self, predictor: Predictor, among: int | None = None) -> tuple[list[Part], list[Request]]:
+    def take(self, predictor: Predictor, kind: int | None = None) -> tuple[list[Part], list[Request]]:
         """The next batch, all of one kind and for one predictor; and the requests whose deadline has passed.
 
-        ``predictor`` answers those that were not begun yet. ``among`` is the only kind that is wanted.
+        ``predictor`` answers those that were not begun yet. ``kind`` is the only one that is wanted.
         """
         now = time.monotonic()
         with self._lock:
             live = [request for request in self._waiting if not request.reply.done()]
             late = [request for request in live if request.deadline <= now]
             live = [request for request in live if request.deadline > now]
-            batch = self._choose([r for r in live if among is None or r.kind == among], predictor)
+            batch = self._choose([r for r in live if kind is None or r.kind == kind], predictor)
             for part in batch:
                 part.request.taken += len(part.images)
             self._waiting = [request for request in live if request.left]
@@ -170,11 +159,11 @@ class Turns:
         self._batches += 1
         order = sorted(live, key=lambda request: len(request.images))
         first = live[0] if self._batches % OLDEST_AFTER == 0 else order[0]
-        asked = first.predictor or predictor
+        answering = first.predictor or predictor
         limit = room = self._limit(first.kind)
         batch: list[Part] = []
         for request in (first, *(other for other in order if other is not first)):
-            if request.kind != first.kind or (request.predictor or predictor) is not asked:
+            if request.kind != first.kind or (request.predictor or predictor) is not answering:
                 continue
             # What fits into a batch is not divided, only to fill one up.
             if request.left > room and (batch and request.left <= limit):

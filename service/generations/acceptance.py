@@ -12,6 +12,8 @@ from secondlook.model.manifest import Manifest
 from secondlook.service.errors import AcceptanceError
 
 CANARIES = 4
+MARGIN = 1.0
+"""Percentage points by which a new generation's error may exceed the active one's."""
 NOISE = 2.0
 """Standard errors of the difference up to which it may be chance."""
 
@@ -31,12 +33,12 @@ def check_canary(predictor: Predictor) -> None:
             raise BundleError(f"bundle {generation} is refused: it gives no probabilities for a test image")
 
 
-def compare(new: Manifest, active: Manifest, margin: float) -> str:
+def compare(new: Manifest, active: Manifest) -> str:
     """Hold a new generation's error to the active one's; what was compared, as a sentence.
 
     Each error is that of the mixture on the bundle's own holdout, from its fit report: other images, where the dataset
-    has changed, and a holdout is a sample. So a generation is refused only where it is worse by more than ``margin``
-    (percentage points) and by more than NOISE standard errors of the difference of two such samples; on the same images
+    has changed, and a holdout is a sample. So a generation is refused only where it is worse by more than MARGIN
+    and by more than NOISE standard errors of the difference of two such samples; on the same images
     the true standard error is smaller, which errs on the side of the new one.
 
     Nothing is compared where the networks know other classes (the two answer different questions) or where
@@ -56,10 +58,10 @@ def compare(new: Manifest, active: Manifest, margin: float) -> str:
         f"the active generation {theirs:.2f} % on its {active.fit.images:,}"
     )
     noise = NOISE * math.hypot(_standard_error(ours, new.fit.images), _standard_error(theirs, active.fit.images))
-    if ours - theirs > max(margin, noise):
+    if ours - theirs > max(MARGIN, noise):
         raise AcceptanceError(
             f"generation {new.generation} was built and is whole, but is worse than the active one: {what}; "
-            f"the margin is {margin:g} points. Nothing was switched: activate it by hand, or rebuild with force"
+            f"the margin is {MARGIN:g} points. Nothing was switched: activate it by hand, or rebuild with force"
         )
     return what
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import faiss
 
-from secondlook.indexer.fitting.live import calibrated_anew
+from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import SecondlookError
@@ -38,7 +38,7 @@ async def keep_calibrated(batcher: Batcher) -> None:
             await asyncio.sleep(SECONDS)
             predictor = batcher.predictor
             bundle, overlay = predictor.bundle, predictor.overlay
-            if bundle.calibrated.change == overlay.change or bundle.is_store_away:
+            if bundle.calibrated.change == overlay.change or bundle.is_store_unreachable:
                 continue
             started = time.monotonic()
             stopped = threading.Event()
@@ -67,7 +67,7 @@ def _calibrate(bundle: Bundle, overlay: Overlay, stopped: threading.Event) -> No
         last = time.monotonic()
 
     with suppress(_StoppedError):
-        bundle.calibrated.calibration = calibrated_anew(bundle, overlay, step)
+        bundle.calibrated.calibration = calibrate_with_added(bundle, overlay, step)
         bundle.calibrated.change = overlay.change
 
 

@@ -7,10 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from secondlook.model.added.in_milvus import Mirror
+from secondlook.model.added.milvus_mirror import Mirror
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.bundles.locks import lock_folder
 from secondlook.model.bundles.milvus_generations import Sweeper
-from secondlook.model.bundles.root import lock_folder
 from secondlook.model.stores.milvus_server import Milvus
 
 logger = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ class Primary:
         """Have replicas see an overlay, where this process is the one to write.
 
         Raises:
-            StoreAwayError, StoreError: Milvus does not answer, or refuses.
+            StoreUnreachableError, StoreError: Milvus does not answer, or refuses.
         """
         if overlay.bundle.manifest.store.kind != "milvus" or not self._is_one():
             return
         mirror, before = mirror_of(self._milvus, overlay), self._published
         if before is None or before.bundle is not overlay.bundle:
-            before = mirror.caught_up(Overlay(overlay.bundle))
+            before = mirror.replayed(Overlay(overlay.bundle))
         if (before.change, before.token) != (overlay.change, overlay.token):
             mirror.publish(overlay, before)
         self._published = overlay
@@ -53,7 +53,7 @@ class Primary:
         """Drop the collections of generations that were removed a while ago, where this process is the one to do so.
 
         Raises:
-            StoreAwayError, StoreError: Milvus does not answer, or refuses.
+            StoreUnreachableError, StoreError: Milvus does not answer, or refuses.
         """
         if self._is_one():
             self._sweeper.sweep()

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -27,8 +26,6 @@ from secondlook.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# -P: a folder called like one of ours, where the server was started, must not be imported.
-COMMAND = (sys.executable, "-P", "-m", "secondlook", "index")
 NICENESS = 19
 """A rebuild gives way to answers."""
 OOM_SCORE_ADJUSTMENT = 800
@@ -84,17 +81,19 @@ class _Log:
 class Rebuilds:
     """The rebuilds of a root, of which this process may run one.
 
-    ``adopt`` is awaited with each new generation and whether it is forced, and says what was compared.
+    Each is a process of ``program``, the command line that starts ``secondlook``. ``adopt`` is awaited with each new
+    generation and whether it is forced, and says what was compared.
     """
 
     def __init__(
         self,
         root: Path,
+        program: Sequence[str],
         adopt: Callable[[str, bool], Awaitable[str]],
         hide: Callable[[str], str] = lambda sentence: sentence,
         metrics: Metrics | None = None,
     ) -> None:
-        self._adopt, self._hide, self._metrics = adopt, hide, metrics or Metrics()
+        self._program, self._adopt, self._hide, self._metrics = program, adopt, hide, metrics or Metrics()
         self._records = Records(root)
         self._own: dict[str, tuple[Job, _Log]] = {}
         """The one that runs here, and those whose records could not be written."""
@@ -272,7 +271,8 @@ class Rebuilds:
     async def _index(self, job: Job, arguments: Sequence[str], log: _Log) -> str:
         """The indexer's new generation."""
         process = await asyncio.create_subprocess_exec(
-            *COMMAND,
+            *self._program,
+            "index",
             "--no-activate",
             "--progress=json",
             *arguments,

@@ -1,11 +1,11 @@
-"""The door: bounds on what is let in at once, held against a request before its body is read.
+"""Bounds on the images and bytes that are in the server at once, checked before a request's body is read.
 
-Images and bytes count from the door to the answer: while they are received, decoded, waiting and computed. So what a
-server holds is bounded, and who comes too late hears so at once instead of after an upload.
+Images and bytes count from admission to the answer: while they are received, decoded, waiting and computed. So memory
+is bounded, and a request that comes too late is refused at once instead of after its upload.
 
 Of a body that was announced only its beginning counts before it comes: an announcement is free, and four of 64 MB with
-nothing behind them would shut everybody else out. One that would not fit beside what is held is refused at the door;
-where several that would each have fit do not fit together, those that come last are refused while they are sent.
+nothing behind them would shut everybody else out. One that would not fit beside what is held is refused at once; where
+several that would each have fit do not fit together, those that come last are refused while they are sent.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Admission:
 class Ticket:
     """One request's share of what is inside."""
 
-    def __init__(self, door: Admission) -> None:
-        self._door = door
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
         self.images, self.bytes = 0, 0
         self._received = 0
 
@@ -88,10 +88,10 @@ class Ticket:
         """
         more = max(0, self._received + received - self.bytes)
         if images or more:
-            self._door._require_room(self, images, more)
+            self._admission._require_room(self, images, more)
         self._received += received
-        self._door.images += images
-        self._door.bytes += more
+        self._admission.images += images
+        self._admission.bytes += more
         self.images += images
         self.bytes += more
 
@@ -101,4 +101,4 @@ class Ticket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._door._let_out(self)
+        self._admission._let_out(self)

@@ -26,6 +26,8 @@ from secondlook.service.shortage import MAX_CONNECTIONS
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
+HEADER_TIMEOUT_S = 10.0
+"""For a request's head to arrive, or as long as its body may take where that is less."""
 LINGER_S = 1.0
 """How long what a client still sends is read and dropped before its connection is closed."""
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTALL)
@@ -81,11 +83,10 @@ class Together:
             self._transport.write(head)
 
 
-def connection(
-    header_timeout_s: float, body_timeout_s: float, connections: Connections | None = None
-) -> type[HttpToolsProtocol]:
+def connection(body_timeout_s: float, connections: Connections | None = None) -> type[HttpToolsProtocol]:
     """A connection's class, with these bounds; those that are open are among ``connections``."""
     others = connections or Connections(MAX_CONNECTIONS)
+    header_timeout_s = min(HEADER_TIMEOUT_S, body_timeout_s)
 
     class Connection(HttpToolsProtocol):
         """One client's connection.

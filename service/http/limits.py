@@ -34,8 +34,8 @@ SMALL_BODY_BYTES = 64 << 10
 
 TAKES_IMAGES = frozenset({"/v1/predict", "/v1/entries"})
 
-LEAST_BYTES = 1 << 10
-"""Of a body, in each ``body_stall_s``: one that brings less holds a place for nothing."""
+LEAST_BYTES, STALL_S = 1 << 10, 10.0
+"""So much of a body must come in each so many seconds: one that brings less holds a place for nothing."""
 
 SINGLE = frozenset({b"authorization", b"content-encoding", b"content-type", b"idempotency-key"})
 """Headers of which a second one would be read by some, and not by others."""
@@ -60,12 +60,11 @@ class RequestLimits:
         hosts: Hosts,
         max_request_bytes: int,
         body_timeout_s: float = 60.0,
-        body_stall_s: float = 10.0,
         drain: Drain | None = None,
         answer_timeout_s: float = 60.0,
     ) -> None:
         self.app, self.hosts, self.max_request_bytes = app, hosts, max_request_bytes
-        self.body_timeout_s, self.body_stall_s = body_timeout_s, body_stall_s
+        self.body_timeout_s = body_timeout_s
         self.drain = drain or Drain()
         self.answer_timeout_s = answer_timeout_s
 
@@ -86,7 +85,7 @@ class RequestLimits:
         has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         limit = asyncio.timeout(self.answer_timeout_s + (self.body_timeout_s if has_body else 0))
         deadline = clock() + self.body_timeout_s
-        stalled = clock() + self.body_stall_s
+        stalled = clock() + STALL_S
 
         def bound(when: float | None) -> None:
             with suppress(RuntimeError):  # it is over, and this is the answer that says so
@@ -101,7 +100,7 @@ class RequestLimits:
                 async with asyncio.timeout_at(min(deadline, stalled)):
                     message = await receive()
             except TimeoutError as error:
-                raise (self._stalled() if stalled < deadline else self._too_slow()) from error
+                raise (_stalled() if stalled < deadline else self._too_slow()) from error
             is_complete = not message.get("more_body", False)
             if is_complete:
                 bound(clock() + self.answer_timeout_s)
@@ -109,7 +108,7 @@ class RequestLimits:
             if received > most:
                 raise _too_many_bytes(most)
             if received >= seen + LEAST_BYTES:
-                seen, stalled = received, clock() + self.body_stall_s
+                seen, stalled = received, clock() + STALL_S
             return message
 
         async def with_headers(message: Message) -> None:
@@ -181,12 +180,13 @@ class RequestLimits:
         detail = f"No answer within {self.answer_timeout_s:g} s: what it began may go on; try again later."
         return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": "5"})
 
-    def _stalled(self) -> ProblemError:
-        return ProblemError(
-            Kind.TOO_SLOWLY_SENT,
-            f"Fewer than {LEAST_BYTES:,} bytes of the body came within {self.body_stall_s:g} s: send it faster.",
-            headers={"Connection": "close"},
-        )
+
+def _stalled() -> ProblemError:
+    return ProblemError(
+        Kind.TOO_SLOWLY_SENT,
+        f"Fewer than {LEAST_BYTES:,} bytes of the body came within {STALL_S:g} s: send it faster.",
+        headers={"Connection": "close"},
+    )
 
 
 def _given_twice(name: bytes) -> ProblemError:

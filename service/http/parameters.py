@@ -15,7 +15,7 @@ from secondlook.service.problems import Kind, ProblemError, clean, likely
 Names = tuple[str, ...]
 
 
-class Declared:
+class KnownParameters:
     """The names that each call takes."""
 
     def __init__(self, document: dict[str, Any]) -> None:
@@ -67,14 +67,14 @@ class Declared:
 
 async def only_known(request: Request) -> None:
     """What a route depends on that takes nothing but what it declares."""
-    declared: Declared = request.app.state.declared
-    declared.check_query(request.scope)
-    await declared.check_body(request)
+    known: KnownParameters = request.app.state.known_parameters
+    known.check_query(request.scope)
+    await known.check_body(request)
 
 
 def install(app: FastAPI) -> None:
     """Note what the app's calls declare, once all are there."""
-    app.state.declared = Declared(app.openapi())
+    app.state.known_parameters = KnownParameters(app.openapi())
 
 
 def _fields(schema: dict[str, Any] | None, schemas: dict[str, Any]) -> Names:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from secondlook.service import logs
 from secondlook.service.app import create_app
-from secondlook.service.generations.generations import open_predictor
+from secondlook.service.generations.opening import open_predictor
 from secondlook.service.http.connection import connection
 from secondlook.service.http.connections import Connections
 from secondlook.service.http.hosts import tell_at_start
@@ -39,11 +39,12 @@ LOOK_SECONDS = 0.05
 
 def run(
     settings: Settings,
+    program: Sequence[str],
     listening: list[socket.socket] | None = None,
     ready: Callable[[str], None] | None = None,
     pulse: Pulse | None = None,
 ) -> None:
-    """Serve until a signal stops it.
+    """Serve until a signal stops it; ``program`` is the command line that starts ``secondlook``, for rebuilds.
 
     Where this is one of several: on those sockets, telling ``ready`` the address, and its parent by ``pulse`` whether
     it goes on.
@@ -61,7 +62,7 @@ def run(
         listening = bind(settings.host, settings.port)
         tell_at_start(settings)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
-    app = create_app(settings, predictor=open_predictor(settings))
+    app = create_app(settings, program, predictor=open_predictor(settings))
     server = _Server(
         uvicorn.Config(
             app,
@@ -70,7 +71,7 @@ def run(
             log_config=None,
             access_log=False,
             server_header=False,
-            http=connection(settings.header_timeout_s, settings.body_timeout_s, Connections(most_connections())),
+            http=connection(settings.body_timeout_s, Connections(most_connections())),
             timeout_graceful_shutdown=CLOSE_SECONDS,
         ),
         app,

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -39,8 +40,6 @@ from secondlook.service.settings import LEAST_DECODE_BYTES, METRICS_FOLDER, PREF
 
 logger = logging.getLogger(__name__)
 
-# -P: a folder called like one of ours, where the server was started, must not be imported.
-COMMAND = (sys.executable, "-P", "-m", "secondlook", "serve", "--worker")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Before a worker that died is started anew; twice as long each time, until one has run for SOUND_S."""
 SOUND_S = 10.0
@@ -48,8 +47,8 @@ LATER_S = 0.25
 """By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
-def run(settings: Settings) -> None:
-    """Serve with several workers until a signal stops them.
+def run(settings: Settings, program: Sequence[str]) -> None:
+    """Serve with several workers until a signal stops them; ``program`` is the command line that starts ``secondlook``.
 
     Raises:
         ListenError: the address cannot be listened on.
@@ -63,7 +62,7 @@ def run(settings: Settings) -> None:
     try:
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
-            status = asyncio.run(_Parent(share(settings, port), folder).run())
+            status = asyncio.run(_Parent(share(settings, port), program, folder).run())
     finally:
         close(reserved)
     if status:
@@ -90,7 +89,7 @@ def share(settings: Settings, port: int) -> Settings:
     )
 
 
-def work() -> None:
+def work(program: Sequence[str]) -> None:
     """Be a worker, as standard input says.
 
     Raises:
@@ -111,7 +110,7 @@ def work() -> None:
 
     try:
         listening = bind(settings.host, settings.port, is_shared=True)
-        serve(settings, listening, partial(_tell_parent, tells), pulse)
+        serve(settings, program, listening, partial(_tell_parent, tells), pulse)
     finally:
         if is_orphan.is_set():
             shutil.rmtree(os.environ[METRICS_FOLDER], ignore_errors=True)
@@ -145,8 +144,8 @@ def _end_with_parent(told: int, is_orphan: threading.Event) -> None:
 class _Parent:
     """Keeps workers running."""
 
-    def __init__(self, settings: Settings, folder: str) -> None:
-        self._settings, self._folder = settings, folder
+    def __init__(self, settings: Settings, program: Sequence[str], folder: str) -> None:
+        self._settings, self._program, self._folder = settings, program, folder
         key = settings.admin_key
         told = settings.model_dump(mode="json") | {"admin_key": key.get_secret_value() if key else None}
         if settings.milvus is not None:
@@ -253,7 +252,9 @@ class _Parent:
     async def _live(self, slot: int) -> tuple[bool, int]:
         """One worker's life: whether it was ready, and the status it ended with."""
         process = await asyncio.create_subprocess_exec(
-            *COMMAND,
+            *self._program,
+            "serve",
+            "--worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from secondlook.model.errors import BundleError, ParameterError
-from secondlook.model.journal.added_keys import taught_id
-from secondlook.model.journal.journal import Action
+from secondlook.model.journal import Action
 from secondlook.model.networks.recipe import NAMED
+from secondlook.model.stores.added_keys import added_id
 from secondlook.service.errors import UnavailableError
 from secondlook.service.generations.records import Job
 from secondlook.service.http.auth import require_admin
@@ -74,7 +74,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     """Runs in a process of its own; its progress is at the `Location`. One at a time.
 
     The result is switched to if it is whole, answers test images, and has no more errors on its held-out images than
-    the active generation by more than SECONDLOOK_GATE_MARGIN and by more than chance explains.
+    the active generation by more than one percentage point and by more than chance explains.
     """
     state.generations.require_writable()
     asked = asked or RebuildRequest()
@@ -174,7 +174,7 @@ async def list_changes(
     return [
         ChangeInfo(
             change=change.number,
-            entry=None if change.image is None else taught_id(change.image),
+            entry=None if change.image is None else added_id(change.image),
             **{name: getattr(change, name) for name in ("at", "key", "action", "dataset", "source", "label", "was")},
         )
         for change in found

@@ -1,4 +1,4 @@
-"""``GET`` of the model, its entries, and the server's health."""
+"""``GET`` of entries: a list of them, one, its picture. Those that change them are in ``teach``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,18 @@ from starlette.concurrency import run_in_threadpool
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import FIRST_ID, number_of
 from secondlook.model.labels import normalize_label
-from secondlook.service.errors import UnavailableError
+from secondlook.model.stores.added_keys import FIRST_ID, number_of
 from secondlook.service.problems import Kind, ProblemError, clean, documented
-from secondlook.service.routes.thumbnails import of_taught
-from secondlook.service.schemas import EntryInfo, EntryList, Health, ModelInfo, entry_info, model_info
+from secondlook.service.schemas import EntryInfo, EntryList, entry_info
 from secondlook.service.state import Current, Running, State
+from secondlook.service.thumbnails import of_taught
 
 MAX_LISTED = 200
 
 router = APIRouter()
 
 EntryId = Annotated[int, Path(ge=0, le=2**63 - 1, description="As listed among an answer's neighbours.")]
-
-
-@router.get("/v1/model", tags=["model"], summary="The bundle that answers", response_model=ModelInfo)
-async def get_model(state: Running, predictor: Current) -> Response:
-    """Its classes, parameters, dataset and calibration, and what was taught since."""
-    told = model_info(predictor, state.settings.suggest_rebuild)
-    # FastAPI would make dictionaries of it first, which takes ten times as long where there are many classes.
-    return Response(told.model_dump_json(), media_type="application/json")
 
 
 @router.get("/v1/entries", tags=["model"], summary="The cached entries", responses=documented(Kind.INVALID_PARAMETER))
@@ -99,20 +90,6 @@ async def get_thumbnail(state: Running, predictor: Current, entry_id: EntryId) -
         raise ProblemError(Kind.NOT_FOUND, f"Entry {entry_id} has no thumbnail.")
     # The same id is another picture in another generation.
     return Response(made, media_type="image/png", headers={"Cache-Control": "no-cache"})
-
-
-@router.get("/livez", tags=["health"], summary="Whether the process lives")
-async def livez(state: Running) -> Health:
-    """200 as long as anything is answered at all."""
-    return Health(status="alive", generation=state.generations.active)
-
-
-@router.get("/readyz", tags=["health"], summary="Whether images are answered", responses=documented(Kind.NOT_READY))
-async def readyz(state: Running) -> Health:
-    """503 when requests should go elsewhere."""
-    if not state.is_ready:
-        raise UnavailableError("the server does not compute answers now: send requests elsewhere")
-    return Health(status="ready", generation=state.generations.active)
 
 
 async def _entry(state: State, predictor: Predictor, entry_id: int) -> Entry:

@@ -1,17 +1,15 @@
-"""The pages for people, from ``static/``, in which nothing comes from another address; and the one for Prometheus."""
+"""The pages for people, from ``static/``, in which nothing comes from another address."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from secondlook.service.http.parameters import only_known
-from secondlook.service.metrics import CONTENT_TYPE, Metrics
 from secondlook.service.prefix import link
 
 STATIC = Path(__file__).parents[1] / "static"
@@ -52,25 +50,10 @@ async def _openapi(request: Request) -> JSONResponse:
     return JSONResponse({**request.app.openapi(), "servers": [{"url": link("") or "/"}]})
 
 
-# Asynchronous, because it reads what the event loop changes.
-async def _metrics(request: Request) -> Response:
-    """What Prometheus collects; it needs no key, as docs/threat-model.md says."""
-    metrics: Metrics = request.app.state.metrics
-    return Response(metrics.page(), media_type=CONTENT_TYPE)
-
-
 def install(app: FastAPI) -> None:
     """Serve the pages."""
     app.add_api_route("/", _home, include_in_schema=False)
     # FastAPI's own page loads its scripts from elsewhere.
     app.add_api_route("/docs", _docs, include_in_schema=False)
     app.add_route("/openapi.json", _openapi, include_in_schema=False)
-    app.add_api_route(
-        "/metrics",
-        _metrics,
-        tags=["health"],
-        summary="Figures for Prometheus",
-        response_class=PlainTextResponse,
-        dependencies=[Depends(only_known)],
-    )
     app.mount("/static", _Static(directory=STATIC), name="static")

@@ -44,13 +44,8 @@ class Form(NamedTuple):
     """Text fields of multipart/form-data, of those that were asked for."""
 
 
-async def read_uploads(request: Request, settings: Settings, ticket: Ticket) -> list[Upload]:
-    """The images of ``read_form``."""
-    return (await read_form(request, settings, ticket)).files
-
-
-async def read_form(request: Request, settings: Settings, ticket: Ticket, *texts: str) -> Form:
-    """All images of a request, one or more, and its text fields of those names.
+async def receive(request: Request, settings: Settings, ticket: Ticket, *texts: str) -> Form:
+    """Receive all images of a request, one or more, and its text fields of those names (``texts``).
 
     At no time are more bytes held than the limits allow. The ticket grows with each image after the first,
     and with the bytes.

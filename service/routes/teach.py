@@ -12,27 +12,28 @@ import numpy as np
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from secondlook.model.answering.predictor import Answer, Predictor
-from secondlook.model.bundles.bundle import ENCODER
+from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
 from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import number_of, taught_id
-from secondlook.model.journal.journal import Journal, Kept, NewImage
-from secondlook.model.journal.journal import Request as Repeatable
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import Journal, Kept, NewImage, number_in
+from secondlook.model.journal import Request as Repeatable
 from secondlook.model.labels import check_label
-from secondlook.service.batching.batcher import NO_OVERRIDES, Timing
+from secondlook.model.stores.added_keys import added_id, number_of
+from secondlook.service.batching.turns import Timing
 from secondlook.service.errors import UnavailableError
 from secondlook.service.http.auth import require_admin
 from secondlook.service.http.keys import Key
 from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
+from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
-from secondlook.service.routes.predict import REQUEST_BODY, Answered, answer_in_time
-from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, read_form
-from secondlook.service.routes.thumbnails import thumbnail
-from secondlook.service.schemas import EntryInfo, Opinion, entry_info
+from secondlook.service.routes.predict import REQUEST_BODY
+from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, receive
+from secondlook.service.routes.write import Opinion
+from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
+from secondlook.service.thumbnails import thumbnail
 
 LABEL = "label"
 REPLAYED = "Idempotent-Replayed"
@@ -146,8 +147,8 @@ async def teach(
     """
     state.generations.require_writable()
     journal = _journal(state)
-    with state.door.admit(announced_bytes(request)) as ticket:
-        form = await read_form(request, state.settings, ticket, LABEL)
+    with state.admission.admit(announced_bytes(request)) as ticket:
+        form = await receive(request, state.settings, ticket, LABEL)
         predictor = await state.current()
         label = check_label(_only(form.fields.get(LABEL), label), predictor.classes)
         repeatable = _repeatable(idempotency_key, label, partial_, form.files)
@@ -156,7 +157,7 @@ async def teach(
             if first is not None:
                 await state.generations.catch_up()
                 return _answer(state, first, is_replayed=True)
-        answered = await answer_in_time(request, state, form.files, NO_OVERRIDES, 0, Timing())
+        answered = await answer(request, state, form.files, NO_OVERRIDES, 0, Timing())
         results = answered.results
         failed = [_problem(result, upload) for upload, result in zip(form.files, results, strict=True)]
         problems = [problem for problem in failed if problem is not None]
@@ -164,7 +165,7 @@ async def teach(
             raise problems[0]
         copies = await _mirrored_keys(state, answered)
         taught = await asyncio.to_thread(
-            journal.teach,
+            journal.add,
             label,
             await asyncio.to_thread(_new_images, form.files, answered, copies),
             key.name,
@@ -261,11 +262,11 @@ async def _decide(
     if number is None:
         number = number_in(entry.source)
     if number is not None:
-        was = await asyncio.to_thread(journal.decide_image, number, label, key.name, manifest.classes)
+        was = await asyncio.to_thread(journal.correct_image, number, label, key.name, manifest.classes)
     else:
         own = await asyncio.to_thread(entries.get, entry_id)
         assert own is not None  # as it is known
-        decide = partial(journal.decide, own=manifest.classes[own.value], known=manifest.classes)
+        decide = partial(journal.correct, own=manifest.classes[own.value], known=manifest.classes)
         was = await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
     if was is None:
         raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
@@ -313,7 +314,7 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Ex
             continue
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
-        entry = TaughtEntry(filename=upload.filename, id=taught_id(next(left)), before=before)
+        entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)
         entries.append(entry.model_dump())
     return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})
 

@@ -20,12 +20,12 @@ def hung(name, function):
         return function(*given, **named)
     return either
 from secondlook.model.answering.predictor import Predictor
-from secondlook.service.generations import generations
-from secondlook.service.routes import entries
+from secondlook.service.generations import switching
+from secondlook.service.routes import model
 Predictor.predict = hung("compute", Predictor.predict)
-generations.active_generation = hung("disk", generations.active_generation)
-generations.generations = hung("disk", generations.generations)
-entries.model_info = hung("loop", entries.model_info)
+switching.active_generation = hung("disk", switching.active_generation)
+switching.generations = hung("disk", switching.generations)
+model.model_info = hung("loop", model.model_info)
 """
 
 

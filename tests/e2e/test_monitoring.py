@@ -100,7 +100,8 @@ def test_text_is_one_line_for_each_request(serve: Serve, tiny_bundle: Path) -> N
     server = serve(bundles=tiny_bundle)
     httpx.get(f"{server.url}/v1/model", headers={"X-Request-ID": "ours"})
     assert server.stop() == 0
-    line = r"^\S+Z INFO service\.watch answered request_id=ours method=GET route=/v1/model status=200 ms=[\d.]+$"
+    logger = r"secondlook\.service\.http\.access_log"
+    line = rf"^\S+Z INFO {logger} answered request_id=ours method=GET route=/v1/model status=200 ms=[\d.]+$"
     assert len(re.findall(line, server.log.read_text(), re.MULTILINE)) == 1
 
 

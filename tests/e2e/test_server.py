@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.images_for_tests import COLOURS, make_folder, make_image
 
@@ -130,9 +130,9 @@ def test_serving_does_not_import_torch(tiny_bundle: Path) -> None:
     code = (
         "import sys, pathlib, secondlook.service.processes.serve, secondlook.commands.index\n"
         "from secondlook.service.app import create_app; from secondlook.service.settings import Settings\n"
-        "from secondlook.service.generations.generations import open_predictor\n"
+        "from secondlook.service.generations.opening import open_predictor\n"
         f"settings = Settings(bundles=pathlib.Path({str(tiny_bundle)!r}))\n"
-        "create_app(settings, predictor=open_predictor(settings))\n"
+        "create_app(settings, (), predictor=open_predictor(settings))\n"
         "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

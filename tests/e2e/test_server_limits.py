@@ -5,6 +5,7 @@ import re
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,12 @@ from tests.images_for_tests import make_image
 
 Serve = Callable[..., Server]
 IMAGE = make_image("red")
+STALLS_SOON = """
+from secondlook.cli import main
+from secondlook.service.http import limits
+limits.STALL_S = 0.5
+main()
+"""
 
 
 def head(length: int = len(IMAGE), *more: str) -> bytes:
@@ -114,7 +121,7 @@ def test_many_images_in_one_request_count_each(serve: Serve) -> None:
 
 @pytest.fixture
 def impatient(serve: Serve) -> Server:
-    return serve(header_timeout_s=0.5, body_timeout_s=0.5)
+    return serve(body_timeout_s=0.5)
 
 
 def test_slow_senders_are_told_and_let_go(impatient: Server) -> None:
@@ -150,7 +157,7 @@ def test_announcements_without_a_body_shut_nobody_out(serve: Serve) -> None:
 
 
 def test_a_body_that_hardly_moves_does_not_keep_its_place(serve: Serve) -> None:
-    server = serve(body_stall_s=0.5, max_queue=2)
+    server = serve(program=(sys.executable, "-c", STALLS_SOON), max_queue=2)
     with connected(server) as silent, connected(server) as dripping:
         silent.sendall(head(100_000))
         dripping.sendall(head(100_000))

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from secondlook.commands.attack import attack as command
-from secondlook.evaluation import white_box
-from secondlook.evaluation.attacks import ATTACKS, Attack, Crafted, Preset, _filter, bounds, craft
-from secondlook.evaluation.models import NAMES, Models, Name
-from secondlook.evaluation.robustness import study
+from secondlook.evaluation.robustness import white_box
+from secondlook.evaluation.robustness.attack_study import attack_study
+from secondlook.evaluation.robustness.attacks import ATTACKS, Attack, Crafted, Preset, _filter, bounds, craft
+from secondlook.evaluation.robustness.models import NAMES, Models, Name
 from secondlook.indexer.datasets.datasets import load
-from secondlook.indexer.embedding.embed import read_all
+from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.results import write
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.networks.cifar import ResNet
@@ -211,14 +211,14 @@ def test_the_study_is_whole_and_its_images_can_be_handed_on(
     bundle: Bundle, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = Models.of(bundle, k=5)
-    monkeypatch.setattr("secondlook.evaluation.robustness.PRESETS", {"small": PRESET})
+    monkeypatch.setattr("secondlook.evaluation.robustness.attack_study.PRESETS", {"small": PRESET})
     monkeypatch.setattr(white_box, "STEPS", 2)
     monkeypatch.setattr(white_box, "TRANSFER_STEPS", 2)
     dataset = load(str(colour_folder))
     balance(models.encoder.network, torch.from_numpy(read_all(dataset, (32, 32))[0]))
     made: dict[Attack, Crafted] = {}
     stages: list[str] = []
-    found = study(
+    found = attack_study(
         bundle,
         models,
         dataset,
@@ -248,7 +248,7 @@ def test_the_study_is_whole_and_its_images_can_be_handed_on(
     assert {path.name for path in written} >= {"attack.json", "attacks.png", "attacked-images.png"}
 
     stages.clear()
-    again = study(
+    again = attack_study(
         bundle,
         models,
         dataset,

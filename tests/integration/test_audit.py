@@ -12,8 +12,12 @@ from PIL import Image
 from secondlook.cli import cli
 
 
-def run(bundles: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["audit", "--bundles", str(bundles), *arguments], catch_exceptions=False)
+def run(bundles: Path, *arguments: str, command: tuple[str, ...] = ("audit",)) -> Result:
+    return CliRunner().invoke(cli, [*command, "--bundles", str(bundles), *arguments], catch_exceptions=False)
+
+
+def planted(bundles: Path, *arguments: str) -> Result:
+    return run(bundles, *arguments, command=("study", "planted"))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +62,8 @@ def test_tables_name_what_was_found_and_keep_to_the_limit(mislabelled: Path) -> 
 
 def test_planting_proves_the_audit_without_touching_the_bundle(mislabelled: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in mislabelled.rglob("*") if path.is_file()}
-    arguments = ("--plant", "0.1", "--seeds", "2", "--k", "10", "--out", str(tmp_path))
-    ended = run(mislabelled, *arguments, "--json")
+    arguments = ("--seeds", "2", "--k", "10", "--json")
+    ended = planted(mislabelled, "--share", "0.1", *arguments, "--out", str(tmp_path))
     assert ended.exit_code == 0
     told = json.loads(ended.stdout.splitlines()[-1])
     assert told["planted"] == 6
@@ -68,12 +72,15 @@ def test_planting_proves_the_audit_without_touching_the_bundle(mislabelled: Path
     assert json.loads((tmp_path / "planted.json").read_text()) == told
     assert (tmp_path / "planted.png").read_bytes().startswith(b"\x89PNG")
     assert before == {path: path.read_bytes() for path in mislabelled.rglob("*") if path.is_file()}
+    by_its_old_name = run(mislabelled, "--plant", "0.1", *arguments)
+    assert "`secondlook study planted`" in by_its_old_name.stderr
+    assert json.loads(by_its_old_name.stdout) == told
 
 
 def test_the_holdout_alone_can_be_ranked(mislabelled: Path) -> None:
-    ended = run(
+    ended = planted(
         mislabelled,
-        "--plant",
+        "--share",
         "0.5",
         "--seeds",
         "1",

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.on_ray import FEWEST, _rate, embedding
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.shards import CHUNK, Plan, chunk_ranges, shard_folder
+from secondlook.indexer.sharding.shards import CHUNK, Plan, chunk_ranges, shard_folder
 from secondlook.model.errors import ParameterError
 
 

@@ -10,14 +10,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from secondlook.cli import cli
-from secondlook.evaluation.detection import ACCEPTED
+from secondlook.evaluation.statistics.detection import ACCEPTED
 from secondlook.evaluation.studies.doubt import ERRORS, SCORES, Doubt, doubt
-from secondlook.evaluation.unknown import unknown
+from secondlook.evaluation.studies.unknown_images import unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.novelty import CANDIDATES
-from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import recalibrate
 from secondlook.model.answering.doubt import ranked
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
@@ -65,8 +66,8 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     assert calibration.credibility is not None
     # Without the holdout's entries, as a bundle of the other images answers.
     others = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
-    keys, values = embed_images(dataset, others, new.engine)[1:]
-    rest = dataclasses.replace(new, store=type(new.store).build(keys, values, "Flat"))  # type: ignore[attr-defined]
+    kept = embed_queries(dataset, others, new.engine)
+    rest = dataclasses.replace(new, store=type(new.store).build(kept.keys, kept.labels, "Flat"))  # type: ignore[attr-defined]
     labels = dataset.labels[dataset.holdout()]
     answers = held_out(rest, dataset)
     for known, shares in (
@@ -80,7 +81,7 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
 
 def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_folder: Path, tmp_path: Path) -> None:
     root = copy_root(tiny_bundle, tmp_path / "bundles")
-    strange = unknown("drawings", (32, 32), images=20)
+    strange = unknown_images("drawings", (32, 32), images=20)
     options = IndexOptions(unknown=[strange])
     generation = recalibrate(load(str(colour_folder)), root, generations(root)[0], options)
     bundle = open_bundle(root, generation)
@@ -110,7 +111,7 @@ def test_what_is_served_goes_by_what_was_fitted(
     assert calibration is not None
     evidence = calibration.novelty.evidence
     assert evidence is not None
-    images = np.stack([unknown("noise", (32, 32), images=5).read(i, (32, 32)) for i in range(5)])
+    images = np.stack([unknown_images("noise", (32, 32), images=5).read(i, (32, 32)) for i in range(5)])
     logits, keys = bundle.engine.encode(images)
     held = set(dataset.holdout().tolist())
     own = [i for i, source in enumerate(bundle.entries.sources()) if source not in {dataset.source(p) for p in held}]
@@ -160,13 +161,13 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def found(tiny_bundle: Path, fresh: Dataset) -> Doubt:
-    strange = [unknown(name, (32, 32), images=30) for name in ("drawings", "noise")]
+    strange = [unknown_images(name, (32, 32), images=30) for name in ("drawings", "noise")]
     return doubt(open_bundle(tiny_bundle), fresh, strange)
 
 
 def test_the_study_measures_answers_as_they_are_served(found: Doubt, tiny_bundle: Path, fresh: Dataset) -> None:
     predictor = Predictor(open_bundle(tiny_bundle))
-    strange = unknown("noise", (32, 32), images=30)
+    strange = unknown_images("noise", (32, 32), images=30)
 
     def answers(of: Dataset) -> list[Answer]:
         images = np.stack([of.read(i, (32, 32)) for i in range(len(of.labels))])
@@ -218,7 +219,7 @@ def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh:
     run = CliRunner()
     # A folder of images of nothing in particular needs no class folders.
     (strange := tmp_path / "strange").mkdir()
-    noise = unknown("noise", (32, 32), images=8)
+    noise = unknown_images("noise", (32, 32), images=8)
     for i in range(8):
         Image.fromarray(noise.read(i, (32, 32))).save(strange / f"{i}.png")
     options = ["--calibrate", "--unknown", str(strange), "--json"]
@@ -231,10 +232,10 @@ def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh:
     assert told["generation"] == max(generations(root))
     folder = tmp_path / "fresh" / "colours"
     make_folder(folder, per_class=2)
-    options = ["--bundles", str(root), "--doubt", "--unknown", "noise", "--images", "6", "--json"]
-    asked = run.invoke(cli, ["evaluate", str(folder), *options])
+    options = ["--bundles", str(root), "--unknown", "noise", "--images", "6", "--json"]
+    asked = run.invoke(cli, ["study", "doubt", str(folder), *options])
     assert asked.exit_code == 0, asked.output
-    assert json.loads(asked.output.splitlines()[-1])["doubt"]["unknown"][0]["name"] == "noise"
+    assert json.loads(asked.output.splitlines()[-1])["unknown"][0]["name"] == "noise"
     picture = next((folder / "red").iterdir())
     said = run.invoke(cli, ["classify", str(picture), "--bundles", str(root), "--coverage", "0.9", "--json"])
     assert json.loads(said.output)["prediction_set"] is None  # six images cannot promise that

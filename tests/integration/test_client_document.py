@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from secondlook.client import answers
-from secondlook.service.app import create_app
-from tests.service_for_tests import open_predictor, settings
+from tests.service_for_tests import create_app, open_predictor, settings
 
 PAIRS = [
     (answers.ClassScore, "ClassScore"),

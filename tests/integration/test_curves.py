@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.evaluation.intervals import Interval
+from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
-from secondlook.evaluation.studies.layers import spread
+from secondlook.evaluation.studies.layers import default_layers
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.index import IndexOptions, embed_images, index
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.index import IndexOptions, index
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import NETWORK, Bundle, open_bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, RecipeError
 from tests.images_for_tests import make_folder
@@ -65,11 +67,13 @@ def test_the_whole_cache_is_all_entries_outside_the_holdout(
     """Searched anew by the store itself."""
     held = {train.source(int(position)) for position in train.holdout()}
     kept = np.array([source not in held for source in bundle.entries.sources()])
-    asked = embed_images(fresh, np.arange(18), bundle.engine)
-    fitted = embed_images(train, train.holdout(), bundle.engine)
-    keys = np.concatenate((asked[1], fitted[1]))
+    asked = embed_queries(fresh, np.arange(18), bundle.engine)
+    fitted = embed_queries(train, train.holdout(), bundle.engine)
+    keys = np.concatenate((asked.keys, fitted.keys))
     near = bundle.store.search(keys, 5, kept)
-    queries = Queries(softmax(np.concatenate((asked[0], fitted[0]))), np.concatenate((asked[2], fitted[2])), 6)
+    queries = Queries(
+        softmax(np.concatenate((asked.logits, fitted.logits))), np.concatenate((asked.labels, fitted.labels)), 6
+    )
     assert found.sizes[-1] == queries.point("100 %", (near.similarities, near.values), 5, 108, True, 80)
 
 
@@ -95,9 +99,9 @@ def test_nearest_entries_of_two_searches_are_merged_in_order() -> None:
 
 
 def test_layers_go_from_first_to_last() -> None:
-    assert spread(20) == ["stem", *(f"stage{s}.block{b}" for s in (1, 2, 3) for b in (1, 2, 3)), "pool"]
-    assert "stage3.block3" in spread(32)
-    assert spread(56)[-2] == "stage3.block9"
+    assert default_layers(20) == ["stem", *(f"stage{s}.block{b}" for s in (1, 2, 3) for b in (1, 2, 3)), "pool"]
+    assert "stage3.block3" in default_layers(32)
+    assert default_layers(56)[-2] == "stage3.block9"
 
 
 def test_tables_and_plots_show_it(found: Curves, tmp_path: Path) -> None:

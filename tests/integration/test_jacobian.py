@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from secondlook.cli import cli
-from secondlook.evaluation.jacobian import JacobianStudy, jacobians, of_batch
-from secondlook.evaluation.models import Models
+from secondlook.evaluation.robustness.jacobian import JacobianStudy, jacobians, of_batch
+from secondlook.evaluation.robustness.models import Models
 from secondlook.indexer.datasets.datasets import load
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.errors import BundleError, DatasetError

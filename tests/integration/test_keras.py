@@ -88,7 +88,7 @@ def test_the_authors_resnet32_errs_as_published(data_root: Path, tmp_path: Path)
     if not weights:
         pytest.skip("SECONDLOOK_AUTHOR_WEIGHTS does not point at the author's weights")
     from secondlook.indexer.datasets.datasets import load
-    from secondlook.indexer.embedding.embed import read_all
+    from secondlook.indexer.datasets.reading import read_all
 
     (source,) = Path(weights).glob("cifar10_ResNet32*.h5")
     network = import_keras(source, tmp_path / "net.safetensors")

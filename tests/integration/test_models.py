@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from secondlook.evaluation.models import KeyCache, Models
+from secondlook.evaluation.robustness.models import KeyCache, Models
 from secondlook.indexer import memory
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.cache import exact_vote, mix, softmax, vote

@@ -9,8 +9,8 @@ import pytest
 
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.on_ray import TRIES, Job, _Actor, _pool, default_shards, embed_on_ray
-from secondlook.indexer.shards import Shards, shard_folder
+from secondlook.indexer.sharding.on_ray import TRIES, Job, _Actor, _pool, default_shards, embed_on_ray
+from secondlook.indexer.sharding.shards import Shards, shard_folder
 from secondlook.model.errors import EngineError
 from tests.images_for_tests import make_folder
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.model.answering.early_exit import lead
+from secondlook.model.answering.early_exit import margins
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.cache import mix, softmax, vote
-from secondlook.model.manifest import QuickSearch, SearchInfo
+from secondlook.model.manifest import EarlyExit, SearchInfo
 from secondlook.model.stores.faiss_store import FaissStore
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -28,9 +28,9 @@ def bundle(tiny_bundle: Path) -> Bundle:
     # A margin that half of the images reach.
     encoding = whole.engine.encode(IMAGES)
     found = store.with_search(SearchInfo(lists=1)).search(encoding.keys, 12)
-    leads = lead(mix(softmax(encoding.logits), vote(found.similarities, found.values, 30.0, 3), 0.6))
-    quick = QuickSearch(lists=1, k=12, margin=float(np.median(leads)))
-    store = store.with_search(SearchInfo(lists=6, quick=quick))
+    leads = margins(mix(softmax(encoding.logits), vote(found.similarities, found.values, 30.0, 3), 0.6))
+    quick = EarlyExit(lists=1, k=12, margin=float(np.median(leads)))
+    store = store.with_search(SearchInfo(lists=6, early_exit=quick))
     # The novelty that was fitted for other keys is no business of these tests.
     manifest = whole.manifest.model_copy(update={"theta": 30.0, "lam": 0.6, "k": 100, "calibration": None})
     return replace(whole, store=store, manifest=manifest)

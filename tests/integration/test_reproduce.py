@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from secondlook.cli import cli
-from secondlook.evaluation.report_html import page
-from secondlook.evaluation.reproduce import QUICK, Plan, Run
-from secondlook.evaluation.subjects import AS_IS, STEPS, Subject, from_bundle, from_weights, spread
+from secondlook.evaluation.paper.report_html import page
+from secondlook.evaluation.paper.reproduce import Run
+from secondlook.evaluation.paper.steps import QUICK, STEPS, Plan
+from secondlook.evaluation.paper.subjects import AS_IS, Subject, from_bundle, from_weights, thinned
 from secondlook.indexer.datasets.datasets import load
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import NetworkError
@@ -150,15 +151,15 @@ def test_a_recipe_is_built_measured_and_removed_and_what_fails_is_told(subject: 
 
 def test_a_part_of_a_dataset_keeps_its_classes_and_holdout(colour_folder: Path) -> None:
     whole = load(str(colour_folder))
-    part = spread(whole, 30)
+    part = thinned(whole, 30)
     assert np.bincount(part.labels).tolist() == [10, 10, 10]
     held = {part.source(int(i)) for i in part.holdout()}
     assert held
     assert held <= {whole.source(int(i)) for i in whole.holdout()}
     assert part.content_hash() != whole.content_hash()
-    assert part.content_hash() != spread(whole, 29).content_hash()
+    assert part.content_hash() != thinned(whole, 29).content_hash()
     np.testing.assert_array_equal(part.read(7, (32, 32)), whole.read(int(part.positions[7]), (32, 32)))
-    assert spread(whole, None) is whole
+    assert thinned(whole, None) is whole
 
 
 def test_a_folder_without_the_authors_weights_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import pytest
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
 from secondlook.model.errors import BundleError
-from secondlook.service.app import create_app
-from secondlook.service.generations import generations as service_generations
+from secondlook.service.generations import opening, switching
 from secondlook.service.generations.acceptance import check_canary
 from tests.images_for_tests import COLOURS, make_folder, make_image
 from tests.service_for_tests import (
@@ -22,6 +21,7 @@ from tests.service_for_tests import (
     Call,
     add_generation,
     copy_root,
+    create_app,
     files,
     open_predictor,
     problem,
@@ -144,7 +144,7 @@ def test_an_unreadable_generation_is_listed_as_such(call: Call, root: Path) -> N
 def test_another_processs_switch_is_followed_and_a_damaged_one_is_not(
     monkeypatch: pytest.MonkeyPatch, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service_generations, "FOLLOW_SECONDS", 0.02)
+    monkeypatch.setattr(switching, "FOLLOW_SECONDS", 0.02)
     damaged = add_generation(root, "20990102T000000Z-abcd")
     (root / damaged / "values.npy").unlink()
     add_generation(root, NEW)
@@ -161,7 +161,7 @@ def test_another_processs_switch_is_followed_and_a_damaged_one_is_not(
 def test_what_could_not_be_read_is_tried_again_and_what_is_wrong_is_not(
     monkeypatch: pytest.MonkeyPatch, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service_generations, "FOLLOW_SECONDS", 0.02)
+    monkeypatch.setattr(switching, "FOLLOW_SECONDS", 0.02)
     opened: list[str] = []
     short = True
 
@@ -171,7 +171,7 @@ def test_what_could_not_be_read_is_tried_again_and_what_is_wrong_is_not(
             raise MemoryError("not now")
         return open_bundle(root, generation, **given)
 
-    monkeypatch.setattr(service_generations, "open_bundle", counted)
+    monkeypatch.setattr(opening, "open_bundle", counted)
     damaged, unseen = add_generation(root, "20990102T000000Z-abcd"), add_generation(root, "20990103T000000Z-abcd")
     add_generation(root, NEW)
     (root / damaged / "values.npy").write_bytes(b"")
@@ -418,7 +418,7 @@ def test_where_both_are_damaged_the_active_one_is_named(root: Path) -> None:
     damage_values(root)
     (root / first / "keys.faiss").unlink()
     with pytest.raises(BundleError, match=rf"{NEW} is refused: values.npy"):
-        service_generations.open_predictor(settings(bundles=root))
+        opening.open_predictor(settings(bundles=root))
 
 
 def test_a_bundle_that_gives_no_probabilities_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from secondlook.model.answering.predictor import Predictor
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 
 class Recorder(Predictor):

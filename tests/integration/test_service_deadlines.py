@@ -11,11 +11,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from secondlook.model.errors import StoreAwayError, StoreError
-from secondlook.service.app import create_app
-from secondlook.service.generations import generations
+from secondlook.model.errors import StoreError, StoreUnreachableError
+from secondlook.service.generations.opening import Opener
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, add_generation, copy_root, problem, serving, settings
+from tests.service_for_tests import ADMIN, KEY, add_generation, copy_root, create_app, problem, serving, settings
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def root(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 READING = {
-    "/v1/admin/generations": "secondlook.service.generations.generations.generations",
+    "/v1/admin/generations": "secondlook.service.generations.switching.generations",
     "/v1/admin/jobs": "secondlook.service.generations.records.Records.listing",
     "/v1/admin/jobs/0123456789abcdef": "secondlook.service.generations.records.Records.read",
     "/v1/entries": "secondlook.model.added.overlay.Overlay.entry",
@@ -61,13 +60,13 @@ def test_a_switch_that_hangs_is_answered_and_goes_on(
     root: Path, hang: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = add_generation(root)
-    opening, opened = threading.Event(), generations._open
+    opening, opened = threading.Event(), Opener.open
 
     def slow(*given: Any) -> Any:
         assert opening.wait(30)
         return opened(*given)
 
-    monkeypatch.setattr(generations, "_open", slow)
+    monkeypatch.setattr(Opener, "open", slow)
     app = create_app(settings(bundles=root, admin_key=KEY, request_timeout_s=0.3), predictor=None)
     opening.set()
     with serving(app) as call:
@@ -86,7 +85,7 @@ def test_a_switch_that_hangs_is_answered_and_goes_on(
 
 
 PASSING = [
-    StoreAwayError("no Milvus server answers at 10.0.0.1:19530"),
+    StoreUnreachableError("no Milvus server answers at 10.0.0.1:19530"),
     StoreError("the Milvus server at 10.0.0.1:19530 refuses"),
     OSError(errno.EMFILE, "Too many open files", "/secret/path"),
     OSError(errno.ESTALE, "Stale file handle", "/secret/path"),
@@ -95,19 +94,19 @@ PASSING = [
     sqlite3.OperationalError("unable to open database file"),
 ]
 USING = [
-    ("GET", "/v1/model", "secondlook.service.routes.entries.model_info"),
+    ("GET", "/v1/model", "secondlook.service.routes.model.model_info"),
     ("GET", "/v1/entries", "secondlook.service.routes.entries.entry_info"),
     ("GET", "/v1/entries/3", "secondlook.service.routes.entries.known_entry"),
     ("GET", "/v1/entries/3/thumbnail", "secondlook.service.routes.entries.known_entry"),
     ("POST", "/v1/predict", "secondlook.service.routes.write.prediction"),
     ("PATCH", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
     ("DELETE", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
-    ("GET", "/v1/admin/generations", "secondlook.service.generations.generations.generations"),
+    ("GET", "/v1/admin/generations", "secondlook.service.generations.switching.generations"),
     ("GET", "/v1/admin/jobs", "secondlook.service.generations.records.Records.listing"),
     (
         "POST",
         "/v1/admin/generations/20990101T000000Z-abcd/activate",
-        "secondlook.service.generations.generations._open",
+        "secondlook.service.generations.opening.Opener.open",
     ),
     ("GET", "/metrics", "secondlook.service.metrics.Metrics.publish"),
 ]

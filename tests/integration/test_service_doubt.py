@@ -12,9 +12,8 @@ from secondlook.model.answering.doubt import highest_score, p_value, ranked
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.cache import mix, vote
 from secondlook.model.manifest import Calibration, Novelty
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 IMAGE = make_image("green", seed=77)
 
@@ -196,7 +195,7 @@ def test_mixing_as_the_server_does_needs_no_more_than_the_votes(predictor: Predi
     """The bundle's own parameters too, where no quick search settles answers with fewer entries."""
     theta, lam, k = predictor.defaults
     assert k is not None
-    assert predictor.bundle.store.search_info.quick is None
+    assert predictor.bundle.store.search_info.early_exit is None
     said = ask(call, f"votes={k}&top=3")
     votes = said["votes"]
     network = np.zeros((1, 3), np.float32)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, Call, open_predictor, problem, serving, settings
+from tests.service_for_tests import ADMIN, KEY, Call, create_app, open_predictor, problem, serving, settings
 
 IMAGE = make_image("red")
 FORM = {"files": [("file", ("a.png", IMAGE))]}

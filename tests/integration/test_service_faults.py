@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from secondlook.model.answering.predictor import Predictor
-from secondlook.service.app import create_app
 from secondlook.service.batching.batcher import RESTART_SECONDS
+from secondlook.service.http import limits
 from tests.images_for_tests import make_image
-from tests.service_for_tests import files, open_predictor, problem, serving, settings
+from tests.service_for_tests import create_app, files, open_predictor, problem, serving, settings
 
 PATIENCE = 20.0
 RAW = {"Content-Type": "image/png"}
@@ -120,8 +120,8 @@ def test_who_comes_too_late_is_refused_before_a_byte_is_read(gated: Gated) -> No
         assert [reply.status_code for reply in await asyncio.gather(*taken)] == [200, 200]
         assert (await crowd.send(counted())).status_code == 200
         assert read == 1
-        door = app.state.running.door
-        assert (door.images, door.bytes) == (0, 0)
+        admission = app.state.running.admission
+        assert (admission.images, admission.bytes) == (0, 0)
         assert 'secondlook_rejected_total{reason="queue-full"} 1.0' in (await crowd.client.get("/metrics")).text
 
     crowded(app, body)
@@ -149,9 +149,10 @@ def test_bytes_are_bounded_by_announcement_and_by_count(gated: Gated) -> None:
     crowded(app, body)
 
 
-def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated) -> None:
+def test_a_body_may_come_slowly_as_long_as_it_comes(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     gated.gate.set()
-    app = create_app(settings(body_stall_s=1.0), predictor=gated)
+    monkeypatch.setattr(limits, "STALL_S", 1.0)
+    app = create_app(settings(), predictor=gated)
     image = make_image("red", (64, 64), "BMP")
 
     async def pieces() -> Any:

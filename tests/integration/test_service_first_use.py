@@ -9,9 +9,8 @@ from pathlib import Path
 CODE = """
 import asyncio, json, sys, pathlib
 import httpx
-from secondlook.service.app import create_app
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, add_generation, settings
+from tests.service_for_tests import create_app, ADMIN, KEY, add_generation, settings
 
 root = pathlib.Path(sys.argv[1])
 

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.service.app import create_app
 from secondlook.service.http.keys import new_key
 from tests.images_for_tests import make_image
-from tests.service_for_tests import ADMIN, KEY, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import ADMIN, KEY, create_app, files, open_predictor, problem, serving, settings
 
 IMAGE = files(("a.png", make_image("red")))
 

@@ -5,21 +5,25 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import Query, Request, Response
+from fastapi.routing import APIRoute
 from PIL import Image
 
-from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Predictor
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.model.manifest import Calibration, Novelty
-from secondlook.model.stores.faiss_store import FaissStore, Neighbors
-from secondlook.service.app import create_app
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import Neighbors
+from secondlook.service.routes import predict
+from secondlook.service.routes.query import PredictQuery
 from tests.images_for_tests import COLOURS, make_image
-from tests.service_for_tests import Call, files, open_predictor, problem, serving, settings
+from tests.service_for_tests import Call, create_app, files, open_predictor, problem, serving, settings
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def call(tiny_bundle: Path) -> Iterator[Call]:
 
 def answer(reference: Predictor, content: bytes, neighbors: int = 0, **overrides: Any) -> Answer:
     image = decode(content, reference.bundle.engine.size, Limits(DEFAULT_PIXELS))[None]
-    (found,) = reference.predict(image, [reference.parameters(**overrides)], neighbors)
+    (found,) = reference.predict(image, [reference.parameters(Overrides(**overrides))], neighbors)
     assert isinstance(found, Answer)
     return found
 
@@ -323,3 +327,18 @@ def test_grey_and_palette_images_are_accepted(call: Call) -> None:
         buffer = io.BytesIO()
         Image.new(mode, (20, 30)).save(buffer, "PNG")
         assert call("POST", "/v1/predict", files=files((mode, buffer.getvalue()))).status_code == 200
+
+
+def test_the_route_that_is_documented_is_the_one_that_answers(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (route,) = (route for route in predict.router.routes if isinstance(route, APIRoute))
+
+    async def other(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
+        return Response(f"{query.top} of {route.path}", 418)
+
+    monkeypatch.setattr(route, "endpoint", other)
+    with serving(create_app(settings(), predictor=open_predictor(tiny_bundle))) as call:
+        assert "/v1/predict" in call("GET", "/openapi.json").json()["paths"]
+        response = call("POST", "/v1/predict?top=2", content=make_image("red"), headers={"Content-Type": "image/png"})
+        assert (response.status_code, response.text) == (418, "2 of /v1/predict")

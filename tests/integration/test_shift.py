@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.evaluation.corruptions import Shifted
 from secondlook.evaluation.evaluate import evaluate
+from secondlook.evaluation.studies.corruptions import shifted
 from secondlook.evaluation.studies.shift import OWN, PLAIN, REFILLED, Shift, shift
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.model.bundles.bundle import Bundle, open_bundle
@@ -65,9 +65,9 @@ def test_a_refilled_cache_holds_the_training_images_as_shifted(
     def encode(images: Dataset, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return bundle.engine.encode(np.stack([images.read(int(i), bundle.engine.size) for i in positions]))
 
-    asked = encode(Shifted(fresh, "contrast", 5), np.arange(18))
+    asked = encode(shifted(fresh, "contrast", 5), np.arange(18))
     wrong = {}
-    for cache, images in ((PLAIN, train), (REFILLED, Shifted(train, "contrast", 5))):
+    for cache, images in ((PLAIN, train), (REFILLED, shifted(train, "contrast", 5))):
         similarities = asked[1] @ encode(images, taken)[1].T
         order = np.argsort(-similarities, axis=1)[:, : bundle.manifest.k]
         near = np.take_along_axis(similarities, order, 1)

@@ -10,8 +10,9 @@ import torch
 from secondlook.indexer.progress import silent
 from secondlook.model.bundles.root import new_generation
 from secondlook.model.errors import StoreError
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import ExactStore, Store
 from secondlook.model.stores.torch_store import TorchStore
 from tests.memory_for_tests import mapped
 
@@ -47,7 +48,7 @@ def make(request: pytest.FixtureRequest) -> Make:
         # The few keys of some tests are enough for a single list alone.
         factory = request.param if len(keys) >= 39 * 8 else request.param.replace("IVF8", "IVF1")
         store = FaissStore.build(keys, values, factory)
-        return store.with_search(store.efforts()[-1]) if store.efforts() else store
+        return store.with_search(store.search_settings()[-1]) if store.search_settings() else store
 
     return build
 
@@ -84,7 +85,7 @@ def test_places_without_an_entry_are_marked(make: Make) -> None:
 
 
 def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.model.stores.faiss_store.CHUNK_BYTES", 100 * 24 * 4)
+    monkeypatch.setattr("secondlook.model.stores.store.CHUNK_BYTES", 100 * 24 * 4)
     chunks = list(make(KEYS, VALUES).chunks())
     assert len(chunks) == 5
     np.testing.assert_allclose(np.concatenate([keys for keys, _ in chunks]), KEYS, atol=5e-3)
@@ -92,17 +93,17 @@ def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.Monke
 
 
 def test_a_search_among_some_entries_is_one_of_those_alone(make: Make) -> None:
-    queries, among = unit(3, 20), np.arange(len(KEYS)) % 3 != 0
-    found = make(KEYS, VALUES).search(queries, 8, among)
-    expected = ExactStore(KEYS[among], VALUES[among]).search(queries, 8)
-    assert among[found.ids].all()
+    queries, mask = unit(3, 20), np.arange(len(KEYS)) % 3 != 0
+    found = make(KEYS, VALUES).search(queries, 8, mask)
+    expected = ExactStore(KEYS[mask], VALUES[mask]).search(queries, 8)
+    assert mask[found.ids].all()
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-2)
 
 
 def test_more_effort_finds_more() -> None:
     store = FaissStore.build(KEYS, VALUES, "IVF8,Flat")
     expected = ExactStore(KEYS, VALUES).search(unit(4, 50), 10).ids
-    found = [store.with_search(effort).search(unit(4, 50), 10).ids for effort in store.efforts()]
+    found = [store.with_search(settings).search(unit(4, 50), 10).ids for settings in store.search_settings()]
     shared = [np.mean([len(set(a) & set(b)) for a, b in zip(ids, expected, strict=True)]) for ids in found]
     assert shared == sorted(shared)
     assert shared[0] < 6
@@ -140,7 +141,9 @@ def test_a_mapped_store_answers_the_same_and_has_no_copy_of_the_keys(factory: st
     path = tmp_path / f"{factory}.faiss"
     FaissStore.build(keys, values, factory).write(path)
     read, shared = (FaissStore.read(path, values, factory, mapped=is_mapped) for is_mapped in (False, True))
-    read, shared = (one.with_search(one.efforts()[2]) if one.efforts() else one for one in (read, shared))
+    read, shared = (
+        one.with_search(one.search_settings()[2]) if one.search_settings() else one for one in (read, shared)
+    )
     path.unlink()  # as pruning does
     for ours, theirs in zip(shared.search(keys[:50], 10), read.search(keys[:50], 10), strict=True):
         np.testing.assert_array_equal(ours, theirs)

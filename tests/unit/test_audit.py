@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from secondlook.curation.audit import Audit, audit, images_of
+from secondlook.curation.audit import Audit, audit
 from secondlook.curation.contact_sheets import Cell, contact_sheet, write_sheets
+from secondlook.curation.neighbors import images_of
 from secondlook.evaluation.studies.planted import plant, planted
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = ("ant", "bee", "cow")
 

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from secondlook.model.answering.predictor import Overrides
 from secondlook.model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = 5
 seeds = st.integers(0, 2**32 - 1)
@@ -123,6 +124,8 @@ def test_softmax_survives_large_logits(logits: np.ndarray) -> None:
 def test_parameters_without_meaning_are_refused(theta: float, lam: float, k: int, named: str) -> None:
     with pytest.raises(ParameterError, match=f"^{named} must"):
         check_parameters(theta, lam, k)
+    with pytest.raises(ParameterError, match=f"^{named} must"):
+        Overrides(theta, lam, k)
 
 
 def test_a_taught_class_votes_as_one_of_usual_size() -> None:

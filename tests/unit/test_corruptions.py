@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secondlook.evaluation.corruptions import (
+from secondlook.evaluation.studies.corruptions import (
     FAMILIES,
     STRENGTHS,
-    Shifted,
     blur,
     brightness,
     contrast,
     corrupt,
     jpeg,
     noise,
+    shifted,
 )
 from secondlook.indexer.datasets.datasets import ArrayDataset
 
@@ -81,13 +81,13 @@ def test_a_shifted_dataset_changes_its_images_only() -> None:
     test, train = (
         ArrayDataset("blobs", split, ("a", "b"), np.arange(10) % 2, images, sources) for split in ("test", "train")
     )
-    shifted = Shifted(test, "gaussian_noise", 3)
-    assert (shifted.classes, shifted.split, shifted.source(4)) == (test.classes, "test", "4.png")
-    np.testing.assert_array_equal(shifted.labels, test.labels)
-    np.testing.assert_array_equal(shifted.holdout(), test.holdout())
-    assert shifted.content_hash() != test.content_hash()
+    noisy = shifted(test, "gaussian_noise", 3)
+    assert (noisy.classes, noisy.split, noisy.source(4)) == (test.classes, "test", "4.png")
+    np.testing.assert_array_equal(noisy.labels, test.labels)
+    np.testing.assert_array_equal(noisy.holdout(), test.holdout())
+    assert noisy.content_hash() != test.content_hash()
     size = (32, 32)
-    np.testing.assert_array_equal(shifted.read(4, size), shifted.read(4, size))
+    np.testing.assert_array_equal(noisy.read(4, size), noisy.read(4, size))
     # Neither another image nor the training image of the same place has the same noise.
-    assert (shifted.read(4, size) != shifted.read(5, size)).mean() > 0.9
-    assert (shifted.read(4, size) != Shifted(train, "gaussian_noise", 3).read(4, size)).mean() > 0.9
+    assert (noisy.read(4, size) != noisy.read(5, size)).mean() > 0.9
+    assert (noisy.read(4, size) != shifted(train, "gaussian_noise", 3).read(4, size)).mean() > 0.9

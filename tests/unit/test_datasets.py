@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from secondlook.indexer.datasets import datasets
-from secondlook.indexer.datasets.datasets import CIFAR, ArrayDataset, load
+from secondlook.indexer.datasets.datasets import CIFAR, ArrayDataset, Dataset, load
+from secondlook.indexer.datasets.derived import DerivedDataset, subset
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.model.errors import DatasetError, ImageError
 from tests.images_for_tests import make_folder, make_image
@@ -146,3 +147,38 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatasetError, match=why):
         load(name)
+
+
+def members(of: type) -> set[str]:
+    return {name for name in vars(of) if not name.startswith("_")}
+
+
+def test_a_derived_dataset_has_every_member_of_its_base_but_those_given() -> None:
+    base = ArrayDataset(
+        "blobs",
+        "test",
+        ("a", "b"),
+        np.arange(10) % 2,
+        np.zeros((10, 4, 4, 3), np.uint8),
+        [f"{i}.png" for i in range(10)],
+    )
+    derived = DerivedDataset.of(base, name="others")
+    assert derived.name == "others"
+    assert members(Dataset) >= {"name", "own_classes", "read", "holdout"}
+    for member in members(Dataset) - {"name"}:
+        one, other = getattr(derived, member), getattr(base, member)
+        assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+    with pytest.raises(TypeError):
+        DerivedDataset.of(base, colour="red")
+
+
+def test_a_subset_has_its_own_images_and_those_of_the_holdout_that_are_among_them() -> None:
+    pixels = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    base = ArrayDataset("blobs", "test", ("a", "b"), np.arange(20) % 2, pixels, [f"{i}.png" for i in range(20)])
+    part = subset(base, np.array([3, 19, 6]))
+    assert part.labels.tolist() == [1, 1, 0]
+    assert [part.source(i) for i in range(3)] == ["3.png", "19.png", "6.png"]
+    assert part.read(1, (4, 4)).max() == 19
+    assert base.holdout().tolist() == [18, 19]
+    assert part.holdout().tolist() == [1]
+    assert len({base.content_hash(), part.content_hash(), subset(base, np.array([3])).content_hash()}) == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, asked_of, load, opened, splits
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load, load_to_cache, load_to_query, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LONGEST, LeftOut, Reason, printable, shortened
 from secondlook.indexer.datasets.walk import read_image
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened_folder(folder: Path, **options: bool) -> FolderDataset:
-    dataset = opened(str(folder), "train", None, DEFAULT_LIMITS, **options)
+    dataset = load_to_cache(str(folder), "train", None, DEFAULT_LIMITS, **options)
     assert isinstance(dataset, FolderDataset)
     return dataset
 
@@ -196,7 +196,7 @@ def test_what_is_no_image_is_counted_by_reason(folder: Path) -> None:
     put(folder / "red" / "large.png", make_image("red", (300, 300)))
     put(folder / "loose.png", red())
     put(folder / "README.md", b"no image")
-    dataset = opened(str(folder), "train", None, Limits(200 * 200))
+    dataset = load_to_cache(str(folder), "train", None, Limits(200 * 200))
     for position in range(len(dataset.labels)):
         try:
             dataset.read(position, (32, 32))
@@ -290,9 +290,9 @@ def test_a_class_without_images_is_refused_or_left_out(folder: Path) -> None:
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert len(dataset.files) == 6
     # To ask a cache about such a folder is no mistake.
-    asked = asked_of(("blue", "green", "red"), str(folder), "test", None, DEFAULT_LIMITS)
+    asked = load_to_query(("blue", "green", "red"), str(folder), "test", None, DEFAULT_LIMITS)
     assert asked.classes == ("blue", "green", "red")
-    assert asked_of(("blue", "cat", "green", "red"), str(folder), "test", None, DEFAULT_LIMITS).classes == (
+    assert load_to_query(("blue", "cat", "green", "red"), str(folder), "test", None, DEFAULT_LIMITS).classes == (
         *("blue", "cat", "green", "red"),
     )
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from secondlook.model.errors import ParameterError, StoreAwayError, StoreError
+from secondlook.model.errors import ParameterError, StoreError, StoreUnreachableError
 from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.faiss_store import check_k
+from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.milvus_server import MilvusSettings, Reach
 from secondlook.model.stores.milvus_store import MilvusIndex, chosen, collection_of, generation_of
 from secondlook.service.settings import Settings
@@ -20,9 +20,9 @@ GENERATION = "20261126T172609Z-652e"
 def test_an_index_is_read(factory: str) -> None:
     index = MilvusIndex.of(factory)
     assert factory == index.kind + (f",{index.number}" if index.number else "")
-    for effort in index.efforts:
-        assert set(index.search(effort, 50)) <= {"nprobe", "ef", "search_list"}
-        assert all(value >= 50 for name, value in index.search(effort, 50).items() if name != "nprobe")
+    for settings in index.search_settings:
+        assert set(index.search(settings, 50)) <= {"nprobe", "ef", "search_list"}
+        assert all(value >= 50 for name, value in index.search(settings, 50).items() if name != "nprobe")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ class Place:
     """Something that can be reached or not, and counts how often it was tried."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = StoreAwayError("it is gone")
+        self.error: Exception | None = StoreUnreachableError("it is gone")
         self.calls = self.probes = 0
         self.reach = Reach("the place", self.probe)
 
@@ -101,24 +101,24 @@ def test_after_a_failure_nobody_waits_until_it_is_back(monkeypatch: pytest.Monke
     monkeypatch.setattr("secondlook.model.stores.milvus_server.PROBE_SECONDS", 0.01)
     place = Place()
     for _ in range(5):
-        with pytest.raises(StoreAwayError, match="it is gone"):
+        with pytest.raises(StoreUnreachableError, match="it is gone"):
             place.reach(place.call)
     assert place.calls == 1
-    assert place.reach.is_away
+    assert place.reach.is_unreachable
     until(lambda: place.probes > 2, 5)
     place.error = RuntimeError("something unforeseen")  # the one that looks out goes on
-    until(lambda: "unforeseen" in str(place.reach._away), 5)
+    until(lambda: "unforeseen" in str(place.reach._why), 5)
     place.error = None
-    until(lambda: not place.reach.is_away, 5)
+    until(lambda: not place.reach.is_unreachable, 5)
     assert place.reach(place.call) == "there"
 
 
 def test_a_refused_call_counts_as_away() -> None:
     place = Place()
     place.error = StoreError("a node was lost")
-    with pytest.raises(StoreAwayError, match="a node was lost"):
+    with pytest.raises(StoreUnreachableError, match="a node was lost"):
         place.reach(place.call)
-    assert place.reach.is_away
+    assert place.reach.is_unreachable
 
 
 def test_what_nobody_holds_is_looked_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

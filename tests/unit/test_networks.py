@@ -5,7 +5,7 @@ import torch
 
 from secondlook.model.errors import NetworkError, RecipeError
 from secondlook.model.networks.cifar import Conv, ResNet
-from secondlook.model.networks.recipe import named_recipe
+from secondlook.model.networks.recipe import NAMED, named_recipe
 
 
 def test_a_keras_stride_2_convolution_pads_only_after() -> None:
@@ -49,7 +49,7 @@ def test_the_paper_recipe_has_the_authors_layers(depth: int, layers: tuple[str, 
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
-@pytest.mark.parametrize("name", ["paper", "compact", "small"])
+@pytest.mark.parametrize("name", NAMED)
 def test_named_recipes_fit_every_depth(depth: int, name: str) -> None:
     assert set(named_recipe(name, depth).all_layers) <= set(ResNet(depth).layer_names())
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from secondlook.indexer.fitting.class_shape import ClassShape
-from secondlook.indexer.fitting.far import far_images
 from secondlook.indexer.fitting.novelty import (
     CANDIDATES,
     DOUBTFUL_RATE,
@@ -14,6 +13,7 @@ from secondlook.indexer.fitting.novelty import (
     Seen,
     fit_novelty,
 )
+from secondlook.indexer.fitting.synthetic import synthetic_images
 from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
 from secondlook.model.cache import softmax
 from secondlook.model.manifest import Novelty
@@ -117,8 +117,8 @@ def test_limits_are_those_of_the_promised_false_alarms(score: str, monkeypatch: 
     fresh, _ = of_classes(3000, 5)
     rate = (scored(novelty, seen(fresh, logits_of(fresh)), directions) > novelty.threshold).mean()
     assert rate < FALSE_ALARM_RATE + 4 * np.sqrt(FALSE_ALARM_RATE / 600)
-    assert novelty.of_taught is not None
-    assert (novelty.of_taught.similarity, novelty.of_taught.energy) > (0, 0)
+    assert novelty.of_added is not None
+    assert (novelty.of_added.similarity, novelty.of_added.energy) > (0, 0)
 
 
 def scored(novelty: Novelty, of: Seen, directions: np.ndarray | None) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_the_tenth_of_fewer_entries_is_the_last() -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (17, 40), (224, 224)])
 def test_far_images_are_the_same_each_time_and_differ_from_each_other(size: tuple[int, int]) -> None:
-    one, two = far_images(size, 12), far_images(size, 12)
+    one, two = synthetic_images(size, 12), synthetic_images(size, 12)
     assert one.keys() == {"noise", "textures"}
     for kind, images in one.items():
         np.testing.assert_array_equal(images, two[kind])

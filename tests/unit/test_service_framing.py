@@ -52,12 +52,10 @@ async def exchange(sent: bytes, pieces: int) -> tuple[list[Answer], bool]:
 
 async def raw(sent: bytes, pieces: int) -> tuple[bytes, bool]:
     """The same, as bytes."""
-    guard = RequestLimits(app, Hosts(settings()), LIMIT)
-    config = uvicorn.Config(guard, log_config=None, http=connection(1, 1), lifespan="off")
+    limited = RequestLimits(app, Hosts(settings()), LIMIT)
+    config = uvicorn.Config(limited, log_config=None, http=connection(1), lifespan="off")
     state = ServerState()
-    listening = await asyncio.get_running_loop().create_server(
-        lambda: connection(1, 1)(config, state, {}), "127.0.0.1", 0
-    )
+    listening = await asyncio.get_running_loop().create_server(lambda: connection(1)(config, state, {}), "127.0.0.1", 0)
     received, is_closed = b"", False
     try:
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())

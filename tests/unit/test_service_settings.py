@@ -104,9 +104,15 @@ def test_a_name_that_is_no_setting_names_the_likely_one() -> None:
     assert unknown_variables(given | fine) == [
         "SECONDLOOK_MILVUS__ADRESS is no setting: SECONDLOOK_MILVUS__ADDRESS is the likely one",
         "SECONDLOOK_PROT is no setting: SECONDLOOK_PORT is the likely one",
-        "SECONDLOOK_WHATEVER_ELSE is no setting: the README lists them",
+        "SECONDLOOK_WHATEVER_ELSE is no setting: docs/settings.md lists them",
         "secondlook_bundels is no setting: SECONDLOOK_BUNDLES is the likely one",
     ]
+
+
+@pytest.mark.parametrize("name", ["HEADER_TIMEOUT_S", "BODY_STALL_S", "GATE_MARGIN", "SUGGEST_REBUILD"])
+def test_a_setting_that_is_gone_is_warned_about(name: str) -> None:
+    (sentence,) = unknown_variables({f"SECONDLOOK_{name}": "1"})
+    assert sentence.startswith(f"SECONDLOOK_{name} is no setting: ")
 
 
 def test_hosts_are_read_as_requests_spell_them(monkeypatch: pytest.MonkeyPatch) -> None:

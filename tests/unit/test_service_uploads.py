@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from secondlook.service.http.admission import Admission
-from secondlook.service.routes.receive import read_uploads
+from secondlook.service.routes.receive import receive
 from tests.service_for_tests import settings
 
 MIB = 1 << 20
@@ -18,7 +18,7 @@ def test_what_is_sent_is_not_held_twice() -> None:
     opening = b'--end\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
     left = iter([*(part for _ in range(FILES) for part in (opening, *[None] * 16, b"\r\n")), b"--end--\r\n"])
 
-    async def receive() -> Any:
+    async def chunks() -> Any:
         part = next(left)
         return {
             "type": "http.request",
@@ -27,11 +27,12 @@ def test_what_is_sent_is_not_held_twice() -> None:
         }
 
     headers = [(b"content-type", b"multipart/form-data; boundary=end")]
-    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    request = Request({"type": "http", "method": "POST", "headers": headers}, chunks)
 
     async def read() -> int:
         with Admission(max_images=100, max_bytes=100 * MIB).admit() as ticket:
-            return sum(len(upload.content) for upload in await read_uploads(request, settings(), ticket))  # type: ignore[arg-type]
+            form = await receive(request, settings(), ticket)
+            return sum(len(upload.content) for upload in form.files)  # type: ignore[arg-type]
 
     tracemalloc.start()
     try:

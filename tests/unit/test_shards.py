@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.indexer.embedding.embedding import BATCH
-from secondlook.indexer.shards import CHUNK, chunk_ranges, shard_range
+from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.sharding.shards import CHUNK, chunk_ranges, shard_range
 
 
 @given(st.integers(0, 100_000), st.integers(1, 300))

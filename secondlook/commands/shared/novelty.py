@@ -17,7 +17,7 @@ unknown_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.optio
 )
 
 
-def how_novel(manifest: Manifest) -> Iterator[str]:
+def describe_novelty(manifest: Manifest) -> Iterator[str]:
     """By what novel images are told, how they stand that are not, and what to beware of."""
     calibration = manifest.calibration
     if calibration is None:

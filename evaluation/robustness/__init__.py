@@ -1,0 +1,1 @@
+"""Adversarial images and input Jacobians of the three models; needs PyTorch."""

@@ -1,0 +1,1 @@
+"""How sure a figure is and what it is worth: intervals, detection, calibration, sets of labels."""

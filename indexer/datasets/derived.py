@@ -1,0 +1,49 @@
+"""Datasets made of another one: some of its images, its images changed, or others after them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.left_out import LeftOut
+
+
+@dataclass(frozen=True)
+class DerivedDataset:
+    """A dataset whose members are functions and arrays, most of them those of the one it is made of."""
+
+    base: Dataset
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    own_classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    left_out: LeftOut
+    read: Callable[[int, tuple[int, int]], NDArray[np.uint8]]
+    source: Callable[[int], str]
+    content_hash: Callable[[], str]
+    holdout: Callable[[], NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, base: Dataset, **changed: Any) -> Self:
+        """``base``, but for the members that are given, by their names in ``Dataset``."""
+        same = {field.name for field in fields(DerivedDataset)} - changed.keys() - {"base"}
+        return cls(base=base, **{name: getattr(base, name) for name in same}, **changed)
+
+
+def subset(dataset: Dataset, positions: NDArray[np.int64]) -> DerivedDataset:
+    """The images at positions (n,) of a dataset; its holdout are those of them that are the dataset's."""
+    return DerivedDataset.of(
+        dataset,
+        labels=dataset.labels[positions],
+        read=lambda index, size: dataset.read(int(positions[index]), size),
+        source=lambda index: dataset.source(int(positions[index])),
+        content_hash=lambda: hashlib.sha256(dataset.content_hash().encode() + positions.tobytes()).hexdigest(),
+        holdout=lambda: np.flatnonzero(np.isin(positions, dataset.holdout())),
+    )

@@ -1,0 +1,71 @@
+"""Labelled images as queries: what the network and a key say of each, and its look to find copies by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.errors import DatasetError
+from secondlook.model.networks.engines import Engine
+
+
+def _none() -> Ints:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class EmbeddedQueries:
+    """Labelled images as an encoder sees them."""
+
+    logits: Floats
+    """(n,C) of the network."""
+    keys: Floats
+    """(n,D)."""
+    labels: Ints
+    """(n,)."""
+    looks: Looks = field(default_factory=lambda: Looks.joined([]))
+    """Of each; none where nobody asks for them."""
+    own: Ints = field(default_factory=_none)
+    """(n,) the entry of each in the store; -1 = none. Empty = none of them has one."""
+    positions: Ints = field(default_factory=_none)
+    """(n,) of each in its dataset; empty where that is not known."""
+
+    def part(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> EmbeddedQueries:
+        """Some of them."""
+        looks = self.looks[rows] if len(self.looks) else self.looks
+        own, positions = (of[rows] if len(of) else of for of in (self.own, self.positions))
+        return EmbeddedQueries(self.logits[rows], self.keys[rows], self.labels[rows], looks, own, positions)
+
+
+def embed_queries(
+    dataset: Dataset, positions: NDArray[np.int64], engine: Engine, progress: Progress = silent
+) -> EmbeddedQueries:
+    """Embed the images at positions (p,) of a dataset, as they are, in order; those that cannot be read are left out.
+
+    Raises:
+        DatasetError: none of them can be read.
+    """
+    logits: list[Floats] = []
+    keys: list[Floats] = []
+    done: list[NDArray[np.int64]] = []
+    looks: list[Looks] = []
+    for indices, images in batches(dataset, positions, engine.size, BATCH):
+        encoding = engine.encode(images)
+        logits.append(encoding.logits)
+        keys.append(encoding.keys)
+        done.append(indices)
+        looks.append(Looks.of(images))
+        progress("embed", sum(map(len, done)), len(positions))
+    if not done:
+        raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
+    at = np.concatenate(done)
+    labels = dataset.labels[at]
+    return EmbeddedQueries(np.concatenate(logits), np.concatenate(keys), labels, Looks.joined(looks), positions=at)

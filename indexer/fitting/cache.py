@@ -1,0 +1,249 @@
+"""What a cache is to answer with: parameters, the effort of its searches, and how far to trust what it says.
+
+All of it is measured on one set of images, whose nearest entries are searched for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.datasets.copies import Looks
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
+from secondlook.indexer.fitting.calibrate import calibrate
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
+from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
+from secondlook.indexer.fitting.neighbors import nearest_entries
+from secondlook.indexer.fitting.novelty import tell_unknown
+from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_parameters
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.answering.doubt import novelty_scores, own_evidence
+from secondlook.model.answering.served_cache import Parameters, ServedCache
+from secondlook.model.bundles.kept_holdout import KeptHoldout
+from secondlook.model.cache import Floats, Ints, softmax
+from secondlook.model.errors import DatasetError
+from secondlook.model.manifest import (
+    ApproximationError,
+    Calibration,
+    FitReport,
+    HoldoutInfo,
+    ParametersFrom,
+    SameAs,
+    Trained,
+)
+from secondlook.model.networks.engines import Encoding
+from secondlook.model.scoring import error_percent
+from secondlook.model.stores.store import Neighbors
+
+ALONE = 5000
+"""Cached images that are asked of each other where there is no honest holdout."""
+
+KEPT = 5000
+"""Images of a holdout that a bundle keeps, to be calibrated anew when it is taught."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries that are to vote, besides their store."""
+
+    pictures: Ints
+    """(N,) a number for what each shows: the same for an image, its mirrored copy, and other copies of it."""
+    tenth: EmbeddedQueries
+    """A tenth of their images, asked where no other holdout is given."""
+    held: NDArray[np.bool_]
+    """(N,) those that show a picture of the tenth."""
+    keys: Callable[[Ints], Floats]
+    """The keys (n,D) of some."""
+    exact_keys: Callable[[Ints], Floats] | None = None
+    """The keys (n,D) of some, ascending, as the encoder makes them; None = those are the store's, or nobody knows."""
+    exact: Iterable[tuple[Floats, Ints]] | None = None
+    """Chunks of all keys as embedded, with values, where the store decodes others; None = it has them."""
+
+    def made(self, rows: Ints) -> Floats:
+        """The keys (n,D) of some, ascending, as the encoder makes them where those can be had."""
+        return (self.exact_keys or self.keys)(rows)
+
+    def exact_less(self, out: NDArray[np.bool_] | None) -> Iterable[tuple[Floats, Ints]] | None:
+        """The same without some entries (N,)."""
+        return None if self.exact is None else _Less(self.exact, out)
+
+
+@dataclass(frozen=True)
+class FittedCache(Generic[S]):
+    """What was chosen, and how it was."""
+
+    parameters: Parameters
+    source: ParametersFrom
+    trained: Trained
+    store: S
+    holdout: HoldoutInfo | None = None
+    report: FitReport | None = None
+    approximation_error: ApproximationError | None = None
+    calibration: Calibration | None = None
+    directions: Floats | None = None
+    """(C,D+1) of RMDS, where novelty goes by it."""
+    same_as: SameAs | None = None
+    held: KeptHoldout | None = None
+    """What a bundle keeps of an honest holdout."""
+    fitted: Looks | None = None
+    """Of the images of a holdout that parameters were fitted on."""
+    rows: Ints | None = None
+    """(n,) entries that they were fitted on, by leave-one-out."""
+
+
+def fit_cache(
+    store: S,
+    classes: int,
+    known: int,
+    entries: Entries,
+    chosen: ChosenHoldout,
+    *,
+    parameters: Parameters | None = None,
+    ks: Sequence[int | None] = KS,
+    is_exact: bool = False,
+    unknown: Callable[[], Mapping[str, Encoding]] = dict,
+    own_classes: int | None = None,
+    progress: Progress = silent,
+) -> FittedCache[S]:
+    """Fit, measure and calibrate a cache of ``classes`` classes, the first ``known`` of which are the network's.
+
+    Where ``parameters`` are given, only the search is fitted to them, and nothing is calibrated; ``is_exact`` says that
+    a search for them leaves nothing out. ``unknown`` gives kinds of unknown images, and ``own_classes`` is how many of
+    the classes, the first ones, the bundle has itself (None = all).
+
+    Raises:
+        DatasetError: there are too few images to fit anything on.
+    """
+    is_own = chosen.holdout is None or len(chosen.holdout.own) > 0
+    asked, out = chosen.holdout or entries.tenth, entries.held if is_own else None
+    served = ServedCache.of(store, classes, known, out)
+    is_asked = len(asked.labels) > 0 and served.count > 0 and not (out is not None and out.all())
+    if parameters is not None:
+        fitted = FittedCache(parameters, "given", chosen.trained, store)
+        if is_exact:
+            return fitted
+        return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
+    if chosen.holdout is None or not is_asked:
+        fitted = _alone(store, classes, known, entries, chosen, ks, progress)
+        return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
+    best, found = fit_parameters(asked, served, ks=ks, progress=progress)
+    network = softmax(asked.logits, classes)
+    novelty, directions = tell_unknown(served, asked, found, unknown(), own_classes or classes)
+    by_itself = own_evidence(novelty, asked.logits, network, asked.keys, directions)
+    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
+    exact = entries.exact_less(out)
+    measured = measure(served, store, exact, asked, found, best.parameters, novelty, by_itself, progress)
+    return FittedCache(
+        best.parameters,
+        "holdout",
+        chosen.trained,
+        measured.store,
+        chosen.info,
+        best.report,
+        measured.approximation_error,
+        calibrate(network, measured.cache, asked.labels, best.parameters.lam, novelty, scores),
+        directions,
+        limits_of_same(asked.keys, found, entries, served),
+        kept(asked, out),
+        asked.looks,
+    )
+
+
+def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: ServedCache) -> SameAs | None:
+    """How near a holdout's images, with keys (n,D), ever are to other pictures.
+
+    Where they are few, cached images are asked of each other too.
+    """
+    limits = nearest_other(found, lambda rows: keys[rows], entries.exact_keys)
+    pictures, first = np.unique(entries.pictures, return_index=True)
+    if len(keys) >= FEWEST or len(pictures) < 2:
+        return limits
+    rows = np.sort(np.random.default_rng(0).permutation(first)[:FEWEST])
+    own = entries.pictures[rows]
+    near = nearest_entries(replace(served, mask=None), entries.keys(rows), ENTRIES, entries.pictures, own)
+    return larger(limits, nearest_other(near, lambda some: entries.made(rows[some]), entries.exact_keys))
+
+
+def kept(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> KeptHoldout:
+    """What a bundle keeps of a holdout, some of a large one; out (N,) are the entries that take no part."""
+    some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:KEPT])
+    own = holdout.own[some] if len(holdout.own) else np.full(len(some), -1, np.int64)
+    no_part = np.flatnonzero(out) if out is not None else np.empty(0, np.int64)
+    return KeptHoldout(holdout.logits[some], holdout.keys[some], holdout.labels[some], own, no_part)
+
+
+def _alone(
+    store: S,
+    classes: int,
+    known: int,
+    entries: Entries,
+    chosen: ChosenHoldout,
+    ks: Sequence[int | None],
+    progress: Progress,
+) -> FittedCache[S]:
+    """By leave-one-out of the cache: an image, its mirrored copy and other copies of it do not vote on it."""
+    pictures, first = np.unique(entries.pictures, return_index=True)
+    if len(pictures) < 2:
+        raise DatasetError(
+            "one image alone tells nothing of the parameters: give --theta, --lam and --k, or more images"
+        )
+    rows = np.sort(np.random.default_rng(0).permutation(first)[:ALONE])
+    served = ServedCache.of(store, classes, known)
+    k = min(max(k or 1 for k in ks), served.count)
+    found = nearest_entries(served, entries.keys(rows), k, entries.pictures, entries.pictures[rows], progress)
+    tenth = entries.tenth
+    errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if len(tenth.labels) else None
+    fitted = fit_by_leave_one_out(store.values[rows], found, served, errs, ks=ks)
+    info = chosen.info.model_copy(update={"images": len(rows)})
+    same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
+    return FittedCache(
+        fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as, rows=rows
+    )
+
+
+def _searched(
+    fitted: FittedCache[S],
+    served: ServedCache,
+    entries: Entries,
+    asked: EmbeddedQueries,
+    out: NDArray[np.bool_] | None,
+    progress: Progress,
+) -> FittedCache[S]:
+    """With the search that its parameters need, and the distance from the exact sum."""
+    k = min(fitted.parameters.k or LISTED_K, served.count)
+    found = nearest_entries(served, asked.keys, k, progress=progress)
+    measured = measure(
+        served, fitted.store, entries.exact_less(out), asked, found, fitted.parameters, progress=progress
+    )
+    same_as = fitted.same_as or limits_of_same(asked.keys, found, entries, served)
+    return replace(fitted, store=measured.store, approximation_error=measured.approximation_error, same_as=same_as)
+
+
+def _most(fitted: FittedCache[S]) -> FittedCache[S]:
+    """With the greatest effort: there is nothing to choose a smaller one on."""
+    if fitted.store.is_exhaustive:
+        return fitted
+    return replace(fitted, store=fitted.store.with_search(fitted.store.search_settings()[-1]))
+
+
+@dataclass(frozen=True)
+class _Less:
+    """Chunks of keys, some entries left out, without a second copy of all."""
+
+    chunks: Iterable[tuple[Floats, Ints]]
+    out: NDArray[np.bool_] | None
+
+    def __iter__(self) -> Iterator[tuple[Floats, Ints]]:
+        start = 0
+        for keys, values in self.chunks:
+            kept = np.ones(len(keys), bool) if self.out is None else ~self.out[start : start + len(keys)]
+            start += len(keys)
+            if kept.all():
+                yield keys, values
+            elif kept.any():
+                yield keys[kept], values[kept]

@@ -1,0 +1,199 @@
+"""Fitting of theta, lam and k: on a holdout where there is an honest one, by leave-one-out of the cache elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, nearest_entries
+from secondlook.indexer.progress import Progress, silent
+from secondlook.model.answering.served_cache import Parameters, ServedCache
+from secondlook.model.cache import Floats, Ints, mix, reweigh, softmax, vote
+from secondlook.model.manifest import FitReport
+from secondlook.model.scoring import ece_percent, error_percent, nll
+from secondlook.model.stores.store import Neighbors
+
+THETAS = tuple(
+    float(theta) for theta in (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200)
+)
+LAMS = tuple(round(step * 0.05, 2) for step in range(21))
+KS: tuple[int | None, ...] = (10, 25, 50, 100, 200)
+
+CAUTIOUS_LAM = 0.5
+"""The share of the cache where no honest holdout says what it should be (docs/decisions/015)."""
+
+
+@dataclass(frozen=True)
+class FittedParameters:
+    """What fitting chose, and everything it tried."""
+
+    parameters: Parameters
+    report: FitReport
+
+
+def fit_parameters(
+    holdout: EmbeddedQueries,
+    served: ServedCache,
+    *,
+    ks: Sequence[int | None] = KS,
+    thetas: Sequence[float] = THETAS,
+    lams: Sequence[float] = LAMS,
+    progress: Progress = silent,
+) -> tuple[FittedParameters, Neighbors]:
+    """Try every (k, theta, lam) on the holdout; what was chosen, and the holdout's nearest entries.
+
+    The choice is the lowest negative log-likelihood among the cells whose error is within one standard error of the
+    lowest: on a few thousand images the single cell with the fewest errors is mostly luck.
+    """
+    count = served.count
+    ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
+    network = softmax(holdout.logits, served.classes)
+    found = nearest_entries(served, holdout.keys, min(max(k or 1 for k in ks), count), progress=progress)
+    fitted = choose_parameters(
+        network,
+        holdout.labels,
+        found.similarities,
+        found.values,
+        count,
+        ks=ks,
+        thetas=thetas,
+        lams=lams,
+        by_class=served.class_weights,
+        exact=_exact(served, holdout.keys, thetas, progress) if None in ks else None,
+    )
+    return fitted, found
+
+
+def fit_by_leave_one_out(
+    labels: Ints,
+    found: Neighbors,
+    served: ServedCache,
+    network_error_percent: float | None,
+    *,
+    ks: Sequence[int | None] = KS,
+    thetas: Sequence[float] = THETAS,
+) -> FittedParameters:
+    """Choose theta and k by the cache alone, and lam with caution: for a network that may know its images by heart.
+
+    ``labels`` (n,) are of cached images, ``found`` their nearest entries other than themselves. Keys are learned by
+    heart far less than logits, so that the theta at which they tell most of each other is that of new images too; how
+    much to believe the network, such images cannot tell.
+    """
+    ks = sorted({min(k, found.ids.shape[1]) for k in ks if k is not None}) or [found.ids.shape[1]]
+    # As it will be mixed, with a network that says nothing: what the cache alone would be punished for, entries that
+    # are all of one wrong class, the network's half makes good.
+    nothing = np.full((len(labels), served.classes), 1.0 / served.classes, np.float32)
+    fitted = choose_parameters(
+        nothing,
+        labels,
+        found.similarities,
+        found.values,
+        served.count,
+        ks=ks,
+        thetas=thetas,
+        lams=(CAUTIOUS_LAM,),
+        by_class=served.class_weights,
+        # By its errors a duller theta kept 66 % of what the cache can gain on the paper's CIFAR-100 weights.
+        likeliest=True,
+    )
+    # Of the network, images that it may know by heart tell its errors and nothing more.
+    unknown = {"network_nll": None, "network_ece_percent": None, "fewer_errors": None}
+    report = fitted.report.model_copy(update={"network_error_percent": network_error_percent, **unknown})
+    return FittedParameters(fitted.parameters, report)
+
+
+def _exact(served: ServedCache, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
+    """The vote (thetas,n,C) of all entries."""
+    exact = np.empty((len(thetas), len(keys), served.classes), np.float32)
+    for start in range(0, len(keys), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        exact[:, rows] = served.exact_vote(keys[rows], tuple(thetas))
+        progress("fit", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
+    return exact
+
+
+def choose_parameters(
+    network: Floats,
+    labels: Ints,
+    similarities: Floats,
+    values: Ints,
+    entries: int,
+    *,
+    ks: Sequence[int | None],
+    thetas: Sequence[float] = THETAS,
+    lams: Sequence[float] = LAMS,
+    exact: Floats | None = None,
+    by_class: NDArray[np.float64] | None = None,
+    likeliest: bool = False,
+) -> FittedParameters:
+    """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
+
+    ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None;
+    ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest negative log-likelihood,
+    whatever its error.
+    """
+
+    def voted(i: int, j: int) -> Floats:
+        k = ks[i]
+        if k is None:
+            assert exact is not None
+            of_all: Floats = exact[j]
+            return of_all
+        return reweigh(vote(similarities[:, :k], values[:, :k], thetas[j], network.shape[1]), by_class)
+
+    errors = np.empty((len(ks), len(thetas), len(lams)))
+    losses = np.empty_like(errors)
+    for i in range(len(ks)):
+        for j in range(len(thetas)):
+            cache = voted(i, j)
+            for m, lam in enumerate(lams):
+                mixed = mix(network, cache, lam)
+                errors[i, j, m] = error_percent(mixed, labels)
+                losses[i, j, m] = nll(mixed, labels)
+    lowest = errors.min() / 100
+    allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
+    i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
+    mixed = mix(network, voted(i, j), lams[m])
+    return FittedParameters(
+        Parameters(thetas[j], lams[m], ks[i]),
+        FitReport(
+            images=len(network),
+            entries=entries,
+            ks=tuple(ks),
+            thetas=tuple(thetas),
+            lams=tuple(lams),
+            error_percent=_rounded(errors),
+            nll=_rounded(losses),
+            network_error_percent=error_percent(network, labels),
+            network_nll=nll(network, labels),
+            network_ece_percent=ece_percent(network, labels),
+            chosen_error_percent=float(errors[i, j, m]),
+            chosen_nll=float(losses[i, j, m]),
+            chosen_ece_percent=ece_percent(mixed, labels),
+            fewer_errors=_fewer(network, mixed, labels),
+        ),
+    )
+
+
+def _fewer(network: Floats, mixed: Floats, labels: Ints) -> tuple[float, float]:
+    """By how many points, from and to, the mixture errs less than the network: a 95 % interval over the images."""
+    fewer = 100.0 * ((network.argmax(axis=1) != labels) * 1.0 - (mixed.argmax(axis=1) != labels))
+    half = 1.96 * float(fewer.std()) / np.sqrt(len(labels))
+    return round(float(fewer.mean() - half), 4), round(float(fewer.mean() + half), 4)
+
+
+def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
+    """Similarities and values of the k nearest keys, descending."""
+    similarities = queries @ keys.T
+    ids = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]
+    found = np.take_along_axis(similarities, ids, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
+
+
+def _rounded(grid: NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    return tuple(tuple(tuple(round(float(cell), 4) for cell in row) for row in plane) for plane in grid)

@@ -1,0 +1,73 @@
+"""What was taught, here or by another process: known before the next answer is computed.
+
+Whatever asks, asks a file's stamp first, which costs microseconds (``Journal.stamp``). Only where that is another one
+is the journal read: by the thread that computes, which alone runs the engine, between two batches. So what was
+acknowledged by any process is known to each answer that was asked for after it, and nobody has to be told.
+"""
+
+from __future__ import annotations
+
+import time
+
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import Decode, replayed
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.errors import JournalError
+from secondlook.model.images import decode
+from secondlook.model.journal import Journal, Stamp
+
+EMBED_SECONDS = 0.25
+"""For how long images that were kept without keys are embedded between two batches; the others wait for the next."""
+READ_SECONDS = 2.0
+"""How long a batch waits for a change that is being written; a disk that is stuck must not stop answers for longer."""
+AGAIN_SECONDS = 5.0
+"""After the journal could not be read, until it is tried again, unless it changed."""
+
+
+class JournalFollower:
+    """One process's view of its root's journal; ``renew`` is called from one thread at a time."""
+
+    def __init__(self, journal: Journal, decode: Decode = decode) -> None:
+        self._journal, self._decode = journal, decode
+        self._seen: tuple[Overlay | None, Stamp | None] = None, None
+        """An overlay, and the stamp of what is in it."""
+        self._failed: tuple[JournalError, Stamp | None, float] | None = None
+
+    def is_current(self, overlay: Overlay) -> bool:
+        """Whether an overlay has all that was acknowledged until now.
+
+        Raises:
+            JournalError: the journal cannot be looked at.
+        """
+        return self._is_seen(overlay, self._journal.stamp())
+
+    def renew(self, predictor: Predictor, is_asked: bool) -> Predictor:
+        """A predictor with all that was acknowledged until now; itself where that is nothing new.
+
+        ``is_asked`` = images that wait to be embedded are, some of them, although nothing is new.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        overlay, stamp = predictor.overlay, self._journal.stamp()
+        is_seen, is_behind = self._is_seen(overlay, stamp), bool(overlay.waiting)
+        if is_seen and not (is_asked and is_behind):
+            return predictor
+        if self._failed is not None and self._failed[1] == stamp and time.monotonic() < self._failed[2]:
+            raise self._failed[0]
+        # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
+        seconds = 0.0 if is_behind and not is_asked else EMBED_SECONDS
+        try:
+            fresh = replayed(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
+        except JournalError as error:
+            self._failed = error, stamp, time.monotonic() + AGAIN_SECONDS
+            raise
+        self._failed, self._seen = None, (fresh, stamp)
+        return (
+            predictor
+            if fresh is overlay
+            else Predictor(predictor.bundle, fresh, network_fallback=predictor.network_fallback)
+        )
+
+    def _is_seen(self, overlay: Overlay, stamp: Stamp | None) -> bool:
+        return stamp is not None and self._seen[0] is overlay and self._seen[1] == stamp

@@ -1,0 +1,54 @@
+"""How a bundle's parameters came about, as commands say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from secondlook.evaluation.statistics.intervals import wilson
+from secondlook.model.answering.doubt import fewest_images
+from secondlook.model.manifest import Manifest
+
+
+def describe_parameters(manifest: Manifest) -> Iterator[str]:
+    """Lines for people: what parameters were chosen, on what, and what the cache gains."""
+    report, on = manifest.fit, manifest.holdout
+    chosen = f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}"
+    if report is None or on is None:
+        yield f"{chosen}, as given"
+        return
+    if manifest.parameters_from == "leave-one-out":
+        yield (
+            f"{chosen}: no honest holdout ({on.name}: {on.why}); theta and k are fitted by leave-one-out of "
+            f"{report.images:,} cached images, of which the cache alone gets {report.chosen_error_percent:.2f} % "
+            "wrong, and lam is a cautious half; doubt is not calibrated: give --holdout images that the network never "
+            "saw"
+        )
+        return
+    errors = wilson(round(report.chosen_error_percent * report.images / 100), report.images)
+    yield (
+        f"{chosen}: {report.chosen_error_percent:.2f} % error ({100 * errors.low:.2f} to {100 * errors.high:.2f}) on "
+        f"{report.images:,} held-out images ({on.name}: {on.why}), "
+        f"the network alone {report.network_error_percent:.2f} %"
+    )
+    if on.left_out:
+        yield f"{on.left_out:,} images of {on.name} were left out: they are cached, or the network was trained on them"
+    if report.gains is False:
+        yield _no_gain(manifest)
+    if on.images < fewest_images(0.99):
+        promised = [f"{100 * share:g} %" for share in (0.9, 0.95, 0.99) if on.images < fewest_images(share)]
+        yield f"{on.images:,} images are too few to promise sets of {', '.join(promised)}: those are refused"
+
+
+def _no_gain(manifest: Manifest) -> str:
+    """What the cache gains where it saves no errors."""
+    report = manifest.fit
+    assert report is not None
+    if manifest.lam == 0:
+        return "the cache gains nothing here, lam is 0: the network answers alone, and the cache shows neighbours"
+    said = "the cache is not seen to save errors here"
+    if report.network_nll is None or report.network_ece_percent is None or report.chosen_ece_percent is None:
+        return said
+    return (
+        f"{said}; negative log-likelihood {report.network_nll:.4f} -> {report.chosen_nll:.4f}, "
+        f"ECE {report.network_ece_percent:.2f} -> {report.chosen_ece_percent:.2f} %"
+    )

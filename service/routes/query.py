@@ -1,0 +1,105 @@
+"""What the query of a prediction asks for: each parameter is read and checked here, once."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import Request
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from secondlook.model.answering.doubt import COVERAGES, check_coverage
+from secondlook.model.answering.predictor import MAX_NEIGHBORS, NO_OVERRIDES, Overrides
+from secondlook.model.cache import MAX_THETA
+from secondlook.service.problems import of_validation
+
+MAX_VOTES = 1000
+
+
+def _parse_k(given: object) -> object:
+    if given == "all" or (isinstance(given, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", given)):
+        return given
+    raise ValueError("give a whole number of at least 1, or all")
+
+
+K = Annotated[
+    int | Literal["all"],
+    BeforeValidator(_parse_k),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, {"const": "all"}]}),
+]
+
+
+class PredictQuery(BaseModel):
+    """What a prediction's query asks for.
+
+    Raises ParameterError where theta, lam, k or coverage is out of its range.
+    """
+
+    top: int = Field(5, ge=1, le=1000, description="Classes listed.")
+    neighbors: int = Field(0, ge=0, le=MAX_NEIGHBORS, description="Nearest entries listed.")
+    lam: float | None = Field(
+        None,
+        description="Weight of the cache, instead of the model's own.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    theta: float | None = Field(
+        None,
+        description="Sharpness of the vote, instead of the model's own.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": MAX_THETA},
+    )
+    k: K | None = Field(None, description="How many entries vote, or all, instead of the model's own.")
+    votes: int = Field(
+        0,
+        ge=0,
+        le=MAX_VOTES,
+        description="Nearest entries told by class and similarity alone, for other theta, lam and k.",
+    )
+    coverage: float | None = Field(
+        None,
+        description="How often a set of labels is to hold the right one: each answer has such a set.",
+        json_schema_extra={"minimum": COVERAGES[0], "maximum": COVERAGES[1]},
+    )
+    abstain: bool = Field(False, description="Say of each image whether to answer 'unknown' instead.")
+
+    _overrides: Overrides = PrivateAttr(NO_OVERRIDES)
+
+    # In the model's own words, not pydantic's: the command says the same.
+    @model_validator(mode="after")
+    def _check_ranges(self) -> PredictQuery:
+        self._overrides = Overrides(self.theta, self.lam, self.k)
+        if self.coverage is not None:
+            check_coverage(self.coverage)
+        return self
+
+    @property
+    def overrides(self) -> Overrides:
+        """What is asked in place of the bundle's own parameters."""
+        return self._overrides
+
+    @property
+    def nearest(self) -> int:
+        """How many of the nearest entries the answer needs."""
+        return max(self.neighbors, self.votes)
+
+
+def read_query(request: Request) -> PredictQuery:
+    """Read a prediction's query.
+
+    Raises:
+        ProblemError: it has a parameter that there is not, or one twice, or a value of the wrong type.
+        ParameterError: theta, lam, k or coverage is out of its range.
+    """
+    request.app.state.known_parameters.check_query(request.scope)
+    try:
+        return PredictQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise of_validation({**first, "loc": ("query", *first["loc"])}) from error
