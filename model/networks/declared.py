@@ -81,6 +81,43 @@ def of_torchvision(transforms: object, read_from: str = "torchvision's weights.t
     )
 
 
+def of_compose(transforms: object, read_from: str) -> Preprocess:
+    """Of torchvision's ``Compose`` of Resize, CenterCrop, ToTensor and Normalize, as most people write it.
+
+    Raises:
+        NetworkError: there is something else in it, or no size.
+    """
+    scaled: list[int] = []
+    crop: list[int] = []
+    geometry: dict[str, Any] = {}
+    arithmetic: dict[str, Any] = {}
+    for step in getattr(transforms, "transforms", ()):
+        match type(step).__name__:
+            case "Resize":
+                scaled = _sides(step.size)
+                geometry["rule"] = "crop" if isinstance(step.size, int) or len(step.size) == 1 else "squash"
+                geometry["interpolation"] = str(getattr(step.interpolation, "value", step.interpolation))
+            case "CenterCrop":
+                crop = _sides(step.size)
+            case "Normalize":
+                arithmetic = {"mean": tuple(step.mean), "std": tuple(step.std)}
+            case "ToTensor" | "ToImage" | "PILToTensor" | "ConvertImageDtype" | "ToDtype" | "MaybeToTensor":
+                pass
+            case other:
+                raise NetworkError(f"{read_from} have a step that is not known ({other}): {_HELP}")
+    size = crop or scaled
+    if not size:
+        raise NetworkError(f"{read_from} do not say at which size the network takes images: {_HELP}")
+    if scaled:
+        geometry["crop_share"] = min(1.0, size[0] / scaled[0])
+    return _made(read_from, {"height": size[0], "width": size[1], **geometry}, arithmetic)
+
+
+def _sides(size: Any) -> list[int]:
+    sides = [size] if isinstance(size, int) else list(size)
+    return sides * 2 if len(sides) == 1 else sides
+
+
 def of_transformers(config: Config, read_from: str = "preprocessor_config.json") -> Preprocess:
     """Of an image processor of transformers."""
     size, crop = _edges(config.get("size")), _edges(config.get("crop_size"))
@@ -140,7 +177,7 @@ def of_open_clip(config: Config, size: Size | None = None, read_from: str = "ope
 def of_onnx(metadata: Mapping[str, str], size: Size | None, read_from: str) -> Preprocess | None:
     """Of an ONNX file's ``metadata_props``; None where they say nothing of it."""
     if (own := metadata.get(METADATA)) is not None:
-        return of_json(json.loads(own), f"{read_from}, {METADATA}")
+        return of_json(literal(own), read_from)
     if "imgsz" in metadata and "names" in metadata:  # ultralytics
         edge = literal(metadata["imgsz"])
         edge = [edge, edge] if isinstance(edge, int) else edge
@@ -191,7 +228,7 @@ def of_json(content: object, read_from: str, size: Size | None = None) -> Prepro
 
 def _of_object(content: Config, read_from: str, size: Size | None) -> Preprocess | None:
     if "geometry" in content or "arithmetic" in content:
-        fields = {**content, "read_from": read_from}
+        fields = {**content, "read_from": content.get("read_from") or read_from}
         geometry = fields.get("geometry") or {}
         if size is not None and isinstance(geometry, dict):
             fields["geometry"] = {"height": size[0], "width": size[1], **geometry}

@@ -70,7 +70,7 @@ class OnnxGraph:
     @property
     def own_outputs(self) -> tuple[str, ...]:
         """Those that are no layers of the module that it was made of."""
-        return self.outputs[: len(self.outputs) - int(self.metadata.get(LAYERS, 0))]
+        return self.outputs[: len(self.outputs) - _layer_count(self.metadata)]
 
     @property
     def head(self) -> Head | None:
@@ -121,7 +121,7 @@ def graph_of(model: ModelProto, name: str) -> OnnxGraph:
     names = class_names(metadata)
     check_task(model.graph, metadata, name)
     walk = Walk(model.graph, taken.name)
-    own = list(model.graph.output)[: len(model.graph.output) - int(metadata.get(LAYERS, 0))]
+    own = list(model.graph.output)[: len(model.graph.output) - _layer_count(metadata)]
     heads = sorted(
         (found for output in own if (found := find_head(walk, output, names)) is not None),
         key=likelihood,
@@ -220,6 +220,11 @@ def _layout(graph: GraphProto, image: str, dims: list[int | None], name: str) ->
     raise NetworkError(
         f"{name} does not say which of its input's dimensions are colours: export it with (batch,3,height,width)"
     )
+
+
+def _layer_count(metadata: dict[str, str]) -> int:
+    said = metadata.get(LAYERS, "")
+    return int(said) if said.isdecimal() else 0
 
 
 def _resizes(walk: Walk) -> bool:

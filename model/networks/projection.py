@@ -42,7 +42,7 @@ class Covariance:
         directions = directions[:, :numbers]
         # Which of two opposite directions is no matter to keys; this one is the same on all machines.
         largest = directions[np.abs(directions).argmax(axis=0), np.arange(numbers)]
-        return (directions * np.sign(largest)).astype(np.float16)
+        return np.asarray(directions * np.sign(largest), np.float16)
 
     def _all(self) -> NDArray[np.float64]:
         return np.asarray(np.linalg.eigh(self._sum)[1][:, ::-1], np.float64)

@@ -1,0 +1,219 @@
+"""PyTorch modules to ONNX files, in a process of its own: ``python -P -m secondlook.model.networks.torch_export``.
+
+It is told on the command line which module (KIND NAME WEIGHTS OUT), and writes OUT, an ONNX file whose metadata holds
+the preprocessing and the class names; or OUT.error, a sentence, and exits with 3. A user's own file finds the packages
+beside it, whatever they are called; weights are downloaded or read by the library that the network is of.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, helper
+from torch import Tensor, nn
+
+from secondlook.model.errors import NetworkError
+from secondlook.model.networks.declared import METADATA, assumed
+from secondlook.model.networks.onnx_graph import LAYERS
+from secondlook.model.networks.onnx_session import save
+from secondlook.model.networks.torch_load import LOADERS, Loaded
+
+REFUSED = 3
+
+
+def export(loaded: Loaded, path: Path) -> None:
+    """Write a module, with its layers as further outputs where they can be had.
+
+    Raises:
+        NetworkError: no exporter of PyTorch's can.
+    """
+    module = loaded.module.eval().float().cpu()
+    preprocess = loaded.preprocess or assumed()
+    images = torch.from_numpy(_noise(2, preprocess.geometry.size))
+    if preprocess.arithmetic.layout == "NHWC":
+        images = images.permute(0, 2, 3, 1).contiguous()
+    listened = Listened(module)
+    with torch.no_grad():
+        listened.listen(images)
+    first: Exception | None = None
+    for names, how in (
+        (listened.names, {"dynamo": True}),
+        ((), {"dynamo": True}),
+        (listened.names, {"dynamo": False}),
+        ((), {"dynamo": False}),
+    ):
+        listened.names = tuple(names)
+        try:
+            _export(listened, images, path, **how)
+        except Exception as error:  # of many kinds
+            first = first or error
+            continue
+        break
+    else:
+        assert first is not None
+        raise NetworkError(
+            f"PyTorch cannot export it to ONNX ({_line(first)}): change what it names, or export it by hand"
+        )
+    _describe(path, listened, loaded)
+
+
+class Listened(nn.Module):
+    """A module that also gives what its parts give."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.names: tuple[str, ...] = ()
+        self.aliases: dict[str, str] = {}
+        """Other names of the same tensors."""
+        self._calls: dict[str, int] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._is_listening = False
+        for name, part in module.named_modules():
+            if name and not isinstance(part, torch.jit.ScriptModule):
+                part.register_forward_hook(self._hook(name))
+                if isinstance(part, nn.Linear | nn.Conv2d):
+                    part.register_forward_pre_hook(self._pre_hook(name))
+
+    def listen(self, images: Tensor) -> None:
+        """Find out which parts give something for each image."""
+        self._calls, self._seen = {}, {}
+        self.module(images)
+        by_tensor: dict[int, str] = {}
+        for name, tensor in self._seen.items():
+            earlier = by_tensor.get(id(tensor))
+            if earlier is not None:
+                # The same tensor is a part's and its container's, or one part wrote over what another gave.
+                if earlier.startswith(f"{name}."):
+                    self.aliases[earlier] = name
+                self.aliases = {alias: name if of == earlier else of for alias, of in self.aliases.items()}
+            by_tensor[id(tensor)] = name
+        heads = [name for name in self._seen if name.endswith(":input")]
+        kept = set(by_tensor.values())
+        self.names = tuple(
+            name
+            for name, tensor in self._seen.items()
+            if name in kept and tensor.ndim in (2, 3, 4) and (not name.endswith(":input") or name == heads[-1])
+        )
+        self.aliases = {alias: of for alias, of in self.aliases.items() if of in self.names}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The module's own output, or outputs, and its parts'."""
+        self._calls, self._seen = {}, {}
+        given = self.module(images)
+        own = _tensors(given)
+        return (*own, *(self._seen[name] for name in self.names))
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def note(part: nn.Module, given: Any, made: Any) -> None:
+            calls = self._calls[name] = self._calls.get(name, 0) + 1
+            if isinstance(made, Tensor) and made.is_floating_point() and made.ndim >= 2:
+                self._seen[name if calls == 1 else f"{name}#{calls}"] = made
+
+        return note
+
+    def _pre_hook(self, name: str) -> Callable[..., None]:
+        def note(part: nn.Module, given: Any) -> None:
+            if given and isinstance(given[0], Tensor):
+                self._seen.pop(f"{name}:input", None)  # the last call counts
+                if all(given[0] is not tensor for tensor in self._seen.values()):
+                    self._seen[f"{name}:input"] = given[0]
+
+        return note
+
+
+def _tensors(given: Any) -> tuple[Tensor, ...]:
+    if isinstance(given, Tensor):
+        return (given,)
+    if isinstance(given, dict):
+        return tuple(value for value in given.values() if isinstance(value, Tensor))
+    if isinstance(given, list | tuple):
+        return tuple(value for value in given if isinstance(value, Tensor))
+    raise NetworkError(f"the module gives {type(given).__name__}, not a tensor: wrap it so that forward returns logits")
+
+
+def _export(listened: Listened, images: Tensor, path: Path, *, dynamo: bool) -> None:
+    with torch.no_grad():
+        count = len(_tensors(listened.module(images)))
+    own = ["output"] if count == 1 else [f"output{i}" for i in range(count)]
+    names = [*own, *listened.names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dynamo:
+            program = torch.onnx.export(
+                listened,
+                (images,),
+                input_names=["images"],
+                output_names=names,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=True)
+        else:
+            torch.onnx.export(
+                listened,
+                (images,),
+                str(path),
+                input_names=["images"],
+                output_names=names,
+                dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
+                dynamo=False,
+            )
+
+
+def _describe(path: Path, listened: Listened, loaded: Loaded) -> None:
+    """Write what is known of a network into its file."""
+    model: ModelProto = onnx.load(str(path))
+    outputs = {output.name for output in model.graph.output}
+    aliases = [alias for alias, of in listened.aliases.items() if of in outputs]
+    for alias in aliases:
+        model.graph.node.append(helper.make_node("Identity", [listened.aliases[alias]], [alias]))
+        model.graph.output.append(onnx.ValueInfoProto(name=alias))
+    said = {LAYERS: str(len(listened.names) + len(aliases))}
+    if loaded.preprocess is not None:
+        said[METADATA] = loaded.preprocess.model_dump_json()
+    if loaded.classes is not None:
+        said["names"] = json.dumps(loaded.classes)
+    helper.set_model_props(model, said)
+    save(model, path)
+
+
+def _noise(count: int, size: tuple[int, int]) -> Any:
+    return np.random.default_rng(0).standard_normal((count, 3, *size)).astype(np.float32)
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+def main() -> None:
+    """Be the process."""
+    kind, name, weights, out = sys.argv[1:5]
+    path = Path(out)
+    try:
+        export(LOADERS[kind](name, weights), path)
+    except NetworkError as error:
+        said = str(error)
+    except ModuleNotFoundError as error:
+        said = f"{name} needs the package {error.name}: install it (pip install {error.name})"
+    except Exception as error:  # a user's own code, or a library's download
+        said = f"{name} cannot be loaded ({_line(error)})"
+    else:
+        return
+    path.with_name(f"{path.name}.error").write_text(said)
+    sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""PyTorch modules by name: of torchvision, timm, transformers, or of a function in a file of the user's.
+
+Read in a process of its own only (``torch_export``): a user's file finds the packages beside it, whatever they are
+called. Weights are downloaded or read by the library that the network is of; no pickle is run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from secondlook.model.errors import NetworkError
+from secondlook.model.networks.declared import of_compose, of_config, of_json, of_timm, of_torchvision, read_json
+from secondlook.model.networks.preprocess import Preprocess
+
+_HEADS = ("fc.weight", "head.weight", "classifier.weight", "heads.head.weight", "head.fc.weight")
+
+
+class Loaded(NamedTuple):
+    """A module in evaluation mode, and what is known of it."""
+
+    module: nn.Module
+    preprocess: Preprocess | None
+    classes: tuple[str, ...] | None
+
+
+def load_torchvision(name: str, weights: str) -> Loaded:
+    """Of torchvision.models: default weights, others by name, or a checkpoint."""
+    from torchvision.models import get_model, get_model_weights, list_models
+
+    if name not in list_models():
+        raise NetworkError(_unknown("torchvision", name, list_models()))
+    known = get_model_weights(name)
+    entry = known.__members__.get(weights or "DEFAULT")
+    if weights and entry is None and not Path(weights).exists():
+        names = ", ".join(list(known.__members__)[:5])
+        raise NetworkError(f"torchvision:{name}@{weights} is neither a file nor one of its weights: choose {names}")
+    if entry is not None:
+        module = get_model(name, weights=entry)
+        return Loaded(
+            module, of_torchvision(entry.transforms(), f"{entry} .transforms()"), tuple(entry.meta["categories"])
+        )
+    tensors = read_checkpoint(Path(weights))
+    module = get_model(name, weights=None, **_with_classes(tensors))
+    default = known.__members__.get("DEFAULT")
+    like = None if default is None else of_torchvision(default.transforms(), f"{default}.transforms()")
+    return Loaded(_filled(module, tensors, name, weights), like, None)
+
+
+def load_timm(name: str, weights: str) -> Loaded:
+    """Of timm: its pretrained weights, or a checkpoint."""
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(name):
+        raise NetworkError(_unknown("timm", name, timm.list_models()))
+    if weights:
+        tensors = read_checkpoint(Path(weights))
+        module = _filled(timm.create_model(name, **_with_classes(tensors)), tensors, name, weights)
+    else:
+        module = timm.create_model(name, pretrained=True)
+    config = resolve_model_data_config(module)
+    return Loaded(module, of_timm(config, f"timm's pretrained_cfg of {name}"), _timm_classes(module))
+
+
+def load_transformers(name: str, weights: str) -> Loaded:
+    """Of transformers, by a repository's name or a local folder."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    config = AutoConfig.from_pretrained(name)
+    processor = AutoImageProcessor.from_pretrained(name)
+    is_classifier = any("ImageClassification" in kind for kind in getattr(config, "architectures", None) or ())
+    kind = AutoModelForImageClassification if is_classifier else AutoModel
+    try:
+        module = kind.from_pretrained(name, attn_implementation="eager")
+    except ValueError:  # it knows no such thing
+        module = kind.from_pretrained(name)
+    classes = of_config({"id2label": config.id2label}) if is_classifier else None
+    declared = of_json(processor.to_dict(), f"preprocessor_config.json of {name}")
+    return Loaded(_Transformers(getattr(module, "vision_model", module)), declared, classes)
+
+
+def load_file(name: str, weights: str) -> Loaded:
+    """What a function in a file of the user's gives: a module, (module, preprocessing), or with class names third."""
+    path, _, function = name.rpartition(":")
+    file = Path(path).resolve()
+    sys.path[:0] = [str(file.parent), os.getcwd()]
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise NetworkError(f"{path} is no Python file")
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = code
+    spec.loader.exec_module(code)
+    call = getattr(code, function, None)
+    if not callable(call):
+        there = [
+            key for key, value in vars(code).items() if inspect.isfunction(value) and value.__module__ == file.stem
+        ]
+        near = f": it has {', '.join(there[:5])}" if there else ""
+        raise NetworkError(f"{path} has no function {function}{near}; name one that returns a torch.nn.Module")
+    given = call()
+    module, declared, classes = (*given, None, None)[:3] if isinstance(given, tuple) else (given, None, None)
+    if isinstance(module, dict):
+        raise NetworkError(
+            f"{name} returns weights without their module: return module.load_state_dict'ed, as nn.Module"
+        )
+    if not isinstance(module, nn.Module):
+        raise NetworkError(
+            f"{name} returns {type(module).__name__}: return a torch.nn.Module, or (module, preprocessing)"
+        )
+    for attribute in ("classes", "class_names", "categories"):
+        found = getattr(module, attribute, None)
+        if classes is None and isinstance(found, list | tuple) and all(isinstance(label, str) for label in found):
+            classes = found
+    return Loaded(module, _declared(declared, name), None if classes is None else tuple(map(str, classes)))
+
+
+LOADERS: dict[str, Callable[[str, str], Loaded]] = {
+    "torchvision": load_torchvision,
+    "timm": load_timm,
+    "transformers": load_transformers,
+    "file": load_file,
+}
+
+
+class _Transformers(nn.Module):
+    """A module of transformers that gives tensors in place of its output's record."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        made = self.module(pixel_values=pixel_values)
+        if (logits := getattr(made, "logits", None)) is not None:
+            return logits  # type: ignore[no-any-return]
+        found = (getattr(made, name, None) for name in ("pooler_output", "last_hidden_state"))
+        return tuple(tensor for tensor in found if tensor is not None)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; nothing in it is run.
+
+    Raises:
+        NetworkError: there is none, or it holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise NetworkError(f"there is no file {path}") from error
+    except Exception as error:  # pickle's, zip's, safetensors'
+        raise NetworkError(
+            f"{path.name} holds more than tensors, or is damaged: save module.state_dict() with torch.save, or give "
+            "FILE.py:FUNCTION that returns the module"
+        ) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise NetworkError(f"{path.name} holds no state dict: save module.state_dict() with torch.save")
+    return {str(name).removeprefix("module."): value for name, value in found.items()}
+
+
+def _filled(module: nn.Module, tensors: dict[str, Tensor], name: str, weights: str) -> nn.Module:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        wrong = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise NetworkError(f"{Path(weights).name} does not hold the weights of {name} ({wrong[:150]})") from error
+    return module
+
+
+def _with_classes(tensors: dict[str, Tensor]) -> dict[str, int]:
+    matrices = [
+        name for name in tensors if name in _HEADS or (name.startswith("classifier.") and tensors[name].ndim >= 2)
+    ]
+    return {"num_classes": len(tensors[matrices[-1]])} if matrices else {}
+
+
+def _timm_classes(module: nn.Module) -> tuple[str, ...] | None:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    config = getattr(module, "pretrained_cfg", {}) or {}
+    if (names := of_config(config)) is not None:
+        return names
+    subset = infer_imagenet_subset(module)
+    if not subset:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(i).partition(",")[0] for i in range(info.num_classes()))
+
+
+def _declared(given: object, name: str) -> Preprocess | None:
+    """Preprocessing in any of the forms in which people have it."""
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        return read_json(Path(given))
+    if isinstance(given, dict):
+        return of_json(given, f"what {name} returns")
+    if hasattr(given, "crop_size") and hasattr(given, "resize_size"):
+        return of_torchvision(given, f"the transforms that {name} returns")
+    if hasattr(given, "transforms"):
+        return of_compose(given, f"the transforms that {name} returns")
+    if hasattr(given, "to_dict"):
+        return of_json(given.to_dict(), f"the processor that {name} returns")
+    raise NetworkError(
+        f"{name} returns a preprocessing that cannot be read ({type(given).__name__}): return a dict such as "
+        '{"geometry": {"height": 224, "width": 224}, "arithmetic": {}}, or torchvision\'s transforms'
+    )
+
+
+def _unknown(library: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 3) or known[:3]
+    return f"{library} has no network {name!r}: did you mean {' or '.join(f'{library}:{one}' for one in near)}?"
