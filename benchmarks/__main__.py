@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.run import Plan, run
+from benchmarks.run import ON_REQUEST, PARTS, Plan, run
 from secondlook.cli import main
 from secondlook.commands.shared.options import (
     bundles_option,
@@ -18,11 +18,8 @@ from secondlook.commands.shared.options import (
     reporting,
 )
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.service.settings import Settings
-
-PARTS = ("engines", "index", "stages", "taught", "serve", "stores", "milvus", "ray")
-"""The last two need what not everyone has, and are measured only where they are named."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,7 +76,8 @@ def bench(
     """What things cost, on CIFAR images: all of it, or only the PARTs named.
 
     engines, index (its build), stages (of an answer), taught (answers beside taught entries), serve (a running server
-    under load, beside the same pipeline without HTTP), stores (by size). Only where it is named: milvus (the same
+    under load, beside the same pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a
+    server does, and might do instead). Only where it is named: milvus (the same
     keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS), ray (images embedded in one piece, in shards, and in
     shards on Ray).
 
@@ -89,7 +87,7 @@ def bench(
     bundle = bundles.open_bundle(root, generation)
     max_batch = int(Settings.model_fields["max_batch"].default)
     plan = Plan(
-        (*named, *parts) or PARTS[:-2],
+        (*named, *parts) or tuple(part for part in PARTS if part not in ON_REQUEST),
         images,
         entries,
         factories,

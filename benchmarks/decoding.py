@@ -1,8 +1,8 @@
-"""What decoding in processes costs beside decoding in threads: ``python -m benchmarks.decoding [SECONDS]``.
+"""What decoding in processes costs beside decoding in threads.
 
-Both decode the same files for the same event loop, in turns of SECONDS (2), as many at once as a server has places:
-images a second with 32 that wait and with one alone, and the processor's time for each image. The ratios are what
-counts: a machine is not equally fast at all times. Where others use it too, that of the processor's time says more.
+Both decode the same files for the same event loop, in turns, as many at once as a server has places: images a second
+with 32 that wait and with one alone, and the processor's time for each image. The ratios are what counts: a machine is
+not equally fast at all times. Where others use it too, that of the processor's time says more.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import io
 import os
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ import numpy as np
 import uvloop
 from PIL import Image
 
+from secondlook.indexer.progress import Progress, silent
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.service.batching.thread import step_back
 from secondlook.service.decoding.decoders import Decoders
@@ -69,8 +70,27 @@ async def measure(
     return Measured(rate, 1000 * statistics.median(took), 1000 * processor / len(took))
 
 
-async def main(seconds: float) -> None:
-    """Measure and print."""
+@dataclass(frozen=True)
+class DecodingResult:
+    """One kind of file, with so many at once."""
+
+    file: str
+    bytes: int
+    waiting: int
+    threads: Measured
+    """The median turn, as for the processes."""
+    processes: Measured
+    rate_ratio: float
+    """Processes over threads, the median of the turns' ratios."""
+    processor_ratio: float
+
+
+def decoding(for_seconds: float = 2.0, progress: Progress = silent) -> list[DecodingResult]:
+    """Decode in turns of so many seconds, each kind of file with each number at once."""
+    return uvloop.run(_decoding(for_seconds, progress))
+
+
+async def _decoding(for_seconds: float, progress: Progress) -> list[DecodingResult]:
     places = max(1, min(4, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(places, initializer=step_back)
     decoders = Decoders(places=places, max_bytes=3 << 29, max_seconds=5.0, room=16 << 20, metrics=Metrics())
@@ -85,37 +105,28 @@ async def main(seconds: float) -> None:
         processes = [process for process in decoders._processes if process.pid]
         return time.process_time() + sum(process.seconds + process.used_s() for process in processes)
 
+    results: list[DecodingResult] = []
     for name, (file, size) in kinds.items():
         in_thread = partial(loop.run_in_executor, pool, decode, file, size, LIMITS)
         in_process = partial(decoded, decoders, file, size)
         for waiting in (WAITING, 1):
             turns = [
-                [await measure(one, waiting, seconds, spent) for one in (in_thread, in_process)] for _ in range(ROUNDS)
+                [await measure(one, waiting, for_seconds, spent) for one in (in_thread, in_process)]
+                for _ in range(ROUNDS)
             ]
             threads, processes = (
                 Measured(*map(statistics.median, zip(*own, strict=True))) for own in zip(*turns, strict=True)
             )
             rates = statistics.median(turn[1].rate / turn[0].rate for turn in turns)
             costs = statistics.median(turn[1].processor_ms / turn[0].processor_ms for turn in turns)
-            print(
-                f"{name}, {len(file):,} bytes, {waiting} at once: threads {threads.rate:,.0f}/s, {threads.ms:.2f} ms, "
-                f"{threads.processor_ms:.3f} ms of the processor; processes {processes.rate:,.0f}/s, "
-                f"{processes.ms:.2f} ms, {processes.processor_ms:.3f} ms; ratio of rates {rates:.2f}, of the "
-                f"processor's time {costs:.2f}"
-            )
+            results.append(DecodingResult(name, len(file), waiting, threads, processes, rates, costs))
+            progress("decoding", len(results), 2 * len(kinds))
     await decoders.close()
     pool.shutdown()
-
-
-def _median(turns: tuple[Measured, ...]) -> Measured:
-    return Measured(*map(statistics.median, zip(*turns, strict=True)))
+    return results
 
 
 async def decoded(decoders: Decoders, file: bytes, size: tuple[int, int]) -> None:
     """Decode in a process, as a server does."""
     out = np.empty((*size, 3), np.uint8)
     await decoders.decode(file, out, LIMITS, decoders.spending(1), time.monotonic() + 60)
-
-
-if __name__ == "__main__":
-    uvloop.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 2.0))

@@ -1,4 +1,4 @@
-"""Keys in Milvus beside the same keys in FAISS here, each with the same index and effort, in one run."""
+"""Keys in Milvus beside the same keys in FAISS here, each with the same index and search settings, in one run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from secondlook.model.bundles.root import new_generation
 from secondlook.model.cache import Floats, Ints, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore, TunableStore
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import ExactStore, TunableStore
 
 BATCHES = (1, 32, 64)
 """Queries in one search."""
@@ -37,7 +38,7 @@ class MilvusResult:
     entries: int
     dim: int
     k: int
-    effort: str
+    search_settings: str
     milvus_build_seconds: float
     """From the first key sent to the last check."""
     faiss_build_seconds: float
@@ -113,12 +114,13 @@ def milvus_search(
                 progress(f"answers of {milvus_factory}", rows.stop, asked)
         finally:
             there[0].drop()
+        settings = search.model_dump(exclude_none=True)
         yield MilvusResult(
             index=milvus_factory,
             entries=len(keys),
             dim=keys.shape[1],
             k=k,
-            effort=", ".join(f"{name} {value}" for name, value in search.model_dump(exclude_none=True).items()),
+            search_settings=", ".join(f"{name} {value}" for name, value in settings.items()),
             milvus_build_seconds=milvus_took,
             faiss_build_seconds=faiss_took,
             milvus_ms=times[0],
@@ -131,7 +133,7 @@ def milvus_search(
 
 
 def _pairs(count: int, k: int) -> Iterator[tuple[str, str, SearchInfo]]:
-    """The same index in Milvus and in FAISS, and with which effort both are searched."""
+    """The same index in Milvus and in FAISS, and how both are searched."""
     yield "FLAT", "Flat", SearchInfo()
     lists = 2 ** round(np.log2(2 * np.sqrt(count)))
     yield f"IVF_FLAT,{lists}", f"IVF{lists},Flat", SearchInfo(lists=max(1, lists // 16))

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.decoding import decoding
 from benchmarks.engines import engines, first, index_build
 from benchmarks.milvus import COMPARED, milvus_search
 from benchmarks.on_ray import embedding
 from benchmarks.report import Report
 from benchmarks.serve import serve
 from benchmarks.stages import stages
-from benchmarks.stores import CHUNK, QUERIES, flat_search, spread, stores
+from benchmarks.stores import CHUNK, QUERIES, flat_search, resized, stores
 from benchmarks.taught import merged, taught
 from benchmarks.votes import votes
 from secondlook.evaluation.timing import machine, median_ms
-from secondlook.indexer.datasets.datasets import ArrayDataset, load
+from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
@@ -28,7 +31,8 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import check_trainable, empty_index
+from secondlook.model.stores.factory import check_trainable
+from secondlook.model.stores.faiss_store import empty_index
 from secondlook.model.stores.milvus_server import from_environment
 
 
@@ -49,6 +53,102 @@ class Plan:
     """Whether other servers are measured beside it."""
 
 
+@dataclass(frozen=True)
+class _Bench:
+    """What is measured, and with what; images are read where a part needs them."""
+
+    root: Path
+    bundle: Bundle
+    data_root: Path | None
+    plan: Plan
+    report: Report
+    progress: Progress
+
+    @cached_property
+    def train(self) -> Dataset:
+        return load(self.bundle.manifest.dataset.name, "train", self.data_root)
+
+    @cached_property
+    def test(self) -> Dataset:
+        return load(self.bundle.manifest.dataset.name, "test", self.data_root)
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """Test images (N,H,W,3)."""
+        return read_all(self.test, self.bundle.engine.size)[0]
+
+    @property
+    def parameters(self) -> Parameters:
+        manifest = self.bundle.manifest
+        return Parameters(manifest.theta, manifest.lam, manifest.k)
+
+    def engines(self) -> None:
+        self.report.engines = engines(self.bundle, self.images, self.plan.seconds)
+
+    def index(self) -> None:
+        if not isinstance(self.train, ArrayDataset):
+            raise DatasetError("the index build is measured on cifar10: make a bundle of it, or leave 'index' out")
+        self.report.index = index_build(self.bundle, self.root, first(self.train, self.plan.images), self.progress)
+
+    def stages(self) -> None:
+        self.report.stages = stages(self.bundle, self.images, self.plan.seconds)
+        self.report.votes = votes(self.plan.seconds / 4)
+
+    def taught(self) -> None:
+        self.report.taught = taught(self.bundle, self.images, self.plan.seconds)
+        self.report.merged = merged(self.bundle, self.train, self.test, self.progress)
+
+    def serve(self) -> None:
+        plan = self.plan
+        self.report.serve = serve(
+            self.root, self.bundle, self.images, plan.max_batch, plan.with_peers, plan.seconds, self.progress
+        )
+
+    def stores(self) -> None:
+        batch, engine, plan = self.images[:32], self.bundle.engine, self.plan
+        one = median_ms(lambda: engine.encode(batch[:1]), 2.0)
+        many = median_ms(lambda: engine.encode(batch), 2.0) / 32
+        cached = self._embedded(self.train, max(plan.entries))
+        queries = self._embedded(self.test, QUERIES)
+        self.report.flat = flat_search(cached.keys[: min(plan.entries)], queries.keys, for_seconds=plan.seconds / 4)
+        for count in plan.entries:
+            self.report.stores += stores(
+                *resized(cached.keys, cached.labels, count),
+                Encoding(queries.logits, queries.keys),
+                plan.factories,
+                self.parameters,
+                (one, many),
+                self.report.machine.read_gb_per_second * 1e9,
+                plan.seconds,
+                self.progress,
+            )
+
+    def decoding(self) -> None:
+        self.report.decoding = decoding(self.plan.seconds, self.progress)
+
+    def milvus(self) -> None:
+        server = from_environment()
+        assert server is not None
+        cached, queries = self._embedded(self.train), self._embedded(self.test, COMPARED)
+        for count in self.plan.entries:
+            own, asked = resized(cached.keys, cached.labels, count), Encoding(queries.logits, queries.keys)
+            self.report.milvus += milvus_search(server, *own, asked, self.parameters, self.plan.seconds, self.progress)
+
+    def ray(self) -> None:
+        source = FromBundle(self.root, self.bundle.manifest.generation)
+        images = min(self.plan.images, len(self.train.labels))
+        self.report.ray = embedding(source, self.train, images, self.progress)
+
+    def _embedded(self, dataset: Dataset, most: int | None = None) -> EmbeddedQueries:
+        positions = np.arange(len(dataset.labels))[:most]
+        return embed_queries(dataset, positions, self.bundle.engine, self.progress)
+
+
+PARTS = ("engines", "index", "stages", "taught", "serve", "stores", "decoding", "milvus", "ray")
+ON_REQUEST = ("milvus", "ray")
+"""They need what not everyone has, and are measured only where they are named."""
+
+
 def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress: Progress = silent) -> Report:
     """Measure on the dataset that the bundle caches.
 
@@ -60,60 +160,17 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         ServerError: a server does not start, or answers otherwise than the bundle itself.
     """
     manifest = bundle.manifest
-    train, test = (load(manifest.dataset.name, split, data_root) for split in ("train", "test"))
-    images = read_all(test, bundle.engine.size)[0]
+    report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
+    bench = _Bench(root, bundle, data_root, plan, report, progress)
     if "serve" in plan.parts and manifest.generation != active_generation(root):
         raise ParameterError("serve measures the active generation: leave --generation out, or activate it")
-    milvus = from_environment()
-    if "milvus" in plan.parts and milvus is None:
+    if "milvus" in plan.parts and from_environment() is None:
         raise StoreError("there is no Milvus server to measure: set SECONDLOOK_MILVUS__ADDRESS")
     if "stores" in plan.parts:
-        _check_stores(plan, manifest.store.dim, len(train.labels))
-    report = Report(machine(), manifest.generation, manifest.store.count, manifest.store.dim, manifest.k)
-    if "engines" in plan.parts:
-        report.engines = engines(bundle, images, plan.seconds)
-    if "index" in plan.parts:
-        if not isinstance(train, ArrayDataset):
-            raise DatasetError("the index build is measured on cifar10: make a bundle of it, or leave 'index' out")
-        report.index = index_build(bundle, root, first(train, plan.images), progress)
-    if "stages" in plan.parts:
-        report.stages = stages(bundle, images, plan.seconds)
-        report.votes = votes(plan.seconds / 4)
-    if "taught" in plan.parts:
-        report.taught = taught(bundle, images, plan.seconds)
-        report.merged = merged(bundle, train, test, progress)
-    if "serve" in plan.parts:
-        report.serve = serve(root, bundle, images, plan.max_batch, plan.with_peers, plan.seconds, progress)
-    if "stores" in plan.parts:
-        batch = images[:32]
-        one = median_ms(lambda: bundle.engine.encode(batch[:1]), 2.0)
-        many = median_ms(lambda: bundle.engine.encode(batch), 2.0) / 32
-        wanted = min(max(plan.entries), len(train.labels))
-        cached = embed_queries(train, np.arange(wanted), bundle.engine, progress)
-        asked = embed_queries(test, np.arange(min(QUERIES, len(test.labels))), bundle.engine, progress)
-        report.flat = flat_search(cached.keys[: min(plan.entries)], asked.keys, for_seconds=plan.seconds / 4)
-        for count in plan.entries:
-            report.stores += stores(
-                *spread(cached.keys, cached.labels, count),
-                Encoding(asked.logits, asked.keys),
-                plan.factories,
-                Parameters(manifest.theta, manifest.lam, manifest.k),
-                (one, many),
-                report.machine.read_gb_per_second * 1e9,
-                plan.seconds,
-                progress,
-            )
-    if "milvus" in plan.parts:
-        assert milvus is not None
-        cached = embed_queries(train, np.arange(len(train.labels)), bundle.engine, progress)
-        asked = embed_queries(test, np.arange(min(COMPARED, len(test.labels))), bundle.engine, progress)
-        chosen = Parameters(manifest.theta, manifest.lam, manifest.k)
-        for count in plan.entries:
-            own, queries = spread(cached.keys, cached.labels, count), Encoding(asked.logits, asked.keys)
-            report.milvus += milvus_search(milvus, *own, queries, chosen, plan.seconds, progress)
-    if "ray" in plan.parts:
-        source = FromBundle(root, manifest.generation)
-        report.ray = embedding(source, train, min(plan.images, len(train.labels)), progress)
+        _check_stores(plan, manifest.store.dim, len(bench.train.labels))
+    for part in PARTS:
+        if part in plan.parts:
+            getattr(bench, part)()
     return report
 
 

@@ -18,11 +18,12 @@ from secondlook.indexer.fitting.approximation import cheapest_search, compare
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import early_exit_search, margins
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""
@@ -41,7 +42,7 @@ class StoreResult:
     entries: int
     is_auto: bool
     """Whether this is what ``--store auto`` takes at this size."""
-    effort: str
+    search_settings: str
     """How much of it is searched, chosen as ``index`` chooses it."""
     searched_again_percent: float
     """Queries that a quick search did not settle; 100 where there is none."""
@@ -95,7 +96,7 @@ def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float 
     return results
 
 
-def spread(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
+def resized(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
     """Count keys and values: the first ones, or all of them over and over with noise."""
     if count <= len(keys):
         return keys[:count], values[:count]
@@ -168,7 +169,7 @@ def stores(
                 factory=factory,
                 entries=len(keys),
                 is_auto=factory == auto,
-                effort=_effort(store.search_info),
+                search_settings=_settings(store.search_info),
                 searched_again_percent=100.0 * _searched_again(store, asked.keys, network, theta, lam),
                 build_seconds=took,
                 bytes_per_entry=size,
@@ -203,7 +204,7 @@ def _cost(
     return median_ms(call, for_seconds) / (len(starts) * batch)
 
 
-def _effort(info: SearchInfo) -> str:
+def _settings(info: SearchInfo) -> str:
     early_exit = (
         f"{info.early_exit.lists or info.early_exit.candidates} until {info.early_exit.margin:g}, "
         if info.early_exit
@@ -246,6 +247,6 @@ def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> Fais
     theta, lam, k = parameters
     assert k is not None
     network = softmax(queries.logits)
-    found = nearest_entries(Served(store, network.shape[1]), queries.keys, k)
+    found = nearest_entries(ServedCache(store, network.shape[1]), queries.keys, k)
     whole = vote(found.similarities, found.values, theta, network.shape[1])
     return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))

@@ -30,13 +30,15 @@ from secondlook.indexer.store_builder import StoreBuilder, choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import write_entries
+from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_parameters
 from secondlook.model.images import RESIZE
 from secondlook.model.manifest import InputInfo, Manifest, StoreInfo, Trained
-from secondlook.model.stores.faiss_store import TunableStore, keeps_keys
+from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
+from secondlook.model.stores.store import TunableStore
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,12 @@ def write_files(
 ) -> StoreInfo:
     """Write all of a bundle's files but the encoder's, which are there; what the manifest says of the store."""
     stored = builder.write(fitted.store, folder)
-    np.save(folder / bundles.VALUES, entries.values.astype(np.int32), allow_pickle=False)
-    write_entries(folder / bundles.ENTRIES, entries.table(), entries.embedded.sheets, height=encoder.engine.size[0])
+    np.save(folder / VALUES, entries.values.astype(np.int32), allow_pickle=False)
+    write_entries(folder / ENTRIES, entries.table(), entries.embedded.sheets, height=encoder.engine.size[0])
     looks = CachedLooks(entries.embedded.looks, entries.looks_rows, fitted.looks).fitted_on(fitted.rows)
     write_fitted(folder, looks, fitted.kept_holdout, fitted.directions)
     if not keeps_keys(builder.info.factory) and len(taught := entries.taught):
-        np.save(folder / bundles.TAUGHT, entries.embedded.keys[taught], allow_pickle=False)
+        np.save(folder / FOLDED_KEYS, entries.embedded.keys[taught], allow_pickle=False)
     return stored
 
 
@@ -196,7 +198,7 @@ def write_fitted(folder: Path, looks: CachedLooks, holdout: KeptHoldout | None, 
     if holdout is not None:
         holdout.write(folder / HOLDOUT)
     if directions is not None:
-        np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
+        np.save(folder / DIRECTIONS, directions, allow_pickle=False)
 
 
 def describe(
@@ -221,7 +223,7 @@ def describe(
         input=InputInfo(height=engine.size[0], width=engine.size[1], resize=RESIZE),
         store=stored,
         **fitted.manifest_fields(),
-        taught=dataset.change if isinstance(dataset, FoldedDataset) else None,
+        folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
     )
 
 

@@ -18,9 +18,9 @@ from secondlook.indexer.fitting.cache import VotingEntries
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import DatasetInfo
-from secondlook.model.stores.faiss_store import parts
+from secondlook.model.stores.store import parts
 
 PAIRS_NAMED = 100
 """Pairs of images, one picture in two classes, that the manifest names."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D1F", "#444444")
@@ -43,11 +42,10 @@ def drawing(size: tuple[float, float] = (8.0, 4.6), title: str = "") -> Iterator
     import matplotlib
 
     matplotlib.use("Agg")
-    from cycler import cycler
-    from matplotlib import pyplot
+    from matplotlib import pyplot, rcsetup
 
     style: dict[Any, Any] = {
-        "axes.prop_cycle": cycler(color=COLOURS),
+        "axes.prop_cycle": rcsetup.cycler(color=COLOURS),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -70,12 +68,3 @@ def drawing(size: tuple[float, float] = (8.0, 4.6), title: str = "") -> Iterator
             yield made
         finally:
             pyplot.close(made)
-
-
-@contextmanager
-def figure(path: Path, title: str) -> Iterator[Any]:
-    """Axes to draw on; written to path (PNG) when the block ends."""
-    with drawing(title=title) as made:
-        yield made.subplots()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made.savefig(path, dpi=110)

@@ -26,21 +26,24 @@ from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.index import IndexOptions, made_now, write_fitted
 from secondlook.indexer.memory import check_index_memory
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.added.replay import replayed
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
-from secondlook.model.stores.faiss_store import FaissStore, Store, check_k, keeps_keys
+from secondlook.model.stores.added_keys import number_of
+from secondlook.model.stores.factory import check_k, keeps_keys
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def recalibrate(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = Served.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     most = min(max(TENTH, manifest.k or 1), served.count)
     found = nearest_entries(served, holdout.keys, most, progress=progress)
@@ -169,7 +172,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
-    overlay = caught_up(Overlay(old), Journal(root))
+    overlay = replayed(Overlay(old), Journal(root))
     store = overlay.store
     assert isinstance(store, FaissStore | MilvusStore | MergedStore)
     sources = old.entries.sources()
@@ -331,7 +334,7 @@ def _write_changed(
 ) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
-        for name in old.manifest.files.keys() - {LOOKS, HOLDOUT, bundles.DIRECTIONS}:
+        for name in old.manifest.files.keys() - {LOOKS, HOLDOUT, DIRECTIONS}:
             shutil.copyfile(old.path / name, folder / name)
         write_fitted(folder, looks, holdout, directions)
         manifest = old.manifest.model_copy(update={"generation": new_generation(), **made_now(), **changed})

@@ -40,7 +40,7 @@ class Table:
         """For a terminal."""
         table = RichTable(title=Text(self.title), caption=Text(self.note) if self.note else None)
         for place, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if place >= self.names else "left")
+            table.add_column(Text(column), justify="right" if place >= self.names else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table

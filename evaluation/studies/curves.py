@@ -22,11 +22,12 @@ from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.plots import INK, MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Served
-from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.answering.served_cache import ServedCache
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.stores.faiss_store import Store
+from secondlook.model.stores.store import Store
 
 By = Literal["size", "layer"]
 BY: tuple[By, ...] = ("size", "layer")
@@ -240,7 +241,7 @@ def _sizes(
 
 def _nearest(store: Store, queries: Floats, mask: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
     """Exact search among some entries: similarities and values (n, at most k), descending."""
-    found = nearest_entries(Served(store, 0, mask=mask), queries, min(k, int(mask.sum())))
+    found = nearest_entries(ServedCache(store, 0, mask=mask), queries, min(k, int(mask.sum())))
     return found.similarities, found.values
 
 

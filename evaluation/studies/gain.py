@@ -27,9 +27,10 @@ from secondlook.indexer.fitting.parameters import KS, FittedParameters, choose_p
 from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, mix, softmax
-from secondlook.model.stores.faiss_store import FaissStore, Neighbors
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import Neighbors
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def gain(
         tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn(said="yes")),
         progress=progress,
     )
-    served = Served.of(store, classes, classes)
+    served = ServedCache.of(store, classes, classes)
     network, labels = softmax(asked.logits, classes), asked.labels
     found = nearest_entries(served, asked.keys, min(max(k or 1 for k in KS), served.count), progress=progress)
 

@@ -21,11 +21,12 @@ from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.early_exit import early_exit_search
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.recipe import Recipe, named_recipe
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 BATCH = 64
 
@@ -230,7 +231,7 @@ def compare(
         holdout = EmbeddedQueries(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
-        served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
+        served = ServedCache.of(store, len(dataset.classes), len(dataset.classes), held)
         fitted, near = fit_parameters(holdout, served)
         report, chosen = fitted.report, fitted.parameters
         assert report.chosen_ece_percent is not None

@@ -13,10 +13,10 @@ from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, Doubt, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import margins
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
 from secondlook.model.manifest import ApproximationError, EarlyExit
-from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
 
@@ -59,7 +59,7 @@ K_COST = 0.1
 
 
 def measure(
-    served: Served,
+    served: ServedCache,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
     holdout: EmbeddedQueries,

@@ -21,7 +21,7 @@ from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, ne
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_parameters
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.kept_holdout import KeptHoldout
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
@@ -36,7 +36,7 @@ from secondlook.model.manifest import (
 )
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.scoring import error_percent
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 ALONE = 5000
 """Cached images that are asked of each other where there is no honest holdout."""
@@ -131,7 +131,7 @@ def fit_cache(
     """
     is_own = chosen.holdout is None or len(chosen.holdout.own) > 0
     asked, out = chosen.holdout or entries.tenth, entries.held if is_own else None
-    served = Served.of(store, classes, known, out)
+    served = ServedCache.of(store, classes, known, out)
     is_asked = len(asked.labels) > 0 and served.count > 0 and not (out is not None and out.all())
     if parameters is not None:
         fitted = FittedCache(parameters, "given", chosen.trained, store)
@@ -160,7 +160,7 @@ def fit_cache(
     )
 
 
-def limits_of_same(keys: Floats, found: Neighbors, entries: VotingEntries, served: Served) -> SameAs | None:
+def limits_of_same(keys: Floats, found: Neighbors, entries: VotingEntries, served: ServedCache) -> SameAs | None:
     """How near a holdout's images, with keys (n,D), ever are to other pictures.
 
     Where they are few, cached images are asked of each other too.
@@ -199,7 +199,7 @@ def _alone(
             "one image alone tells nothing of the parameters: give --theta, --lam and --k, or more images"
         )
     rows = np.sort(np.random.default_rng(0).permutation(first)[:ALONE])
-    served = Served.of(store, classes, known)
+    served = ServedCache.of(store, classes, known)
     k = min(max(k or 1 for k in ks), served.count)
     found = nearest_entries(served, entries.keys(rows), k, entries.pictures, entries.pictures[rows], progress)
     tenth = entries.tenth
@@ -214,7 +214,7 @@ def _alone(
 
 def _searched(
     fitted: FittedCache[S],
-    served: Served,
+    served: ServedCache,
     entries: VotingEntries,
     asked: EmbeddedQueries,
     out: NDArray[np.bool_] | None,

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.manifest import Novelty
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 QUERIES_AT_ONCE = 250
 KEYS_AT_ONCE = 32_768
@@ -32,7 +32,7 @@ class Doubt(NamedTuple):
 
 
 def nearest_entries(
-    served: Served,
+    served: ServedCache,
     keys: Floats,
     k: int,
     groups: Ints | None = None,
@@ -82,7 +82,7 @@ def nearest_entries(
 
 
 def served_votes(
-    served: Served,
+    served: ServedCache,
     holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
@@ -103,6 +103,6 @@ def served_votes(
             cache[rows] = served.vote(found.similarities[rows, :k], found.values[rows, :k], theta)
         else:
             novelty, own = (doubt.novelty, doubt.own[rows]) if doubt is not None else (None, None)
-            _, cache[rows] = served.ask(holdout.keys[rows], network[rows], parameters, novelty, own)
+            _, cache[rows] = served.search_and_vote(holdout.keys[rows], network[rows], parameters, novelty, own)
         progress("calibrate", min(start + QUERIES_AT_ONCE, len(network)), len(network))
     return cache

@@ -33,3 +33,18 @@ def test_bench_measures_stages_and_stores(data_root: Path, tmp_path: Path) -> No
         assert store["one_over_floor"] > 0
     assert set(result["growth"]) == {"Flat", "auto", "IVF32,SQ8"}
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "stages.png", "stores.png"}
+
+
+def test_bench_decoding_needs_no_images(tmp_path: Path) -> None:
+    ended = secondlook("decoding", "--seconds", 0.02, "--out", tmp_path, module="benchmarks")
+    assert ended.returncode == 0, ended.stderr
+    assert "JPEG 500 x 373" in ended.stdout
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert [(one["file"], one["waiting"]) for one in result["decoding"]] == [
+        *(("PNG 32 x 32", waiting) for waiting in (32, 1)),
+        *(("JPEG 500 x 373", waiting) for waiting in (32, 1)),
+    ]
+    for one in result["decoding"]:
+        for rate, _, processor_ms in (one["threads"], one["processes"]):
+            assert rate > 0
+            assert processor_ms > 0

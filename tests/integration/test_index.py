@@ -17,7 +17,8 @@ from secondlook.indexer.progress import Progress
 from secondlook.indexer.refit import refit
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import generations
 from secondlook.model.errors import BundleError, DatasetError, MemoryLimitError, ParameterError, RecipeError, StoreError
 from secondlook.model.networks.encoder import Encoder
