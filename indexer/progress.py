@@ -14,7 +14,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Stage 'embed', say, has done so many of the total."""
-        ...
 
 
 def silent(stage: str, done: int, total: int) -> None:

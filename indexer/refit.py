@@ -17,7 +17,7 @@ from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
-from secondlook.indexer.fitting.calibrate import calibrate_holdout, fit_doubt
+from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH
@@ -34,7 +34,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, Ints
+from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
@@ -149,6 +149,7 @@ def recalibrate(
     cache = served_votes(
         served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
+    network = softmax(holdout.logits, opened.classes)
     return _write_changed(
         root,
         opened.bundle,
@@ -159,7 +160,7 @@ def recalibrate(
         changed={
             "holdout": opened.chosen.info,
             "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
-            "calibration": calibrate_holdout(holdout, served, cache, manifest.lam, doubt),
+            "calibration": calibrate(network, cache, holdout.labels, manifest.lam, doubt.novelty, doubt.scores),
             "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
         },
     )
