@@ -1,4 +1,4 @@
-"""Which images parameters are fitted on, as commands are told it."""
+"""Which images a bundle is fitted on, as commands are told it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ trained_option: Callable[..., Any] = click.option(
     show_default=True,
     help="Whether the network was trained on DATASET's images; unknown: judged by its errors, where it was not trained "
     "here.",
+)
+unknown_option: Callable[..., Any] = click.option(
+    "--unknown",
+    multiple=True,
+    help="Images of nothing that is cached, a folder or a dataset (its train split), to choose novelty on too; may be "
+    "repeated.",
 )
 
 
