@@ -327,7 +327,7 @@ def _encoder_root(root: Path) -> Path:
 
 
 def read_recipe(text: str) -> str | Recipe:
-    """A recipe's name as it is, or a recipe written out in a JSON file.
+    """Read a recipe's name as it is, or a recipe written out in a JSON file.
 
     Raises:
         RecipeError: neither.

@@ -50,7 +50,7 @@ def study() -> None:
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where results go."""
+    """Add where results go."""
     out = click.option(
         "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
     )
@@ -217,19 +217,19 @@ def planted(
     """Measure how many wrong labels, planted in memory, `secondlook audit` finds."""
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)
-        mask = None
+        sources = None
         if holdout:
             cached = bundle.manifest.dataset
             images = load(dataset or cached.name, cached.split, data_root, limits)
-            mask = {images.source(int(i)) for i in images.holdout()}
-        found = wrong_labels.planted(bundle, share, seeds=seeds, theta=theta, k=k, among=mask, progress=progress)
+            sources = {images.source(int(i)) for i in images.holdout()}
+        found = wrong_labels.planted(bundle, share, seeds=seeds, theta=theta, k=k, sources=sources, progress=progress)
         if out is not None:
             write(found, out, "planted")
     tell(found, as_json or progress_format == "json")
 
 
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of ``networks``."""
+    """Add the arguments of ``networks``."""
     weights = click.option(
         "--weights",
         type=click.Path(path_type=Path, exists=True),

@@ -35,7 +35,7 @@ unknown_option: Callable[..., Any] = click.option(
 
 
 def holdout_of(dataset: str, named: str | None, data_root: Path | None, limits: Limits) -> Dataset | None:
-    """The holdout that was named, a split of a dataset or another dataset; the dataset's split val where none was.
+    """Load the holdout that was named, a split of a dataset or another dataset; the dataset's split val where none was.
 
     Raises:
         DatasetError: there is no such split, or no such dataset.

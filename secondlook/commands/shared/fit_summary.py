@@ -10,7 +10,7 @@ from secondlook.model.manifest import Manifest
 
 
 def describe_parameters(manifest: Manifest) -> Iterator[str]:
-    """Lines for people: what parameters were chosen, on what, and what the cache gains."""
+    """Say what parameters were chosen, on what, and what the cache gains."""
     report, on = manifest.fit, manifest.holdout
     chosen = f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}"
     if report is None or on is None:
@@ -40,7 +40,7 @@ def describe_parameters(manifest: Manifest) -> Iterator[str]:
 
 
 def describe_novelty(manifest: Manifest) -> Iterator[str]:
-    """By what novel images are told, how they stand that are not, and what to beware of."""
+    """Say by what novel images are told, how those stand that are not, and what to beware of."""
     calibration = manifest.calibration
     if calibration is None:
         return
