@@ -78,7 +78,7 @@ def images_of(bundle: Bundle) -> Images:
 def neighborhoods(
     bundle: Bundle, images: Images, k: int, progress: Progress = silent
 ) -> Iterator[tuple[slice, Neighbors]]:
-    """Yield some entries at a time, in id order, and each one's k nearest of another source, as a full search finds them.
+    """Yield some entries at a time, in id order, and the k nearest of another source to each, as in a full search.
 
     Where there are fewer, the last places have id and value -1.
     """
