@@ -42,11 +42,10 @@ def drawing(size: tuple[float, float] = (8.0, 4.6), title: str = "") -> Iterator
     import matplotlib
 
     matplotlib.use("Agg")
-    from cycler import cycler
-    from matplotlib import pyplot
+    from matplotlib import pyplot, rcsetup
 
     style: dict[Any, Any] = {
-        "axes.prop_cycle": cycler(color=COLOURS),
+        "axes.prop_cycle": rcsetup.cycler(color=COLOURS),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,

@@ -45,7 +45,7 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Return the percentile interval of a mean of values (N,), a resampled unit each, or of a statistic of rows (N,...).
+    """Return the percentile interval of a mean of values (N,), a resampled unit each, or a statistic of rows (N,...).
 
     The difference of two models on the same images is the mean of the differences: pass those, and what makes an image
     hard for both is left out. A statistic is called once for each draw, with the rows drawn.
