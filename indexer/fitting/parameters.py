@@ -186,14 +186,5 @@ def _fewer(network: Floats, mixed: Floats, labels: Ints) -> tuple[float, float]:
     return round(float(fewer.mean() - half), 4), round(float(fewer.mean() + half), 4)
 
 
-def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
-    """Similarities and values of the k nearest keys, descending."""
-    similarities = queries @ keys.T
-    ids = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]
-    found = np.take_along_axis(similarities, ids, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
-
-
 def _rounded(grid: NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:
     return tuple(tuple(tuple(round(float(cell), 4) for cell in row) for row in plane) for plane in grid)
