@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -75,6 +76,20 @@ def add_generation(root: Path, generation: str = "20990101T000000Z-abcd", **chan
 def files(*uploads: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     """Images as the multipart field that the server reads."""
     return [("file", upload) for upload in uploads]
+
+
+def answering(call: Call) -> str:
+    """Which generation answers."""
+    generation: str = call("GET", "/v1/model").json()["generation"]
+    return generation
+
+
+def eventually(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> str:

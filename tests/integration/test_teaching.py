@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.service_for_tests import (
     add_generation,
     copy_root,
     create_app,
+    eventually,
     files,
     open_predictor,
     problem,
@@ -81,13 +82,6 @@ def look(call: Call, content: bytes, query: str = "neighbors=3&top=10") -> Any:
 
 def model(call: Call) -> Any:
     return call("GET", "/v1/model").json()
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_new_class_is_known_to_the_next_answer(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
