@@ -92,6 +92,24 @@ def eventually(condition: Callable[[], bool], patience: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def teach(call: Call, label: str | None, *contents: bytes, **options: Any) -> httpx.Response:
+    """Teach images under a label."""
+    data = {} if label is None else {"label": label}
+    headers = ADMIN | options.pop("headers", {})
+    sent = files(*((f"{i}.png", content) for i, content in enumerate(contents)))
+    return call("POST", "/v1/entries", files=sent, data=data, headers=headers, **options)
+
+
+def look(call: Call, content: bytes, query: str = "neighbors=3&top=10") -> Any:
+    """The answer on one image."""
+    return call("POST", f"/v1/predict?{query}", files=files(("a.png", content))).json()["predictions"][0]
+
+
+def model(call: Call) -> Any:
+    """What is told of the model."""
+    return call("GET", "/v1/model").json()
+
+
 def problem(response: httpx.Response, status: int, slug: str) -> str:
     """Check that an answer is that problem; its detail."""
     assert response.status_code == status, response.text
