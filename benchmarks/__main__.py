@@ -18,7 +18,7 @@ from secondlook.commands.shared.options import (
     reporting,
 )
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.service.settings import Settings
 
 

@@ -20,7 +20,8 @@ from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import ENCODER, NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import ENCODER, NETWORK
 from secondlook.model.networks.engines import Encoding, Engine, OnnxEngine
 
 

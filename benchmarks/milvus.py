@@ -14,9 +14,10 @@ from secondlook.model.bundles.root import new_generation
 from secondlook.model.cache import Floats, Ints, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore, TunableStore
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import ExactStore, TunableStore
 
 BATCHES = (1, 32, 64)
 """Queries in one search."""

@@ -31,7 +31,8 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import check_trainable, empty_index
+from secondlook.model.stores.factory import check_trainable
+from secondlook.model.stores.faiss_store import empty_index
 from secondlook.model.stores.milvus_server import from_environment
 
 

@@ -49,7 +49,7 @@ from secondlook.evaluation.timing import repeated
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import SecondlookError
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 

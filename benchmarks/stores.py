@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import median_ms, seconds
 from secondlook.indexer.fitting.approximation import cheapest_search, compare
-from secondlook.indexer.fitting.parameters import nearest
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import early_exit_search, margins
-from secondlook.model.answering.predictor import Parameters
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 JITTER = 0.2
 """Length of the noise added to a repeated key, before it is brought back to unit length."""
@@ -246,9 +247,6 @@ def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> Fais
     theta, lam, k = parameters
     assert k is not None
     network = softmax(queries.logits)
-    decoded = np.concatenate([chunk for chunk, _ in store.chunks()])
-    whole = np.empty_like(network)
-    for start in range(0, len(network), CHUNK):
-        rows = slice(start, start + CHUNK)
-        whole[rows] = vote(*nearest(queries.keys[rows], decoded, store.values, k), theta, network.shape[1])
+    found = nearest_entries(ServedCache(store, network.shape[1]), queries.keys, k)
+    whole = vote(found.similarities, found.values, theta, network.shape[1])
     return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))

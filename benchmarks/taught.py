@@ -19,16 +19,17 @@ from secondlook.evaluation.timing import repeated, seconds
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.following import Following
+from secondlook.model.added.replay import replayed
+from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import ENCODER, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats, Ints, mix, softmax, vote
-from secondlook.model.journal.added_keys import FIRST_ID, AddedKeys
-from secondlook.model.journal.decided import REMOVED as GONE
-from secondlook.model.journal.decided import Decided
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
+from secondlook.model.stores.added_keys import FIRST_ID, AddedKeys
+from secondlook.model.stores.corrections import REMOVED as GONE
+from secondlook.model.stores.corrections import Corrections
 from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
 
@@ -86,15 +87,15 @@ def _beside(
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         for label, some in _new(bundle, images, keys, labels):
-            journal.teach(label, some, "bench", known=bundle.manifest.classes)
+            journal.add(label, some, "bench", known=bundle.manifest.classes)
         opened: list[Predictor] = []
-        open_s = seconds(lambda: opened.append(Predictor(bundle, caught_up(Overlay(bundle), journal))))
+        open_s = seconds(lambda: opened.append(Predictor(bundle, replayed(Overlay(bundle), journal))))
         predictor, at = opened[0], iter(range(10**9))
         one = repeated(lambda: _predict(predictor, images, next(at), 1), for_seconds, 50)
         batch = repeated(lambda: _predict(predictor, images, BATCH * next(at), BATCH), for_seconds)
-        following = Following(journal)
-        times = repeated(lambda: _teach(journal, following, opened, images), for_seconds, 50)
-        meanwhile = _meanwhile(journal, following, opened, images, for_seconds)
+        follower = JournalFollower(journal)
+        times = repeated(lambda: _teach(journal, follower, opened, images), for_seconds, 50)
+        meanwhile = _meanwhile(journal, follower, opened, images, for_seconds)
     return TaughtResult(
         len(labels),
         1000 * float(np.median(one)),
@@ -117,20 +118,20 @@ def _new(
         yield label, [NewImage("a.png", content[i % 100], own) for i, own in zip(places, made, strict=True)]
 
 
-def _teach(journal: Journal, following: Following, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
+def _teach(journal: Journal, follower: JournalFollower, opened: list[Predictor], images: NDArray[np.uint8]) -> None:
     """As a server does: the thread that computes makes the keys, and later the predictor that knows of them."""
     before = opened[-1]
     image = images[next(_numbers) % len(images)]
     seen = np.stack((image, image[:, ::-1]))
     keys = before.bundle.engine.encode(seen).keys
     _keep(journal, before.bundle, image, keys)
-    opened[:] = [following.renew(before, False)]
+    opened[:] = [follower.renew(before, False)]
 
 
 def _keep(journal: Journal, bundle: Bundle, image: NDArray[np.uint8], keys: Floats) -> None:
     known, encoder = bundle.manifest.classes, bundle.manifest.files[ENCODER].sha256
     made = {(encoder, False): keys[0], (encoder, True): keys[1]}
-    journal.teach(known[0], [NewImage("a.png", png(image), made)], "bench", known=known)
+    journal.add(known[0], [NewImage("a.png", png(image), made)], "bench", known=known)
 
 
 _numbers = itertools.count()
@@ -138,7 +139,7 @@ _numbers = itertools.count()
 
 def _meanwhile(
     journal: Journal,
-    following: Following,
+    follower: JournalFollower,
     opened: list[Predictor],
     images: NDArray[np.uint8],
     for_seconds: float,
@@ -152,7 +153,7 @@ def _meanwhile(
             _keep(journal, bundle, images[next(_numbers) % len(images)], keys)
 
     def ask() -> None:
-        opened[:] = [following.renew(opened[-1], False)]
+        opened[:] = [follower.renew(opened[-1], False)]
         _predict(opened[-1], images, next(_numbers), 1)
 
     with ThreadPoolExecutor(1) as pool:
@@ -185,7 +186,7 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
     laid = MergedStore(
         FaissStore.build(keys, values),
         AddedKeys.of(ids, values[:added], more),
-        Decided().changed(dict.fromkeys(gone.tolist(), GONE)),
+        Corrections().changed(dict.fromkeys(gone.tolist(), GONE)),
         np.arange(len(manifest.classes)),
     )
     kept = np.setdiff1d(np.arange(count), gone)

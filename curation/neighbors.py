@@ -21,7 +21,8 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, reweigh, vote
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import MAX_APPROXIMATE_K, Neighbors, is_exhaustive
+from secondlook.model.stores.factory import MAX_APPROXIMATE_K, is_exhaustive
+from secondlook.model.stores.store import Neighbors
 
 FLOOR = 1e-3
 """Added to both votes: below it, how small one is says nothing, and a score stays finite."""

@@ -21,7 +21,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, mix, softmax
 from secondlook.model.errors import DatasetError
@@ -180,7 +180,7 @@ def evaluate(
     asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
-    served = Served.of_overlay(Overlay(bundle))
+    served = ServedCache.of_overlay(Overlay(bundle))
     votes = ask(served, keys, setting, progress)
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
     if (setting.theta, setting.lam, setting.k) == own and own.k is not None:
@@ -189,7 +189,7 @@ def evaluate(
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
             by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
-            votes[0, rows] = served.ask(keys[rows], network[rows], own, novelty, by_itself)[1]
+            votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     return Evaluation(
@@ -235,7 +235,7 @@ def sample(dataset: Dataset, images: int | None, among: NDArray[np.int64] | None
     return np.sort(np.random.default_rng(0).permutation(positions)[:images])
 
 
-def ask(served: Served, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
+def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
     """p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
     votes = np.empty((2, len(keys), served.classes), np.float32)
     thetas = (setting.theta, setting.cache_theta)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import ImageError, JournalError, ParameterError
 from secondlook.model.images import Limits, decode, sniff
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
 from secondlook.model.labels import check_label
 
 LINES, IMAGES = "taught.jsonl", "images"
@@ -122,11 +122,11 @@ def import_added(
     for label, images in new.items():
         for start in range(0, len(images), AT_ONCE):
             some = images[start : start + AT_ONCE]
-            journal.teach(label, some, key, known=known_classes)
+            journal.add(label, some, key, known=known_classes)
             done += len(some)
             progress("import", done, total)
     for dataset, source, decided in decisions:
-        journal.decide(dataset, source, decided, key, own="", known=known_classes, even_removed=True)
+        journal.correct(dataset, source, decided, key, own="", known=known_classes, even_removed=True)
     return Moved(total, len(decisions), known)
 
 

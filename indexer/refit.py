@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +16,34 @@ from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.fitting.cache import Entries, fit_cache, kept, limits_of_same
-from secondlook.indexer.fitting.calibrate import calibrate
-from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn
+from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
+from secondlook.indexer.fitting.calibrate import calibrate_holdout, fit_doubt
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
-from secondlook.indexer.fitting.novelty import TENTH, tell_unknown
+from secondlook.indexer.fitting.novelty import TENTH
 from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import unknown_kinds
-from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
+from secondlook.indexer.index import IndexOptions, made_now, write_fitted
+from secondlook.indexer.memory import check_index_memory
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.doubt import novelty_scores, own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.added.replay import replayed
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, Ints, softmax
+from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
-from secondlook.model.stores.faiss_store import FaissStore, Store, check_k, keeps_keys
+from secondlook.model.stores.added_keys import number_of
+from secondlook.model.stores.factory import check_k, keeps_keys
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Opened:
     bundle: Bundle
     overlay: Overlay
     store: FaissStore | MilvusStore | MergedStore
-    entries: Entries
+    entries: VotingEntries
     chosen: ChosenHoldout
     looks: CachedLooks
 
@@ -100,25 +101,19 @@ def refit(
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
-    network = old.manifest.network.model_copy(update={"trained_on_these": fitted.trained})
     return _write_changed(
         root,
         old,
         progress,
-        held=_by_id(fitted.held, opened.overlay),
-        looks=replace(opened.looks, fitted=fitted.fitted).fitted_on(_own(fitted.rows, opened.overlay)),
-        theta=fitted.parameters.theta,
-        lam=fitted.parameters.lam,
-        k=fitted.parameters.k,
-        parameters_from=fitted.source,
-        holdout=fitted.holdout,
-        fit=fitted.report,
+        looks=replace(opened.looks, fitted=fitted.looks).fitted_on(_own(fitted.rows, opened.overlay)),
+        holdout=fitted.kept_holdout and _by_id(fitted.kept_holdout, opened.overlay),
         directions=fitted.directions,
-        calibration=fitted.calibration,
-        same_as=fitted.same_as or old.manifest.same_as,
-        approximation_error=fitted.approximation_error,
-        network=network,
-        store=old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
+        changed=fitted.manifest_fields()
+        | {
+            "same_as": fitted.same_as or old.manifest.same_as,
+            "network": old.manifest.network.model_copy(update={"trained_on_these": fitted.trained}),
+            "store": old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
+        },
     )
 
 
@@ -145,36 +140,28 @@ def recalibrate(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = Served.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    network = softmax(holdout.logits, opened.classes)
     most = min(max(TENTH, manifest.k or 1), served.count)
     found = nearest_entries(served, holdout.keys, most, progress=progress)
-    kinds = unknown_kinds(opened.bundle.engine, options.unknown, progress)
-    novelty, directions = tell_unknown(served, holdout, found, kinds, len(manifest.classes))
-    by_itself = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
-    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
+    unknown = unknown_kinds(opened.bundle.engine, options.unknown, progress)
+    doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
     cache = served_votes(
-        served,
-        holdout,
-        found,
-        parameters,
-        is_exhaustive=store.is_exhaustive,
-        novelty=novelty,
-        own=by_itself,
-        progress=progress,
+        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
     return _write_changed(
         root,
         opened.bundle,
         progress,
-        held=_by_id(kept(holdout, out), opened.overlay),
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
-        holdout=opened.chosen.info,
-        network=manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
-        directions=directions,
-        calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
-        same_as=limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
+        holdout=_by_id(keep_holdout(holdout, out), opened.overlay),
+        directions=doubt.directions,
+        changed={
+            "holdout": opened.chosen.info,
+            "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
+            "calibration": calibrate_holdout(holdout, served, cache, manifest.lam, doubt),
+            "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
+        },
     )
 
 
@@ -185,7 +172,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
     check_index_memory(old.store.count, old.store.dim, measured=True)
-    overlay = caught_up(Overlay(old), Journal(root))
+    overlay = replayed(Overlay(old), Journal(root))
     store = overlay.store
     assert isinstance(store, FaissStore | MilvusStore | MergedStore)
     sources = old.entries.sources()
@@ -197,14 +184,18 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     exact = None
     if dataset is not None and not keeps_keys(manifest.store.factory):
         exact = _Embedding(dataset, overlay, sources)
-    entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
-    trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
-    images = read_trained(old.path, manifest)
-    said = options.trained if options.trained != "unknown" else manifest.network.trained_on_these
-    known = TrainedOn(images, images is None and manifest.network.trained_on == trained_on, said)
-    name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
+    entries = VotingEntries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
+    cached = f"{manifest.dataset.name} {manifest.dataset.split}"
+    title = f"{dataset.name} {dataset.split}" if dataset is not None else manifest.dataset.name
     chosen = choose_holdout(
-        name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
+        f"a tenth of {title}",
+        tenth,
+        overlay.classes,
+        looks.looks,
+        TrainedOn.of(read_trained(old.path, manifest), manifest.network, cached, options.trained),
+        old.engine,
+        named=options.holdout,
+        progress=progress,
     )
     return _Opened(old, overlay, store, entries, chosen, looks)
 
@@ -324,43 +315,29 @@ def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
     return own
 
 
-def _by_id(held: KeptHoldout | None, overlay: Overlay) -> KeptHoldout | None:
+def _by_id(holdout: KeptHoldout, overlay: Overlay) -> KeptHoldout:
     """The same with entries by their ids, in place of their rows."""
-    if held is None:
-        return None
     ids = overlay.ids
-    own = np.where(held.own >= 0, ids[np.maximum(held.own, 0)], -1)
-    return KeptHoldout(held.logits, held.keys, held.labels, own, ids[held.out])
+    own = np.where(holdout.own >= 0, ids[np.maximum(holdout.own, 0)], -1)
+    return replace(holdout, own=own, out=ids[holdout.out])
 
 
 def _write_changed(
     root: Path,
     old: Bundle,
     progress: Progress,
-    held: KeptHoldout | None,
-    looks: CachedLooks | None = None,
-    directions: Floats | None = None,
-    **changed: object,
+    *,
+    looks: CachedLooks,
+    holdout: KeptHoldout | None,
+    directions: Floats | None,
+    changed: dict[str, object],
 ) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
-        for name in old.manifest.files:
-            if name not in (HOLDOUT, bundles.DIRECTIONS):
-                shutil.copyfile(old.path / name, folder / name)
-        if held is not None:
-            held.write(folder / HOLDOUT)
-        if directions is not None:
-            np.save(folder / bundles.DIRECTIONS, directions, allow_pickle=False)
-        if looks is not None:
-            looks.write(folder / LOOKS)
-        manifest = old.manifest.model_copy(
-            update={
-                "generation": new_generation(),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "secondlook_version": version("secondlook"),
-                **changed,
-            }
-        )
+        for name in old.manifest.files.keys() - {LOOKS, HOLDOUT, DIRECTIONS}:
+            shutil.copyfile(old.path / name, folder / name)
+        write_fitted(folder, looks, holdout, directions)
+        manifest = old.manifest.model_copy(update={"generation": new_generation(), **made_now(), **changed})
         if isinstance(old.store, MilvusStore):
             manifest = manifest.model_copy(update={"store": _copied(old.store, manifest, undo, progress)})
         bundles.commit(root, folder, manifest)

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Protocol
 
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.files import KEYS
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
 from secondlook.model.manifest import StoreInfo
-from secondlook.model.stores.faiss_store import (
-    FaissStore,
-    TunableStore,
+from secondlook.model.stores.factory import (
     check_k,
     check_trainable,
     choose_store,
-    empty_index,
     is_exhaustive,
 )
+from secondlook.model.stores.faiss_store import FaissStore, empty_index
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import PREFIX, MilvusIndex, MilvusStore, chosen, collection_of, drop
+from secondlook.model.stores.store import TunableStore
 
 
 class StoreBuilder(Protocol):
@@ -84,7 +83,7 @@ class _InFolder:
 
     def write(self, store: TunableStore, folder: Path) -> StoreInfo:
         assert isinstance(store, FaissStore)
-        store.write(folder / bundles.KEYS)
+        store.write(folder / KEYS)
         return self.info.model_copy(update={"count": store.count, "search": store.search_info})
 
     def discard(self) -> None:

@@ -203,7 +203,7 @@ class Novelty(_Part):
     false_alarm_rate: float
     """Share of holdout images above the threshold."""
     evidence: Evidence | None = None
-    of_taught: Evidence | None = None
+    of_added: Evidence | None = Field(None, alias="of_taught")
     """By the nearest entry alone: for images answered with a class that the network does not know."""
     score: str = ""
     """The candidate that was chosen."""
@@ -275,7 +275,7 @@ class Manifest(_Part):
     calibration: Calibration | None = None
     same_as: SameAs | None = None
     approximation_error: ApproximationError | None = Field(None, alias="truncation")
-    taught: int | None = None
+    folded_change: int | None = Field(None, alias="taught")
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
 

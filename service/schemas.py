@@ -6,8 +6,7 @@ from pydantic import BaseModel, Field
 
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.entry_table import Entry
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import (
     ApproximationError,
     Calibration,
@@ -19,6 +18,7 @@ from secondlook.model.manifest import (
     ParametersFrom,
     StoreInfo,
 )
+from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
 SUGGEST_REBUILD = 5_000
@@ -141,11 +141,11 @@ def taught_info(predictor: Predictor) -> TaughtInfo:
     """How an overlay differs from its generation."""
     overlay = predictor.overlay
     return TaughtInfo(
-        images=overlay.taught.images,
+        images=overlay.added.images,
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.taught.images + len(overlay.decided) >= SUGGEST_REBUILD,
+        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= SUGGEST_REBUILD,
     )
 
 
@@ -160,7 +160,7 @@ def entry_info(predictor: Predictor, entry: Entry) -> EntryInfo:
     manifest = predictor.bundle.manifest
     was = None
     if (
-        predictor.overlay.decided.get(entry.id) is not None
+        predictor.overlay.corrections.get(entry.id) is not None
         and (own := predictor.bundle.entries.get(entry.id)) is not None
     ):
         was = manifest.classes[own.value]

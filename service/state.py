@@ -63,7 +63,7 @@ class State:
             generation=bundle.manifest.generation,
             engine=bundle.engine.name,
             entries=predictor.store.count,
-            added_images=predictor.overlay.taught.images,
+            added_images=predictor.overlay.added.images,
             is_store_unreachable=bundle.is_store_unreachable,
             is_ready=self.is_ready,
             waiting_images=self.batcher.waiting,

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.model.errors import ImageError, JournalError
-from secondlook.model.journal.journal import Journal
-from secondlook.model.journal.terms import ACCEPTED
+from secondlook.model.journal import ACCEPTED, Journal
 from secondlook.service.errors import UnavailableError
 from secondlook.service.state import State
 

@@ -32,7 +32,8 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Table
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import Bundle, file_sha256, open_bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import file_sha256
 from secondlook.model.bundles.root import activate, active_generation
 from secondlook.model.errors import SecondlookError
 

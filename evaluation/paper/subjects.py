@@ -13,7 +13,7 @@ from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import subset
 from secondlook.indexer.embedding.encoders import open_network
-from secondlook.model.bundles.bundle import NETWORK, read_manifest
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import BundleError, NetworkError
 
 RECIPES = ("paper", "compact")

@@ -32,7 +32,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import DatasetError
-from secondlook.model.stores.faiss_store import CHUNK_BYTES
+from secondlook.model.stores.store import CHUNK_BYTES
 
 MAX_BATCH = 64
 

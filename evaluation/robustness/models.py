@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from secondlook.evaluation.fit_grid import cache_only_theta
 from secondlook.indexer.memory import check_memory
-from secondlook.model.bundles.bundle import NETWORK, Bundle
+from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import check_parameters, class_weights
 from secondlook.model.errors import BundleError
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network
-from secondlook.model.stores.faiss_store import Store, parts
+from secondlook.model.stores.store import Store, parts
 
 Name = Literal["network", "mixed", "cache_only"]
 NAMES: tuple[Name, ...] = get_args(Name)

@@ -31,7 +31,7 @@ from secondlook.model.answering.doubt import (
     rmds_scores,
     standings_of,
 )
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import BundleError
@@ -337,7 +337,7 @@ def _scores(
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
-    network, served = softmax(logits, len(manifest.classes)), Served.of_overlay(Overlay(bundle))
+    network, served = softmax(logits, len(manifest.classes)), ServedCache.of_overlay(Overlay(bundle))
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
     energy = energies(logits, network)
     own_part = own_evidence(novelty, logits, network, keys, bundle.directions)
@@ -351,7 +351,7 @@ def _scores(
         rows = slice(start, start + QUERIES_AT_ONCE)
         found = store.search(keys[rows], listed)
         similarities[rows], values[rows] = found.similarities, found.values
-        asked, cache[rows] = served.ask(keys[rows], network[rows], own, novelty, own_part[rows])
+        asked, cache[rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, own_part[rows])
         if manifest.k is not None:
             found = asked
         nearest[rows] = found.similarities[:, nth]

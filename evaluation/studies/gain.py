@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from secondlook.evaluation.evaluate import Quality
-from secondlook.indexer.datasets.copies import first_copies
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import EncoderSource
 from secondlook.indexer.embedding.entries import embed_entries
@@ -25,12 +24,13 @@ from secondlook.indexer.fitting.cache import fit_cache
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, expected_errors, tenth_as_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.parameters import KS, FittedParameters, choose_parameters
-from secondlook.indexer.index import entries_to_fit
+from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, mix, softmax
-from secondlook.model.stores.faiss_store import FaissStore, Neighbors
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import Neighbors
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def gain(
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
-    entries = entries_to_fit(train, embedded, values, first_copies(embedded.looks), is_exact=True)
+    entries = NewEntries.of(train, embedded).voting(is_kept_whole=True)
     tenth = softmax(entries.tenth.logits, classes)
     errs, expects, _ = expected_errors(tenth, entries.tenth.labels)
     cached = embedded.looks
@@ -142,7 +142,7 @@ def gain(
         tenth_as_holdout("a tenth", entries.tenth, cached, TrainedOn(said="yes")),
         progress=progress,
     )
-    served = Served.of(store, classes, classes)
+    served = ServedCache.of(store, classes, classes)
     network, labels = softmax(asked.logits, classes), asked.labels
     found = nearest_entries(served, asked.keys, min(max(k or 1 for k in KS), served.count), progress=progress)
 

@@ -24,7 +24,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import DatasetError
@@ -170,7 +170,7 @@ def new_classes(
         lines: dict[str, list[float]] = {name: [] for name in names}
         for count in shots:
             first = dict(enumerate(_first(keys, count), start=1))
-            overlay = Overlay(bundle).changed(1, b"", labels=dict(enumerate(names)), images=first, decided={})
+            overlay = Overlay(bundle).changed(1, b"", labels=dict(enumerate(names)), images=first, corrections={})
             mixed, cache = _answers(overlay, others)
             for name in names:
                 own = theirs == name
@@ -226,7 +226,7 @@ def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, dict[bool
 
 def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:
     """Labels (n,) that the mixture gives, as served, and that the cache alone gives."""
-    manifest, served, classes = overlay.bundle.manifest, Served.of_overlay(overlay), np.array(overlay.classes)
+    manifest, served, classes = overlay.bundle.manifest, ServedCache.of_overlay(overlay), np.array(overlay.classes)
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
     novelty = manifest.calibration.novelty if manifest.calibration else None
     said: list[Ints] = []
@@ -235,7 +235,7 @@ def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:
         rows = slice(start, start + QUERIES_AT_ONCE)
         network, keys = softmax(asked.logits[rows], len(classes)), asked.keys[rows]
         by_itself = own_evidence(novelty, asked.logits[rows], network, keys, overlay.bundle.directions)
-        _, cache = served.ask(keys, network, own, novelty, by_itself)
+        _, cache = served.search_and_vote(keys, network, own, novelty, by_itself)
         said.append(mix(network, cache, manifest.lam).argmax(axis=1))
         cached.append(cache.argmax(axis=1))
     return classes[np.concatenate(said)], classes[np.concatenate(cached)]

@@ -31,12 +31,12 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import highest_score, own_evidence, p_value, rank_for
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.journal.journal import SOURCE
+from secondlook.model.journal import SOURCE
 from secondlook.model.manifest import Calibration
 
 COVERAGES = (0.9, 0.95, 0.99)
@@ -154,7 +154,7 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     count = min(REMOVED, bundle.store.count // 5)
     removed = random.permutation(bundle.store.count)[:count]
     taught = Overlay(bundle).changed(
-        1, b"", labels=dict(enumerate(newer.names)), images=_added(bundle, newer), decided={}
+        1, b"", labels=dict(enumerate(newer.names)), images=_added(bundle, newer), corrections={}
     )
     cases = [
         _case("as it is", bundle, Overlay(bundle), asked, progress),
@@ -165,7 +165,7 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
         made = index(longer, Path(folder), FromBundle(root), IndexOptions(), progress, _collected(bundle))
         folded = open_bundle(Path(folder), made)
         cases.append(_case("these folded in", folded, Overlay(folded), asked, progress, manifest.calibration))
-    less = Overlay(bundle).changed(1, b"", labels={}, images={}, decided=dict.fromkeys(removed.tolist()))
+    less = Overlay(bundle).changed(1, b"", labels={}, images={}, corrections=dict.fromkeys(removed.tolist()))
     cases.append(_case(f"{count:,} entries removed", bundle, less, asked, progress))
     return Promises(f"{test.name} {test.split}", len(asked.labels), tuple(cases))
 
@@ -187,13 +187,15 @@ def _case(
     before = before or manifest.calibration
     assert before is not None
     assert before.credibility is not None
-    served, network = Served.of_overlay(overlay), softmax(asked.logits, len(overlay.classes))
+    served, network = ServedCache.of_overlay(overlay), softmax(asked.logits, len(overlay.classes))
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     own = own_evidence(calibration.novelty, asked.logits, network, asked.keys, bundle.directions)
     cache = np.empty_like(network)
     for start in range(0, len(network), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        _, cache[rows] = served.ask(asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows])
+        _, cache[rows] = served.search_and_vote(
+            asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows]
+        )
         progress(name, min(start + QUERIES_AT_ONCE, len(network)), len(network))
     mixed = mix(network, cache, manifest.lam)
     right, votes = (said[np.arange(len(said)), asked.labels].astype(np.float64) for said in (mixed, cache))

@@ -16,17 +16,17 @@ from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitte
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
-from secondlook.indexer.index import memory_needed
-from secondlook.indexer.memory import check_memory
+from secondlook.indexer.memory import check_memory, index_memory
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.early_exit import early_exit_search
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.recipe import Recipe, named_recipe
-from secondlook.model.stores.faiss_store import FaissStore, choose_store
+from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.faiss_store import FaissStore
 
 BATCH = 64
 
@@ -200,7 +200,7 @@ def compare(
         dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
     # All keys, and of one recipe at a time what an index needs.
     check_memory(
-        4 * sum(dims) * len(order) * len(copies) + memory_needed(len(order) * len(copies), max(dims), measured=True),
+        4 * sum(dims) * len(order) * len(copies) + index_memory(len(order) * len(copies), max(dims), measured=True),
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
@@ -231,7 +231,7 @@ def compare(
         holdout = EmbeddedQueries(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
-        served = Served.of(store, len(dataset.classes), len(dataset.classes), held)
+        served = ServedCache.of(store, len(dataset.classes), len(dataset.classes), held)
         fitted, near = fit_parameters(holdout, served)
         report, chosen = fitted.report, fitted.parameters
         assert report.chosen_ece_percent is not None

@@ -163,7 +163,7 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
 def _taught(bundle: Bundle, images: Mapping[int, tuple[str, Floats]]) -> Overlay:
     """A bundle with images' labels and keys (copies,D), by number."""
     copies = {n: (label, dict(zip((False, True), keys, strict=False))) for n, (label, keys) in images.items()}
-    return Overlay(bundle).changed(1, b"", labels={}, images=copies, decided={})
+    return Overlay(bundle).changed(1, b"", labels={}, images=copies, corrections={})
 
 
 def _answers(predictor: Predictor, images: Pixels) -> list[Answer]:

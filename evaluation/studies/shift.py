@@ -23,7 +23,7 @@ from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
@@ -267,14 +267,14 @@ def shift(
         keys, labels = queries.keys, queries.labels
         network = softmax(queries.logits, len(manifest.classes))
         classes, known = len(manifest.classes), len(manifest.network_classes)
-        caches = {OWN: Served.of(bundle.store, classes, known)}
+        caches = {OWN: ServedCache.of(bundle.store, classes, known)}
         if train is not None:
             entries = embed(train, filling, family, strength)
             refilled = FaissStore.build(entries.keys, entries.labels, "Flat")
             plain = plain or refilled
             caches |= {
-                PLAIN: Served.of(plain, classes, known),
-                REFILLED: Served.of(refilled, classes, known),
+                PLAIN: ServedCache.of(plain, classes, known),
+                REFILLED: ServedCache.of(refilled, classes, known),
             }
         metrics: dict[str, dict[str, Quality]] = {}
         missed: Wrong = {}

@@ -13,8 +13,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOutError, Reason
 from secondlook.model.images import decode
-from secondlook.model.journal.journal import SOURCE, Journal
-from secondlook.model.journal.terms import ACCEPTED
+from secondlook.model.journal import ACCEPTED, SOURCE, Journal
 from secondlook.model.labels import new_labels
 
 

@@ -19,6 +19,7 @@ from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
 from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.files import ENCODER, NETWORK, file_sha256, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import BundleError, DatasetError, EngineError, RecipeError
 from secondlook.model.manifest import Manifest, NetworkInfo
@@ -53,7 +54,7 @@ class PreparedEncoder:
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
-    kept: GivenHoldout | None = None
+    holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
 
 
@@ -80,7 +81,7 @@ class FromBundle:
             DatasetError: the dataset's classes are not the network's.
         """
         old = self.open(dataset)
-        for name in (bundles.ENCODER, bundles.NETWORK, TRAINED):
+        for name in (ENCODER, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
         manifest, network = old.manifest, old.manifest.network
@@ -91,7 +92,7 @@ class FromBundle:
             network,
             manifest.recipe,
             trained=read_trained(old.path, manifest),
-            kept=read_given_holdout(old.path, manifest),
+            holdout=read_given_holdout(old.path, manifest),
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:
@@ -102,7 +103,7 @@ class FromBundle:
             DatasetError: the dataset's classes are not the network's.
         """
         generation = self.generation or active_generation(self.root)
-        has_network = bundles.NETWORK in bundles.read_manifest(self.root, generation).files
+        has_network = NETWORK in read_manifest(self.root, generation).files
         device = best_device() if has_network else "cpu"
         old = bundles.open_encoder(self.root, generation, device=device, threads=threads)
         check_classes(dataset, old.manifest)
@@ -144,11 +145,11 @@ class FromNetwork:
         recipe = encoder.recipe
         encoder.cpu()
         progress("export", 0, 1)
-        encoder.export(folder / bundles.ENCODER, INPUT_SIZE)
+        encoder.export(folder / ENCODER, INPUT_SIZE)
         progress("export", 1, 1)
         save_network(
             network,
-            folder / bundles.NETWORK,
+            folder / NETWORK,
             classes=dataset.own_classes,
             trained_on=file.trained_on,
             projection=encoder.projection,
@@ -159,10 +160,10 @@ class FromNetwork:
         info = NetworkInfo(
             arch=f"resnet{network.depth}",
             variant=network.variant,
-            sha256=bundles.file_sha256(folder / bundles.NETWORK),
+            sha256=file_sha256(folder / NETWORK),
             trained_on=file.trained_on,
         )
-        engine: Engine = OnnxEngine(folder / bundles.ENCODER)
+        engine: Engine = OnnxEngine(folder / ENCODER)
         if device == "cuda":
             engine = TorchEngine(encoder, INPUT_SIZE, device)
             reduced = TorchEngine(encoder, INPUT_SIZE, device, bfloat16=True)

@@ -9,7 +9,7 @@ import numpy as np
 from secondlook.indexer.fitting.calibrate import calibrate
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import novelty_scores, own_evidence
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.cache import Ints, softmax
@@ -34,13 +34,13 @@ def calibrate_with_added(
     manifest, before = bundle.manifest, bundle.manifest.calibration
     if before is None or before.sets is None or HOLDOUT not in manifest.files:
         return before
-    if not overlay.taught.count and not len(overlay.decided):
+    if not overlay.added.count and not len(overlay.corrections):
         return before
     held, labels = _as_taught(KeptHoldout.read(bundle.path / HOLDOUT), overlay)
     if not len(labels):
         return before
     classes, novelty = len(overlay.classes), before.novelty
-    served = Served.of(
+    served = ServedCache.of(
         overlay.store, classes, len(manifest.network_classes), np.isin(overlay.ids, held.out, assume_unique=True)
     )
     network = softmax(held.logits, classes)
@@ -51,7 +51,7 @@ def calibrate_with_added(
     nth = min(novelty.neighbor, served.count) - 1
     for start in range(0, len(labels), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        found, cache[rows] = served.ask(held.keys[rows], network[rows], parameters, novelty, own[rows])
+        found, cache[rows] = served.search_and_vote(held.keys[rows], network[rows], parameters, novelty, own[rows])
         nearest[rows] = found.similarities[:, nth]
         step()
     return calibrate(network, cache, labels, manifest.lam, novelty, novelty_scores(novelty, nearest, own))
@@ -62,8 +62,8 @@ def _as_taught(held: KeptHoldout, overlay: Overlay) -> tuple[KeptHoldout, Ints]:
     labels = held.labels.copy()
     kept = np.ones(len(labels), bool)
     row_of = {int(entry): row for row, entry in enumerate(held.own) if entry >= 0}
-    decided = overlay.decided
-    for entry, code in zip(decided.positions.tolist(), decided.codes.tolist(), strict=True):
+    corrections = overlay.corrections
+    for entry, code in zip(corrections.positions.tolist(), corrections.codes.tolist(), strict=True):
         row, label = row_of.get(entry), overlay.label(code)
         if row is not None:
             kept[row] = label is not None

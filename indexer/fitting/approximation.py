@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.embedding.queries import EmbeddedQueries
-from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, served_votes
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, Doubt, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import margins
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
-from secondlook.model.manifest import ApproximationError, EarlyExit, Novelty
-from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+from secondlook.model.manifest import ApproximationError, EarlyExit
+from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
 
@@ -59,14 +59,13 @@ K_COST = 0.1
 
 
 def measure(
-    served: Served,
+    served: ServedCache,
     store: S,
     exact_keys: Iterable[tuple[Floats, Ints]] | None,
     holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
-    novelty: Novelty | None = None,
-    own: NDArray[np.float64] | None = None,
+    doubt: Doubt | None = None,
     progress: Progress = silent,
 ) -> Measured[S]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
@@ -97,14 +96,7 @@ def measure(
         store = cheapest_search(store, keys, network, asked, target, served.mask, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
-        served,
-        holdout,
-        found,
-        parameters,
-        is_exhaustive=store.is_exhaustive,
-        novelty=novelty,
-        own=own,
-        progress=progress,
+        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
     distance = compare(mix(network, cache[some], lam), mix(network, exact, lam))
     kind = "stored" if exact_keys is None else "exact"

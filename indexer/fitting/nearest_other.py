@@ -8,7 +8,7 @@ import numpy as np
 
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.manifest import SameAs
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 MOST, ENTRIES = 128, 3
 """So many of the holdout's images are looked at, those nearest to an entry, and so many entries of each."""

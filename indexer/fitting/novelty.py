@@ -18,12 +18,12 @@ from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.class_shape import ClassShape
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.model.answering.doubt import energies, novelty_scores, rmds_scores
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.manifest import Evidence, Novelty, NoveltyCandidate
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.scoring import auroc
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 FALSE_ALARM_RATE = 0.01
 """Share of known images that may be called novel."""
@@ -99,7 +99,7 @@ class _Case(NamedTuple):
 
 
 def tell_unknown(
-    served: Served, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+    served: ServedCache, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
 ) -> FittedNovelty:
     """Fit novelty to a cache as it is served, by a holdout whose nearest entries were found, and unknown images.
 
@@ -173,7 +173,7 @@ def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novel
         threshold=0.5,
         false_alarm_rate=0.0,
         evidence=evidence,
-        of_taught=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
+        of_added=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
         score=chosen.score,
     )
     own = sum((weights[s] * scores[s] for s in weights if s not in NEIGHBORS), np.zeros(len(known.keys)))

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, nearest_entries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, mix, reweigh, softmax, vote
 from secondlook.model.manifest import FitReport
 from secondlook.model.scoring import ece_percent, error_percent, nll
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.store import Neighbors
 
 THETAS = tuple(
     float(theta) for theta in (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200)
@@ -37,7 +37,7 @@ class FittedParameters:
 
 def fit_parameters(
     holdout: EmbeddedQueries,
-    served: Served,
+    served: ServedCache,
     *,
     ks: Sequence[int | None] = KS,
     thetas: Sequence[float] = THETAS,
@@ -71,7 +71,7 @@ def fit_parameters(
 def fit_by_leave_one_out(
     labels: Ints,
     found: Neighbors,
-    served: Served,
+    served: ServedCache,
     network_error_percent: float | None,
     *,
     ks: Sequence[int | None] = KS,
@@ -106,7 +106,7 @@ def fit_by_leave_one_out(
     return FittedParameters(fitted.parameters, report)
 
 
-def _exact(served: Served, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
+def _exact(served: ServedCache, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
     """The vote (thetas,n,C) of all entries."""
     exact = np.empty((len(thetas), len(keys), served.classes), np.float32)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
@@ -184,15 +184,6 @@ def _fewer(network: Floats, mixed: Floats, labels: Ints) -> tuple[float, float]:
     fewer = 100.0 * ((network.argmax(axis=1) != labels) * 1.0 - (mixed.argmax(axis=1) != labels))
     half = 1.96 * float(fewer.std()) / np.sqrt(len(labels))
     return round(float(fewer.mean() - half), 4), round(float(fewer.mean() + half), 4)
-
-
-def nearest(queries: Floats, keys: Floats, values: Ints, k: int) -> tuple[Floats, Ints]:
-    """Similarities and values of the k nearest keys, descending."""
-    similarities = queries @ keys.T
-    ids = np.argpartition(similarities, len(keys) - k, axis=1)[:, len(keys) - k :]
-    found = np.take_along_axis(similarities, ids, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), values[np.take_along_axis(ids, order, axis=1)]
 
 
 def _rounded(grid: NDArray[np.float64]) -> tuple[tuple[tuple[float, ...], ...], ...]:

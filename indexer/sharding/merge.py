@@ -35,11 +35,11 @@ from secondlook.indexer.sharding.shards import (
     shard_folder,
     shard_range,
 )
-from secondlook.model.bundles.bundle import ENCODER, read_manifest
 from secondlook.model.bundles.entry_table import contact_sheet
+from secondlook.model.bundles.files import ENCODER, read_manifest
 from secondlook.model.bundles.root import active_generation, generations
 from secondlook.model.errors import PartsError
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import FileInfo
 
 NAMED = 10

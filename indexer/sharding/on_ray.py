@@ -24,7 +24,7 @@ from secondlook.indexer.datasets.datasets import CIFAR, DEFAULT_LIMITS, load_to_
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import Plan, Shards, shard_folder, shard_range
-from secondlook.model.bundles.bundle import NETWORK, read_manifest
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import EngineError, PartsError, SecondlookError
 from secondlook.model.images import Limits
 

@@ -41,8 +41,9 @@ from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import BATCH, embed_entries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.bundles.bundle import ENCODER, read_manifest
-from secondlook.model.bundles.root import active_generation, fsync
+from secondlook.model.bundles.files import ENCODER, read_manifest
+from secondlook.model.bundles.locks import fsync
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import ParameterError, PartsError
 from secondlook.model.manifest import FileInfo
 

@@ -19,12 +19,18 @@ from numpy.typing import NDArray
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.cache import Floats, Ints, class_weights
-from secondlook.model.journal.added_keys import AddedKeys, Copies, added_id, counted, number_of
-from secondlook.model.journal.decided import REMOVED, Decided
-from secondlook.model.journal.journal import SOURCE
+from secondlook.model.journal import SOURCE
 from secondlook.model.labels import new_labels
-from secondlook.model.stores.faiss_store import Store
+from secondlook.model.stores.added_keys import (
+    AddedKeys,
+    Copies,
+    added_id,
+    counted,
+    number_of,
+)
+from secondlook.model.stores.corrections import REMOVED, Corrections
 from secondlook.model.stores.merged_store import MergedStore
+from secondlook.model.stores.store import Store
 
 
 class _Codes:
@@ -58,9 +64,9 @@ class Overlay:
     """Those that were ever new to the root, by place in the order in which they were given."""
     waiting: Mapping[int, str] = field(default_factory=dict)
     """Labels of taught images that are still to be embedded, by number."""
-    taught: AddedKeys = None  # type: ignore[assignment]  # made below
+    added: AddedKeys = None  # type: ignore[assignment]  # made below
     """Entries of images that the generation does not have itself."""
-    decided: Decided = field(default_factory=Decided)
+    corrections: Corrections = field(default_factory=Corrections)
     """Of its own entries that are not as they were in it, by position: codes of labels."""
     lost: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """(C,) how many of its own entries of each class those are; classes behind its end lost none."""
@@ -69,16 +75,16 @@ class Overlay:
     _codes: _Codes = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.taught is None:
-            object.__setattr__(self, "taught", AddedKeys(self.bundle.store.dim))
+        if self.added is None:
+            object.__setattr__(self, "added", AddedKeys(self.bundle.store.dim))
         if self._codes is None:
             object.__setattr__(self, "_codes", _Codes(self.bundle.manifest.classes))
 
     @cached_property
     def _used(self) -> Ints:
         """(codes,) entries that have each label because of what was taught."""
-        used = np.zeros(max(len(self.taught.uses), len(self.gained)), np.int64)
-        used[: len(self.taught.uses)] += self.taught.uses
+        used = np.zeros(max(len(self.added.uses), len(self.gained)), np.int64)
+        used[: len(self.added.uses)] += self.added.uses
         used[: len(self.gained)] += self.gained
         return used
 
@@ -96,9 +102,9 @@ class Overlay:
     def store(self) -> Store:
         """The generation's store as the journal has it."""
         base = self.bundle.store
-        if not self.taught.count and not len(self.decided):
+        if not self.added.count and not len(self.corrections):
             return base
-        return MergedStore(base, self.taught, self.decided, self._class_of)
+        return MergedStore(base, self.added, self.corrections, self._class_of)
 
     @cached_property
     def _class_of(self) -> Ints:
@@ -114,17 +120,17 @@ class Overlay:
     @property
     def folded_ids(self) -> list[int]:
         """Ids of the generation's own entries that were taught."""
-        return [entry.id for own in self.bundle.taught.values() for entry in own]
+        return [entry.id for own in self.bundle.folded.values() for entry in own]
 
     @property
     def removed(self) -> int:
         """How many of the generation's own entries are removed."""
-        return len(self.decided.removed)
+        return len(self.corrections.removed)
 
     @property
     def relabelled(self) -> int:
         """How many of the generation's own entries have another label."""
-        return len(self.decided) - self.removed
+        return len(self.corrections) - self.removed
 
     def label(self, code: int) -> str | None:
         """A label by its code; None for that of removed entries."""
@@ -134,12 +140,12 @@ class Overlay:
         """One entry with the class that it votes for; None where there is none, or it is removed."""
         number = number_of(entry_id)
         if number is not None:
-            row = self.taught.row_of(entry_id)
+            row = self.added.row_of(entry_id)
             if row is None:
                 return None
-            value = int(self._class_of[self.taught.code(row)])
+            value = int(self._class_of[self.added.code(row)])
             return Entry(entry_id, f"{SOURCE}{number}", value, entry_id != added_id(number), None)
-        entry, code = self.bundle.entries.get(entry_id), self.decided.get(entry_id)
+        entry, code = self.bundle.entries.get(entry_id), self.corrections.get(entry_id)
         if entry is None or code is None:
             return entry
         return None if code == REMOVED else entry._replace(value=int(self._class_of[code]))
@@ -170,7 +176,7 @@ class Overlay:
         *,
         labels: Mapping[int, str | None],
         images: Mapping[int, tuple[str, Mapping[bool, Floats]] | None],
-        decided: Mapping[int, str | None],
+        corrections: Mapping[int, str | None],
     ) -> Overlay:
         """The overlay after a later change.
 
@@ -178,16 +184,16 @@ class Overlay:
         changed, with keys (D,) by whether a copy is mirrored; None = removed. One without keys keeps those that it has,
         or waits for some. ``decided`` are the labels of the generation's own entries now, by position, None = removed.
         """
-        taught, waiting = {}, {number: self.waiting[number] for number in self.waiting if number not in images}
+        added, waiting = {}, {number: self.waiting[number] for number in self.waiting if number not in images}
         for number, now in sorted(images.items()):
-            taught[number], label = self._copies(number, now)
+            added[number], label = self._copies(number, now)
             if label is not None:
                 waiting[number] = label
         codes: dict[int, int | None] = {}
         lost: Counter[int] = Counter()
         gained: Counter[int] = Counter()
-        for position, label in decided.items():
-            own, before = int(self.bundle.store.values[position]), self.decided.get(position)
+        for position, label in corrections.items():
+            own, before = int(self.bundle.store.values[position]), self.corrections.get(position)
             code = REMOVED if label is None else self._codes.of(label)
             codes[position] = None if code == own else code
             for was, by in ((own if before is None else before, -1), (code, 1)):
@@ -204,8 +210,8 @@ class Overlay:
             token=token,
             labels=named,
             waiting=waiting,
-            taught=self.taught.changed(taught),
-            decided=self.decided.changed(codes),
+            added=self.added.changed(added),
+            corrections=self.corrections.changed(codes),
             lost=counted(self.lost, lost),
             gained=counted(self.gained, gained),
         )
@@ -217,7 +223,7 @@ class Overlay:
         if now is None:
             return None, None
         label, keys = now
-        if self.taught.has(number):
+        if self.added.has(number):
             return self._codes.of(label), None
         if not keys:
             return None, label

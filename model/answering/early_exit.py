@@ -15,7 +15,7 @@ from secondlook.model.answering.doubt import doubtful_above, novelty_scores
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats, mix, reweigh, vote
 from secondlook.model.manifest import Novelty
-from secondlook.model.stores.faiss_store import Neighbors, Store
+from secondlook.model.stores.store import Neighbors, Store
 
 
 def early_exit_search(

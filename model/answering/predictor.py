@@ -22,14 +22,15 @@ from secondlook.model.answering.doubt import (
     standing,
 )
 from secondlook.model.answering.same_picture import NEAREST, SamePictures
-from secondlook.model.answering.served import Parameters as Parameters
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import Parameters as Parameters
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
 from secondlook.model.errors import ImageError, StoreUnreachableError
 from secondlook.model.manifest import Standing
-from secondlook.model.stores.faiss_store import Neighbors, check_k, is_exhaustive
+from secondlook.model.stores.factory import check_k, is_exhaustive
+from secondlook.model.stores.store import Neighbors
 
 MAX_NEIGHBORS = 50
 
@@ -110,7 +111,7 @@ class Predictor:
         self.network_fallback = network_fallback
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
-        self.served = Served.of_overlay(self.overlay)
+        self.served = ServedCache.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
         calibration = manifest.calibration
@@ -211,10 +212,10 @@ class Predictor:
         scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
         limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
         taught = said >= len(self.bundle.manifest.network_classes)
-        if novelty is not None and novelty.of_taught is not None and taught.any():
+        if novelty is not None and novelty.of_added is not None and taught.any():
             # Of a class that it does not know, the network has only doubt.
-            scores[taught] = evidence_scores(novelty.of_taught, found.similarities[taught, 0])
-            limits[taught] = doubtful_above(novelty.of_taught)
+            scores[taught] = evidence_scores(novelty.of_added, found.similarities[taught, 0])
+            limits[taught] = doubtful_above(novelty.of_added)
         return scores.tolist(), (scores > limits).tolist()
 
     def standing(self, answer: Answer, parameters: Parameters) -> Standing | None:
@@ -265,7 +266,7 @@ class Predictor:
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = self.served.ask(keys, network, parameters, self._novelty, own, timer)
+            found, cache = self.served.search_and_vote(keys, network, parameters, self._novelty, own, timer)
             if not listed:
                 return found, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.journal.added_keys import FIRST_ID
 from secondlook.model.manifest import SameAs
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.added_keys import FIRST_ID
+from secondlook.model.stores.store import Neighbors
 
 NEAREST = 8
 """So many of the nearest entries are looked at."""

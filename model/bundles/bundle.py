@@ -1,52 +1,49 @@
 """Bundles: one immutable folder with everything a server needs, verified before it is used.
 
-::
-
-    <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
-                   directions.npy (C,D+1), where novelty goes by RMDS
-                   taught.npy (n,D), the keys of taught entries, where the store keeps keys in fewer bits
-
-The folder that they lie in is a root (model.bundles.root).
+The files are those of model.bundles.files; the folder that bundles lie in is a root (model.bundles.root).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from secondlook.model.bundles.entry_table import Entries, Entry
+from secondlook.model.bundles.files import (
+    DIRECTIONS,
+    ENCODER,
+    ENTRIES,
+    FOLDED_KEYS,
+    KEYS,
+    NETWORK,
+    VALUES,
+    check_files,
+    file_info,
+    manifest_in,
+    read_matrix,
+    read_values,
+    refusal,
+)
 from secondlook.model.bundles.kept_holdout import Calibrated
-from secondlook.model.bundles.root import Lease, active_generation, publish
+from secondlook.model.bundles.locks import Lease
+from secondlook.model.bundles.root import active_generation, publish
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError, EngineError, StoreError, StoreUnreachableError
-from secondlook.model.journal.terms import SOURCE, number_in
-from secondlook.model.manifest import GENERATION, MANIFEST, READ_VERSIONS, FileInfo, Manifest
+from secondlook.model.journal import SOURCE, number_in
+from secondlook.model.manifest import GENERATION, MANIFEST, Manifest
 from secondlook.model.networks.engines import Engine, OnnxEngine
-from secondlook.model.stores.faiss_store import FaissStore, Store
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import Store
 
 logger = logging.getLogger(__name__)
 
-ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, TAUGHT = (
-    "encoder.onnx",
-    "network.safetensors",
-    "keys.faiss",
-    "values.npy",
-    "entries.sqlite",
-    "directions.npy",
-    "taught.npy",
-)
-REQUIRED = (ENCODER, VALUES, ENTRIES)
 UNIT_TOLERANCE = 0.05
 """How far from 1 the canary's key lengths may be (reduced precision)."""
 
@@ -64,7 +61,7 @@ class Bundle:
     """Keeps it from being pruned; None for a draft."""
     directions: Floats | None = None
     """(C,D+1) of RMDS; None where novelty does not go by it."""
-    taught_keys: Floats | None = None
+    folded_keys: Floats | None = None
     """(n,D) of its own entries that were taught, in order of id; None where the store keeps keys as they are."""
 
     @cached_property
@@ -83,7 +80,7 @@ class Bundle:
         return np.bincount(self.store.values, minlength=len(self.manifest.classes))
 
     @cached_property
-    def taught(self) -> dict[int, list[Entry]]:
+    def folded(self) -> dict[int, list[Entry]]:
         """Its own entries of images that were taught and folded in, by the image's number."""
         found: dict[int, list[Entry]] = {}
         for entry in self.entries.beginning_with(SOURCE):
@@ -94,10 +91,10 @@ class Bundle:
     @cached_property
     def exact_keys(self) -> dict[int, Floats]:
         """Keys (D,), by entry, that the store keeps in fewer bits."""
-        if self.taught_keys is None:
+        if self.folded_keys is None:
             return {}
-        ids = sorted(entry.id for own in self.taught.values() for entry in own)
-        return dict(zip(ids, self.taught_keys, strict=True))
+        ids = sorted(entry.id for own in self.folded.values() for entry in own)
+        return dict(zip(ids, self.folded_keys, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,20 +114,11 @@ def commit(root: Path, folder: Path, manifest: Manifest, milvus: Milvus | None =
     Raises:
         BundleError: the draft does not verify; nothing is left behind under a generation's name.
     """
-    files = {path.name: _file_info(path) for path in sorted(folder.iterdir())}
+    files = {path.name: file_info(path) for path in sorted(folder.iterdir())}
     complete = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n")
     verify(folder, manifest.generation, milvus=milvus)
     return publish(root, folder, manifest.generation)
-
-
-def read_manifest(root: Path, generation: str) -> Manifest:
-    """The manifest of one generation, files not checked.
-
-    Raises:
-        BundleError: it is missing, damaged or from another version.
-    """
-    return _manifest(root / generation, generation)
 
 
 def open_bundle(
@@ -193,8 +181,8 @@ def open_encoder(
     """
     generation, lease = _leased(root, generation)
     folder = root / generation
-    manifest = _manifest(folder, generation)
-    _check_files(folder, manifest, [name for name in (ENCODER, NETWORK) if name in manifest.files])
+    manifest = manifest_in(folder, generation)
+    check_files(folder, manifest, [name for name in (ENCODER, NETWORK) if name in manifest.files])
     engine: Engine = _engine(folder, manifest, threads)
     if device != "cpu":
         engine = _on_device(folder, manifest, device, manifest.network.bfloat16)
@@ -241,10 +229,10 @@ def verify(
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
     """
-    manifest = _manifest(folder, generation)
-    refuse = partial(_refusal, generation)
-    _check_files(folder, manifest, manifest.files)
-    values = _values(folder / VALUES, len(manifest.classes), refuse)
+    manifest = manifest_in(folder, generation)
+    refuse = partial(refusal, generation)
+    check_files(folder, manifest, manifest.files)
+    values = read_values(folder, manifest)
     store: Store
     if manifest.store.kind == "milvus":
         store = _in_milvus(manifest, values, milvus or from_environment(), even_unreachable)
@@ -253,19 +241,19 @@ def verify(
     entries = Entries(folder / ENTRIES)
     if entries.count != store.count:
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
-    directions = _matrix(folder, manifest, DIRECTIONS, len(manifest.classes), store.dim + 1)
+    directions = read_matrix(folder, manifest, DIRECTIONS, len(manifest.classes), store.dim + 1)
     novelty = manifest.calibration.novelty if manifest.calibration else None
     if directions is None and novelty and novelty.evidence and novelty.evidence.rmds:
         raise refuse(MANIFEST, f"does not list {DIRECTIONS}")
     bundle = Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries, None, directions)
-    if TAUGHT not in manifest.files:
+    if FOLDED_KEYS not in manifest.files:
         return bundle
-    count = sum(map(len, bundle.taught.values()))
-    return replace(bundle, taught_keys=_matrix(folder, manifest, TAUGHT, count, store.dim))
+    count = sum(map(len, bundle.folded.values()))
+    return replace(bundle, folded_keys=read_matrix(folder, manifest, FOLDED_KEYS, count, store.dim))
 
 
 def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> FaissStore:
-    refuse = partial(_refusal, manifest.generation)
+    refuse = partial(refusal, manifest.generation)
     try:
         store = FaissStore.read(folder / KEYS, values, manifest.store.factory, manifest.store.search, mapped=mapped)
     except StoreError as error:
@@ -282,7 +270,7 @@ def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> 
 
 
 def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_unreachable: bool) -> MilvusStore:
-    refuse, kept = partial(_refusal, manifest.generation), manifest.store
+    refuse, kept = partial(refusal, manifest.generation), manifest.store
     if milvus is None:
         raise refuse(MANIFEST, "says that its keys are in Milvus: set SECONDLOOK_MILVUS__ADDRESS")
     if kept.collection is None or len(values) != kept.count:
@@ -299,33 +287,9 @@ def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_unr
     return store
 
 
-def _refusal(generation: str, file: str, why: str) -> BundleError:
-    return BundleError(f"bundle {generation} is refused: {file} {why}")
-
-
-def _check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
-    """Hold files to the manifest: that it lists what a bundle needs, and their sizes and hashes."""
-    refuse = partial(_refusal, manifest.generation)
-    for name in (*REQUIRED, *([KEYS] if manifest.store.kind == "faiss" else [])):
-        if name not in manifest.files:
-            raise refuse(MANIFEST, f"does not list {name}")
-    for name in names:
-        path, info = folder / name, manifest.files[name]
-        if Path(name).name != name or not path.is_file():
-            raise refuse(name, "is missing")
-        try:
-            found = _file_info(path)
-        except OSError as error:
-            raise refuse(name, f"cannot be read: {error.strerror}") from error
-        if found.size != info.size:
-            raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
-        if found.sha256 != info.sha256:
-            raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
-
-
 def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = False) -> OnnxEngine:
     """The encoder on a processor, once it has answered two images."""
-    refuse = partial(_refusal, manifest.generation)
+    refuse = partial(refusal, manifest.generation)
     try:
         engine = OnnxEngine(folder / ENCODER, threads, spare_core=spare_core)
     except EngineError as error:
@@ -341,64 +305,3 @@ def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = F
     if not (np.isfinite(logits).all() and np.abs(np.linalg.norm(keys, axis=1) - 1).max() < UNIT_TOLERANCE):
         raise refuse(ENCODER, "gives no finite logits and unit keys for a test image")
     return engine
-
-
-def _manifest(folder: Path, generation: str) -> Manifest:
-    try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-        version = content["schema_version"]
-    except FileNotFoundError as error:
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is not a manifest") from error
-    if version not in READ_VERSIONS:
-        raise BundleError(
-            f"bundle {generation} is refused: {MANIFEST} has schema version {version}, "
-            f"this secondlook reads {' and '.join(map(str, READ_VERSIONS))}"
-        )
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong at {where or 'the top'}") from error
-    if manifest.generation != generation:
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is of generation {manifest.generation}")
-    return manifest
-
-
-def _values(path: Path, classes: int, refuse: Callable[[str, str], BundleError]) -> Ints:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise refuse(VALUES, "is not an array") from error
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise refuse(VALUES, "is not a list of class numbers")
-    if len(values) == 0 or values.min() < 0 or values.max() >= classes:
-        raise refuse(VALUES, f"has a class outside 0 to {classes - 1}, or none")
-    return np.asarray(values, np.int64)
-
-
-def _matrix(folder: Path, manifest: Manifest, name: str, rows: int, columns: int) -> Floats | None:
-    """A file of numbers; None where the bundle has none."""
-    if name not in manifest.files:
-        return None
-    refuse = partial(_refusal, manifest.generation)
-    try:
-        numbers = np.load(folder / name, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise refuse(name, "is not an array") from error
-    if numbers.shape != (rows, columns) or numbers.dtype != np.float32:
-        raise refuse(name, f"is not of {rows:,} x {columns:,} float32 numbers")
-    if not np.isfinite(numbers).all():
-        raise refuse(name, "has a number that is not finite")
-    return np.asarray(numbers, np.float32)
-
-
-def _file_info(path: Path) -> FileInfo:
-    return FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

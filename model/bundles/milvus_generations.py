@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.model.bundles import root as roots
-from secondlook.model.bundles.bundle import read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import generations
 from secondlook.model.errors import BundleError, StoreError
 from secondlook.model.stores.milvus_server import CALL_SECONDS, Milvus, from_environment
-from secondlook.model.stores.milvus_store import TAUGHT, check_collection, drop, generation_of
+from secondlook.model.stores.milvus_store import ADDED_SUFFIX, check_collection, drop, generation_of
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +135,8 @@ class Sweeper:
         aliased = _aliased(self._milvus)
         dropped = []
         for collection in self._milvus.call("list_collections"):
-            generation = generation_of(settings.cache, collection.removesuffix(TAUGHT))
-            if generation is None or generation in kept or aliased == collection.removesuffix(TAUGHT):
+            generation = generation_of(settings.cache, collection.removesuffix(ADDED_SUFFIX))
+            if generation is None or generation in kept or aliased == collection.removesuffix(ADDED_SUFFIX):
                 self._missing.pop(collection, None)
                 continue
             if generation not in self._seen and _age(generation) < ORPHAN_SECONDS:

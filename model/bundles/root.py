@@ -13,15 +13,13 @@ On a file system without locks, nothing is ever removed, and that only one proce
     ROOT/jobs/          records of the rebuilds that servers ran (service.generations.records)
     ROOT/parts/         embedded shards (indexer.sharding.shards)
     ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.generations.cluster)
-    ROOT/taught.sqlite  the journal (model.journal.journal)
+    ROOT/taught.sqlite  the journal (model.journal)
 
 Nothing is written to a folder that has other things and none of these: ``require_root`` is asked first.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import secrets
@@ -31,46 +29,24 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from secondlook.model.bundles.locks import fsync, lock_folder, lock_if_any, root_lock
 from secondlook.model.errors import BundleError
 from secondlook.model.manifest import GENERATION, MANIFEST
 
 CURRENT, PREVIOUS, REFUSED = "CURRENT", "PREVIOUS", "REFUSED"
-
 
 OWN = re.compile(
     rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
     rf"|\.{GENERATION.pattern}\.draft|\.{CURRENT}\..*"
 )
 """Names of what is kept in a root."""
+
 LITTER = re.compile(
     r"lost\+found|@eaDir|\.DS_Store|\.localized|\.directory|\.Trash.*|\.nfs.*|\.snapshots?|\.fseventsd|\.Spotlight-V100"
     r"|\.git(ignore|keep)|Thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
 """Names of what file systems, desktops and version control put into folders that are empty to their owners."""
-
-LOCKLESS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""What a file system answers that has no locks."""
-
-
-class Lease:
-    """A shared lock on a generation's folder, let go with the last bundle that holds it."""
-
-    def __init__(self, folder: Path) -> None:
-        # Not to be had where the folder is not there, or is being pruned.
-        self._descriptor: int | None = None
-        with suppress(OSError):
-            self._descriptor = _lock_if_any(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-
-def new_generation() -> str:
-    """A generation id; ids sort by time, also those of one second: the last part is which of its 65,536 parts it is."""
-    now = datetime.now(UTC)
-    return f"{now:%Y%m%dT%H%M%SZ}-{(now.microsecond << 16) // 1_000_000:04x}"
 
 
 def require_root(root: Path) -> None:
@@ -100,6 +76,50 @@ def require_root(root: Path) -> None:
     )
 
 
+def generations(root: Path) -> list[str]:
+    """Ids of all bundles below the root, oldest first."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if GENERATION.fullmatch(path.name) and path.is_dir())
+
+
+def active_generation(root: Path) -> str:
+    """The generation named in CURRENT.
+
+    Raises:
+        BundleError: CURRENT is missing or names none.
+    """
+    named = _named(root, CURRENT)
+    if named is None:
+        require_root(root)
+        raise BundleError(f"{root} has no active bundle: index a dataset into it first")
+    if not named:
+        raise BundleError(f"{root}/{CURRENT} does not name a generation")
+    return named
+
+
+def previous_generation(root: Path) -> str | None:
+    """The generation that was active before the one in CURRENT, where there is one."""
+    return _named(root, PREVIOUS) or None
+
+
+def _named(root: Path, pointer: str) -> str | None:
+    """The generation that a pointer names; None where there is no such file, empty where it names none."""
+    try:
+        named = (root / pointer).read_bytes().decode("ascii", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # it may be there: to take it for missing would have others answer, or be pruned
+        raise BundleError(f"{root}/{pointer} cannot be read: {error.strerror}") from error
+    return named if GENERATION.fullmatch(named) else ""
+
+
+def new_generation() -> str:
+    """A generation id; ids sort by time, also those of one second: the last part is which of its 65,536 parts it is."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{(now.microsecond << 16) // 1_000_000:04x}"
+
+
 @contextmanager
 def draft(root: Path) -> Iterator[Path]:
     """A temporary folder beside the bundles to put a new one's files into; removed unless ``commit`` took it.
@@ -110,11 +130,11 @@ def draft(root: Path) -> Iterator[Path]:
     require_root(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with held(root):  # between mkdir and lock, another writer's sweep would take the folder for a dead one's
+        with root_lock(root):  # between mkdir and lock, another writer's sweep would take the folder for a dead one's
             _sweep(root)
             folder = root / f".{new_generation()}.draft"
             folder.mkdir()
-            lock = _lock_if_any(folder)
+            lock = lock_if_any(folder)
     except OSError as error:
         raise BundleError(f"no bundle can be written below {root}: {error.strerror}") from error
     try:
@@ -123,55 +143,6 @@ def draft(root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed writers left: drafts whose lock nobody holds, and pointers that were never put in place."""
-    for pointer in root.glob(f".{CURRENT}.*"):
-        pointer.unlink(missing_ok=True)
-    for folder in root.glob(".*.draft"):
-        try:
-            lock = lock_folder(folder)
-        except OSError:
-            continue  # its writer is at work or may be, or it is gone already
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def lock_folder(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
-    """Lock a folder; the descriptor that holds the lock until it is closed, which no other program inherits.
-
-    Raises:
-        OSError: there is no such folder or no locks on its file system; BlockingIOError: another holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _lock_if_any(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int | None:
-    """The lock; None where the file system has none."""
-    try:
-        return lock_folder(folder, how)
-    except OSError as error:
-        if error.errno not in LOCKLESS:
-            raise
-        return None
-
-
-@contextmanager
-def held(root: Path) -> Iterator[bool]:
-    """One process at a time changes what the root lists; whether that is so, or the file system has no locks."""
-    descriptor = _lock_if_any(root, fcntl.LOCK_EX)
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def publish(root: Path, folder: Path, generation: str) -> Path:
@@ -200,7 +171,7 @@ def activate(root: Path, generation: str) -> None:
         BundleError: there is no such generation, or the root cannot be written.
     """
     try:
-        with held(root):
+        with root_lock(root):
             if generation not in generations(root):
                 raise BundleError(f"there is no generation {generation} in {root}")
             # PREVIOUS first: if this ends here, it names the active one, which does no harm.
@@ -214,6 +185,10 @@ def activate(root: Path, generation: str) -> None:
         raise BundleError(f"{root}/{CURRENT} cannot be replaced: {error.strerror}") from error
 
 
+def _point(root: Path, pointer: str, generation: str) -> None:
+    _write(root, pointer, [generation])
+
+
 def refuse(root: Path, generation: str) -> None:
     """Note that a generation was found wanting; activating it takes the note back.
 
@@ -221,7 +196,7 @@ def refuse(root: Path, generation: str) -> None:
         BundleError: the root cannot be written.
     """
     try:
-        with held(root):
+        with root_lock(root):
             _write(root, REFUSED, sorted({*_refused(root), generation}))
     except OSError as error:
         raise BundleError(f"{root}/{REFUSED} cannot be written: {error.strerror}") from error
@@ -234,10 +209,6 @@ def _refused(root: Path) -> set[str]:
     except (FileNotFoundError, NotADirectoryError):
         return set()
     return {*named} & {*generations(root)}
-
-
-def _point(root: Path, pointer: str, generation: str) -> None:
-    _write(root, pointer, [generation])
 
 
 def _write(root: Path, name: str, lines: list[str]) -> None:
@@ -266,7 +237,7 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
     """
     removed = []
     try:
-        with held(root):
+        with root_lock(root):
             spared = {named for pointer in (CURRENT, PREVIOUS) if (named := _named(root, pointer))}
             found, refused = generations(root), _refused(root)
             good, bad = ([one for one in found if (one in refused) is is_bad] for is_bad in (False, True))
@@ -288,7 +259,7 @@ def remove(root: Path, generation: str) -> None:
         BundleError: it is not there, is active or open, or the root cannot be written.
     """
     try:
-        with held(root) as is_locked:
+        with root_lock(root) as is_locked:
             current = _named(root, CURRENT)
             if generation not in generations(root):
                 raise BundleError(f"there is no generation {generation} in {root}")
@@ -326,73 +297,14 @@ def _retire(root: Path, generation: str) -> bool:
     return True
 
 
-def default_root() -> Path:
-    """Where the bundle that comes with secondlook lies."""
-    return Path(__file__).parents[1] / "default"
-
-
-def seed(root: Path) -> None:
-    """Copy the default bundle into a root that has no bundles yet, so that a new volume starts with an answer.
-
-    Raises:
-        BundleError: the root cannot be written, or has lost its CURRENT: what it served is not to be guessed.
-    """
-    require_root(root)
-    if (root / CURRENT).exists() or (root / PREVIOUS).exists():
-        return
-    generation = active_generation(default_root())
-    found = generations(root)
-    if found not in ([], [generation]):
-        raise BundleError(f"{root} has bundles but no {CURRENT}: activate one of them (secondlook bundles activate)")
-    if not found:
-        with draft(root) as folder:
-            shutil.copytree(default_root() / generation, folder, dirs_exist_ok=True)
-            publish(root, folder, generation)
-    activate(root, generation)
-
-
-def active_generation(root: Path) -> str:
-    """The generation named in CURRENT.
-
-    Raises:
-        BundleError: CURRENT is missing or names none.
-    """
-    named = _named(root, CURRENT)
-    if named is None:
-        require_root(root)
-        raise BundleError(f"{root} has no active bundle: index a dataset into it first")
-    if not named:
-        raise BundleError(f"{root}/{CURRENT} does not name a generation")
-    return named
-
-
-def previous_generation(root: Path) -> str | None:
-    """The generation that was active before the one in CURRENT, where there is one."""
-    return _named(root, PREVIOUS) or None
-
-
-def _named(root: Path, pointer: str) -> str | None:
-    """The generation that a pointer names; None where there is no such file, empty where it names none."""
-    try:
-        named = (root / pointer).read_bytes().decode("ascii", "replace").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:  # it may be there: to take it for missing would have others answer, or be pruned
-        raise BundleError(f"{root}/{pointer} cannot be read: {error.strerror}") from error
-    return named if GENERATION.fullmatch(named) else ""
-
-
-def generations(root: Path) -> list[str]:
-    """Ids of all bundles below the root, oldest first."""
-    if not root.is_dir():
-        return []
-    return sorted(path.name for path in root.iterdir() if GENERATION.fullmatch(path.name) and path.is_dir())
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sweep(root: Path) -> None:
+    """Remove what killed writers left: drafts whose lock nobody holds, and pointers that were never put in place."""
+    for pointer in root.glob(f".{CURRENT}.*"):
+        pointer.unlink(missing_ok=True)
+    for folder in root.glob(".*.draft"):
+        try:
+            lock = lock_folder(folder)
+        except OSError:
+            continue  # its writer is at work or may be, or it is gone already
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)

@@ -20,7 +20,7 @@ import numpy as np
 from secondlook.model.cache import Floats
 from secondlook.model.errors import AddedLimitError, RepeatedRequestError
 from secondlook.model.journal.file import BUSY_SECONDS, JournalFile, Run, Stamp
-from secondlook.model.journal.terms import (
+from secondlook.model.journal.records import (
     SOURCE,
     Action,
     AddedImage,
@@ -33,20 +33,6 @@ from secondlook.model.journal.terms import (
     Request,
 )
 from secondlook.model.labels import check_label, fold
-
-__all__ = [
-    "SOURCE",
-    "Action",
-    "AddResult",
-    "AddedImage",
-    "Change",
-    "Changed",
-    "Correction",
-    "Journal",
-    "Kept",
-    "NewImage",
-    "Request",
-]
 
 REMEMBERED_REQUESTS = 10_000
 """Answers kept for repeated requests; older ones are forgotten."""
@@ -162,7 +148,7 @@ class Journal:
             rows = read and read("SELECT digest, answer FROM requests WHERE key = ? AND request = ?", key, request.id)
             return _same(rows[0], request) if rows else None
 
-    def teach(
+    def add(
         self,
         label: str,
         images: Sequence[NewImage],
@@ -227,7 +213,7 @@ class Journal:
         with self._file.changing() as run:
             run("UPDATE images SET thumbnail = ? WHERE number = ? AND label IS NOT NULL", png, number)
 
-    def decide_image(self, number: int, label: str | None, key: str, known: Sequence[str] = ()) -> str | None:
+    def correct_image(self, number: int, label: str | None, key: str, known: Sequence[str] = ()) -> str | None:
         """Give a taught image another label, or (None) remove it; its label until now, None where there is no image.
 
         Raises:
@@ -251,10 +237,10 @@ class Journal:
                     run("UPDATE kept SET images = images - 1")
                 return change
 
-            _decide(run, label, was, known, write)
+            _correct(run, label, was, known, write)
             return was
 
-    def decide(
+    def correct(
         self,
         dataset: str,
         source: str,
@@ -286,7 +272,7 @@ class Journal:
                 run("INSERT OR REPLACE INTO corrections VALUES (?, ?, ?, ?)", dataset, source, label, change)
                 return change
 
-            _decide(run, label, was, known, write)
+            _correct(run, label, was, known, write)
             return was
 
     def _of_image(self, column: Literal["content", "thumbnail"], number: int) -> Any:
@@ -305,7 +291,7 @@ def _same(first: tuple[bytes, str], request: Request) -> str:
     return first[1]
 
 
-def _decide(
+def _correct(
     run: Run, label: str | None, was: str | None, known: Sequence[str], write: Callable[[str | None], int]
 ) -> None:
     """Write a decision, unless that is how it is already."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
-from secondlook.model.journal.added_keys import FIRST_ID, AddedKeys
-from secondlook.model.journal.decided import Decided
 from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.faiss_store import Neighbors, Store, TunableStore
+from secondlook.model.stores.added_keys import FIRST_ID, AddedKeys
+from secondlook.model.stores.corrections import Corrections
+from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 _faiss: Any = faiss  # Its type hints leave this function out.
 
@@ -37,17 +37,17 @@ class MergedStore:
     however much was taught: what looks at all of it waits until it is asked for.
     """
 
-    def __init__(self, base: Store, taught: AddedKeys, decided: Decided, class_of: Ints) -> None:
+    def __init__(self, base: Store, added: AddedKeys, corrections: Corrections, class_of: Ints) -> None:
         """Add taught keys, whose ids are beyond the base's, and decisions about the base's entries by position.
 
         ``class_of`` (codes,) gives the class that votes for a label, by the code that both have for it.
         """
-        self._base, self._taught, self._decided, self._class_of = base, taught, decided, class_of
+        self._base, self._added, self._corrections, self._class_of = base, added, corrections, class_of
         self.dim, self.search_info = base.dim, base.search_info
         self._last: list[dict[bytes, tuple[Floats, Ints]]] = [{}]
         """What the queries asked last are near to among taught keys: what a quick search did not settle asks again."""
         # A store without any entry still answers: with none.
-        self.count = max(1, base.count - len(decided.removed) + taught.count)
+        self.count = max(1, base.count - len(corrections.removed) + added.count)
 
     @cached_property
     def early_exit(self) -> Store | None:
@@ -61,14 +61,14 @@ class MergedStore:
     @cached_property
     def ids(self) -> Ints:
         """(N,) ids of all entries, ascending."""
-        own = np.delete(np.arange(self._base.count), self._decided.removed)
-        return np.concatenate((own, self._taught.now()[0]))
+        own = np.delete(np.arange(self._base.count), self._corrections.removed)
+        return np.concatenate((own, self._added.now()[0]))
 
     @cached_property
     def values(self) -> Ints:
         """(N,) their labels."""
-        own = self._decided.labelled(np.arange(self._base.count), self._base.values, self._class_of)
-        return np.concatenate((np.delete(own, self._decided.removed), self._class_of[self._taught.now()[1]]))
+        own = self._corrections.labelled(np.arange(self._base.count), self._base.values, self._class_of)
+        return np.concatenate((np.delete(own, self._corrections.removed), self._class_of[self._added.now()[1]]))
 
     @property
     def is_exhaustive(self) -> bool:
@@ -82,7 +82,7 @@ class MergedStore:
     def with_search(self, search: SearchInfo) -> MergedStore:
         """The same entries, the generation's store searched in another way."""
         base = cast(TunableStore, self._base).with_search(search)
-        return MergedStore(base, self._taught, self._decided, self._class_of)
+        return MergedStore(base, self._added, self._corrections, self._class_of)
 
     def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """The k nearest of both; ``mask`` (N,) goes by the order of ``ids``.
@@ -93,9 +93,9 @@ class MergedStore:
         if mask is not None:
             return self._part(mask).search(queries, k)
         own = self._search_base(queries, k)
-        if not self._taught.count:
+        if not self._added.count:
             return own
-        more = self._search_taught(queries, k)
+        more = self._search_added(queries, k)
         return _nearest(
             np.concatenate((own.similarities, more.similarities), axis=1),
             np.concatenate((own.ids, more.ids), axis=1),
@@ -109,51 +109,51 @@ class MergedStore:
         for keys, values in self._base.chunks():
             positions = np.arange(start, start + len(keys))
             start += len(keys)
-            kept = ~self._decided.is_removed(positions)
+            kept = ~self._corrections.is_removed(positions)
             if kept.any():
-                yield keys[kept], self._decided.labelled(positions, values, self._class_of)[kept]
-        if self._taught.count:
-            _, codes, keys = self._taught.now()
+                yield keys[kept], self._corrections.labelled(positions, values, self._class_of)[kept]
+        if self._added.count:
+            _, codes, keys = self._added.now()
             yield keys, self._class_of[codes]
 
     def _part(self, mask: NDArray[np.bool_]) -> MergedStore:
         """Some of the entries: others are left out as removed ones are."""
         out = self.ids[~mask]
-        rows = np.searchsorted(self._taught.ids, out[out >= FIRST_ID])
-        taught, decided = self._taught.without(rows), self._decided.without(out[out < FIRST_ID])
-        part = MergedStore(self._base, taught, decided, self._class_of)
+        rows = np.searchsorted(self._added.ids, out[out >= FIRST_ID])
+        added, corrections = self._added.without(rows), self._corrections.without(out[out < FIRST_ID])
+        part = MergedStore(self._base, added, corrections, self._class_of)
         part.search_info = self.search_info
         return part
 
     def _search_base(self, queries: Floats, k: int) -> Neighbors:
-        found = _less_removed(self._base.search, queries, k, self._decided, self._base_without_removed)
-        return found._replace(values=self._decided.labelled(found.ids, found.values, self._class_of))
+        found = _less_removed(self._base.search, queries, k, self._corrections, self._base_without_removed)
+        return found._replace(values=self._corrections.labelled(found.ids, found.values, self._class_of))
 
     def _base_without_removed(self, queries: Floats, k: int) -> Neighbors:
         kept = np.ones(self._base.count, bool)
-        kept[self._decided.removed] = False
+        kept[self._corrections.removed] = False
         try:
             return self._base.search(queries, k, kept)
         except StoreError:  # one that cannot be searched in part
-            found = self._base.search(queries, k + len(self._decided.removed))
-            return _without(found, self._decided.is_removed(found.ids), k)
+            found = self._base.search(queries, k + len(self._corrections.removed))
+            return _without(found, self._corrections.is_removed(found.ids), k)
 
-    def _search_taught(self, queries: Floats, k: int) -> Neighbors:
-        found = _less_removed(self._compare, queries, k, self._taught.decided, self._taught_without_removed)
+    def _search_added(self, queries: Floats, k: int) -> Neighbors:
+        found = _less_removed(self._compare, queries, k, self._added.corrections, self._added_without_removed)
         is_there, rows = found.ids >= 0, np.maximum(found.ids, 0)
-        values = self._taught.decided.labelled(rows, self._class_of[self._taught.codes[rows]], self._class_of)
+        values = self._added.corrections.labelled(rows, self._class_of[self._added.codes[rows]], self._class_of)
         return Neighbors(
-            found.similarities, np.where(is_there, self._taught.ids[rows], -1), np.where(is_there, values, -1)
+            found.similarities, np.where(is_there, self._added.ids[rows], -1), np.where(is_there, values, -1)
         )
 
-    def _taught_without_removed(self, queries: Floats, k: int) -> Neighbors:
+    def _added_without_removed(self, queries: Floats, k: int) -> Neighbors:
         # There are few: from some number on, the others are copied.
-        found = self._compare(queries, k + len(self._taught.decided.removed))
-        return _without(found, self._taught.decided.is_removed(found.ids), k)
+        found = self._compare(queries, k + len(self._added.corrections.removed))
+        return _without(found, self._added.corrections.is_removed(found.ids), k)
 
     def _compare(self, queries: Floats, k: int) -> Neighbors:
         """The nearest of all rows of taught keys, removed ones too; in place of ids their rows, values are none."""
-        width = min(k, self._taught.rows)
+        width = min(k, self._added.rows)
         asked = [query.tobytes() for query in queries]
         remembered = self._last[0]
         if asked and all(query in remembered and len(remembered[query][1]) >= width for query in asked):
@@ -164,8 +164,8 @@ class MergedStore:
             # the processor from the encoder, which then took twice as long.
             near, rows = _faiss.knn(
                 np.ascontiguousarray(queries, np.float32),
-                self._taught.keys,
-                min(max(k, AHEAD), self._taught.rows),
+                self._added.keys,
+                min(max(k, AHEAD), self._added.rows),
                 metric=faiss.METRIC_INNER_PRODUCT,
             )
             self._last[0] = dict(zip(asked, zip(near, rows, strict=True), strict=True))
@@ -177,14 +177,14 @@ class MergedStore:
 Search = Callable[[Floats, int], Neighbors]
 
 
-def _less_removed(search: Search, queries: Floats, k: int, decided: Decided, thorough: Search) -> Neighbors:
+def _less_removed(search: Search, queries: Floats, k: int, corrections: Corrections, thorough: Search) -> Neighbors:
     """What a search finds, less what is removed; ``thorough`` is asked where too much of what it finds is."""
-    removed = len(decided.removed)
+    removed = len(corrections.removed)
     if not removed:
         return search(queries, k)
     spare = min(SPARE, removed)
     found = search(queries, k + spare)
-    is_removed = decided.is_removed(found.ids)
+    is_removed = corrections.is_removed(found.ids)
     short = is_removed.sum(axis=1) > spare
     found = _without(found, is_removed, k)
     if short.any():

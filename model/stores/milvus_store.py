@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError, StoreUnreachableError
 from secondlook.model.manifest import GENERATION, SearchInfo
-from secondlook.model.stores.faiss_store import LISTS_PER_ROOT, Neighbors, ordered, parts
+from secondlook.model.stores.factory import LISTS_PER_ROOT
 from secondlook.model.stores.milvus_server import MAX_K, WRITE_SECONDS, Milvus, Reach
+from secondlook.model.stores.store import Neighbors, ordered, parts
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,7 +28,7 @@ PREFIX = "milvus"
 FACTORY = re.compile(r"(FLAT|DISKANN|IVF_(?:FLAT|SQ8),[1-9]\d{0,4}|HNSW,(?:[4-9]|[1-5]\d|6[0-4]))")
 ID, VALUE, KEY = "id", "value", "key"
 CONSISTENCY = "Bounded"
-TAUGHT = "_taught"
+ADDED_SUFFIX = "_taught"
 """What the names end in of the collections of what was taught."""
 WRITE_BYTES = 16 << 20
 """Of keys in one call; a message may have 64 MiB."""

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
 from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.faiss_store import Neighbors, Store, ordered, parts
+from secondlook.model.stores.store import (
+    Neighbors,
+    Store,
+    ordered,
+    parts,
+)
 
 WORKING_BYTES = 1 << 30
 """Similarities of as many queries at once as fit into this."""

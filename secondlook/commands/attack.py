@@ -84,7 +84,7 @@ def attack(
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write
     from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.root import default_root
+    from secondlook.model.bundles.default import default_root
 
     chosen = [name.strip() for name in attacks.split(",") if name.strip()]
     for name in chosen:

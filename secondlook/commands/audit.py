@@ -24,7 +24,7 @@ from secondlook.evaluation.studies.planted import MOST, SEEDS
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.results import write
 from secondlook.model.bundles.bundle import open_bundle
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 

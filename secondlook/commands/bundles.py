@@ -9,7 +9,9 @@ import click
 
 from secondlook.commands.shared.options import bundles_option, json_option, print_json
 from secondlook.model.bundles import root as roots
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate as make_active
 from secondlook.model.errors import BundleError
 
@@ -30,7 +32,7 @@ def bundles() -> None:
 @json_option
 def list_(root: Path | None, as_json: bool) -> None:
     """All generations, oldest first; the active one is starred."""
-    root = root or roots.default_root()
+    root = root or default_root()
     active = roots.active_generation(root) if (root / "CURRENT").exists() else None
     for generation in roots.generations(root):
         try:
@@ -50,7 +52,7 @@ def list_(root: Path | None, as_json: bool) -> None:
 @bundles_option
 def show(generation: str | None, root: Path | None) -> None:
     """A bundle's manifest (the active one's by default), as JSON; long lists of numbers left out."""
-    root = root or roots.default_root()
+    root = root or default_root()
     manifest = read_manifest(root, generation or roots.active_generation(root))
     click.echo(manifest.model_dump_json(indent=1, exclude=LEFT_OUT))
 
@@ -60,7 +62,7 @@ def show(generation: str | None, root: Path | None) -> None:
 @bundles_option
 def verify(generation: str | None, root: Path | None) -> None:
     """Check hashes, counts and keys of a bundle, and that its encoder answers."""
-    bundle = open_bundle(root or roots.default_root(), generation)
+    bundle = open_bundle(root or default_root(), generation)
     click.echo(f"{bundle.manifest.generation} is whole: {bundle.store.count:,} entries of {bundle.store.dim}")
 
 

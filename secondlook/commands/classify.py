@@ -134,20 +134,20 @@ def _here(
     limits: Limits,
 ) -> Iterator[Answering]:
     """By a bundle, in this process."""
-    from secondlook.model.added.catching_up import caught_up
     from secondlook.model.added.overlay import Overlay
+    from secondlook.model.added.replay import replayed
     from secondlook.model.answering.doubt import check_coverage
     from secondlook.model.answering.predictor import Overrides, Predictor
     from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.root import default_root
-    from secondlook.model.journal.journal import Journal
+    from secondlook.model.bundles.default import default_root
+    from secondlook.model.journal import Journal
 
     if coverage is not None:
         check_coverage(coverage)
     bundle = open_bundle(root or default_root(), generation)
     overlay = Overlay(bundle)
     if root is not None:  # answers as a server on it gives them: with what was taught
-        overlay = caught_up(overlay, Journal(root))
+        overlay = replayed(overlay, Journal(root))
     predictor = Predictor(bundle, overlay)
     parameters = predictor.parameters(Overrides(theta, lam, k))
     classes = predictor.classes

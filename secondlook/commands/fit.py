@@ -28,12 +28,13 @@ from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.refit import recalibrate, refit
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import FitReport, Manifest, Trained
 
 
@@ -112,7 +113,7 @@ def fit(
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
         images = _cached(root, generation, dataset, data_root, limits, optional=holdout is not None)
-        name = bundles.read_manifest(root, generation).dataset.name
+        name = read_manifest(root, generation).dataset.name
         options = IndexOptions(
             holdout=holdout_of(dataset or name, holdout, data_root, limits),
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
@@ -124,7 +125,7 @@ def fit(
             new = refit(images, root, generation, tried, options, progress)
         if not no_activate:
             activate(root, new)
-    manifest = bundles.read_manifest(root, new)
+    manifest = read_manifest(root, new)
     if calibrate:
         _print_calibration(manifest, as_json or progress_format == "json")
         return
@@ -146,7 +147,7 @@ def _cached(
     Raises:
         DatasetError: they are needed, and not there.
     """
-    cached = bundles.read_manifest(root, generation).dataset
+    cached = read_manifest(root, generation).dataset
     try:
         images = load_to_cache(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
     except DatasetError:
@@ -231,7 +232,7 @@ def _compare(
     with reporting(progress_format) as progress:
         if network is None:
             root = root or default_root()
-            network = root / (generation or active_generation(root)) / bundles.NETWORK
+            network = root / (generation or active_generation(root)) / NETWORK
         asked = {Path(name).stem: read_recipe(name) for name in names}
         found = compare(
             load(dataset, "train", data_root),

@@ -37,12 +37,13 @@ from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.on_ray import Job, default_shards, embed_on_ray
 from secondlook.indexer.sharding.shards import Shards, shard_folder
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles import bundle as bundles
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, RecipeError
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, Trained
 from secondlook.model.networks.recipe import NAMED, Recipe
 
@@ -212,7 +213,7 @@ def index(
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
-    manifest = bundles.read_manifest(root, generation)
+    manifest = read_manifest(root, generation)
     for line in _what_was_built(manifest):
         click.echo(line, err=True)
     left_out = tell_left_out([given], left_out_file)
@@ -318,7 +319,7 @@ def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: 
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
-        network = active / active_generation(active) / bundles.NETWORK
+        network = active / active_generation(active) / NETWORK
     return FromNetwork(network, read_recipe(recipe or "compact"), test)
 
 

@@ -57,7 +57,7 @@ def jacobian(
     from secondlook.indexer.embedding.encoders import best_device
     from secondlook.indexer.results import show, write
     from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.root import default_root
+    from secondlook.model.bundles.default import default_root
 
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)

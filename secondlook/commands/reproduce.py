@@ -59,7 +59,8 @@ def reproduce(
     """
     from secondlook.evaluation.paper.reproduce import Run
     from secondlook.evaluation.paper.subjects import from_bundle, from_weights
-    from secondlook.model.bundles.root import active_generation, default_root
+    from secondlook.model.bundles.default import default_root
+    from secondlook.model.bundles.root import active_generation
 
     with reporting(progress_format) as progress:
         if weights:

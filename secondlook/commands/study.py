@@ -33,8 +33,10 @@ from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
 from secondlook.indexer.results import Study, write
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import read_manifest
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import Limits
 
 Measure = Callable[..., Study]

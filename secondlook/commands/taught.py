@@ -16,10 +16,10 @@ from secondlook.commands.shared.options import (
     reporting,
 )
 from secondlook.indexer.added_entries import export_added, import_added
-from secondlook.model.bundles.bundle import read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import CURRENT, active_generation
 from secondlook.model.images import Limits
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 

@@ -7,10 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from secondlook.model.added.in_milvus import Mirror
+from secondlook.model.added.milvus_mirror import Mirror
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.bundles.locks import lock_folder
 from secondlook.model.bundles.milvus_generations import Sweeper
-from secondlook.model.bundles.root import lock_folder
 from secondlook.model.stores.milvus_server import Milvus
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Primary:
             return
         mirror, before = mirror_of(self._milvus, overlay), self._published
         if before is None or before.bundle is not overlay.bundle:
-            before = mirror.caught_up(Overlay(overlay.bundle))
+            before = mirror.replayed(Overlay(overlay.bundle))
         if (before.change, before.token) != (overlay.change, overlay.token):
             mirror.publish(overlay, before)
         self._published = overlay

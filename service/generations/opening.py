@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from secondlook.model.added import catching_up
+from secondlook.model.added import replay
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root, seed
 from secondlook.model.bundles.milvus_generations import active_generation
 from secondlook.model.bundles.root import active_generation as current_generation
-from secondlook.model.bundles.root import default_root, previous_generation, seed
+from secondlook.model.bundles.root import previous_generation
 from secondlook.model.errors import BundleError, StoreError, StoreUnreachableError
 from secondlook.model.images import decode
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.service.batching.thread import step_back
 from secondlook.service.generations.acceptance import check_canary
@@ -54,7 +55,7 @@ def open_predictor(settings: Settings) -> Predictor:
 class Opener:
     """Opens generations below the root that the settings name; ``decode`` decodes taught images that have no keys."""
 
-    def __init__(self, settings: Settings, decode: catching_up.Decode = decode) -> None:
+    def __init__(self, settings: Settings, decode: replay.Decode = decode) -> None:
         self._settings, self._decode = settings, decode
         self.root = settings.bundles or default_root()
         self.milvus = Milvus(settings.milvus) if settings.milvus is not None else None
@@ -95,7 +96,7 @@ class Opener:
             milvus=milvus,
             even_unreachable=True,
         )
-        overlay = self.caught_up(Overlay(bundle))
+        overlay = self.replayed(Overlay(bundle))
         predictor = Predictor(
             bundle, overlay, network_fallback=milvus is not None and milvus.settings.when_away == "network"
         )
@@ -103,14 +104,14 @@ class Opener:
             check_canary(predictor)
         return predictor
 
-    def caught_up(self, overlay: Overlay) -> Overlay:
+    def replayed(self, overlay: Overlay) -> Overlay:
         """The overlay with all that was taught: by the journal, or in a replica by what the primary put into Milvus."""
         if self.journal is not None:
-            return catching_up.caught_up(overlay, self.journal, decode=self._decode)
+            return replay.replayed(overlay, self.journal, decode=self._decode)
         if self.milvus is None or overlay.bundle.manifest.store.kind != "milvus":
             return overlay
         try:
-            return mirror_of(self.milvus, overlay).caught_up(overlay)
+            return mirror_of(self.milvus, overlay).replayed(overlay)
         except (StoreError, StoreUnreachableError) as error:
             logger.error("what was taught is not known now: %s", error)
             return overlay

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from secondlook.model.bundles.root import held, lock_folder
+from secondlook.model.bundles.locks import lock_folder, root_lock
 from secondlook.service.errors import RebuildRunningError
 
 REMEMBERED = 100
@@ -105,7 +105,7 @@ class Records:
             RebuildRunningError: names the job that runs already, in whichever process.
             OSError: the root cannot be written.
         """
-        with held(self._root):
+        with root_lock(self._root):
             jobs = self.listing()
             for other in jobs:
                 if other.state == "running":

@@ -8,10 +8,10 @@ import math
 import time
 from pathlib import Path
 
-from secondlook.model.added.catching_up import Decode
-from secondlook.model.answering.following import Following
+from secondlook.model.added.replay import Decode
+from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate, active_generation
 from secondlook.model.bundles.root import generations, prune, refuse
 from secondlook.model.errors import BundleError, SecondlookError, StoreUnreachableError
@@ -58,9 +58,9 @@ class Generations:
         self.root: Path = settings.bundles or batcher.predictor.bundle.path.parent
         self.journal = self._opener.journal
         """What was taught to the root; None for the default bundle's, to which nothing is, and in a replica."""
-        self._following = Following(self.journal, decode) if self.journal is not None else None
-        if self._following is not None:
-            batcher.renew = self._following.renew
+        self._follower = JournalFollower(self.journal, decode) if self.journal is not None else None
+        if self._follower is not None:
+            batcher.renew = self._follower.renew
         milvus = self._opener.milvus
         self._primary = Primary(milvus, self.root) if milvus is not None and self._writable else None
         self._switching = asyncio.Lock()
@@ -159,7 +159,7 @@ class Generations:
             JournalError: the journal cannot be read.
             UnavailableError: nothing computes answers, or what it computes takes too long.
         """
-        if self._following is None or self._following.is_current(self._batcher.predictor.overlay):
+        if self._follower is None or self._follower.is_current(self._batcher.predictor.overlay):
             return
         await self._renewed()
 
@@ -185,9 +185,9 @@ class Generations:
                     logger.error("what was taught cannot be followed: %s", error, exc_info=not is_ours)
 
     async def _follow_taught(self) -> None:
-        if self._following is None:  # a replica's is in Milvus, where all has its keys
+        if self._follower is None:  # a replica's is in Milvus, where all has its keys
             predictor = self._batcher.predictor
-            overlay = await asyncio.to_thread(self._opener.caught_up, predictor.overlay)
+            overlay = await asyncio.to_thread(self._opener.replayed, predictor.overlay)
             if overlay is not predictor.overlay:
                 renewed = Predictor(predictor.bundle, overlay, network_fallback=predictor.network_fallback)
                 self._batcher.replace(predictor, renewed)

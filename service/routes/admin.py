@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from secondlook.model.errors import BundleError, ParameterError
-from secondlook.model.journal.added_keys import added_id
-from secondlook.model.journal.journal import Action
+from secondlook.model.journal import Action
 from secondlook.model.networks.recipe import NAMED
+from secondlook.model.stores.added_keys import added_id
 from secondlook.service.errors import UnavailableError
 from secondlook.service.generations.records import Job
 from secondlook.service.http.auth import require_admin

@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import FIRST_ID, number_of
 from secondlook.model.labels import normalize_label
+from secondlook.model.stores.added_keys import FIRST_ID, number_of
 from secondlook.service.problems import Kind, ProblemError, clean, documented
 from secondlook.service.schemas import EntryInfo, EntryList, entry_info
 from secondlook.service.state import Current, Running, State

@@ -13,15 +13,14 @@ from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
-from secondlook.model.bundles.bundle import ENCODER
 from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal.added_keys import added_id, number_of
-from secondlook.model.journal.journal import Journal, Kept, NewImage
-from secondlook.model.journal.journal import Request as Repeatable
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import Journal, Kept, NewImage, number_in
+from secondlook.model.journal import Request as Repeatable
 from secondlook.model.labels import check_label
+from secondlook.model.stores.added_keys import added_id, number_of
 from secondlook.service.batching.turns import Timing
 from secondlook.service.errors import UnavailableError
 from secondlook.service.http.auth import require_admin
@@ -166,7 +165,7 @@ async def teach(
             raise problems[0]
         copies = await _mirrored_keys(state, answered)
         taught = await asyncio.to_thread(
-            journal.teach,
+            journal.add,
             label,
             await asyncio.to_thread(_new_images, form.files, answered, copies),
             key.name,
@@ -263,11 +262,11 @@ async def _decide(
     if number is None:
         number = number_in(entry.source)
     if number is not None:
-        was = await asyncio.to_thread(journal.decide_image, number, label, key.name, manifest.classes)
+        was = await asyncio.to_thread(journal.correct_image, number, label, key.name, manifest.classes)
     else:
         own = await asyncio.to_thread(entries.get, entry_id)
         assert own is not None  # as it is known
-        decide = partial(journal.decide, own=manifest.classes[own.value], known=manifest.classes)
+        decide = partial(journal.correct, own=manifest.classes[own.value], known=manifest.classes)
         was = await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
     if was is None:
         raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from secondlook.model.answering.decisive import decisive
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
-from secondlook.model.journal.terms import number_in
+from secondlook.model.journal import number_in
 from secondlook.model.manifest import Standing
 from secondlook.service.batching.turns import Reply, Timing
 from secondlook.service.problems import Problem, of_image

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.images_for_tests import COLOURS, make_folder, make_image
 

@@ -13,9 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.file import JOURNAL
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import JOURNAL, Journal
+from secondlook.model.stores.added_keys import number_of
 from tests.e2e.conftest import KEY, Server, fill, until
 from tests.e2e.test_switching import ADMIN
 from tests.images_for_tests import make_image

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from secondlook.model.journal.added_keys import number_of
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal
+from secondlook.model.stores.added_keys import number_of
 from tests.e2e.conftest import KEY, Server
 from tests.e2e.test_switching import ADMIN
 from tests.e2e.test_workers import to_each

@@ -67,7 +67,7 @@ def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> No
     taught = {n: ("new", (key / np.linalg.norm(key))[None]) for n, key in enumerate(near, 1)}
     decided: dict[int, str | None] = {first: None, second: "blue", others[0]: None, others[1]: "red"}
     images = {number: (label, {False: own[0]}) for number, (label, own) in taught.items()}
-    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, decided=decided)
+    overlay = Overlay(bundle).changed(3, b"", labels={0: "new"}, images=images, corrections=decided)
     found = calibrate_with_added(bundle, overlay)
     # Once more, by other means.
     values[[second, others[1]]] = 0, 2

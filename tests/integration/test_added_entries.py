@@ -8,7 +8,7 @@ import pytest
 from secondlook.indexer.added_entries import IMAGES, LINES, export_added, import_added
 from secondlook.model.errors import LabelTakenError, ParameterError
 from secondlook.model.images import DEFAULT_PIXELS, Limits
-from secondlook.model.journal.journal import Correction, Journal, NewImage
+from secondlook.model.journal import Correction, Journal, NewImage
 from tests.images_for_tests import make_image
 from tests.odd_images import HEIC
 
@@ -19,11 +19,11 @@ ONE, TWO = make_image("red"), make_image("blue", format="JPEG")
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     journal = Journal(tmp_path / "here")
-    journal.teach("crab", [NewImage("one.png", ONE), NewImage("gone.png", ONE)], "alice")
-    journal.teach("lobster ☃", [NewImage("two.jpg", TWO)], "alice")
-    journal.decide_image(2, None, "alice")
-    journal.decide("photos", "cat/1.png", "dog", "alice", own="cat")
-    journal.decide("photos", "cat/2.png", None, "alice", own="cat")
+    journal.add("crab", [NewImage("one.png", ONE), NewImage("gone.png", ONE)], "alice")
+    journal.add("lobster ☃", [NewImage("two.jpg", TWO)], "alice")
+    journal.correct_image(2, None, "alice")
+    journal.correct("photos", "cat/1.png", "dog", "alice", own="cat")
+    journal.correct("photos", "cat/2.png", None, "alice", own="cat")
     assert export_added(journal, tmp_path / "out") == (2, 2, 0)
     return tmp_path / "out"
 
@@ -49,7 +49,7 @@ def test_images_of_every_format_are_written_and_taken_in(tmp_path: Path) -> None
     formats = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
     images = [*(make_image("red", format=format) for format in formats), HEIC]
     journal = Journal(tmp_path / "here")
-    journal.teach("crab", [NewImage("", image) for image in images], "alice")
+    journal.add("crab", [NewImage("", image) for image in images], "alice")
     export_added(journal, tmp_path / "out")
     endings = {path.suffix for path in (tmp_path / "out" / IMAGES).iterdir()}
     assert endings == {".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".heic"}
@@ -86,7 +86,7 @@ def test_folders_that_will_not_do(written: Path, tmp_path: Path) -> None:
         export_added(Journal(tmp_path / "here"), written)
     with pytest.raises(ParameterError, match=LINES):
         import_added(Journal(tmp_path / "there"), tmp_path, "bob", LIMITS)
-    Journal(tmp_path / "there").teach("Crab", [NewImage("a", ONE)], "alice")
+    Journal(tmp_path / "there").add("Crab", [NewImage("a", ONE)], "alice")
     with pytest.raises(LabelTakenError):
         import_added(Journal(tmp_path / "another"), written, "bob", LIMITS, ("Crab",))
     assert Journal(tmp_path / "another").newest() == 0

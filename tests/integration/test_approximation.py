@@ -15,10 +15,11 @@ from secondlook.indexer.fitting.approximation import (
 )
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.model.answering.early_exit import early_exit_search, margins
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import mix, softmax, vote
 from secondlook.model.manifest import ApproximationError
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = 5
 
@@ -43,7 +44,7 @@ def measured(
     store: FaissStore, exact: list[tuple[np.ndarray, np.ndarray]] | None, parameters: Parameters
 ) -> tuple[FaissStore, ApproximationError]:
     """By images that are in the store themselves, and take no part."""
-    served = Served.of(store, CLASSES, CLASSES, HELD)
+    served = ServedCache.of(store, CLASSES, CLASSES, HELD)
     found = nearest_entries(served, HOLDOUT.keys, parameters.k or 200)
     result = measure(served, store, exact, HOLDOUT, found, parameters)
     return result.store, result.approximation_error

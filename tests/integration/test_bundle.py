@@ -20,11 +20,11 @@ from PIL import Image
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.default import default_root, seed
 from secondlook.model.bundles.root import (
     GENERATION,
     activate,
     active_generation,
-    default_root,
     draft,
     generations,
     new_generation,
@@ -32,7 +32,6 @@ from secondlook.model.bundles.root import (
     prune,
     refuse,
     remove,
-    seed,
 )
 from secondlook.model.errors import BundleError
 from secondlook.model.stores.faiss_store import FaissStore
@@ -173,7 +172,7 @@ def test_a_file_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.Mon
     def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(bundles, "_file_info", denied)
+    monkeypatch.setattr("secondlook.model.bundles.files.file_info", denied)
     with pytest.raises(BundleError, match=r"encoder\.onnx cannot be read: Permission denied"):
         open_bundle(root)
 

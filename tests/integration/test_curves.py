@@ -15,7 +15,8 @@ from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import NETWORK, Bundle, open_bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, RecipeError
 from tests.images_for_tests import make_folder

@@ -13,7 +13,7 @@ from secondlook.evaluation.fit_grid import cache_only_theta
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
-from secondlook.model.answering.served import Served
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, ParameterError
@@ -65,7 +65,7 @@ def test_the_three_models_are_the_servers(bundle: Bundle, fresh: Dataset) -> Non
     logits, keys = bundle.engine.encode(images)
     setting = Setting(30.0, 0.4, 7, 50.0)
     network = softmax(logits)
-    said = opinions(network, ask(Served.of_overlay(Overlay(bundle)), keys, setting), setting)
+    said = opinions(network, ask(ServedCache.of_overlay(Overlay(bundle)), keys, setting), setting)
     for theta, lam, name in ((30.0, 0.4, "mixed"), (50.0, 1.0, "cache_only"), (30.0, 0.0, "network")):
         answers = Predictor(bundle).predict(images, [Parameters(theta, lam, 7)] * len(images))
         served = np.stack([answer.mixed for answer in answers if isinstance(answer, Answer)])

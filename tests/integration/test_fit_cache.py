@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.embedding.queries import EmbeddedQueries
-from secondlook.indexer.fitting.cache import Entries, FittedCache, fit_cache
+from secondlook.indexer.fitting.cache import FittedCache, VotingEntries, fit_cache
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.parameters import CAUTIOUS_LAM, fit_parameters
 from secondlook.model.answering.doubt import highest_score, p_value
-from secondlook.model.answering.served import Parameters, Served
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import mix, softmax
 from secondlook.model.manifest import HoldoutInfo
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import ExactStore
 
 KNOWN, NEW, DIM = 6, 40, 24
 HONEST = HoldoutInfo(name="some", images=1, honest=True)
@@ -38,8 +39,8 @@ def logits_of(seed: int, values: np.ndarray, right: float = 0.8, sure: float = 4
 
 def entries_of(
     keys: np.ndarray, tenth: EmbeddedQueries, held: np.ndarray, pictures: np.ndarray | None = None
-) -> Entries:
-    return Entries(np.arange(len(keys)) if pictures is None else pictures, tenth, held, lambda rows: keys[rows])
+) -> VotingEntries:
+    return VotingEntries(np.arange(len(keys)) if pictures is None else pictures, tenth, held, lambda rows: keys[rows])
 
 
 def holdout(seed: int, count: int) -> EmbeddedQueries:
@@ -51,7 +52,7 @@ NOTHING = EmbeddedQueries(np.empty((0, KNOWN), np.float32), np.empty((0, DIM), n
 
 
 def with_new_classes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries of known classes, and one of each of many new ones, among them."""
+    """VotingEntries of known classes, and one of each of many new ones, among them."""
     keys, values = clusters(seed, count)
     new = clusters(seed + 1, NEW)[0]
     return np.concatenate((keys, new)), np.concatenate((values, np.arange(KNOWN, KNOWN + NEW)))
@@ -69,13 +70,13 @@ def test_promises_hold_with_many_taught_classes_of_one_image_each(factory: str) 
         ChosenHoldout(HONEST, "no", asked),
     )
     fresh = holdout(3, 2000)
-    served = Served.of(fitted.store, KNOWN + NEW, KNOWN)
+    served = ServedCache.of(fitted.store, KNOWN + NEW, KNOWN)
     network = softmax(fresh.logits, KNOWN + NEW)
     calibration = fitted.calibration
     assert calibration is not None
     assert calibration.credibility is not None
     assert calibration.sets is not None
-    _, cache = served.ask(fresh.keys, network, fitted.parameters)
+    _, cache = served.search_and_vote(fresh.keys, network, fitted.parameters)
     rows = np.arange(len(fresh.labels))
     low = np.mean([p_value(calibration.credibility, 1 - vote) <= 0.05 for vote in cache[rows, fresh.labels]])
     # Five standard errors of both draws. With all entries counting the same in the calibration it was 28 %.
@@ -88,11 +89,11 @@ def test_promises_hold_with_many_taught_classes_of_one_image_each(factory: str) 
 def test_a_fit_asks_what_is_served() -> None:
     keys, values = with_new_classes(0, 2000)
     asked = holdout(2, 400)
-    served = Served.of(FaissStore.build(keys, values, "Flat"), KNOWN + NEW, KNOWN)
+    served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN + NEW, KNOWN)
     fitted, _ = fit_parameters(asked, served, ks=(25,))
     lam = fitted.parameters.lam
     network = softmax(asked.logits, KNOWN + NEW)
-    _, cache = served.ask(asked.keys, network, fitted.parameters)
+    _, cache = served.search_and_vote(asked.keys, network, fitted.parameters)
     said = mix(network, cache, lam)
     assert fitted.report.chosen_error_percent == pytest.approx(100 * (said.argmax(1) != asked.labels).mean(), abs=0.3)
     losses = -np.log(np.maximum(said[np.arange(400), asked.labels], 1e-12))
@@ -110,16 +111,16 @@ def alone(
 def test_without_an_honest_holdout_lam_is_cautious_and_theta_that_of_the_cache() -> None:
     keys, values = clusters(0, 3000)
     fitted = alone(keys, values, np.arange(3000))
-    assert fitted.source == "leave-one-out"
+    assert fitted.parameters_from == "leave-one-out"
     assert fitted.parameters.lam == CAUTIOUS_LAM
-    assert fitted.calibration is fitted.held is None
+    assert fitted.calibration is fitted.kept_holdout is None
     report = fitted.report
     assert report is not None
     assert report.fewer_errors is report.network_nll is None
     assert report.gains is None
     # The same theta as on images that are new.
     fresh = holdout(5, 2000)
-    served = Served.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
+    served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
     losses = {}
     found = nearest_entries(served, fresh.keys, fitted.parameters.k or 200)
     for theta in report.thetas:
@@ -150,7 +151,7 @@ def test_where_the_network_is_right_on_everything_the_cache_gains_nothing_and_th
     keys, values = clusters(0, 2000, noise=4.0)
     asked = holdout(2, 500)
     asked = EmbeddedQueries(30 * np.eye(KNOWN, dtype=np.float32)[asked.labels], asked.keys, asked.labels)
-    served = Served.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
+    served = ServedCache.of(FaissStore.build(keys, values, "Flat"), KNOWN, KNOWN)
     fitted, _ = fit_parameters(asked, served)
     assert fitted.parameters.lam == 0
     assert fitted.report.gains is False
@@ -173,7 +174,7 @@ def test_the_nearest_entries_are_those_of_an_exact_search(
     out = random.random(count) < left_out
     groups, own = random.integers(0, kinds, count), random.integers(0, kinds, 7)
     store = ExactStore(keys, values)
-    served = Served.of(store, KNOWN, KNOWN, out)
+    served = ServedCache.of(store, KNOWN, KNOWN, out)
     found = nearest_entries(served, queries, k, groups, own)
     assert found.ids.shape == (7, k)
     for row in range(7):
@@ -193,13 +194,13 @@ def test_a_part_of_a_cache_weighs_taught_classes_by_what_takes_part() -> None:
     keys, values = with_new_classes(0, 600)
     store = ExactStore(keys, values)
     half = np.arange(len(keys)) < 300
-    served = Served.of(store, KNOWN + NEW, KNOWN, half)
+    served = ServedCache.of(store, KNOWN + NEW, KNOWN, half)
     assert served.count == 300 + NEW
     assert served.class_weights is not None
     assert served.class_weights[KNOWN:] == pytest.approx(300 / KNOWN)
     assert sum(len(labels) for _, labels in served.chunks()) == served.count
     network = np.full((5, KNOWN + NEW), 1 / (KNOWN + NEW), np.float32)
     queries = clusters(9, 5)[0]
-    _, exact = served.ask(queries, network, Parameters(20.0, 0.5, None))
-    _, near = served.ask(queries, network, Parameters(20.0, 0.5, served.count))
+    _, exact = served.search_and_vote(queries, network, Parameters(20.0, 0.5, None))
+    _, near = served.search_and_vote(queries, network, Parameters(20.0, 0.5, served.count))
     np.testing.assert_allclose(exact, near, atol=1e-5)

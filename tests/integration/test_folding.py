@@ -16,13 +16,13 @@ from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
-from secondlook.model.journal.added_keys import added_id
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
+from secondlook.model.stores.added_keys import added_id
 from tests.images_for_tests import make_folder, make_image, striped
 from tests.service_for_tests import (
     ADMIN,
@@ -93,7 +93,7 @@ def test_what_was_taught_outlives_switches_and_restarts(call: Call, root: Path, 
 
 
 def test_what_was_imported_without_keys_is_embedded(call: Call, root: Path) -> None:
-    Journal(root).teach("striped", [NewImage("a.png", striped(1)), NewImage("b.png", b"no image")], "somebody")
+    Journal(root).add("striped", [NewImage("a.png", striped(1)), NewImage("b.png", b"no image")], "somebody")
     eventually(lambda: model(call)["taught"]["change"] == 2)
     assert model(call)["taught"]["images"] == 1
     assert look(call, striped(1), "lam=1&k=1")["label"] == "striped"
@@ -141,11 +141,11 @@ def test_a_rebuild_folds_in_what_was_taught_and_loses_nothing_that_comes_meanwhi
 def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder: Path) -> None:
     dataset, journal = load(str(colour_folder)), Journal(tmp_path)
     assert fold(dataset, journal) is dataset
-    journal.decide("another", dataset.source(0), None, "k", own="blue")
+    journal.correct("another", dataset.source(0), None, "k", own="blue")
     assert fold(dataset, journal) is dataset
-    journal.teach("striped", [NewImage("a", striped())], "k")
-    journal.decide(dataset.name, dataset.source(0), None, "k", own="blue")
-    journal.decide(dataset.name, dataset.source(1), "red", "k", own="blue", known=dataset.classes)
+    journal.add("striped", [NewImage("a", striped())], "k")
+    journal.correct(dataset.name, dataset.source(0), None, "k", own="blue")
+    journal.correct(dataset.name, dataset.source(1), "red", "k", own="blue", known=dataset.classes)
     folded = fold(dataset, journal)
     assert folded.classes == (*dataset.classes, "striped")
     assert folded.own_classes == dataset.classes
@@ -157,16 +157,16 @@ def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder
     assert held == {dataset.source(int(i)) for i in dataset.holdout()}
     assert folded.content_hash() not in (dataset.content_hash(), "")
     hashed = folded.content_hash()
-    journal.decide_image(1, "dotted", "k")
+    journal.correct_image(1, "dotted", "k")
     assert fold(dataset, journal).content_hash() != hashed
 
 
 def test_classes_taught_in_one_generation_are_classes_of_another(tmp_path: Path, colour_folder: Path) -> None:
     journal, red = Journal(tmp_path), make_image("red")
     # Known to the generation that answers then, and so no new label to it.
-    journal.teach("zebra", [NewImage("a", red)], "k", known=("zebra",))
-    journal.teach("ant", [NewImage("a", red)], "k", known=("ant",))
-    journal.teach("striped", [NewImage("a", red)], "k")
+    journal.add("zebra", [NewImage("a", red)], "k", known=("zebra",))
+    journal.add("ant", [NewImage("a", red)], "k", known=("ant",))
+    journal.add("striped", [NewImage("a", red)], "k")
     dataset = load(str(colour_folder))
     assert fold(dataset, journal).classes == (*dataset.classes, "striped", "ant", "zebra")
 
@@ -175,16 +175,16 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     root = copy_root(tiny_bundle, tmp_path / "bundles")
     journal, dataset = Journal(root), load(str(colour_folder))
     for label in ("striped", "dotted"):
-        journal.teach(label, [NewImage("a", striped(i)) for i in range(2)], "k")
+        journal.add(label, [NewImage("a", striped(i)) for i in range(2)], "k")
         activate(root, index(fold(dataset, journal), root, FromBundle(root), IndexOptions()))
     bundle = open_bundle(root, threads=1)
     manifest = bundle.manifest
     assert manifest.classes == (*dataset.classes, "striped", "dotted")
-    assert (manifest.network_classes, manifest.taught) == (dataset.classes, 4)
-    assert caught_up(Overlay(bundle), journal).taught.images == 0
+    assert (manifest.network_classes, manifest.folded_change) == (dataset.classes, 4)
+    assert replayed(Overlay(bundle), journal).added.images == 0
     # Where another generation knew the class by itself, it is one of this one's all the same.
-    journal.teach("zebra", [NewImage("a", striped(9))], "k", known=("zebra",))
-    overlay = caught_up(Overlay(bundle), journal)
+    journal.add("zebra", [NewImage("a", striped(9))], "k", known=("zebra",))
+    overlay = replayed(Overlay(bundle), journal)
     assert overlay.classes == (*manifest.classes, "zebra")
     assert overlay.class_weights is not None
     assert overlay.class_weights.tolist() == [1, 1, 1, 10, 10, 20]
@@ -192,7 +192,7 @@ def test_the_journal_is_folded_in_again_and_again(tiny_bundle: Path, tmp_path: P
     evaluation = evaluate(bundle, dataset)
     assert evaluation.count == 60
     assert evaluation.mixed.error_percent <= evaluation.network.error_percent
-    assert sum(len(listed) for listed in bundle.taught.values()) == 4
+    assert sum(len(listed) for listed in bundle.folded.values()) == 4
 
 
 def test_what_is_removed_or_relabelled_while_a_rebuild_runs_is_no_error(
@@ -200,22 +200,22 @@ def test_what_is_removed_or_relabelled_while_a_rebuild_runs_is_no_error(
 ) -> None:
     root = copy_root(tiny_bundle, tmp_path / "bundles")
     journal, dataset = Journal(root), load(str(colour_folder))
-    journal.teach("striped", [NewImage("a", striped(i)) for i in range(30)], "k")
-    journal.teach("dotted", [NewImage("a", striped(30 + i)) for i in range(3)], "k")
+    journal.add("striped", [NewImage("a", striped(i)) for i in range(30)], "k")
+    journal.add("dotted", [NewImage("a", striped(30 + i)) for i in range(3)], "k")
     folded = fold(dataset, journal)
     # More than may be unreadable, and all images of a class.
     for number in (*range(1, 26), 31, 32, 33):
-        assert journal.decide_image(number, None, "k")
-    assert journal.decide_image(30, "late", "k") == "striped"
-    journal.decide(dataset.name, dataset.source(0), None, "k", own="blue")
-    journal.decide(dataset.name, dataset.source(1), "late", "k", own="blue")
-    journal.teach("later", [NewImage("a", striped(40))], "k")
+        assert journal.correct_image(number, None, "k")
+    assert journal.correct_image(30, "late", "k") == "striped"
+    journal.correct(dataset.name, dataset.source(0), None, "k", own="blue")
+    journal.correct(dataset.name, dataset.source(1), "late", "k", own="blue")
+    journal.add("later", [NewImage("a", striped(40))], "k")
     activate(root, index(folded, root, FromBundle(root), IndexOptions()))
     bundle = open_bundle(root, threads=1)
     assert bundle.manifest.dataset.images == len(bundle.store.values) == 65
     assert not bundle.manifest.dataset.unreadable
     assert bundle.manifest.classes == ("blue", "green", "red", "striped"), "dotted has no image any more"
-    overlay = caught_up(Overlay(bundle), journal)
+    overlay = replayed(Overlay(bundle), journal)
     counts = dict(zip(overlay.classes, overlay.counts.tolist(), strict=True))
     assert {label: count for label, count in counts.items() if count} == {
         "blue": 18,
@@ -243,7 +243,7 @@ def test_what_was_accepted_under_a_higher_limit_is_not_lost_to_a_lower(root: Pat
         told = model(call)
         assert dict(zip(told["classes"], told["counts"], strict=True))["striped"] == 2
         # And beside a generation that keeps mirrored copies, what was taught to one that does not.
-        Journal(root).teach("dotted", [NewImage("a", large)], "k")
+        Journal(root).add("dotted", [NewImage("a", large)], "k")
         eventually(lambda: model(call)["taught"]["images"] == 1)
 
 
@@ -281,7 +281,7 @@ def test_one_thread_alone_runs_the_engine(tiny_bundle: Path, tmp_path: Path, col
             # What another process kept without keys is embedded between.
             journal = Journal(root)
             for i in range(12):
-                journal.teach("dotted", [NewImage("a", striped(200 + i))] * 2, "k")
+                journal.add("dotted", [NewImage("a", striped(200 + i))] * 2, "k")
                 doing.append(pool.submit(model, call))
             for done in doing:
                 done.result()

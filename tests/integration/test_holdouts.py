@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from secondlook.cli import cli
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.manifest import Manifest
 from secondlook.model.networks.file import load_network, save_network

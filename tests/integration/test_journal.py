@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from secondlook.model.errors import AddedLimitError, JournalError, LabelTakenError, RepeatedRequestError
-from secondlook.model.journal.file import JOURNAL
-from secondlook.model.journal.journal import AddedImage, Correction, Journal, Kept, NewImage, Request
+from secondlook.model.journal import (
+    JOURNAL,
+    AddedImage,
+    Correction,
+    Journal,
+    Kept,
+    NewImage,
+    Request,
+)
 
 KEY = np.arange(4, dtype=np.float32)
 
@@ -45,7 +52,7 @@ def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
     assert told(other) == (0, [], [], {})
     assert not (tmp_path / JOURNAL).exists()
     journal = Journal(tmp_path)
-    journal.teach("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
+    journal.add("lobster", [image(b"one", "e"), image(b"two")], "alice", known=("cat",))
     assert told(other) == (2, [AddedImage(1, "lobster"), AddedImage(2, "lobster")], [], {1: "lobster"})
     assert told(other, 1)[1] == [AddedImage(2, "lobster")]
     assert other.content(2) == b"two"
@@ -61,19 +68,19 @@ def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
 
 def test_labels_change_and_images_go(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("lobster", [image(b"secret", "e")], "alice")
-    assert journal.decide_image(1, "crab", "bob") == "lobster"
+    journal.add("lobster", [image(b"secret", "e")], "alice")
+    assert journal.correct_image(1, "crab", "bob") == "lobster"
     assert told(journal, 1)[1] == [AddedImage(1, "crab")]
-    assert journal.decide_image(1, "crab", "bob") == "crab"
+    assert journal.correct_image(1, "crab", "bob") == "crab"
     assert journal.newest() == 2
-    assert journal.decide_image(1, None, "carol") == "crab"
+    assert journal.correct_image(1, None, "carol") == "crab"
     assert told(journal, 2)[1] == [AddedImage(1, None)]
     assert journal.content(1) is None
     assert journal.keys("e") == {}
     journal.keep_keys("e", {(1, False): KEY})
     assert journal.keys("e") == {}
-    assert journal.decide_image(1, "crab", "bob") is None
-    assert journal.decide_image(2, None, "bob") is None
+    assert journal.correct_image(1, "crab", "bob") is None
+    assert journal.correct_image(2, None, "bob") is None
     assert [(c.action, c.key, c.label, c.was) for c in journal.changes()] == [
         ("removed", "carol", None, "crab"),
         ("relabelled", "bob", "crab", "lobster"),
@@ -85,16 +92,16 @@ def test_labels_change_and_images_go(tmp_path: Path) -> None:
 
 def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.decide("photos", "cat/1.png", "dog", "alice", own="cat", known=("cat", "dog"))
-    journal.decide("photos", "cat/2.png", None, "alice", own="cat")
-    assert journal.decide("photos", "cat/1.png", None, "alice", own="cat") == "dog"
+    journal.correct("photos", "cat/1.png", "dog", "alice", own="cat", known=("cat", "dog"))
+    journal.correct("photos", "cat/2.png", None, "alice", own="cat")
+    assert journal.correct("photos", "cat/1.png", None, "alice", own="cat") == "dog"
     changed = journal.since(0)
     assert changed.labels == {}
     assert changed.corrections == [Correction("photos", "cat/2.png", None), Correction("photos", "cat/1.png", None)]
     assert told(journal, 2)[2] == [Correction("photos", "cat/1.png", None)]
     # What is removed stays so; what is as asked already is not written again.
-    assert journal.decide("photos", "cat/1.png", "dog", "alice", own="cat") is None
-    assert journal.decide("photos", "cat/3.png", "cat", "alice", own="cat", known=("cat",)) == "cat"
+    assert journal.correct("photos", "cat/1.png", "dog", "alice", own="cat") is None
+    assert journal.correct("photos", "cat/3.png", "cat", "alice", own="cat", known=("cat",)) == "cat"
     assert journal.newest() == 3
     assert [change.was for change in journal.changes()] == ["dog", "cat", "cat"]
 
@@ -102,61 +109,61 @@ def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
 def test_a_repeated_request_is_answered_and_not_done_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     request = Request("id", b"digest")
-    first = journal.teach("crab", [image()], "alice", request=request, answer=answer)
+    first = journal.add("crab", [image()], "alice", request=request, answer=answer)
     assert first == ("[1] 1", False)
-    assert Journal(tmp_path).teach("crab", [image()], "alice", request=request, answer=answer) == ("[1] 1", True)
+    assert Journal(tmp_path).add("crab", [image()], "alice", request=request, answer=answer) == ("[1] 1", True)
     with pytest.raises(RepeatedRequestError):
-        journal.teach("crab", [image()], "alice", request=Request("id", b"other"))
+        journal.add("crab", [image()], "alice", request=Request("id", b"other"))
     # Another key's ids are its own.
-    assert journal.teach("crab", [image()], "bob", request=request, answer=answer) == ("[2] 2", False)
+    assert journal.add("crab", [image()], "bob", request=request, answer=answer) == ("[2] 2", False)
 
 
 def test_two_processes_cannot_name_one_class_twice(tmp_path: Path) -> None:
-    Journal(tmp_path).teach("Lobster", [image()], "alice")
+    Journal(tmp_path).add("Lobster", [image()], "alice")
     with pytest.raises(LabelTakenError) as caught:
-        Journal(tmp_path).teach("lobster", [image()], "bob")
+        Journal(tmp_path).add("lobster", [image()], "bob")
     assert caught.value.known == "Lobster"
     assert Journal(tmp_path).newest() == 1
 
 
 def test_a_label_that_nothing_has_any_more_may_be_written_otherwise(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("lobster", [image()], "alice")
-    journal.decide_image(1, None, "alice")
-    journal.teach("Lobster", [image()], "alice")
+    journal.add("lobster", [image()], "alice")
+    journal.correct_image(1, None, "alice")
+    journal.add("Lobster", [image()], "alice")
     assert journal.since(0).labels == {1: "Lobster"}
     assert told(journal, 2)[3] == {1: "Lobster"}
 
 
 def test_no_more_than_so_many_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("crab", [image(), image()], "alice", most=3)
+    journal.add("crab", [image(), image()], "alice", most=3)
     with pytest.raises(AddedLimitError):
-        journal.teach("crab", [image(), image()], "alice", most=3)
-    journal.decide_image(1, None, "alice")
-    journal.teach("crab", [image(), image()], "alice", most=3)
+        journal.add("crab", [image(), image()], "alice", most=3)
+    journal.correct_image(1, None, "alice")
+    journal.add("crab", [image(), image()], "alice", most=3)
     assert [i.number for i in journal.since(0).images if i.label] == [2, 3, 4]
 
 
 def test_all_images_of_a_call_are_kept_or_none(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("crab", [image()], "alice")
+    journal.add("crab", [image()], "alice")
     with pytest.raises(ZeroDivisionError):
-        journal.teach("crab", [image(), image()], "alice", answer=lambda kept: str(1 // 0))
+        journal.add("crab", [image(), image()], "alice", answer=lambda kept: str(1 // 0))
     assert journal.newest() == 1
     assert len(Journal(tmp_path).since(0).images) == 1
 
 
 def test_a_root_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("crab", [image(b"one")], "alice")
+    journal.add("crab", [image(b"one")], "alice")
     program = (
         "import os, sys; from pathlib import Path\n"
-        "from secondlook.model.journal.journal import Journal, NewImage\n"
+        "from secondlook.model.journal import Journal, NewImage\n"
         "from secondlook.model.errors import JournalError\n"
         "os.setuid(65534)\n"
         "journal = Journal(Path(sys.argv[1])); print(journal.since(0).images, journal.content(1))\n"
-        "try: journal.teach('crab', [NewImage('a', b'b')], 'k')\n"
+        "try: journal.add('crab', [NewImage('a', b'b')], 'k')\n"
         "except JournalError as error: print('refused')"
     )
     if os.geteuid() != 0:
@@ -191,7 +198,7 @@ from pathlib import Path
 from secondlook.model.journal.journal import Journal, NewImage, Request
 journal = Journal(Path(sys.argv[1]))
 for i in range(10_000):
-    journal.teach("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),
+    journal.add("crab", [NewImage("a", bytes(20_000))] * 2, "k", request=Request(f"{sys.argv[2]} {i}", b""),
         answer=lambda kept: str(kept.numbers))
     print(i, flush=True)
 """
@@ -273,10 +280,10 @@ def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     assert journal.answered("k", Request("one", b"\x00")) == "first"
     assert len({token_of(journal, change) for change in range(1, 6)}) == 5
     with pytest.raises(AddedLimitError):
-        journal.teach("crab", [image()], "k", most=2)
+        journal.add("crab", [image()], "k", most=2)
     with pytest.raises(LabelTakenError):
-        journal.teach("Crab", [image()], "k")
-    journal.teach("crab", [image()], "k", most=3)
+        journal.add("Crab", [image()], "k")
+    journal.add("crab", [image()], "k", most=3)
     assert Journal(tmp_path).newest() == 6
 
 
@@ -284,20 +291,20 @@ def test_a_log_of_another_journal_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     before = version_1(tmp_path / "old")
     journal = Journal(tmp_path)
-    journal.teach("ant", [image(b"mine")], "k")
+    journal.add("ant", [image(b"mine")], "k")
     for end in ("-wal", "-shm"):
         shutil.copy(tmp_path / "old" / f"{JOURNAL}{end}", tmp_path)
     before.close()
     for one in (journal, Journal(tmp_path)):
         assert told(one) == (1, [AddedImage(1, "ant")], [], {1: "ant"})
-    journal.teach("ant", [image()], "k")
+    journal.add("ant", [image()], "k")
     assert (tmp_path / f"{JOURNAL}-wal.of-another").stat().st_size > 0
     assert Journal(tmp_path).newest() == 2
 
 
 def test_a_journal_that_is_replaced_while_it_is_written_to_is_not_acknowledged(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.teach("ant", [image()], "k")
+    journal.add("ant", [image()], "k")
     shutil.copy(tmp_path / JOURNAL, tmp_path / "copy")
 
     def replaced(kept: Kept) -> str:
@@ -305,9 +312,9 @@ def test_a_journal_that_is_replaced_while_it_is_written_to_is_not_acknowledged(t
         return ""
 
     with pytest.raises(JournalError, match="replaced while this was being kept"):
-        journal.teach("ant", [image()], "k", answer=replaced)
+        journal.add("ant", [image()], "k", answer=replaced)
     assert journal.newest() == 1
-    journal.teach("ant", [image()], "k")
+    journal.add("ant", [image()], "k")
     assert Journal(tmp_path).newest() == 2
 
 
@@ -315,7 +322,7 @@ def test_a_stamp_is_another_after_each_change(tmp_path: Path) -> None:
     journal, other = Journal(tmp_path), Journal(tmp_path)
     stamps = [other.stamp()]
     for _ in range(50):
-        journal.teach("ant", [image()], "k")
+        journal.add("ant", [image()], "k")
         stamps.append(other.stamp())
         assert other.stamp() == stamps[-1]
     assert len(set(stamps)) == 51
@@ -327,13 +334,13 @@ def test_a_stamp_is_another_after_each_change(tmp_path: Path) -> None:
 
 def test_a_journal_that_was_emptied_is_none_that_is_new(tmp_path: Path) -> None:
     journal, other = Journal(tmp_path), Journal(tmp_path)
-    journal.teach("ant", [image()], "k")
+    journal.add("ant", [image()], "k")
     kept = (tmp_path / JOURNAL).read_bytes()
     assert other.newest() == 1
     for emptied in (lambda: os.truncate(tmp_path / JOURNAL, 0), lambda: _replace_by_an_empty_one(tmp_path / JOURNAL)):
         emptied()
         for one in (journal, other):
-            for call in (one.newest, one.since, lambda: one.teach("bee", [image()], "k")):  # noqa: B023 - called at once
+            for call in (one.newest, one.since, lambda: one.add("bee", [image()], "k")):  # noqa: B023 - called at once
                 with pytest.raises(JournalError, match="is empty, and was not: put it back"):
                     call()
         assert (tmp_path / JOURNAL).stat().st_size == 0
@@ -349,12 +356,12 @@ def _replace_by_an_empty_one(path: Path) -> None:
 def test_a_journal_without_its_folder_says_so(tmp_path: Path) -> None:
     root = tmp_path / "root"
     journal = Journal(root)
-    journal.teach("ant", [image()], "k")
+    journal.add("ant", [image()], "k")
     shutil.rmtree(root)
     for call in (
         journal.newest,
-        lambda: journal.teach("ant", [image()], "k"),
-        lambda: journal.decide_image(1, None, "k"),
+        lambda: journal.add("ant", [image()], "k"),
+        lambda: journal.correct_image(1, None, "k"),
     ):
         with pytest.raises(JournalError, match="is gone: put it back"):
             call()

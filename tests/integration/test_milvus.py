@@ -16,17 +16,18 @@ from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import silent
 from secondlook.indexer.refit import refit
-from secondlook.model.added.in_milvus import Mirror
+from secondlook.model.added.milvus_mirror import Mirror
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles import milvus_generations as milvus_root
 from secondlook.model.bundles import root as roots
-from secondlook.model.bundles.bundle import open_bundle, read_manifest
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import Sweeper, named_generation
 from secondlook.model.errors import BundleError, StoreError
-from secondlook.model.journal.added_keys import added_id
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.added_keys import added_id
 from secondlook.model.stores.milvus_server import Milvus
 from secondlook.model.stores.milvus_store import MilvusStore, collection_of
+from secondlook.model.stores.store import ExactStore
 from tests.milvus_for_tests import MilvusProcess
 
 pytestmark = pytest.mark.cluster
@@ -178,16 +179,16 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
     bundle = open_bundle(root, generation, milvus=connected)
     mirror, dim = Mirror(connected, generation, bundle.store.dim), bundle.store.dim
     nothing = Overlay(bundle)
-    assert mirror.caught_up(nothing) is nothing
+    assert mirror.replayed(nothing) is nothing
 
     def same(ours: Overlay, theirs: Overlay) -> bool:
         return told(ours) == told(theirs)
 
     def told(overlay: Overlay) -> object:
-        taught = [(number, overlay.label(of.code), of.ids.tolist(), of.keys.tolist()) for number, of in overlay.taught]
-        places, codes = overlay.decided.positions.tolist(), overlay.decided.codes.tolist()
-        decided = [(place, overlay.label(code)) for place, code in zip(places, codes, strict=True)]
-        return overlay.change, overlay.token, dict(overlay.labels), taught, decided
+        taught = [(number, overlay.label(of.code), of.ids.tolist(), of.keys.tolist()) for number, of in overlay.added]
+        places, codes = overlay.corrections.positions.tolist(), overlay.corrections.codes.tolist()
+        corrections = [(place, overlay.label(code)) for place, code in zip(places, codes, strict=True)]
+        return overlay.change, overlay.token, dict(overlay.labels), taught, corrections
 
     def copies(seed: int) -> dict[bool, np.ndarray]:
         return dict(zip((False, True), unit(seed, 2, dim), strict=True))
@@ -197,10 +198,10 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
         b"four",
         labels={1: "zebra", 2: "ant"},
         images={1: ("zebra", copies(1)), 7: ("red", copies(2))},
-        decided={0: None, 3: "ant"},
+        corrections={0: None, 3: "ant"},
     )
     mirror.publish(first, nothing)
-    follower = mirror.caught_up(nothing)
+    follower = mirror.replayed(nothing)
     assert same(follower, first)
     assert follower.store.search(unit(1, 1, dim), 1).ids.tolist() == [[added_id(1)]]
     # Removed, relabelled, given back, and new ones; more than one call's worth.
@@ -209,21 +210,21 @@ def test_what_was_taught_is_the_same_on_the_other_side(root: Path, generation: s
         b"nine",
         labels={3: "bee"},
         images={1: None, 7: ("bee", {}), **{n: ("red", {False: unit(n, 1, dim)[0]}) for n in range(10, 1500)}},
-        decided={0: bundle.manifest.classes[bundle.store.values[0]], 3: None},
+        corrections={0: bundle.manifest.classes[bundle.store.values[0]], 3: None},
     )
     mirror.publish(second, first)
-    assert same(mirror.caught_up(follower), second)
-    assert same(mirror.caught_up(nothing), second)
-    assert mirror.caught_up(second) is second
+    assert same(mirror.replayed(follower), second)
+    assert same(mirror.replayed(nothing), second)
+    assert mirror.replayed(second) is second
     # A journal that was put back from a copy has fewer changes.
     back = replace(first, change=5, token=b"five")
     mirror.publish(back, second)
-    assert same(mirror.caught_up(follower), back)
-    assert same(mirror.caught_up(second), back)
+    assert same(mirror.replayed(follower), back)
+    assert same(mirror.replayed(second), back)
     # Or as many, which are others.
-    again = first.changed(5, b"another", labels={}, images={7: None}, decided={})
+    again = first.changed(5, b"another", labels={}, images={7: None}, corrections={})
     mirror.publish(again, back)
-    assert same(mirror.caught_up(back), again)
+    assert same(mirror.replayed(back), again)
 
 
 def test_keys_that_are_not_finite_are_not_sent(connected: Milvus) -> None:

@@ -9,12 +9,12 @@ from PIL import Image
 from secondlook.evaluation.studies.new_classes import new_classes
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.results import write
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.errors import DatasetError
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
 
 
 def patterns(root: Path, per_class: int = 8) -> Path:
@@ -53,8 +53,8 @@ def test_new_classes_are_learned_and_the_figures_are_those_of_a_server(
     journal = Journal(tmp_path)
     for name in train.classes:
         contents = [path.read_bytes() for path in sorted((new / "train" / name).iterdir())]
-        journal.teach(name, [NewImage("a", content) for content in contents], "k")
-    predictor = Predictor(bundle, caught_up(Overlay(bundle), journal))
+        journal.add(name, [NewImage("a", content) for content in contents], "k")
+    predictor = Predictor(bundle, replayed(Overlay(bundle), journal))
     right = []
     for position, label in enumerate(test.labels):
         (answer,) = predictor.predict(test.read(position, (32, 32))[None], [predictor.defaults])

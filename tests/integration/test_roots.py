@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.model.bundles.root import draft, require_root, seed
+from secondlook.model.bundles.default import seed
+from secondlook.model.bundles.root import draft, require_root
 from secondlook.model.errors import BundleError
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
 from tests.images_for_tests import make_image
 from tests.service_for_tests import copy_root
 
@@ -78,7 +79,7 @@ def test_a_root_may_have_other_things(tiny_bundle: Path, tmp_path: Path) -> None
     (root / "CURRENT").unlink()
     require_root(root)
     taught = tmp_path / "taught"
-    Journal(taught).teach("crab", [NewImage("a.png", make_image("red"))], "alice")
+    Journal(taught).add("crab", [NewImage("a.png", make_image("red"))], "alice")
     (taught / "notes.txt").write_text("mine")
     require_root(taught)
 

@@ -18,7 +18,8 @@ from secondlook.model.answering.predictor import Answer, Overrides, Predictor
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.model.manifest import Calibration, Novelty
-from secondlook.model.stores.faiss_store import FaissStore, Neighbors
+from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.store import Neighbors
 from secondlook.service.routes import predict
 from secondlook.service.routes.query import PredictQuery
 from tests.images_for_tests import COLOURS, make_image

@@ -17,12 +17,13 @@ from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.model.added.catching_up import caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Answer, Predictor
-from secondlook.model.bundles.bundle import TAUGHT, open_bundle
+from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import FOLDED_KEYS
 from secondlook.model.bundles.root import activate
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import ADMIN, KEY, Call, copy_root, create_app, files, serving, settings
 
@@ -102,14 +103,14 @@ def test_images_of_one_batch_are_told_apart(call: Call) -> None:
 @pytest.mark.parametrize("store", ["Flat", "SQ4", "IVF1,SQ4"])
 def test_it_stays_so_when_it_is_folded_in(store: str, root: Path, colour_folder: Path) -> None:
     journal = Journal(root)
-    journal.teach("blue", [NewImage("a.png", PICTURE, {})], "tests", known=("blue", "green", "red"), most=10)
+    journal.add("blue", [NewImage("a.png", PICTURE, {})], "tests", known=("blue", "green", "red"), most=10)
     dataset = fold(load(str(colour_folder)), journal)
     generation = index(dataset, root, FromBundle(root), IndexOptions(store=store))
     activate(root, generation)
     bundle = open_bundle(root)
-    assert (TAUGHT in bundle.manifest.files) == (store != "Flat")
-    predictor = Predictor(bundle, caught_up(Overlay(bundle), journal))
-    assert not predictor.overlay.taught.count
+    assert (FOLDED_KEYS in bundle.manifest.files) == (store != "Flat")
+    predictor = Predictor(bundle, replayed(Overlay(bundle), journal))
+    assert not predictor.overlay.added.count
     pixels = np.asarray(Image.open(io.BytesIO(PICTURE)))
     (answer,) = predictor.predict(pixels[None], [predictor.defaults])
     assert isinstance(answer, Answer)
@@ -124,7 +125,7 @@ def test_the_command_says_so_first(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PICTURE)
     journal = Journal(root)
-    journal.teach("blue", [NewImage("a.png", PICTURE, {})], "tests", known=("blue", "green", "red"), most=10)
+    journal.add("blue", [NewImage("a.png", PICTURE, {})], "tests", known=("blue", "green", "red"), most=10)
 
     def said(*options: str) -> str:
         run = CliRunner().invoke(cli, ["classify", str(path), "--bundles", str(root), *options])

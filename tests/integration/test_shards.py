@@ -21,10 +21,11 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import Bundle, open_bundle, read_manifest
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import activate, active_generation
 from secondlook.model.errors import DatasetError, ParameterError, PartsError
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import Journal, NewImage
 from secondlook.model.manifest import FileInfo
 from secondlook.model.networks.recipe import Recipe
 from tests.images_for_tests import make_folder, make_image
@@ -77,7 +78,7 @@ def assert_same(one: Bundle, other: Bundle) -> None:
     np.testing.assert_allclose(keys_of(one), keys_of(other), atol=1e-5)
     a, b = one.manifest, other.manifest
     assert (a.dataset, a.classes, a.network, a.recipe) == (b.dataset, b.classes, b.network, b.recipe)
-    assert (a.theta, a.lam, a.k, a.store, a.taught) == (b.theta, b.lam, b.k, b.store, b.taught)
+    assert (a.theta, a.lam, a.k, a.store, a.folded_change) == (b.theta, b.lam, b.k, b.store, b.folded_change)
     assert (a.fit is None) == (b.fit is None)
     if a.fit is not None and b.fit is not None:
         assert (a.fit.images, a.fit.chosen_error_percent) == (b.fit.images, b.fit.chosen_error_percent)
@@ -117,18 +118,21 @@ def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, 
     root, dataset = copy_root(tiny_bundle, tmp_path / "root"), load(str(folder))
     embed(dataset, root, tmp_path / "parts", 3, mirror=True)
     journal = Journal(root)
-    journal.teach("violet", [NewImage("a", make_image("blue", seed=7)), NewImage("b", make_image("red", seed=8))], "k")
+    journal.add("violet", [NewImage("a", make_image("blue", seed=7)), NewImage("b", make_image("red", seed=8))], "k")
     held = [int(dataset.holdout()[i]) for i in (10, 20)]
     for removed in (3, 4, *range(64, 128), held[0]):  # some of a batch, and a whole one
-        journal.decide(dataset.name, dataset.source(removed), None, "k", own="?")
-    journal.decide(dataset.name, dataset.source(held[1]), "violet", "k", own="?", known=dataset.classes)
+        journal.correct(dataset.name, dataset.source(removed), None, "k", own="?")
+    journal.correct(dataset.name, dataset.source(held[1]), "violet", "k", own="?", known=dataset.classes)
 
     bundle = merged(dataset, root, tmp_path / "parts", IndexOptions(), journal)
     options = IndexOptions(mirror=True)
     plain = open_bundle(root, index(fold(dataset, journal), root, FromBundle(root), options))
     assert bundle.store.count == 2 * (300 - 1 - 67 + 2)
     assert bundle.manifest.dataset == plain.manifest.dataset
-    assert (bundle.manifest.classes, bundle.manifest.taught) == (plain.manifest.classes, plain.manifest.taught)
+    assert (bundle.manifest.classes, bundle.manifest.folded_change) == (
+        plain.manifest.classes,
+        plain.manifest.folded_change,
+    )
     assert bundle.manifest.fit is not None
     assert plain.manifest.fit is not None
     assert bundle.manifest.fit.chosen_nll == pytest.approx(plain.manifest.fit.chosen_nll, abs=1e-3)

@@ -10,8 +10,9 @@ import torch
 from secondlook.indexer.progress import silent
 from secondlook.model.bundles.root import new_generation
 from secondlook.model.errors import StoreError
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_store import MilvusStore
+from secondlook.model.stores.store import ExactStore, Store
 from secondlook.model.stores.torch_store import TorchStore
 from tests.memory_for_tests import mapped
 
@@ -84,7 +85,7 @@ def test_places_without_an_entry_are_marked(make: Make) -> None:
 
 
 def test_chunks_hold_every_key_in_id_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.model.stores.faiss_store.CHUNK_BYTES", 100 * 24 * 4)
+    monkeypatch.setattr("secondlook.model.stores.store.CHUNK_BYTES", 100 * 24 * 4)
     chunks = list(make(KEYS, VALUES).chunks())
     assert len(chunks) == 5
     np.testing.assert_allclose(np.concatenate([keys for keys, _ in chunks]), KEYS, atol=5e-3)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.model.journal.added_keys import FIRST_ID, added_id
-from secondlook.model.journal.file import JOURNAL
+from secondlook.model.journal import JOURNAL
+from secondlook.model.stores.added_keys import FIRST_ID, added_id
 from tests.images_for_tests import make_image, striped
 from tests.service_for_tests import (
     ADMIN,

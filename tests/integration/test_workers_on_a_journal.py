@@ -10,14 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from secondlook.model.answering.following import Following
+from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import ENCODER, Bundle, open_bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.errors import LabelTakenError
-from secondlook.model.journal.added_keys import added_id
-from secondlook.model.journal.file import JOURNAL
-from secondlook.model.journal.journal import Journal, NewImage
+from secondlook.model.journal import JOURNAL, Journal, NewImage
 from secondlook.model.labels import fold
+from secondlook.model.stores.added_keys import added_id
 
 WORKERS = 3
 LABELS = ["red", "Red", "green", "ant", "Ant", "bee", "cow"]
@@ -31,12 +31,12 @@ class Worker:
 
     def __init__(self, root: Path, bundle: Bundle) -> None:
         self.journal, self.predictor = Journal(root), Predictor(bundle)
-        self._following = Following(self.journal)
+        self._follower = JournalFollower(self.journal)
 
     def asked(self) -> Predictor:
         """What answers a call that comes now."""
-        self.predictor = self._following.renew(self.predictor, False)
-        assert self._following.is_current(self.predictor.overlay)
+        self.predictor = self._follower.renew(self.predictor, False)
+        assert self._follower.is_current(self.predictor.overlay)
         return self.predictor
 
 
@@ -77,7 +77,7 @@ class Hammered(RuleBasedStateMachine):
         images = [NewImage("a.png", b"bytes", {(encoder, False): self._key()}) for _ in range(count)]
         numbers: list[int] = []
         try:
-            self.workers[worker].journal.teach(
+            self.workers[worker].journal.add(
                 label, images, "k", known=manifest.classes, answer=lambda kept: str(numbers.extend(kept.numbers))
             )
         except LabelTakenError:
@@ -95,9 +95,9 @@ class Hammered(RuleBasedStateMachine):
             if entry in self.own:
                 source = self.bundle.entries.get(entry).source  # type: ignore[union-attr]
                 name, own = manifest.dataset.name, self.own[entry]
-                was = journal.decide(name, source, label, "k", own=own, known=manifest.classes)
+                was = journal.correct(name, source, label, "k", own=own, known=manifest.classes)
             else:
-                was = journal.decide_image((entry - added_id(0)) // 2, label, "k", manifest.classes)
+                was = journal.correct_image((entry - added_id(0)) // 2, label, "k", manifest.classes)
         except LabelTakenError:
             assert label is not None
             assert self._taken(label)
@@ -153,7 +153,7 @@ class Hammered(RuleBasedStateMachine):
         listed = dict(zip(overlay.ids.tolist(), predictor.store.values.tolist(), strict=True))
         assert {i: predictor.classes[value] for i, value in listed.items() if i in self.now} == self.now
         assert len(listed) == sum(wanted.values())
-        assert overlay.taught.images == len(self.now.keys() - self.own.keys())
+        assert overlay.added.images == len(self.now.keys() - self.own.keys())
 
     def teardown(self) -> None:
         if hasattr(self, "workers"):

@@ -16,7 +16,7 @@ from secondlook.curation.neighbors import images_of
 from secondlook.evaluation.studies.planted import plant, planted
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = ("ant", "bee", "cow")
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from secondlook.model.answering.predictor import Overrides
 from secondlook.model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
 from secondlook.model.errors import ParameterError
-from secondlook.model.stores.faiss_store import ExactStore
+from secondlook.model.stores.store import ExactStore
 
 CLASSES = 5
 seeds = st.integers(0, 2**32 - 1)

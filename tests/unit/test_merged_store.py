@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.model.cache import exact_vote, vote
-from secondlook.model.journal.added_keys import FIRST_ID as FIRST
-from secondlook.model.journal.added_keys import AddedKeys, Copies
-from secondlook.model.journal.decided import REMOVED, Decided
 from secondlook.model.manifest import EarlyExit, SearchInfo
-from secondlook.model.stores.faiss_store import ExactStore, FaissStore, Store
+from secondlook.model.stores.added_keys import FIRST_ID as FIRST
+from secondlook.model.stores.added_keys import AddedKeys, Copies
+from secondlook.model.stores.corrections import REMOVED, Corrections
+from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.merged_store import MergedStore
+from secondlook.model.stores.store import ExactStore, Store
 
 CLASSES = 4
 
@@ -32,22 +33,22 @@ class Case:
         ids = FIRST + 2 * np.arange(added)
         # Codes of labels are not their classes: here they are those backwards.
         class_of = np.arange(CLASSES + 1)[::-1].copy()
-        taught = AddedKeys(more.shape[1])
+        beside = AddedKeys(more.shape[1])
         for n in range(added):
-            taught = taught.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
+            beside = beside.changed({n: Copies(int(class_of[labels[n]]), ids[n : n + 1], more[n : n + 1])})
         # Some are removed again, and others relabelled.
         gone = {n: None for n in range(added) if rng.random() < 0.2}
         others = {n: int(rng.integers(0, CLASSES + 1)) for n in range(added) if n not in gone and rng.random() < 0.2}
-        taught = taught.changed({**gone, **{n: int(class_of[label]) for n, label in others.items()}})
+        beside = beside.changed({**gone, **{n: int(class_of[label]) for n, label in others.items()}})
         for n, label in others.items():
             labels[n] = label
         stay = np.array([n not in gone for n in range(added)], bool)
         shuffled = rng.permutation(count)
         left_out, other = shuffled[:removed].tolist(), shuffled[removed : removed + relabelled].tolist()
         now = rng.integers(0, CLASSES + 1, len(other))
-        decided = Decided().changed(dict.fromkeys(left_out, REMOVED))
-        decided = decided.changed(dict(zip(other, class_of[now].tolist(), strict=True)))
-        self.store = MergedStore(base, taught, decided, class_of)
+        corrections = Corrections().changed(dict.fromkeys(left_out, REMOVED))
+        corrections = corrections.changed(dict(zip(other, class_of[now].tolist(), strict=True)))
+        self.store = MergedStore(base, beside, corrections, class_of)
         values[other] = now
         kept = np.setdiff1d(np.arange(count), left_out)
         self.ids = np.concatenate((kept, ids[stay]))
@@ -119,8 +120,8 @@ def test_k_is_kept_where_the_nearest_are_all_removed(factory: str) -> None:
     store = FaissStore.build(keys, np.zeros(700, np.int64), factory).with_search(SearchInfo(lists=2, candidates=700))
     query = keys[:1]
     nearest = store.search(query, 300).ids[0]
-    decided = Decided().changed(dict.fromkeys(nearest.tolist(), REMOVED))
-    left = MergedStore(store, AddedKeys(6), decided, np.zeros(1, np.int64))
+    corrections = Corrections().changed(dict.fromkeys(nearest.tolist(), REMOVED))
+    left = MergedStore(store, AddedKeys(6), corrections, np.zeros(1, np.int64))
     found = left.search(query, 100)
     assert (found.ids >= 0).all()
     assert not np.isin(found.ids, nearest).any()
@@ -132,7 +133,7 @@ def test_a_quick_search_has_the_added_keys_too() -> None:
     base = FaissStore.build(unit(rng, 400), np.zeros(400, np.int64), "IVF4,Flat")
     base = base.with_search(SearchInfo(lists=4, early_exit=EarlyExit(lists=1, k=5, margin=0.5)))
     key = unit(rng, 1)
-    store = MergedStore(base, AddedKeys.of(np.array([FIRST]), np.array([1]), key), Decided(), np.arange(2))
+    store = MergedStore(base, AddedKeys.of(np.array([FIRST]), np.array([1]), key), Corrections(), np.arange(2))
     assert store.early_exit is not None
     assert store.early_exit.search(key, 5).ids[0, 0] == store.search(key, 5).ids[0, 0] == FIRST
     assert store.early_exit.search_info.early_exit is None

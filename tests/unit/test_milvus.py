@@ -7,7 +7,7 @@ import pytest
 
 from secondlook.model.errors import ParameterError, StoreError, StoreUnreachableError
 from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.faiss_store import check_k
+from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.milvus_server import MilvusSettings, Reach
 from secondlook.model.stores.milvus_store import MilvusIndex, chosen, collection_of, generation_of
 from secondlook.service.settings import Settings

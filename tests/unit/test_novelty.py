@@ -117,8 +117,8 @@ def test_limits_are_those_of_the_promised_false_alarms(score: str, monkeypatch: 
     fresh, _ = of_classes(3000, 5)
     rate = (scored(novelty, seen(fresh, logits_of(fresh)), directions) > novelty.threshold).mean()
     assert rate < FALSE_ALARM_RATE + 4 * np.sqrt(FALSE_ALARM_RATE / 600)
-    assert novelty.of_taught is not None
-    assert (novelty.of_taught.similarity, novelty.of_taught.energy) > (0, 0)
+    assert novelty.of_added is not None
+    assert (novelty.of_added.similarity, novelty.of_added.energy) > (0, 0)
 
 
 def scored(novelty: Novelty, of: Seen, directions: np.ndarray | None) -> np.ndarray:

@@ -5,9 +5,9 @@ import pytest
 
 from secondlook.indexer.fitting.nearest_other import CLOSEST, larger, nearest_other
 from secondlook.model.answering.same_picture import SamePictures
-from secondlook.model.journal.added_keys import FIRST_ID
 from secondlook.model.manifest import SameAs
-from secondlook.model.stores.faiss_store import Neighbors
+from secondlook.model.stores.added_keys import FIRST_ID
+from secondlook.model.stores.store import Neighbors
 
 LIMITS = SameAs(exact=0.99, stored=1.01, images=100)
 KEY = np.float32([[1, 0]])

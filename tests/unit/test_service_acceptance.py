@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.model.bundles.root import default_root
+from secondlook.model.bundles.default import default_root
 from secondlook.model.manifest import Manifest
 from secondlook.service.errors import AcceptanceError
 from secondlook.service.generations.acceptance import compare

@@ -20,8 +20,10 @@ from secondlook.indexer.datasets.datasets import Dataset, load, load_to_query
 from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.results import Study, show
-from secondlook.model.bundles.bundle import NETWORK, Bundle, open_bundle, read_manifest
-from secondlook.model.bundles.root import active_generation, default_root
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import Limits
 
 

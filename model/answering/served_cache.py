@@ -18,7 +18,7 @@ from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats, Ints, class_weights, exact_vote, reweigh, vote
 from secondlook.model.manifest import Novelty
-from secondlook.model.stores.faiss_store import Neighbors, Store
+from secondlook.model.stores.store import Neighbors, Store
 
 
 class Parameters(NamedTuple):
@@ -31,7 +31,7 @@ class Parameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedCache:
     """Entries that vote, and how much each of them counts."""
 
     store: Store
@@ -42,7 +42,7 @@ class Served:
     """(N,) which of the store's entries take part; None = all."""
 
     @classmethod
-    def of(cls, store: Store, classes: int, known: int, out: NDArray[np.bool_] | None = None) -> Served:
+    def of(cls, store: Store, classes: int, known: int, out: NDArray[np.bool_] | None = None) -> ServedCache:
         """Entries of ``classes`` classes, the first ``known`` of which are the network's; those in out (N,) left out.
 
         A class that was taught weighs by the entries that take part, so that it counts here as it does among all.
@@ -53,7 +53,7 @@ class Served:
         return cls(store, classes, class_weights(np.bincount(values, minlength=classes), known), mask)
 
     @classmethod
-    def of_overlay(cls, overlay: Overlay) -> Served:
+    def of_overlay(cls, overlay: Overlay) -> ServedCache:
         """A generation and what was taught since."""
         return cls(overlay.store, len(overlay.classes), overlay.class_weights)
 
@@ -62,7 +62,7 @@ class Served:
         """How many entries take part."""
         return self.store.count if self.mask is None else int(self.mask.sum())
 
-    def with_store(self, store: Store) -> Served:
+    def with_store(self, store: Store) -> ServedCache:
         """The same entries, searched in another way."""
         return replace(self, store=store)
 
@@ -92,7 +92,7 @@ class Served:
         """The k nearest of the entries that take part."""
         return self.store.search(keys, k, self.mask)
 
-    def ask(
+    def search_and_vote(
         self,
         keys: Floats,
         network: Floats,

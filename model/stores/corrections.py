@@ -17,7 +17,7 @@ _NONE: Ints = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Decided:
+class Corrections:
     """Codes by position. Never changes; another one is made of it in microseconds, however many there are."""
 
     positions: Ints = field(default_factory=lambda: _NONE)
@@ -33,7 +33,7 @@ class Decided:
         at = int(np.searchsorted(self.positions, position))
         return int(self.codes[at]) if at < len(self.positions) and self.positions[at] == position else None
 
-    def changed(self, codes: Mapping[int, int | None]) -> Decided:
+    def changed(self, codes: Mapping[int, int | None]) -> Corrections:
         """With other codes at some positions; None = nothing is decided there any more."""
         if not codes:
             return self
@@ -45,15 +45,15 @@ class Decided:
         new = [(position, code) for position, code in sorted(codes.items()) if code is not None]
         added = np.array([position for position, _ in new], np.int64)
         places = np.searchsorted(positions, added)
-        return Decided(np.insert(positions, places, added), np.insert(own, places, [code for _, code in new]))
+        return Corrections(np.insert(positions, places, added), np.insert(own, places, [code for _, code in new]))
 
-    def without(self, positions: Ints) -> Decided:
+    def without(self, positions: Ints) -> Corrections:
         """With entries at those positions removed."""
         others = ~np.isin(self.positions, positions)
         every = np.concatenate((self.positions[others], positions))
         codes = np.concatenate((self.codes[others], np.full(len(positions), REMOVED)))
         order = np.argsort(every, kind="stable")
-        return Decided(every[order], codes[order])
+        return Corrections(every[order], codes[order])
 
     @cached_property
     def removed(self) -> Ints:

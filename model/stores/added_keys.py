@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.journal.decided import REMOVED, Decided
+from secondlook.model.stores.corrections import REMOVED, Corrections
 
 FIRST_ID = 1 << 40
 """Ids of taught entries begin here: no generation has so many of its own."""
@@ -79,7 +79,7 @@ class AddedKeys:
 
     dim: int
     rows: int = 0
-    decided: Decided = field(default_factory=Decided)
+    corrections: Corrections = field(default_factory=Corrections)
     images: int = 0
     """How many images have an entry."""
     uses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -110,12 +110,12 @@ class AddedKeys:
     @property
     def count(self) -> int:
         """How many entries there are."""
-        return self.rows - len(self.decided.removed)
+        return self.rows - len(self.corrections.removed)
 
     def row_of(self, entry_id: int) -> int | None:
         """Where an entry is; None where there is none of that id, or it is removed."""
         row = int(np.searchsorted(self.ids, entry_id))
-        if row == self.rows or self.ids[row] != entry_id or self.decided.get(row) == REMOVED:
+        if row == self.rows or self.ids[row] != entry_id or self.corrections.get(row) == REMOVED:
             return None
         return row
 
@@ -125,13 +125,13 @@ class AddedKeys:
 
     def code(self, row: int) -> int:
         """The label's that an entry has now."""
-        decided = self.decided.get(row)
-        return int(self.codes[row]) if decided is None else decided
+        corrections = self.corrections.get(row)
+        return int(self.codes[row]) if corrections is None else corrections
 
     def now(self) -> tuple[Ints, Ints, Floats]:
         """Ids (n,), codes (n,) and keys (n,D) of all entries, by ascending id."""
         codes = self.codes.copy()
-        codes[self.decided.positions] = self.decided.codes
+        codes[self.corrections.positions] = self.corrections.codes
         live = codes != REMOVED
         if live.all():
             return self.ids, codes, self.keys
@@ -156,7 +156,7 @@ class AddedKeys:
         for number, now in sorted(images.items()):
             first = int(np.searchsorted(self.ids, added_id(number)))
             rows = [row for row in range(first, min(first + 2, self.rows)) if self.ids[row] < added_id(number + 1)]
-            rows = [row for row in rows if self.decided.get(row) != REMOVED]
+            rows = [row for row in rows if self.corrections.get(row) != REMOVED]
             if isinstance(now, Copies):
                 uses[now.code] += len(now.ids)
                 new.append(now)
@@ -167,14 +167,14 @@ class AddedKeys:
                     uses[code] += 1
                 codes[row] = code
             count += isinstance(now, Copies) - bool(rows and code == REMOVED)
-        then = replace(self, decided=self.decided.changed(codes), uses=counted(self.uses, uses), images=count)
-        if len(then.decided) > max(FEWEST_ROWS, self.rows // 8):
+        then = replace(self, corrections=self.corrections.changed(codes), uses=counted(self.uses, uses), images=count)
+        if len(then.corrections) > max(FEWEST_ROWS, self.rows // 8):
             then = then._copied()
         return then._with(new) if new else then
 
     def without(self, rows: Ints) -> AddedKeys:
         """Less the entries at those rows, to be searched; images and uses are those of all."""
-        return replace(self, decided=self.decided.without(rows))
+        return replace(self, corrections=self.corrections.without(rows))
 
     def _with(self, new: list[Copies]) -> AddedKeys:
         ids = np.concatenate([copies.ids for copies in new])
@@ -187,10 +187,10 @@ class AddedKeys:
         ids, codes = np.concatenate((own_ids, ids)), np.concatenate((own_codes, codes))
         order = np.argsort(ids, kind="stable")
         keys = np.concatenate((own_keys, keys))[order]
-        return replace(self, rows=0, decided=Decided(), _buffer=None)._appended(ids[order], codes[order], keys)
+        return replace(self, rows=0, corrections=Corrections(), _buffer=None)._appended(ids[order], codes[order], keys)
 
     def _copied(self) -> AddedKeys:
-        return replace(self, rows=0, decided=Decided(), _buffer=None)._appended(*self.now())
+        return replace(self, rows=0, corrections=Corrections(), _buffer=None)._appended(*self.now())
 
     def _appended(self, ids: Ints, codes: Ints, keys: Floats) -> AddedKeys:
         buffer = self._buffer or _Buffer(FEWEST_ROWS, self.dim)

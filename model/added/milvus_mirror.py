@@ -15,10 +15,10 @@ import numpy as np
 
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.cache import Floats
-from secondlook.model.journal.added_keys import added_id, number_of
 from secondlook.model.labels import MAX_LABEL
+from secondlook.model.stores.added_keys import added_id, number_of
 from secondlook.model.stores.milvus_server import WRITE_SECONDS, Milvus
-from secondlook.model.stores.milvus_store import ID, KEY, TAUGHT, collection_of, is_loaded
+from secondlook.model.stores.milvus_store import ADDED_SUFFIX, ID, KEY, collection_of, is_loaded
 
 CHANGE, STATE, LABEL = "change", "state", "label"
 HEAD = -(1 << 40)
@@ -48,7 +48,7 @@ class Mirror:
 
     def __init__(self, milvus: Milvus, generation: str, dim: int) -> None:
         self._milvus, self._dim = milvus, dim
-        self._name = collection_of(milvus.settings.cache, generation) + TAUGHT
+        self._name = collection_of(milvus.settings.cache, generation) + ADDED_SUFFIX
 
     def publish(self, overlay: Overlay, before: Overlay) -> None:
         """Write what differs from an overlay that is there already.
@@ -63,7 +63,7 @@ class Mirror:
             self._upsert(changed[start : start + AT_ONCE], overlay.change)
         self._upsert([_Row(HEAD, State.LABELLED, overlay.token.hex())], overlay.change)
 
-    def caught_up(self, overlay: Overlay) -> Overlay:
+    def replayed(self, overlay: Overlay) -> Overlay:
         """The overlay with all that was published since; itself where that is nothing.
 
         Raises:
@@ -81,7 +81,7 @@ class Mirror:
             overlay = Overlay(overlay.bundle)
         labels: dict[int, str | None] = {}
         images: dict[int, tuple[str, dict[bool, Floats]] | None] = {}
-        decided: dict[int, str | None] = {}
+        corrections: dict[int, str | None] = {}
         own, values = overlay.bundle.manifest.classes, overlay.bundle.store.values
         # Rows that are newer than the head come once more with the next one: each says what is, and not what changed.
         for row in self._since(overlay.change):
@@ -91,14 +91,14 @@ class Mirror:
                 labels[-1 - row_id] = label if state is State.LABELLED else None
             elif number is None:
                 as_before = own[values[row_id]] if state is State.AS_BEFORE else None
-                decided[row_id] = label if state is State.LABELLED else as_before
+                corrections[row_id] = label if state is State.LABELLED else as_before
             elif state is State.LABELLED:
                 copies = (images.get(number) or (label, {}))[1]
                 copies[row_id != added_id(number)] = np.array(row[KEY], np.float32)
                 images[number] = label, copies
             else:
                 images.setdefault(number, None)
-        return overlay.changed(newest, token, labels=labels, images=images, decided=decided)
+        return overlay.changed(newest, token, labels=labels, images=images, corrections=corrections)
 
     def _since(self, change: int) -> Iterator[dict[str, Any]]:
         """Rows of the changes after one."""
@@ -164,7 +164,7 @@ def _differing(overlay: Overlay, before: Overlay) -> Iterator[_Row]:
             yield _Row(-1 - place, State.AS_BEFORE)
         elif label != before.labels.get(place):
             yield _Row(-1 - place, State.LABELLED, label)
-    (ids, codes, keys), (old_ids, old_codes, old_keys) = overlay.taught.now(), before.taught.now()
+    (ids, codes, keys), (old_ids, old_codes, old_keys) = overlay.added.now(), before.added.now()
     yield from (_Row(int(gone), State.AS_BEFORE) for gone in np.setdiff1d(old_ids, ids, assume_unique=True))
     common, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)
     is_same = np.zeros(len(ids), bool)
@@ -172,8 +172,8 @@ def _differing(overlay: Overlay, before: Overlay) -> Iterator[_Row]:
     is_same[at] &= (keys[at] == old_keys[old_at]).all(axis=1) if len(common) else True
     for row in np.flatnonzero(~is_same).tolist():
         yield _Row(int(ids[row]), State.LABELLED, overlay.label(codes[row]) or "", keys[row])
-    for position in np.union1d(overlay.decided.positions, before.decided.positions).tolist():
-        now, then = (each.decided.get(position) for each in (overlay, before))
+    for position in np.union1d(overlay.corrections.positions, before.corrections.positions).tolist():
+        now, then = (each.corrections.get(position) for each in (overlay, before))
         if now is None:
             yield _Row(position, State.AS_BEFORE)
         elif then is None or overlay.label(now) != before.label(then):

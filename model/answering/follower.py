@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 
-from secondlook.model.added.catching_up import Decode, caught_up
 from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import Decode, replayed
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.errors import JournalError
 from secondlook.model.images import decode
-from secondlook.model.journal.file import Stamp
-from secondlook.model.journal.journal import Journal
+from secondlook.model.journal import Journal, Stamp
 
 EMBED_SECONDS = 0.25
 """For how long images that were kept without keys are embedded between two batches; the others wait for the next."""
@@ -25,7 +24,7 @@ AGAIN_SECONDS = 5.0
 """After the journal could not be read, until it is tried again, unless it changed."""
 
 
-class Following:
+class JournalFollower:
     """One process's view of its root's journal; ``renew`` is called from one thread at a time."""
 
     def __init__(self, journal: Journal, decode: Decode = decode) -> None:
@@ -59,7 +58,7 @@ class Following:
         # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
         seconds = 0.0 if is_behind and not is_asked else EMBED_SECONDS
         try:
-            fresh = caught_up(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
+            fresh = replayed(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
         except JournalError as error:
             self._failed = error, stamp, time.monotonic() + AGAIN_SECONDS
             raise

@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.bundles.bundle import ENCODER
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ImageError, JournalError
 from secondlook.model.images import Limits, decode
-from secondlook.model.journal.file import BUSY_SECONDS
-from secondlook.model.journal.journal import Changed, Journal
-from secondlook.model.journal.terms import ACCEPTED
+from secondlook.model.journal import ACCEPTED, BUSY_SECONDS, Changed, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ Decode = Callable[[bytes, tuple[int, int], Limits], NDArray[np.uint8]]
 """As ``model.images.decode``; a server's has it done by processes that can be ended."""
 
 
-def caught_up(
+def replayed(
     overlay: Overlay,
     journal: Journal,
     *,
@@ -70,7 +68,7 @@ def _copies(overlay: Overlay) -> tuple[bool, ...]:
 
 
 def _with(overlay: Overlay, changed: Changed, keys: Mapping[tuple[int, bool], Floats]) -> Overlay:
-    own, copies = overlay.bundle.taught, _copies(overlay)
+    own, copies = overlay.bundle.folded, _copies(overlay)
     images: dict[int, tuple[str, Mapping[bool, Floats]] | None] = {}
     for number, label in changed.images:
         if label is None or number in own:
@@ -83,15 +81,15 @@ def _with(overlay: Overlay, changed: Changed, keys: Mapping[tuple[int, bool], Fl
         changed.token,
         labels=changed.labels,
         images=images,
-        decided=dict(_decided(overlay, changed)),
+        corrections=dict(_corrections(overlay, changed)),
     )
 
 
-def _decided(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str | None]]:
+def _corrections(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str | None]]:
     """Positions of the generation's own entries that changes are about, with their label now."""
     bundle = overlay.bundle
     for image in changed.images:
-        for entry in bundle.taught.get(image.number, ()):
+        for entry in bundle.folded.get(image.number, ()):
             yield entry.id, image.label
     labels = {c.source: c.label for c in changed.corrections if c.dataset == bundle.manifest.dataset.name}
     for entry in bundle.entries.of_sources(labels):
@@ -149,4 +147,6 @@ def _with_keys(overlay: Overlay, numbers: list[int], keys: Mapping[tuple[int, bo
     for number in numbers:
         made = {mirrored: keys[number, mirrored] for mirrored in (False, True) if (number, mirrored) in keys}
         images[number] = (overlay.waiting[number], made) if made else None
-    return overlay.changed(overlay.change, overlay.token, labels={}, images=images, decided={}) if images else overlay
+    return (
+        overlay.changed(overlay.change, overlay.token, labels={}, images=images, corrections={}) if images else overlay
+    )

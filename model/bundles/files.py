@@ -1,0 +1,142 @@
+"""The files of a bundle, each read with what is checked of it.
+
+::
+
+    <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
+                   directions.npy (C,D+1), where novelty goes by RMDS
+                   taught.npy (n,D), keys of added entries that were folded in, where the store keeps keys in fewer bits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from secondlook.model.cache import Floats, Ints
+from secondlook.model.errors import BundleError
+from secondlook.model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
+
+ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
+    "encoder.onnx",
+    "network.safetensors",
+    "keys.faiss",
+    "values.npy",
+    "entries.sqlite",
+    "directions.npy",
+    "taught.npy",
+)
+
+REQUIRED = (ENCODER, VALUES, ENTRIES)
+
+
+def read_manifest(root: Path, generation: str) -> Manifest:
+    """The manifest of one generation, files not checked.
+
+    Raises:
+        BundleError: it is missing, damaged or from another version.
+    """
+    return manifest_in(root / generation, generation)
+
+
+def manifest_in(folder: Path, generation: str) -> Manifest:
+    """The manifest in a folder, which must be that generation's.
+
+    Raises:
+        BundleError: it is missing, damaged or from another version.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+        version = content["schema_version"]
+    except FileNotFoundError as error:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is not a manifest") from error
+    if version not in READ_VERSIONS:
+        raise BundleError(
+            f"bundle {generation} is refused: {MANIFEST} has schema version {version}, "
+            f"this secondlook reads {' and '.join(map(str, READ_VERSIONS))}"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong at {where or 'the top'}") from error
+    if manifest.generation != generation:
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is of generation {manifest.generation}")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Hold files to the manifest: that it lists what a bundle needs, and their sizes and hashes."""
+    refuse = partial(refusal, manifest.generation)
+    for name in (*REQUIRED, *([KEYS] if manifest.store.kind == "faiss" else [])):
+        if name not in manifest.files:
+            raise refuse(MANIFEST, f"does not list {name}")
+    for name in names:
+        path, info = folder / name, manifest.files[name]
+        if Path(name).name != name or not path.is_file():
+            raise refuse(name, "is missing")
+        try:
+            found = file_info(path)
+        except OSError as error:
+            raise refuse(name, f"cannot be read: {error.strerror}") from error
+        if found.size != info.size:
+            raise refuse(name, f"has {found.size:,} bytes, the manifest says {info.size:,}")
+        if found.sha256 != info.sha256:
+            raise refuse(name, "is damaged (its SHA-256 differs from the manifest's)")
+
+
+def read_values(folder: Path, manifest: Manifest) -> Ints:
+    """Class numbers (N,).
+
+    Raises:
+        BundleError: there is none, or one is no class's.
+    """
+    refuse, classes = partial(refusal, manifest.generation), len(manifest.classes)
+    try:
+        values = np.load(folder / VALUES, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise refuse(VALUES, "is not an array") from error
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise refuse(VALUES, "is not a list of class numbers")
+    if len(values) == 0 or values.min() < 0 or values.max() >= classes:
+        raise refuse(VALUES, f"has a class outside 0 to {classes - 1}, or none")
+    return np.asarray(values, np.int64)
+
+
+def read_matrix(folder: Path, manifest: Manifest, name: str, rows: int, columns: int) -> Floats | None:
+    """A file of numbers; None where the bundle has none."""
+    if name not in manifest.files:
+        return None
+    refuse = partial(refusal, manifest.generation)
+    try:
+        numbers = np.load(folder / name, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise refuse(name, "is not an array") from error
+    if numbers.shape != (rows, columns) or numbers.dtype != np.float32:
+        raise refuse(name, f"is not of {rows:,} x {columns:,} float32 numbers")
+    if not np.isfinite(numbers).all():
+        raise refuse(name, "has a number that is not finite")
+    return np.asarray(numbers, np.float32)
+
+
+def file_info(path: Path) -> FileInfo:
+    """A file's size and hash."""
+    return FileInfo(size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refusal(generation: str, file: str, why: str) -> BundleError:
+    """The error that a file of a bundle is amiss."""
+    return BundleError(f"bundle {generation} is refused: {file} {why}")
