@@ -77,7 +77,7 @@ class FlatResult:
 
 
 def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float = 0.5) -> list[FlatResult]:
-    """Both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
+    """Measure both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
     index = faiss.IndexFlatIP(keys.shape[1])
     index.add(keys)
     settings: Any = faiss.cvar
@@ -97,7 +97,7 @@ def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float 
 
 
 def resized(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
-    """Count keys and values: the first ones, or all of them over and over with noise."""
+    """Make ``count`` keys and values: the first ones, or all of them over and over with noise."""
     if count <= len(keys):
         return keys[:count], values[:count]
     random = np.random.default_rng(0)

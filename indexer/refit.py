@@ -89,7 +89,7 @@ def refit(
     opened = _open(dataset, root, generation, options, progress)
     old, store = opened.bundle, opened.store
     for k in ks:
-        check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
+        check_k(k, old.manifest.store)
     fitted = fit_cache(
         store,
         opened.classes,

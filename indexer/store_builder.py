@@ -14,7 +14,6 @@ from secondlook.model.stores.factory import (
     check_k,
     check_trainable,
     choose_store,
-    is_exhaustive,
 )
 from secondlook.model.stores.faiss_store import FaissStore, empty_index
 from secondlook.model.stores.milvus_server import Milvus, from_environment
@@ -64,7 +63,7 @@ def choose_builder(
         check_trainable(factory, count)
         builder = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
     if is_k_given:
-        check_k(k, is_exhaustive=is_exhaustive(factory), kind=builder.info.kind)
+        check_k(k, builder.info)
     return builder
 
 

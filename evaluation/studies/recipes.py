@@ -58,7 +58,7 @@ class RecipeResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All recipes, and which to take."""
+    """A comparison of all recipes, and which to take."""
 
     images: int
     entries: int
