@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,12 @@ class OnnxNetwork:
         if self._layers is None:
             self._layers = self._listed()
         return self._layers
+
+    def taking(self, preprocess: Preprocess) -> OnnxNetwork:
+        """The same network for images that are preprocessed otherwise, at the same size."""
+        other = copy.copy(self)
+        other.preprocess = preprocess
+        return other
 
     def activations(self, images: NDArray[np.uint8], names: Sequence[str] = ()) -> Activations:
         """One run of the graph."""
@@ -175,13 +182,15 @@ class OnnxNetwork:
             for node in graph.node
             if node.op_type not in _NO_LAYERS
             for output in node.output[:1]
-            if output in walk.seen and output not in head
+            if output in walk.seen
         ]
-        names = list(dict.fromkeys((*wanted, self.default_layer)))
+        names = [name for name in wanted if name not in head]
+        if self.default_layer not in names:
+            names.append(self.default_layer)
         images = self.given(self.probe(2))
         found: dict[str, Layer] = {}
-        for start in range(0, len(names), 64):  # all at once could take much memory
-            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + 64]).items():
+        for start in range(0, len(names), 128):  # all at once could take much memory
+            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + 128]).items():
                 is_numbers = isinstance(tensor, np.ndarray) and tensor.dtype.kind == "f" and tensor.ndim >= 2
                 if is_numbers and len(tensor) == 2 and (layer := layer_of(tensor.shape[1:], self.size)) is not None:
                     found[name] = layer

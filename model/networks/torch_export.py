@@ -74,9 +74,10 @@ class Listened(nn.Module):
         self.names: tuple[str, ...] = ()
         self.aliases: dict[str, str] = {}
         """Other names of the same tensors."""
+        self.order: tuple[str, ...] = ()
+        """Names and aliases, as they were called."""
         self._calls: dict[str, int] = {}
         self._seen: dict[str, Tensor] = {}
-        self._is_listening = False
         for name, part in module.named_modules():
             if name and not isinstance(part, torch.jit.ScriptModule):
                 part.register_forward_hook(self._hook(name))
@@ -104,6 +105,7 @@ class Listened(nn.Module):
             if name in kept and tensor.ndim in (2, 3, 4) and (not name.endswith(":input") or name == heads[-1])
         )
         self.aliases = {alias: of for alias, of in self.aliases.items() if of in self.names}
+        self.order = tuple(name for name in self._seen if name in self.names or name in self.aliases)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The module's own output, or outputs, and its parts'."""
@@ -174,12 +176,14 @@ def _export(listened: Listened, images: Tensor, path: Path, *, dynamo: bool) -> 
 def _describe(path: Path, listened: Listened, loaded: Loaded) -> None:
     """Write what is known of a network into its file."""
     model: ModelProto = onnx.load(str(path))
-    outputs = {output.name for output in model.graph.output}
-    aliases = [alias for alias, of in listened.aliases.items() if of in outputs]
-    for alias in aliases:
-        model.graph.node.append(helper.make_node("Identity", [listened.aliases[alias]], [alias]))
-        model.graph.output.append(onnx.ValueInfoProto(name=alias))
-    said = {LAYERS: str(len(listened.names) + len(aliases))}
+    named = list(listened.order) if listened.names else []
+    own = [output for output in model.graph.output if output.name not in listened.names]
+    for name in named:
+        if name in listened.aliases:
+            model.graph.node.append(helper.make_node("Identity", [listened.aliases[name]], [name]))
+    del model.graph.output[:]
+    model.graph.output.extend((*own, *(onnx.ValueInfoProto(name=name) for name in named)))
+    said = {LAYERS: str(len(named))}
     if loaded.preprocess is not None:
         said[METADATA] = loaded.preprocess.model_dump_json()
     if loaded.classes is not None:

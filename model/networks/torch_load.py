@@ -110,9 +110,7 @@ def load_file(name: str, weights: str) -> Loaded:
     given = call()
     module, declared, classes = (*given, None, None)[:3] if isinstance(given, tuple) else (given, None, None)
     if isinstance(module, dict):
-        raise NetworkError(
-            f"{name} returns weights without their module: return module.load_state_dict'ed, as nn.Module"
-        )
+        raise NetworkError(f"{name} returns weights without their module: return the torch.nn.Module that has them")
     if not isinstance(module, nn.Module):
         raise NetworkError(
             f"{name} returns {type(module).__name__}: return a torch.nn.Module, or (module, preprocessing)"
