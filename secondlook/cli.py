@@ -20,6 +20,7 @@ from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeErro
 COMMANDS = {
     "serve": "secondlook.commands.serve:serve",
     "classify": "secondlook.commands.classify:classify",
+    "network": "secondlook.commands.network:network",
     "index": "secondlook.commands.index:index",
     "fit": "secondlook.commands.fit:fit",
     "evaluate": "secondlook.commands.evaluate:evaluate",

@@ -27,7 +27,7 @@ class ClassMatch(NamedTuple):
         return tuple(label for label, group in enumerate(self.groups) if group)
 
     def log_probabilities(self, logits: Floats) -> Floats:
-        """(B,C) logits -> (B,c) float64, of the whole softmax; -inf for a class of the dataset that the network has not."""
+        """(B,C) logits -> (B,c) float64, of the whole softmax; -inf for a class that the network has not."""
         wide = logits.astype(np.float64)
         wide -= wide.max(axis=1, keepdims=True)
         total = np.log(np.exp(wide).sum(axis=1))

@@ -19,8 +19,8 @@ _AFTER_HEAD = _SHAPES_ONLY | {
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Gelu", "Elu"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm", "QLinearMatMul",
                      "QLinearConv", "MatMulInteger", "ConvInteger", "MatMulNBits"})  # fmt: skip
-_WIDE_ENOUGH = 1 / 8
-"""Of the image's side: an output with as many positions says something of each of them (segmentation, depth)."""
+_WIDE = 1 / 8
+"""Of the image's side: an output with more positions says something of each of them (segmentation, depth)."""
 _LOGITS = ("logit", "prob", "class", "score", "pred", "softmax", "output")
 _FEATURES = ("embed", "feature", "hidden", "pooler", "pooled", "token")
 
@@ -137,12 +137,12 @@ def check_shapes(name: str, has_head: bool, shapes: Sequence[tuple[int, ...]], s
         raise other_task(name, "finds objects")
     for shape in shapes:
         if len(shape) == 3 and any(
-            a >= size[0] * _WIDE_ENOUGH and b >= size[1] * _WIDE_ENOUGH and a * size[1] == b * size[0]
+            a > size[0] * _WIDE and b > size[1] * _WIDE and a * size[1] == b * size[0]
             for a, b in (shape[1:], shape[:2])
         ):
             raise other_task(name, "says something of each place of an image")
         if len(shape) == 2 and not has_head and token_prefix(shape[0], size) is None:
-            raise other_task(name, f"gives {shape[0]:,} x {shape[1]:,} numbers for an image, so")
+            raise other_task(name, f"gives {shape[0]:,} x {shape[1]:,} numbers for an image")
 
 
 def token_prefix(tokens: int, size: tuple[int, int]) -> int | None:

@@ -171,7 +171,7 @@ class OnnxNetwork:
             for name, layer in known.items():
                 if layer.kind == kind and layer.channels > 1:
                     return name
-        raise other_task(self.name, "gives nothing that is an image's features, so")
+        raise other_task(self.name, "gives nothing that is an image's features")
 
     def _listed(self) -> dict[str, Layer]:
         graph, walk = self.graph.model.graph, Walk(self.graph.model.graph, self.graph.input.name)

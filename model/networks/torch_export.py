@@ -93,7 +93,7 @@ class Listened(nn.Module):
             earlier = by_tensor.get(id(tensor))
             if earlier is not None:
                 # The same tensor is a part's and its container's, or one part wrote over what another gave.
-                if earlier.startswith(f"{name}."):
+                if earlier.startswith(f"{name.partition('#')[0]}."):
                     self.aliases[earlier] = name
                 self.aliases = {alias: name if of == earlier else of for alias, of in self.aliases.items()}
             by_tensor[id(tensor)] = name
@@ -201,22 +201,24 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
+def refusal(name: str, error: Exception) -> str:
+    """What a person is told of a network that cannot be loaded, by a user's own code or a library's download too."""
+    if isinstance(error, NetworkError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{name} needs the package {error.name}: install it (pip install {error.name})"
+    return f"{name} cannot be loaded ({_line(error)}): check that it runs by itself"
+
+
 def main() -> None:
     """Be the process."""
     kind, name, weights, out = sys.argv[1:5]
     path = Path(out)
     try:
         export(LOADERS[kind](name, weights), path)
-    except NetworkError as error:
-        said = str(error)
-    except ModuleNotFoundError as error:
-        said = f"{name} needs the package {error.name}: install it (pip install {error.name})"
-    except Exception as error:  # a user's own code, or a library's download
-        said = f"{name} cannot be loaded ({_line(error)})"
-    else:
-        return
-    path.with_name(f"{path.name}.error").write_text(said)
-    sys.exit(REFUSED)
+    except Exception as error:
+        path.with_name(f"{path.name}.error").write_text(refusal(name, error))
+        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

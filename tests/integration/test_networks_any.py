@@ -1,0 +1,286 @@
+"""One body of tests over every kind of network."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secondlook.model.errors import EngineError, NetworkError, RecipeError
+from secondlook.model.images import Geometry
+from secondlook.model.networks.encoder_graph import export_encoder
+from secondlook.model.networks.engines import OnnxEngine
+from secondlook.model.networks.keys import keys_of
+from secondlook.model.networks.network import Network, default_recipe
+from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.preprocess import Arithmetic, Preprocess
+from secondlook.model.networks.projection import Covariance
+from secondlook.model.networks.recipe import Pool, Recipe
+from secondlook.model.networks.sources import open_network
+from tests import networks_for_tests as dialects
+from tests.images_for_tests import photos
+from tests.networks_for_tests import CLASSES, DIALECTS, SIDE, Builder, written
+
+OWN = Arithmetic(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), channels="BGR")
+MODULE = """
+import torch
+from model.helper import WIDE  # a package of the user's own, called as one of ours
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDE, 3, stride=4, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(WIDE, WIDE, 3, padding=1), nn.BatchNorm2d(WIDE), nn.ReLU(inplace=True))
+        self.fc = nn.Linear(WIDE, 5)
+
+    def forward(self, x):
+        return self.fc(self.block(self.block(self.stem(x))).mean((2, 3)))
+
+
+def make():
+    torch.manual_seed(0)
+    return Net(), {"geometry": {"height": 32, "width": 32}, "arithmetic": {"mean": [.4, .5, .6]}}, list("abcde")
+
+
+def weights():
+    return Net().state_dict()
+
+
+def broken():
+    raise ValueError("no such thing\\nsecond line")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("networks")
+    for name, build in DIALECTS.items():
+        written(build(), made, name)
+    written(dialects.classifier(), made, "external", external=True)
+    (made / "mine.py").write_text(MODULE)
+    (made / "model").mkdir()
+    (made / "model" / "__init__.py").touch()
+    (made / "model" / "helper.py").write_text("WIDE = 12")
+    return made
+
+
+Opens = Callable[[str], Network]
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path, tiny_network: Path) -> Opens:
+    there: dict[str, Network] = {}
+
+    def get(name: str) -> Network:
+        if name not in there:
+            if name == "cifar":
+                there[name] = open_network(str(tiny_network))
+            elif name == "module":
+                there[name] = open_network(f"{folder / 'mine.py'}:make")
+            else:
+                geometry = Geometry(height=SIDE, width=SIDE)
+                given = None if name == "bytes_in" else Preprocess(geometry=geometry, arithmetic=OWN, read_from="test")
+                there[name] = open_network(str(folder / f"{name}.onnx"), given)
+        return there[name]
+
+    return get
+
+
+NETWORKS = [*DIALECTS, "external", "module", "cifar"]
+ONNX = NETWORKS[:-1]
+IMAGES = photos(5, SIDE)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_image_alone_is_as_in_a_batch(name: str, opened: Opens) -> None:
+    network = opened(name)
+    names = tuple(network.layers())
+    logits, seen = network.activations(IMAGES, names)
+    assert network.default_layer in names
+    assert set(seen) == set(names)
+    assert (logits is None) == (network.classes is None)
+    for i in range(len(IMAGES)):
+        alone = network.activations(IMAGES[i : i + 1], names)
+        if logits is not None and alone.logits is not None and network.classes is not None:
+            assert logits.shape == (5, len(network.classes))
+            np.testing.assert_allclose(alone.logits[0], logits[i], atol=1e-3 * max(1, np.abs(logits).max()))
+        for layer, tensor in seen.items():
+            assert tensor.shape == (5, *network.layers()[layer].shape)
+            np.testing.assert_allclose(alone.seen[layer][0], tensor[i], atol=1e-3 * max(1, np.abs(tensor).max()))
+    if logits is not None:
+        assert np.abs(logits[0] - logits[1]).max() > 1e-4  # it looks at the images
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_layer_that_is_not_there_is_refused_with_the_nearest(name: str, opened: Opens) -> None:
+    network = opened(name)
+    with pytest.raises(RecipeError, match=r"no layer '.*': the nearest are .*secondlook network"):
+        network.activations(IMAGES, (network.default_layer + "s",))
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_its_encoder_is_one_graph_that_the_engine_runs(name: str, opened: Opens, tmp_path: Path) -> None:
+    network = opened(name)
+    assert isinstance(network, OnnxNetwork)
+    recipes = [default_recipe(network)]
+    for layer, what in network.layers().items():
+        pools: list[Pool] = ["mean", None] if what.kind != "vector" else [None]
+        if what.kind == "feature map" and min(what.positions) > 2:
+            pools.append(3)
+        if what.prefix:
+            pools.append("cls")
+        recipes.extend(Recipe(layers=(layer,), pool=(pool,)) for pool in pools[: None if len(recipes) < 9 else 1])
+    for recipe in recipes:
+        engine = export_encoder(network, recipe, tmp_path / "encoder.onnx", IMAGES)
+        assert engine.size == (SIDE, SIDE)
+        assert engine.classes == (0 if network.classes is None else len(network.classes))
+        logits, keys = engine.encode(IMAGES)
+        assert (logits.shape, keys.shape) == ((5, engine.classes), (5, engine.dim))
+        np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", ["classifier", "channels_last", "token_backbone"])
+def test_a_recipe_of_several_parts_is_reduced_in_the_graph(
+    name: str, together: bool, opened: Opens, tmp_path: Path
+) -> None:
+    network = opened(name)
+    assert isinstance(network, OnnxNetwork)
+    first, last = next(iter(network.layers())), network.default_layer
+    recipe = Recipe(
+        layers=(first, last), pool=(2, None), reduce=4, extra=last, extra_weight=0.25, reduce_extra=together
+    )
+    many = photos(40, SIDE, seed=1)
+    wide = keys_of(network.activations(many, recipe.all_layers).seen, network.layers(), recipe.unreduced)
+    covariance = Covariance(wide.shape[1])
+    covariance.add(wide)
+    projection = covariance.projection(4)
+    engine = export_encoder(network, recipe, tmp_path / "encoder.onnx", IMAGES, projection.astype(np.float32))
+    assert engine.dim == (4 if together else 4 + network.layers()[last].width(None))
+    headless = export_encoder(
+        network, recipe, tmp_path / "keys.onnx", IMAGES, projection.astype(np.float32), head=False
+    )
+    assert headless.classes == 0
+    np.testing.assert_allclose(headless.encode(IMAGES).keys, engine.encode(IMAGES).keys, atol=1e-5)
+
+
+def test_what_was_understood_of_each(opened: Opens) -> None:
+    seen = {name: opened(name) for name in ONNX}
+    kinds = {name: network.layers()[network.default_layer].kind for name, network in seen.items()}
+    assert {name for name, kind in kinds.items() if kind == "feature map"} == {"convolution_as_head", "backbone"}
+    assert {name for name, kind in kinds.items() if kind == "tokens"} == {"token_backbone"}
+    assert {name for name, network in seen.items() if network.classes is None} == {"backbone", "token_backbone"}
+    assert seen["convolution_as_head"].classes == tuple(f"class {i}" for i in range(CLASSES))
+    assert seen["two_classes_in_one"].classes == ("0", "1")
+    assert seen["module"].classes == tuple("abcde")
+    assert seen["module"].preprocess.arithmetic == Arithmetic(mean=(0.4, 0.5, 0.6))
+    graphs = {name: network for name, network in seen.items() if isinstance(network, OnnxNetwork)}
+    assert {name for name, network in graphs.items() if network.was_freed} == {"one_image_only"}
+    assert {name for name, network in graphs.items() if network.graph.resizes} == {"resizes_inside"}
+    assert {name for name, network in graphs.items() if network.graph.input.layout == "NHWC"} == {
+        "channels_last",
+        "bytes_in",
+    }
+    assert seen["bytes_in"].preprocess.arithmetic.is_plain
+
+
+def test_the_softmax_is_left_out(opened: Opens) -> None:
+    expected = opened("classifier").activations(IMAGES).logits
+    assert expected is not None
+    for name in ("fused_softmax", "written_out_softmax", "several_outputs", "names_like_ours", "external", "old_opset"):
+        logits = opened(name).activations(IMAGES).logits
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_modules_layers_have_their_paths_and_calls(opened: Opens) -> None:
+    network = opened("module")
+    assert list(network.layers()) == [
+        "stem",
+        "block.0",
+        "block.2",
+        "block",
+        "block.0#2",
+        "block.2#2",
+        "block#2",
+        "fc:input",
+    ]
+    assert network.default_layer == "fc:input"
+    _, seen = network.activations(IMAGES, ("block", "block.2", "block#2", "fc:input"))
+    np.testing.assert_array_equal(seen["block"], seen["block.2"])
+    assert np.abs(seen["block"] - seen["block#2"]).max() > 1e-3
+    np.testing.assert_allclose(seen["block#2"].mean((2, 3)), seen["fc:input"], atol=1e-5)
+
+
+def test_a_module_says_the_same_in_pytorch(opened: Opens, folder: Path) -> None:
+    import importlib.util
+    import sys
+
+    import torch
+
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("mine", folder / "mine.py")
+        assert spec is not None
+        assert spec.loader is not None
+        code = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(code)
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name == "model" or name.startswith("model.")]:
+            del sys.modules[name]
+    module = code.make()[0].eval()
+    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255 - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = module(pixels).numpy()
+    np.testing.assert_allclose(opened("module").activations(IMAGES).logits, expected, atol=1e-4)
+
+
+def test_an_encoder_that_says_something_else_is_refused(opened: Opens, tmp_path: Path) -> None:
+    from secondlook.model.networks.encoder_graph import prove
+
+    network = opened("classifier")
+    assert isinstance(network, OnnxNetwork)
+    other = network.taking(network.preprocess.with_arithmetic(channels="RGB"))
+    engine = export_encoder(other, default_recipe(other), tmp_path / "encoder.onnx", IMAGES)
+    with pytest.raises(EngineError, match="does not give the network's"):
+        prove(engine, network, default_recipe(network), IMAGES)
+    assert isinstance(engine, OnnxEngine)
+
+
+def test_a_batch_that_is_baked_in_is_refused(tmp_path: Path) -> None:
+    build = Builder()
+    pooled = build.pooled(build.trunk("image"))
+    mean = build.node("ReduceMean", pooled, axes=[0], keepdims=1)  # over the images
+    path = written(build.model((4, 3, SIDE, SIDE), [build.head(build.node("Sub", pooled, mean))]), tmp_path)
+    with pytest.raises(NetworkError, match="takes exactly 4 images at a time: export it with the number free"):
+        open_network(str(path))
+
+
+def test_images_of_another_size_than_declared_are_refused(folder: Path) -> None:
+    given = Preprocess(geometry=Geometry(height=64, width=64), read_from="config.json")
+    with pytest.raises(NetworkError, match=r"images of 32 x 32, but config\.json says 64 x 64"):
+        open_network(str(folder / "classifier.onnx"), given)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("weights", "returns weights without their module"),
+        ("broken", r"cannot be loaded \(ValueError: no such thing\)"),
+        ("nothing", "has no function nothing: it has make, weights, broken"),
+    ],
+)
+def test_a_function_that_gives_no_module_gets_one_sentence(function: str, said: str, tmp_path: Path) -> None:
+    from secondlook.model.networks.torch_export import refusal
+    from secondlook.model.networks.torch_load import load_file
+
+    path = tmp_path / f"{function}.py"
+    path.write_text(MODULE.replace("from model.helper import WIDE", "WIDE = 12"))
+    with pytest.raises((NetworkError, ValueError)) as caught:
+        load_file(f"{path}:{function}", "")
+    sentence = refusal(f"{path}:{function}", caught.value)
+    assert re.search(said, sentence)
+    assert "\n" not in sentence
