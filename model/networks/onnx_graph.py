@@ -12,7 +12,7 @@ from typing import NamedTuple
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper
 
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import class_names
@@ -86,21 +86,21 @@ def read_graph(path: Path) -> OnnxGraph:
             a classifier or a backbone does.
     """
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        for name in _elsewhere(model):
+            if not (path.parent / name).is_file():
+                raise NetworkError(
+                    f"{path.name} has its weights in another file, {name}, which is not beside it: put it there, or "
+                    "export again"
+                )
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
     except FileNotFoundError as error:
-        missing = Path(error.filename) if error.filename else path
-        if missing == path or not path.exists():
-            raise NetworkError(
-                f"there is no file {path}: name an ONNX file, as in secondlook network X.onnx"
-            ) from error
-        raise _weights_missing(path, missing.name) from error
+        raise NetworkError(f"there is no file {path}: name one, as in secondlook network X.onnx") from error
     except IsADirectoryError as error:
         raise NetworkError(f"{path} is a folder: name the .onnx file in it") from error
     except DecodeError as error:
         raise NetworkError(f"{path.name} is no ONNX file: export the network with {EXPORT}") from error
-    except onnx.checker.ValidationError as error:
-        raise _weights_missing(path, _location(str(error))) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise NetworkError(f"{path.name} cannot be read whole ({_short(error)}): export it again") from error
     return graph_of(model, path.name)
 
@@ -238,15 +238,17 @@ def _resizes(walk: Walk) -> bool:
     return False
 
 
-def _weights_missing(path: Path, name: str) -> NetworkError:
-    return NetworkError(
-        f"{path.name} has its weights in another file, {name}, which is not beside it: put it there, or export again"
+def _elsewhere(model: ModelProto) -> list[str]:
+    """The files that hold its weights."""
+    return sorted(
+        {
+            entry.value
+            for tensor in model.graph.initializer
+            if tensor.data_location == TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
     )
-
-
-def _location(message: str) -> str:
-    quoted = [part for part in message.replace("'", '"').split('"') if part]
-    return next((part for part in quoted[1::2] if "/" in part or "." in part), "a .data file").rpartition("/")[2]
 
 
 def _short(error: Exception) -> str:

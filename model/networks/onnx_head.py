@@ -19,6 +19,8 @@ _AFTER_HEAD = _SHAPES_ONLY | {
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Gelu", "Elu"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm", "QLinearMatMul",
                      "QLinearConv", "MatMulInteger", "ConvInteger", "MatMulNBits"})  # fmt: skip
+_PREFIXES = (0, 1, 2, 4, 5, 8)
+"""Class, distillation and register tokens that vision transformers have."""
 _WIDE = 1 / 8
 """Of the image's side: an output with more positions says something of each of them (segmentation, depth)."""
 _LOGITS = ("logit", "prob", "class", "score", "pred", "softmax", "output")
@@ -151,9 +153,9 @@ def token_prefix(tokens: int, size: tuple[int, int]) -> int | None:
     A grid has patches of a whole number of pixels, the same in both directions.
     """
     height, width = size
-    for prefix in range(9):
+    for prefix in _PREFIXES:
         places = tokens - prefix
-        patch = math.sqrt(height * width / places) if places > 0 else 0.0
+        patch = math.sqrt(height * width / places) if places >= 4 else 0.0
         if patch >= 2 and patch == int(patch) and height % patch == 0 and width % patch == 0:
             return prefix
     return None

@@ -188,7 +188,7 @@ _ENDINGS = {
 def _refusal(name: str) -> str:
     """One sentence on a name that is none of the table's."""
     path = Path(name)
-    if path.is_dir():
+    if name.strip() and path.is_dir():
         if (file := _onnx_in(path)) is not None:
             return f"{name} is a folder: give {file}"
         if (path / "saved_model.pb").is_file():

@@ -1,0 +1,204 @@
+"""ONNX files that are no network for images: one sentence each, with what to do next."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from secondlook.model.errors import NetworkError
+from secondlook.model.networks.network import Layer
+from secondlook.model.networks.onnx_graph import read_graph
+from secondlook.model.networks.onnx_head import token_prefix
+from secondlook.model.networks.onnx_network import layer_of, open_onnx
+from secondlook.model.networks.sources import open_network
+from tests.networks_for_tests import CLASSES, SIDE, Builder, classifier, written
+
+
+def text_encoder() -> ModelProto:
+    build = Builder()
+    build.nodes.append(helper.make_node("Cast", ["image"], ["out"], to=TensorProto.FLOAT))
+    return build.model(("batch", 77), ["out"], image_type=TensorProto.INT64)
+
+
+def tabular() -> ModelProto:
+    build = Builder()
+    return build.model(("batch", 24), [build.head("image")])
+
+
+def two_inputs() -> ModelProto:
+    build = Builder()
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 24])
+    pooled = build.node("Mul", build.pooled(build.trunk("image")), "mask")
+    return build.model(outputs=[build.head(pooled)], more=[mask])
+
+
+def grey() -> ModelProto:
+    build = Builder()
+    return build.model(("batch", 1, SIDE, SIDE), [build.pooled(build.conv("image", 1, 8))])
+
+
+def detector() -> ModelProto:
+    build = Builder()
+    seen = build.trunk("image")
+    boxes = build.node("Reshape", seen, build.constant(np.array([0, -1, 4])), to="boxes")
+    return build.model(outputs=[boxes])
+
+
+def suppressing() -> ModelProto:
+    build = Builder()
+    build.node("NonMaxSuppression", "image", "image")
+    return build.model(outputs=[build.head(build.pooled(build.trunk("image")))])
+
+
+def yolo() -> ModelProto:
+    build = Builder()
+    seen = build.trunk("image")
+    return build.model(outputs=[build.node("Reshape", seen, build.constant(np.array([0, 32, -1])))], metadata={})
+
+
+def says_segments() -> ModelProto:
+    build = Builder()
+    return build.model(outputs=[build.trunk("image")], metadata={"task": "segment"})
+
+
+def segmenter() -> ModelProto:
+    build = Builder()
+    return build.model(outputs=[build.conv(build.conv("image", 3, 8), 8, 5, stride=1)])
+
+
+def custom_operator() -> ModelProto:
+    build = Builder()
+    return build.model(outputs=[build.head(build.node("Fancy", build.pooled(build.trunk("image")), domain="mine"))])
+
+
+def ancient() -> ModelProto:
+    build = Builder()
+    return build.model(outputs=[build.head(build.pooled(build.trunk("image")))], opset=8)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (text_encoder, r"takes image \(int64 \?,77\), so it is a text encoder"),
+        (tabular, "has no image input"),
+        (two_inputs, r"takes more than images .*: mask \(float \?,24\) too"),
+        (grey, "takes images of 1 channel, not of 3"),
+        (detector, "finds objects"),
+        (suppressing, "finds objects"),
+        (yolo, "it does not classify images"),
+        (says_segments, "outlines objects"),
+        (segmenter, "says something of each place of an image"),
+        (custom_operator, r"operators that are not ONNX's own \(mine\.Fancy\)"),
+        (ancient, "of opset 8"),
+    ],
+)
+def test_what_is_no_network_for_images_gets_one_sentence(
+    made: Callable[[], ModelProto], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NetworkError, match=said) as caught:
+        open_onnx(written(made(), tmp_path))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert "export" in sentence or "give" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pickle.onnx", b"\x80\x02}q\x00.", "is no ONNX file"),
+        ("text.onnx", b"hello", "is no ONNX file"),
+        ("empty.onnx", b"", "is no ONNX file"),
+        ("zip.onnx", b"PK\x03\x04" + bytes(100), "is no ONNX file"),
+    ],
+)
+def test_what_is_no_onnx_file_gets_one_sentence(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(NetworkError, match=said):
+        read_graph(tmp_path / name)
+
+
+def test_a_file_or_its_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="there is no file"):
+        read_graph(tmp_path / "none.onnx")
+    with pytest.raises(NetworkError, match="is a folder"):
+        read_graph(tmp_path)
+    path = written(classifier(), tmp_path, external=True)
+    (tmp_path / "network.data").unlink()
+    with pytest.raises(NetworkError, match=r"has its weights in another file, network\.data"):
+        read_graph(path)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = written(classifier(), tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(NetworkError):
+        open_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("weights.pth", "FILE.py:FUNCTION"),
+        ("weights.pt", r"torchvision:NAME@weights\.pt"),
+        ("model.pkl", "torch.onnx.export"),
+        ("model.h5", "format='onnx'"),
+        ("model.keras", "format='onnx'"),
+        ("model.tflite", "tf2onnx"),
+        ("model.engine", "the ONNX file that it was built from"),
+        ("net.py", r"net\.py:FUNCTION"),
+        ("resnet50", "did you mean torchvision:resnet50 or timm:resnet50"),
+        ("torchvison:resnet50", "did you mean torchvision:resnet50"),
+        ("TIMM:resnet50", "did you mean timm:resnet50"),
+        ("nowhere.py:make", "there is no file nowhere.py"),
+        ("", "names no network"),
+        (":", "names no network"),
+    ],
+)
+def test_any_other_name_gets_one_sentence_that_says_what_to_give(name: str, said: str) -> None:
+    with pytest.raises(NetworkError, match=said) as caught:
+        open_network(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "prefix"),
+    [
+        (197, (224, 224), 1),
+        (196, (224, 224), 0),
+        (201, (224, 224), 5),
+        (49, (224, 224), 0),
+        (1370, (518, 518), 1),
+        (8400, (640, 640), None),
+        (100, (224, 224), None),
+        (77, (224, 224), None),
+    ],
+)
+def test_tokens_are_told_from_other_lists(tokens: int, size: tuple[int, int], prefix: int | None) -> None:
+    assert token_prefix(tokens, size) == prefix
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "layer"),
+    [
+        ((512, 7, 7), (224, 224), Layer((512, 7, 7), "feature map")),
+        ((7, 7, 768), (224, 224), Layer((7, 7, 768), "feature map", channels_last=True)),
+        ((64, 4, 7), (128, 224), Layer((64, 4, 7), "feature map")),
+        ((13, 13, 512), (224, 224), Layer((13, 13, 512), "feature map", channels_last=True)),
+        ((3, 197, 64), (224, 224), None),
+        ((2048,), (224, 224), Layer((2048,), "vector")),
+        ((1,), (224, 224), None),
+        ((2, 3, 4, 5), (224, 224), None),
+    ],
+)
+def test_a_layer_is_known_by_its_shape(shape: tuple[int, ...], size: tuple[int, int], layer: Layer | None) -> None:
+    assert layer_of(shape, size) == layer
+
+
+def test_an_image_that_must_not_be_guessed_is_asked_for(tmp_path: Path) -> None:
+    build = Builder()
+    flat = build.node("Flatten", "image", axis=1)
+    model = build.model(("batch", None, None, None), [build.head(flat, 24, CLASSES)])
+    with pytest.raises(NetworkError, match="which of its input's dimensions are colours"):
+        read_graph(written(model, tmp_path))
