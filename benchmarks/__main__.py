@@ -73,7 +73,7 @@ def bench(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """What things cost, on CIFAR images: all of it, or only the PARTs named.
+    """Measure what things cost, on CIFAR images: all of it, or only the PARTs named.
 
     engines, index (its build), stages (of an answer), taught (answers beside taught entries), serve (a running server
     under load, beside the same pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a

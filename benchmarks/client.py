@@ -26,7 +26,7 @@ class Reply:
     seconds: float
 
     def json(self) -> Any:
-        """The body, read as JSON."""
+        """Read the body as JSON."""
         return json.loads(self.body)
 
 
@@ -90,13 +90,13 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 
 def head(method: str, path: str, length: int, headers: dict[str, str]) -> bytes:
-    """A request's head."""
+    """Return a request's head."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {length}"]
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode("latin-1")
 
 
 async def receive(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
-    """Status and body of an answer, and whether the connection may be used again."""
+    """Read status and body of an answer, and whether the connection may be used again."""
     received = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in received[1:])}
     status = int(received[0].split()[1])
@@ -105,7 +105,7 @@ async def receive(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
 
 
 def percentile(seconds: list[float], share: float) -> float:
-    """That percentile in milliseconds; nan of nothing."""
+    """Return that percentile in milliseconds; nan of nothing."""
     if not seconds:
         return float("nan")
     return 1000 * sorted(seconds)[min(len(seconds) - 1, int(share * len(seconds)))]

@@ -34,7 +34,7 @@ LIMITS = Limits(DEFAULT_PIXELS)
 
 
 def picture(width: int, height: int, format: str) -> bytes:
-    """A file with some detail."""
+    """Make a file with some detail."""
     noise = np.random.default_rng(0).normal(0, 20, (height, width, 3))
     waves = 128 + 80 * np.sin(np.arange(width) / 20)[None, :, None]
     buffer = io.BytesIO()
@@ -43,7 +43,7 @@ def picture(width: int, height: int, format: str) -> bytes:
 
 
 class Measured(NamedTuple):
-    """A turn of one of both."""
+    """One turn, in threads or in processes."""
 
     rate: float
     """Images a second."""
@@ -56,7 +56,7 @@ class Measured(NamedTuple):
 async def measure(
     one: Callable[[], Awaitable[object]], waiting: int, seconds: float, spent: Callable[[], float]
 ) -> Measured:
-    """Decode for so long."""
+    """Decode, with so many that wait, for so long."""
     took: list[float] = []
     began, before = time.perf_counter(), spent()
 

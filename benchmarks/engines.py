@@ -67,7 +67,7 @@ class OpenVinoEngine:
         self.name = f"openvino {openvino.__version__.partition('-')[0]}"
 
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
-        """One run of the graph."""
+        """Run the graph."""
         result: Any = self._model(images)
         return Encoding(result[0].copy(), result[1].copy())
 
@@ -87,7 +87,7 @@ class BareOnnxRuntime:
         self._bound: dict[int, Any] = {}
 
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
-        """One run into the outputs bound for this batch size."""
+        """Run the graph into the outputs bound for this batch size."""
         if len(images) not in self._bound:
             binding = self._session.io_binding()
             given = onnxruntime.OrtValue.ortvalue_from_numpy(images.copy())
@@ -106,7 +106,7 @@ class BareOnnxRuntime:
 
 
 def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[EngineResult]:
-    """Eager PyTorch, the engine in use, ONNX Runtime bare, and OpenVINO where it is installed, on images (N,H,W,3).
+    """Measure eager PyTorch, the engine in use, bare ONNX Runtime, and OpenVINO if installed, on images (N,H,W,3).
 
     The engines take turns within each round, so that a disturbance of the machine meets them all.
     """
@@ -151,7 +151,7 @@ def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0)
 
 
 def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
-    """Images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
+    """Measure images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
     images = np.stack([dataset.read(i, bundle.engine.size) for i in range(min(len(dataset.labels), 5000))])
     options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
     source = FromBundle(root, bundle.manifest.generation)
@@ -174,7 +174,7 @@ def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress
 
 
 def first(dataset: ArrayDataset, count: int) -> ArrayDataset:
-    """The first images of a dataset."""
+    """Take the first images of a dataset."""
     return ArrayDataset(
         dataset.name, dataset.split, dataset.classes, dataset.labels[:count], dataset.images[:count], dataset.sources
     )

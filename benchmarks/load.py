@@ -41,7 +41,7 @@ class Loaded:
 
 
 def run(loop: Callable[..., Coroutine[Any, Any, Loaded]], *given: Any) -> Loaded:
-    """One of the loops below, from its beginning to its end."""
+    """Run one of the loops below, from its beginning to its end."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(loop(*given))
 

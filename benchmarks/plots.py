@@ -14,7 +14,7 @@ from secondlook.indexer.results import Figure
 
 
 def growth(results: list[StoreResult]) -> dict[str, float]:
-    """For each store measured at several sizes, the exponent by which one query's time grows with the entries.
+    """Fit, for each store measured at several sizes, the exponent by which one query's time grows with the entries.
 
     ``auto`` is the store that ``--store auto`` takes at each size, whichever that is.
     """

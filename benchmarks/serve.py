@@ -142,20 +142,20 @@ class Direct:
         self._next = 0
 
     def answer(self, count: int) -> list[str]:
-        """The first classes of the next images."""
+        """Return the first classes of the next images."""
         start = self._next % max(1, len(self.pngs) - count + 1)
         self._next += count
         classes = self._predictor.bundle.manifest.classes
         return [classes[int(answer.mixed.argmax())] for answer in self._predict(self.pngs[start : start + count])]
 
     def rate(self, seconds: float) -> float:
-        """Images a second, in batches."""
+        """Measure images a second, in batches."""
         self.answer(self._batch)
         times = repeated(lambda: self.answer(self._batch), seconds)
         return self._batch * len(times) / sum(times)
 
     def one(self, seconds: float) -> list[float]:
-        """Seconds for one image, many times."""
+        """Measure seconds for one image, many times."""
         self.answer(1)
         return repeated(lambda: self.answer(1), seconds)
 
@@ -184,7 +184,7 @@ class Direct:
 
 @contextmanager
 def running(candidate: Candidate, direct: Direct) -> Iterator[str]:
-    """A server's address; the server answers as it should, and is stopped at the end.
+    """Start a server, give its address once it answers as it should, and stop it at the end.
 
     Raises:
         ServerError: it does not start, or answers otherwise.
@@ -219,7 +219,7 @@ def running(candidate: Candidate, direct: Direct) -> Iterator[str]:
 
 
 def ask(url: str, file: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to one image.
+    """Send one image, and return the answer's status and body.
 
     Raises:
         OSError: nobody answers.

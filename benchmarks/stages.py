@@ -118,7 +118,7 @@ def _mean_ms(work: Callable[[slice], object], batch: int, count: int, for_second
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """An image (H,W,3) as a file."""
+    """Encode an image (H,W,3) as a file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import median_ms, seconds
 from secondlook.indexer.fitting.approximation import cheapest_search, compare
-from secondlook.indexer.fitting.parameters import nearest
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import early_exit_search, margins
-from secondlook.model.answering.predictor import Parameters
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, softmax, vote
 from secondlook.model.manifest import SearchInfo
 from secondlook.model.networks.engines import Encoding
@@ -77,7 +77,7 @@ class FlatResult:
 
 
 def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float = 0.5) -> list[FlatResult]:
-    """Both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
+    """Measure both ways of flat search at several batch sizes: where ``stores.BLAS_FROM_QUERIES`` comes from."""
     index = faiss.IndexFlatIP(keys.shape[1])
     index.add(keys)
     settings: Any = faiss.cvar
@@ -97,7 +97,7 @@ def flat_search(keys: Floats, queries: Floats, k: int = 200, for_seconds: float 
 
 
 def resized(keys: Floats, values: Ints, count: int) -> tuple[Floats, Ints]:
-    """Count keys and values: the first ones, or all of them over and over with noise."""
+    """Make ``count`` keys and values: the first ones, or all of them over and over with noise."""
     if count <= len(keys):
         return keys[:count], values[:count]
     random = np.random.default_rng(0)
@@ -247,9 +247,6 @@ def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> Fais
     theta, lam, k = parameters
     assert k is not None
     network = softmax(queries.logits)
-    decoded = np.concatenate([chunk for chunk, _ in store.chunks()])
-    whole = np.empty_like(network)
-    for start in range(0, len(network), CHUNK):
-        rows = slice(start, start + CHUNK)
-        whole[rows] = vote(*nearest(queries.keys[rows], decoded, store.values, k), theta, network.shape[1])
+    found = nearest_entries(ServedCache(store, network.shape[1]), queries.keys, k)
+    whole = vote(found.similarities, found.values, theta, network.shape[1])
     return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))

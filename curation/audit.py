@@ -145,7 +145,7 @@ class Audit:
         return []
 
     def write_csv(self, path: Path) -> None:
-        """All suspects, a row each."""
+        """Write all suspects, a row each."""
         with path.open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("id", "source", "given", "suggested", "score", "given_vote", "suggested_vote"))

@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 def pictures_of(bundle: Bundle, dataset: Dataset | None) -> Show:
-    """A bundle's own thumbnails; where it has none, the dataset's images of the same source."""
+    """Find a bundle's own thumbnails; where it has none, the dataset's images of the same source."""
     places = {} if dataset is None else {dataset.source(i): i for i in range(len(dataset.labels))}
 
     def show(entry_id: int, source: str) -> Image.Image | None:
@@ -82,7 +82,7 @@ def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:
 
 
 def contact_sheet(title: str, cells: Sequence[Cell]) -> Image.Image:
-    """Cells from left to right and from top to bottom, below a title; a missing picture leaves a grey square."""
+    """Draw cells from left to right and from top to bottom, below a title; a missing picture leaves a grey square."""
     pictures = max(len(cell.pictures) for cell in cells)
     lines = max(len(cell.lines) for cell in cells)
     wide, high = pictures * SIDE + GAP, SIDE + lines * LINE + GAP + 4

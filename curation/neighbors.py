@@ -51,7 +51,7 @@ class Images(NamedTuple):
 
 
 def theta_and_k(bundle: Bundle, theta: float | None, k: int | None) -> tuple[float, int]:
-    """Theta and k, the bundle's own where none are given.
+    """Return theta and k, the bundle's own where none are given.
 
     Raises:
         ParameterError: a parameter is out of its range.
@@ -67,7 +67,7 @@ def theta_and_k(bundle: Bundle, theta: float | None, k: int | None) -> tuple[flo
 
 
 def images_of(bundle: Bundle) -> Images:
-    """Which entries of a bundle show the same image."""
+    """Group a bundle's entries by the image that they show."""
     names = bundle.entries.sources()
     numbers: dict[str, int] = {}
     source: Ints = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
@@ -79,7 +79,7 @@ def images_of(bundle: Bundle) -> Images:
 def neighborhoods(
     bundle: Bundle, images: Images, k: int, progress: Progress = silent
 ) -> Iterator[tuple[slice, Neighbors]]:
-    """Some entries at a time, in id order, and the k nearest of another source to each, as a full search finds them.
+    """Yield some entries at a time, in id order, and the k nearest of another source to each, as in a full search.
 
     Where there are fewer, the last places have id and value -1.
     """
@@ -121,7 +121,7 @@ class LabelVotes:
         theta: float,
         by_class: NDArray[np.float64] | None,
     ) -> None:
-        """Entries with the labels given (B,), and their neighbours' similarities and values (B,k)."""
+        """Add entries with the labels given (B,), and their neighbours' similarities and values (B,k)."""
         votes = reweigh(vote(similarities, values, theta, self._classes), by_class)
         everyone = np.arange(len(votes))
         self._own[rows] = votes[everyone, given]
@@ -130,7 +130,7 @@ class LabelVotes:
         self._other[rows] = np.maximum(votes.max(axis=1), 0.0)  # a single class has no other
 
     def of_images(self) -> tuple[NDArray[np.float64], Ints, NDArray[np.float64], NDArray[np.float64]]:
-        """Each image's score, the other label that any of its entries has most votes for, and both votes (M,)."""
+        """Return each image's score, the other label that any entry of it has most votes for, and both votes (M,)."""
         of, count = self._images.of, len(self._images.first)
         entries = np.bincount(of, minlength=count)
         own, other = (np.bincount(of, votes, minlength=count) / entries for votes in (self._own, self._other))

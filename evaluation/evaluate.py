@@ -41,7 +41,7 @@ class Quality:
 
     @classmethod
     def of(cls, probabilities: Floats, labels: Ints) -> Quality:
-        """Of probabilities (N,C)."""
+        """Measure probabilities (N,C) against labels (N,)."""
         return cls(error_percent(probabilities, labels), ece_percent(probabilities, labels), nll(probabilities, labels))
 
 
@@ -64,7 +64,7 @@ class Setting:
         *,
         exact: bool = False,
     ) -> Setting:
-        """The bundle's own, with some replaced.
+        """Take the bundle's own, with some replaced.
 
         The cache alone has the theta that was fitted for it; a theta given for the mixture is the cache's too.
 
@@ -215,7 +215,7 @@ def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:
 
 
 def check_unseen(dataset: Dataset, manifest: Manifest) -> None:
-    """Hold a dataset to a bundle's classes, and to not being what it caches.
+    """Check that a dataset has a bundle's classes and is not what the bundle caches.
 
     Raises:
         DatasetError: it is not.
@@ -227,16 +227,16 @@ def check_unseen(dataset: Dataset, manifest: Manifest) -> None:
         )
 
 
-def sample(dataset: Dataset, images: int | None, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Positions of so many images of a dataset, drawn at random but always the same; None = all of them."""
-    positions = np.arange(len(dataset.labels)) if among is None else among
+def sample(dataset: Dataset, images: int | None, candidates: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Return positions (n,) of so many images of a dataset, drawn at random but always the same; None = all of them."""
+    positions = np.arange(len(dataset.labels)) if candidates is None else candidates
     if images is None or images >= len(positions):
         return positions
     return np.sort(np.random.default_rng(0).permutation(positions)[:images])
 
 
 def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress = silent) -> Floats:
-    """p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
+    """Return p_cache (2,N,C) of keys (N,D): under the mixture's theta, and under that of the cache alone."""
     votes = np.empty((2, len(keys), served.classes), np.float32)
     thetas = (setting.theta, setting.cache_theta)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
@@ -251,5 +251,5 @@ def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress 
 
 
 def opinions(network: Floats, votes: Floats, setting: Setting) -> dict[str, Floats]:
-    """What the three models say, by their names in ``plots.MODELS``: p_net (N,C) and ``ask``'s votes -> (N,C) each."""
+    """Return each model's p(y|x) (N,C), by its name in ``plots.MODELS``, from p_net (N,C) and the votes of ``ask``."""
     return {"network": network, "mixed": mix(network, votes[0], setting.lam), "cache_only": votes[1]}

@@ -1,4 +1,4 @@
-"""What a bundle's fit on the holdout says: the cache's own theta, and the surfaces over theta and lam as heat maps."""
+"""The grid that a bundle was fitted on: the cache's own theta, and heat maps of error and likelihood."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secondlook.model.manifest import FitReport, Manifest
 
 
 def best_alone(report: FitReport, k: int | None) -> float:
-    """The theta of lowest negative log-likelihood at lam = 1.
+    """Return the theta of lowest negative log-likelihood at lam = 1.
 
     Raises:
         ValueError: that k, or lam = 1, was not tried.
@@ -30,7 +30,7 @@ def cache_only_theta(manifest: Manifest) -> float:
 
 
 def surfaces(report: FitReport, theta: float, lam: float, k: int | None) -> Figure | None:
-    """Heat maps of error and negative log-likelihood over theta and lam, a cross at the pair in use.
+    """Draw heat maps of error and negative log-likelihood over theta and lam, a cross at the pair in use.
 
     None where that k was not tried.
     """

@@ -53,7 +53,7 @@ def machine() -> Machine:
 
 
 def processor() -> str:
-    """Its name."""
+    """Name the processor."""
     names = [line.partition(":")[2].strip() for line in _processor_info() if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -64,14 +64,14 @@ def _processor_info() -> list[str]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Time one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def repeated(work: Callable[[], object], for_seconds: float, fewest: int = 3) -> list[float]:
-    """The times of calls made over and over for so long."""
+    """Time calls made over and over for so long."""
     times: list[float] = []
     until = time.perf_counter() + for_seconds
     while time.perf_counter() < until or len(times) < fewest:
@@ -80,7 +80,7 @@ def repeated(work: Callable[[], object], for_seconds: float, fewest: int = 3) ->
 
 
 def median_ms(work: Callable[[], object], for_seconds: float = 1.0) -> float:
-    """Median milliseconds of a call, after one that does not count."""
+    """Return the median milliseconds of a call, after one that does not count."""
     work()
     return 1000 * float(np.median(repeated(work, for_seconds)))
 

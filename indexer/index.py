@@ -1,54 +1,44 @@
-"""From a dataset to a verified bundle: decode, embed, fit, store, write."""
+"""From a dataset to a verified bundle, step by step: ``index`` reads from top to bottom.
+
+A shard (``sharding.shards``) does the step that embeds, of some of the images; a merge (``sharding.merge``) takes all
+steps, and collects what the shards embedded in the place of embedding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from secondlook.indexer.datasets.copies import Looks, Repeats, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.fold import FoldedDataset
-from secondlook.indexer.datasets.folders import FolderDataset, why_empty
-from secondlook.indexer.datasets.looks import LOOKS, CachedLooks, GivenHoldout
+from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
-from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.fitting.cache import Entries, fit_cache
-from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, given_holdout, tenth_as_holdout
-from secondlook.indexer.fitting.neighbors import KEYS_AT_ONCE, QUERIES_AT_ONCE
+from secondlook.indexer.fitting.cache import FittedCache, fit_cache
+from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
 from secondlook.indexer.fitting.unknown import unknown_kinds
-from secondlook.indexer.memory import check_memory
+from secondlook.indexer.memory import check_index_memory
+from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.indexer.store_builder import choose_builder
+from secondlook.indexer.store_builder import StoreBuilder, choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.entry_table import Entry, write_entries
+from secondlook.model.bundles.entry_table import write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
-from secondlook.model.bundles.kept_holdout import HOLDOUT
+from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_parameters
-from secondlook.model.errors import DatasetError
 from secondlook.model.images import RESIZE
-from secondlook.model.journal import number_in
-from secondlook.model.manifest import DatasetInfo, InputInfo, Manifest, Trained
-from secondlook.model.networks.engines import Engine
+from secondlook.model.manifest import InputInfo, Manifest, StoreInfo, Trained
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
-from secondlook.model.stores.store import parts
-
-PAIRS_NAMED = 100
-"""Pairs of images, one picture in two classes, that the manifest names."""
-
-ENTRIES_AT_ONCE = 65_536
-"""Entries on their way to the table, as Python's own numbers."""
+from secondlook.model.stores.store import TunableStore
 
 
 @dataclass(frozen=True)
@@ -102,164 +92,147 @@ def index(
         check_parameters(*options.parameters)
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
-        copies, count = 2 if options.mirror else 1, len(dataset.labels)
-        fewest = max(1, int(count * EXPECTED_SHARE))
-        # Refuse what cannot be before the long work, not after it.
-        builder = choose_builder(
-            options.store,
-            milvus or from_environment(),
-            copies * count,
-            encoder.engine.dim,
-            copies * fewest,
-            options.parameters.k if options.parameters else None,
-            is_k_given=options.parameters is not None,
-        )
+        builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
-        exact = options.parameters is not None and options.parameters.k is None and builder.info.factory == "Flat"
-        check_index_memory(copies * len(dataset.labels), encoder.engine.dim, measured=not exact)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
-        unreadable = _check_readable(dataset, embedded)
-        if isinstance(dataset, FoldedDataset):
-            dataset = dataset.less_emptied(dataset.labels[embedded.positions])
-        first = first_copies(embedded.looks)
-        repeated = _repeated(dataset, embedded, first)
-        values, images = dataset.labels[embedded.positions], len(np.unique(embedded.positions))
+        entries = NewEntries.of(dataset, embedded)
         generation = new_generation()
-        store = builder.build(generation, embedded.keys, values, progress)
-        entries = entries_to_fit(dataset, embedded, values, first, is_exact=keeps_keys(builder.info.factory))
-        chosen = choose_holdout(
-            dataset.name,
-            dataset.split,
-            dataset.classes,
-            encoder.engine,
-            embedded.looks,
-            entries.tenth,
-            _known(encoder, dataset, options),
-            options.holdout,
-            progress,
-            encoder.kept,
-        )
-        fitted = fit_cache(
-            store,
-            len(dataset.classes),
-            min(encoder.engine.classes, len(dataset.classes)),
-            entries,
-            chosen,
-            parameters=options.parameters,
-            is_exact=exact,
-            unknown=lambda: unknown_kinds(encoder.engine, options.unknown, progress),
-            progress=progress,
-        )
-        store = fitted.store
-        store_info = builder.write(store, folder)
-        np.save(folder / VALUES, values.astype(np.int32), allow_pickle=False)
-        write_entries(
-            folder / ENTRIES,
-            _entries(dataset, embedded, values),
-            embedded.sheets,
-            height=encoder.engine.size[0],
-        )
-        looks = CachedLooks(embedded.looks, _rows_of_looks(embedded), fitted.fitted)
-        looks.fitted_on(fitted.rows).write(folder / LOOKS)
-        if fitted.held is not None:
-            fitted.held.write(folder / HOLDOUT)
-        if fitted.directions is not None:
-            np.save(folder / DIRECTIONS, fitted.directions, allow_pickle=False)
-        if not keeps_keys(builder.info.factory) and len(taught := _taught(dataset, embedded)):
-            np.save(folder / FOLDED_KEYS, embedded.keys[taught], allow_pickle=False)
-        # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
-        del store, embedded, entries
+        store = builder.build(generation, embedded.keys, entries.values, progress)
+        fitted = fit_entries(store, entries, encoder, builder, options, progress)
+        stored = write_files(folder, entries, encoder, builder, fitted)
         progress("verify", 0, 1)
-        manifest = Manifest(
-            generation=generation,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            secondlook_version=version("secondlook"),
-            dataset=DatasetInfo(
-                name=dataset.name,
-                split=dataset.split,
-                images=images,
-                mirrored=options.mirror,
-                unreadable=unreadable,
-                left_out=dataset.left_out.counts(),
-                **repeated,
-                sha256=dataset.content_hash(),
-            ),
-            classes=dataset.classes,
-            network=encoder.network.model_copy(
-                update={"classes": _known_classes(encoder.engine, dataset), "trained_on_these": fitted.trained}
-            ),
-            recipe=encoder.recipe,
-            input=InputInfo(height=encoder.engine.size[0], width=encoder.engine.size[1], resize=RESIZE),
-            store=store_info,
-            theta=fitted.parameters.theta,
-            lam=fitted.parameters.lam,
-            k=fitted.parameters.k,
-            parameters_from=fitted.source,
-            holdout=fitted.holdout,
-            fit=fitted.report,
-            calibration=fitted.calibration,
-            same_as=fitted.same_as,
-            approximation_error=fitted.approximation_error,
-            folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
-        )
+        manifest = describe(generation, entries, encoder, stored, fitted, options)
+        # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
+        del embedded, entries, store, fitted
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()
         progress("verify", 1, 1)
     return generation
 
 
-def memory_needed(entries: int, dim: int, *, measured: bool = True) -> int:
-    """Bytes of memory that an index needs at its widest, were its store to keep the keys as they are."""
-    # The keys as embedded and the store's own; where anything is measured on the holdout, the similarities (float32)
-    # and order (int64) of some entries for some queries at a time.
-    at_once = 12 * QUERIES_AT_ONCE * min(entries, KEYS_AT_ONCE)
-    return 4 * entries * dim * 2 + (at_once if measured else 0)
-
-
-def check_index_memory(entries: int, dim: int, *, measured: bool) -> None:
-    """Refuse an index that would not fit into memory.
+def plan_store(
+    dataset: Dataset, encoder: PreparedEncoder, options: IndexOptions, milvus: Milvus | None
+) -> StoreBuilder:
+    """Choose the store, and refuse what cannot be before the long work, not after it.
 
     Raises:
-        MemoryLimitError: it would not.
+        StoreError, StoreUnreachableError, ParameterError: as ``choose_builder``.
+        MemoryLimitError: the index would not fit into memory.
     """
-    check_memory(
-        memory_needed(entries, dim, measured=measured),
-        f"a cache of {entries:,} entries of {dim:,} numbers",
-        "take a recipe that reduces its keys, or fewer images",
+    copies, count = 2 if options.mirror else 1, len(dataset.labels)
+    builder = choose_builder(
+        options.store,
+        milvus or from_environment(),
+        copies * count,
+        encoder.engine.dim,
+        copies * max(1, int(count * EXPECTED_SHARE)),
+        options.parameters.k if options.parameters else None,
+        is_k_given=options.parameters is not None,
+    )
+    measured = not _is_exact(options, builder)
+    check_index_memory(copies * count, encoder.engine.dim, measured=measured)
+    return builder
+
+
+def fit_entries(
+    store: TunableStore,
+    entries: NewEntries,
+    encoder: PreparedEncoder,
+    builder: StoreBuilder,
+    options: IndexOptions,
+    progress: Progress,
+) -> FittedCache[TunableStore]:
+    """Choose the holdout, and fit on it what was not given.
+
+    Raises:
+        DatasetError: what was named cannot be fitted on, or there are too few images.
+    """
+    dataset, engine = entries.dataset, encoder.engine
+    voting = entries.voting(is_kept_whole=keeps_keys(builder.info.factory))
+    title = f"{dataset.name} {dataset.split}"
+    chosen = choose_holdout(
+        f"a tenth of {title}",
+        voting.tenth,
+        dataset.classes,
+        entries.embedded.looks,
+        TrainedOn.of(encoder.trained, encoder.network, title, options.trained),
+        engine,
+        named=options.holdout,
+        earlier=encoder.holdout,
+        progress=progress,
+    )
+    return fit_cache(
+        store,
+        len(dataset.classes),
+        min(engine.classes, len(dataset.classes)),
+        voting,
+        chosen,
+        parameters=options.parameters,
+        is_exact=_is_exact(options, builder),
+        unknown=lambda: unknown_kinds(engine, options.unknown, progress),
+        progress=progress,
     )
 
 
-def choose_holdout(
-    name: str,
-    split: str,
-    classes: tuple[str, ...],
-    engine: Engine,
-    cached: Looks,
-    tenth: EmbeddedQueries,
-    known: TrainedOn,
-    named: Dataset | None,
-    progress: Progress = silent,
-    kept: GivenHoldout | None = None,
-) -> ChosenHoldout:
-    """The images that parameters of a cache of a split of a dataset are fitted on.
+def write_files(
+    folder: Path,
+    entries: NewEntries,
+    encoder: PreparedEncoder,
+    builder: StoreBuilder,
+    fitted: FittedCache[TunableStore],
+) -> StoreInfo:
+    """Write all of a bundle's files but the encoder's, which are there; what the manifest says of the store."""
+    stored = builder.write(fitted.store, folder)
+    np.save(folder / VALUES, entries.values.astype(np.int32), allow_pickle=False)
+    write_entries(folder / ENTRIES, entries.table(), entries.embedded.sheets, height=encoder.engine.size[0])
+    looks = CachedLooks(entries.embedded.looks, entries.looks_rows, fitted.looks).fitted_on(fitted.rows)
+    write_fitted(folder, looks, fitted.kept_holdout, fitted.directions)
+    if not keeps_keys(builder.info.factory) and len(taught := entries.taught):
+        np.save(folder / FOLDED_KEYS, entries.embedded.keys[taught], allow_pickle=False)
+    return stored
 
-    Those that are named, those that the bundle before was given, or the dataset's tenth.
 
-    Raises:
-        DatasetError: those that were named cannot be fitted on.
-    """
-    if named is None and kept is not None:
-        names = tuple(label for label in kept.classes if label in classes)
-        left = np.isin(kept.held.labels, [kept.classes.index(label) for label in names])
-        now = np.array([names.index(label) if label in names else -1 for label in kept.classes])
-        seen = EmbeddedQueries(kept.held.logits, kept.held.keys, now[kept.held.labels], kept.looks).part(left)
-        # Where they are cached by now, others are looked for.
-        with suppress(DatasetError):
-            return given_holdout(kept.info.name, seen, names, classes, cached, known)
-    if named is None:
-        return tenth_as_holdout(f"a tenth of {name} {split}".rstrip(), tenth, cached, known)
-    seen = embed_queries(named, np.arange(len(named.labels)), engine, progress)
-    return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
+def write_fitted(folder: Path, looks: CachedLooks, holdout: KeptHoldout | None, directions: Floats | None) -> None:
+    """Write what a bundle keeps of what it was fitted on."""
+    looks.write(folder / LOOKS)
+    if holdout is not None:
+        holdout.write(folder / HOLDOUT)
+    if directions is not None:
+        np.save(folder / DIRECTIONS, directions, allow_pickle=False)
+
+
+def describe(
+    generation: str,
+    entries: NewEntries,
+    encoder: PreparedEncoder,
+    stored: StoreInfo,
+    fitted: FittedCache[TunableStore],
+    options: IndexOptions,
+) -> Manifest:
+    """The manifest, all but the hashes of the files."""
+    dataset, engine = entries.dataset, encoder.engine
+    known = engine.classes if engine.classes < len(dataset.classes) else None
+    network = encoder.network.model_copy(update={"classes": known, "trained_on_these": fitted.trained})
+    return Manifest(
+        generation=generation,
+        **made_now(),
+        dataset=entries.info(mirrored=options.mirror),
+        classes=dataset.classes,
+        network=network,
+        recipe=encoder.recipe,
+        input=InputInfo(height=engine.size[0], width=engine.size[1], resize=RESIZE),
+        store=stored,
+        **fitted.manifest_fields(),
+        folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
+    )
+
+
+def made_now() -> dict[str, str]:
+    """When and by what a manifest is made, as it says that."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "secondlook_version": version("secondlook"),
+    }
 
 
 def _embedding(options: IndexOptions) -> Gather:
@@ -273,106 +246,6 @@ def _embedding(options: IndexOptions) -> Gather:
     return gather
 
 
-def _check_readable(dataset: Dataset, embedded: EmbeddedEntries) -> tuple[str, ...]:
-    """The sources of the images that gave no entries, but for taught ones that were removed while it was built.
-
-    Raises:
-        DatasetError: they are all images of a class, or most of all: then something is amiss that is not theirs.
-    """
-    there, left = np.zeros(len(dataset.labels), bool), np.ones(len(dataset.labels), bool)
-    there[embedded.positions] = True
-    if isinstance(dataset, FoldedDataset):
-        left[dataset.removed()] = False
-    have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
-    # Classes of which people removed every image are no surprise.
-    folder = dataset.base if isinstance(dataset, FoldedDataset) else dataset
-    lost = [
-        label
-        for label in np.flatnonzero(~have).tolist()
-        if (dataset.labels[left] == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
-    ]
-    if lost:
-        own = [label for label in lost if label < len(folder.classes)]
-        if isinstance(folder, FolderDataset) and own:
-            raise DatasetError(why_empty(folder, own))
-        raise DatasetError(
-            f"{dataset.name} has no readable images of {', '.join(dataset.classes[label] for label in lost[:5])}"
-        )
-    if 2 * there.sum() < left.sum():
-        raise DatasetError(f"most images of {dataset.name} cannot be read: {dataset.left_out.said()}")
-    return tuple(dataset.source(position) for position in np.flatnonzero(left & ~there).tolist())
-
-
-def _is_empty(folder: FolderDataset, label: int) -> bool:
-    return label < len(folder.classes) and not (folder.labels == label).any()
-
-
-def _entries(dataset: Dataset, embedded: EmbeddedEntries, values: NDArray[np.int64]) -> Iterator[Entry]:
-    columns = (embedded.positions, values, embedded.mirrored, embedded.sheet, embedded.place)
-    for start in range(0, len(values), ENTRIES_AT_ONCE):
-        rows = zip(*(column[start : start + ENTRIES_AT_ONCE].tolist() for column in columns), strict=True)
-        for i, (position, value, mirrored, sheet, place) in enumerate(rows, start):
-            yield Entry(i, dataset.source(position), value, mirrored, sheet if sheet >= 0 else None, place)
-
-
-def entries_to_fit(
-    dataset: Dataset, embedded: EmbeddedEntries, values: NDArray[np.int64], first: NDArray[np.int64], *, is_exact: bool
-) -> Entries:
-    """The entries, the dataset's tenth as queries, and copies of pictures found by their looks."""
-    rows, originals = _rows_of_looks(embedded), ~embedded.mirrored
-    in_tenth = np.isin(embedded.positions, dataset.holdout())
-    own = np.flatnonzero(in_tenth & originals)
-    apart = kept_apart(in_tenth[originals], embedded.looks, values[originals])
-    return Entries(
-        first[rows],
-        EmbeddedQueries(embedded.logits, embedded.keys[own], values[own], embedded.looks[rows[own]], own),
-        apart[rows],
-        lambda rows: embedded.keys[rows],
-        None if is_exact else lambda rows: embedded.keys[rows],
-        _Chunks(embedded.keys, values),
-    )
-
-
-def _repeated(dataset: Dataset, embedded: EmbeddedEntries, first: NDArray[np.int64]) -> dict[str, Any]:
-    """What the manifest says of copies."""
-    positions = embedded.positions[~embedded.mirrored]
-    found = Repeats.of(first, dataset.labels[positions])
-    sources = [tuple(dataset.source(int(positions[row])) for row in pair) for pair in found.across[:PAIRS_NAMED]]
-    return {"duplicates": found.images, "in_two_classes": sources, "in_two_classes_count": len(found.across)}
-
-
-def _taught(dataset: Dataset, embedded: EmbeddedEntries) -> NDArray[np.int64]:
-    """Which entries are of images that were taught."""
-    is_taught = [number_in(dataset.source(position)) is not None for position in embedded.positions.tolist()]
-    return np.flatnonzero(is_taught)
-
-
-def _rows_of_looks(embedded: EmbeddedEntries) -> NDArray[np.int64]:
-    """Where among the looks each entry's image is (N,): an image's own and its mirrored entry share one."""
-    originals = embedded.positions[~embedded.mirrored]
-    order = np.argsort(originals)
-    return order[np.searchsorted(originals[order], embedded.positions)]
-
-
-def _known(encoder: PreparedEncoder, dataset: Dataset, options: IndexOptions) -> TrainedOn:
-    """What is known of the images that the network was trained on."""
-    words = f"{dataset.name} {dataset.split} less holdout"
-    said = options.trained if options.trained != "unknown" else encoder.network.trained_on_these
-    return TrainedOn(encoder.trained, encoder.trained is None and encoder.network.trained_on == words, said)
-
-
-def _known_classes(engine: Engine, dataset: Dataset) -> int | None:
-    """How many of the dataset's classes the network knows; None = all."""
-    return engine.classes if engine.classes < len(dataset.classes) else None
-
-
-@dataclass(frozen=True)
-class _Chunks:
-    """Chunks of the keys as embedded."""
-
-    keys: Floats
-    values: NDArray[np.int64]
-
-    def __iter__(self) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
-        for part in parts(*self.keys.shape):
-            yield self.keys[part], self.values[part]
+def _is_exact(options: IndexOptions, builder: StoreBuilder) -> bool:
+    """Whether a search for the parameters that are given leaves nothing out, so that nothing is to be measured."""
+    return options.parameters is not None and options.parameters.k is None and builder.info.factory == "Flat"

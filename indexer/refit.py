@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +16,18 @@ from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.fitting.cache import Entries, fit_cache, kept, limits_of_same
-from secondlook.indexer.fitting.calibrate import calibrate
-from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn
+from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
+from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
+from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
-from secondlook.indexer.fitting.novelty import TENTH, tell_unknown
+from secondlook.indexer.fitting.novelty import TENTH
 from secondlook.indexer.fitting.parameters import KS
 from secondlook.indexer.fitting.unknown import unknown_kinds
-from secondlook.indexer.index import IndexOptions, check_index_memory, choose_holdout
+from secondlook.indexer.index import IndexOptions, made_now, write_fitted
+from secondlook.indexer.memory import check_index_memory
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.added.replay import replayed
-from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
@@ -55,7 +53,7 @@ class _Opened:
     bundle: Bundle
     overlay: Overlay
     store: FaissStore | MilvusStore | MergedStore
-    entries: Entries
+    entries: VotingEntries
     chosen: ChosenHoldout
     looks: CachedLooks
 
@@ -91,7 +89,7 @@ def refit(
     opened = _open(dataset, root, generation, options, progress)
     old, store = opened.bundle, opened.store
     for k in ks:
-        check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
+        check_k(k, old.manifest.store)
     fitted = fit_cache(
         store,
         opened.classes,
@@ -103,25 +101,19 @@ def refit(
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
-    network = old.manifest.network.model_copy(update={"trained_on_these": fitted.trained})
     return _write_changed(
         root,
         old,
         progress,
-        held=_by_id(fitted.held, opened.overlay),
-        looks=replace(opened.looks, fitted=fitted.fitted).fitted_on(_own(fitted.rows, opened.overlay)),
-        theta=fitted.parameters.theta,
-        lam=fitted.parameters.lam,
-        k=fitted.parameters.k,
-        parameters_from=fitted.source,
-        holdout=fitted.holdout,
-        fit=fitted.report,
+        looks=replace(opened.looks, fitted=fitted.looks).fitted_on(_own(fitted.rows, opened.overlay)),
+        holdout=fitted.kept_holdout and _by_id(fitted.kept_holdout, opened.overlay),
         directions=fitted.directions,
-        calibration=fitted.calibration,
-        same_as=fitted.same_as or old.manifest.same_as,
-        approximation_error=fitted.approximation_error,
-        network=network,
-        store=old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
+        changed=fitted.manifest_fields()
+        | {
+            "same_as": fitted.same_as or old.manifest.same_as,
+            "network": old.manifest.network.model_copy(update={"trained_on_these": fitted.trained}),
+            "store": old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
+        },
     )
 
 
@@ -150,34 +142,27 @@ def recalibrate(
         )
     served = ServedCache.of(store, opened.classes, opened.known, out)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    network = softmax(holdout.logits, opened.classes)
     most = min(max(TENTH, manifest.k or 1), served.count)
     found = nearest_entries(served, holdout.keys, most, progress=progress)
-    kinds = unknown_kinds(opened.bundle.engine, options.unknown, progress)
-    novelty, directions = tell_unknown(served, holdout, found, kinds, len(manifest.classes))
-    by_itself = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
-    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
+    unknown = unknown_kinds(opened.bundle.engine, options.unknown, progress)
+    doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
     cache = served_votes(
-        served,
-        holdout,
-        found,
-        parameters,
-        is_exhaustive=store.is_exhaustive,
-        novelty=novelty,
-        own=by_itself,
-        progress=progress,
+        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
+    network = softmax(holdout.logits, opened.classes)
     return _write_changed(
         root,
         opened.bundle,
         progress,
-        held=_by_id(kept(holdout, out), opened.overlay),
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
-        holdout=opened.chosen.info,
-        network=manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
-        directions=directions,
-        calibration=calibrate(network, cache, holdout.labels, manifest.lam, novelty, scores),
-        same_as=limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
+        holdout=_by_id(keep_holdout(holdout, out), opened.overlay),
+        directions=doubt.directions,
+        changed={
+            "holdout": opened.chosen.info,
+            "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
+            "calibration": calibrate(network, cache, holdout.labels, manifest.lam, doubt.novelty, doubt.scores),
+            "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
+        },
     )
 
 
@@ -195,25 +180,27 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     looks = CachedLooks.read(old.path / LOOKS)
     if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
-    pictures = _pictures(looks, overlay)
     tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
-    exact = None
-    if dataset is not None and not keeps_keys(manifest.store.factory):
-        exact = _Embedding(dataset, overlay, sources)
-    entries = Entries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
-    trained_on = f"{manifest.dataset.name} {manifest.dataset.split} less holdout"
-    images = read_trained(old.path, manifest)
-    said = options.trained if options.trained != "unknown" else manifest.network.trained_on_these
-    known = TrainedOn(images, images is None and manifest.network.trained_on == trained_on, said)
-    name, split = (dataset.name, dataset.split) if dataset is not None else (manifest.dataset.name, "")
+    is_kept_whole = keeps_keys(manifest.store.factory)
+    exact = None if dataset is None or is_kept_whole else _ExactKeys(dataset, overlay, sources)
+    entries = VotingEntries(_pictures(looks, overlay), tenth, held, lambda rows: _rows(store, rows), exact)
+    cached = f"{manifest.dataset.name} {manifest.dataset.split}"
+    title = f"{dataset.name} {dataset.split}" if dataset is not None else manifest.dataset.name
     chosen = choose_holdout(
-        name, split, overlay.classes, old.engine, looks.looks, tenth, known, options.holdout, progress
+        f"a tenth of {title}",
+        tenth,
+        overlay.classes,
+        looks.looks,
+        TrainedOn.of(read_trained(old.path, manifest), manifest.network, cached, options.trained),
+        old.engine,
+        named=options.holdout,
+        progress=progress,
     )
     return _Opened(old, overlay, store, entries, chosen, looks)
 
 
 @dataclass(frozen=True)
-class _Embedding:
+class _ExactKeys:
     """The keys of a bundle's entries as its encoder makes them, of which its store keeps fewer bits."""
 
     dataset: Dataset
@@ -252,10 +239,8 @@ def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress
     found = Looks.joined([Looks.of(np.zeros((1, *old.engine.size, 3), np.uint8))] * len(rows))
     everything = np.arange(len(dataset.labels))
     for indices, images in batches(dataset, everything, old.engine.size, 256):
-        at = [rows.get(dataset.source(int(index)), -1) for index in indices]
-        kept_rows = np.array(at) >= 0
-        some = Looks.of(images)[kept_rows]
-        places = np.array(at)[kept_rows]
+        at = np.array([rows.get(dataset.source(index), -1) for index in indices.tolist()])
+        some, places = Looks.of(images)[at >= 0], at[at >= 0]
         found.digests[places], found.luma[places], found.colours[places] = some.digests, some.luma, some.colours
         progress("looks", int(indices[-1]) + 1, len(everything))
     return CachedLooks(found, np.array([rows[source] for source in sources]), None)
@@ -286,17 +271,15 @@ def _tenth(
     if dataset is None or not len(dataset.holdout()):
         return empty, np.zeros(count, bool)
     check_classes(dataset, old.manifest)
-    row_of = {int(entry): row for row, entry in enumerate(ids.tolist())}
+    row_of = {entry: row for row, entry in enumerate(ids.tolist())}
     first: dict[str, int] = {}
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
     found = embed_queries(dataset, dataset.holdout(), old.engine, progress)
     own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
-    found = found.part(own >= 0)
-    own = own[own >= 0]
-    labels = overlay.store.values[own]
-    tenth = EmbeddedQueries(found.logits, found.keys, labels, found.looks, own)
+    found, own = found.part(own >= 0), own[own >= 0]
+    tenth = replace(found, labels=overlay.store.values[own], own=own)
     # Of the bundle's own entries: what was taught since shows other pictures.
     is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
     rows = looks.rows[ids[is_own]]
@@ -320,50 +303,33 @@ def _rows(store: Store, rows: Ints) -> Floats:
 
 def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
     """The bundle's own of some entries, by their ids, in place of rows."""
-    if rows is None:
-        return None
-    ids = overlay.ids[rows]
-    own: Ints = ids[ids < len(overlay.bundle.store.values)]
-    return own
+    ids = overlay.ids if rows is None else overlay.ids[rows]
+    return None if rows is None else ids[ids < len(overlay.bundle.store.values)]
 
 
-def _by_id(held: KeptHoldout | None, overlay: Overlay) -> KeptHoldout | None:
+def _by_id(holdout: KeptHoldout, overlay: Overlay) -> KeptHoldout:
     """The same with entries by their ids, in place of their rows."""
-    if held is None:
-        return None
     ids = overlay.ids
-    own = np.where(held.own >= 0, ids[np.maximum(held.own, 0)], -1)
-    return KeptHoldout(held.logits, held.keys, held.labels, own, ids[held.out])
+    own = np.where(holdout.own >= 0, ids[np.maximum(holdout.own, 0)], -1)
+    return replace(holdout, own=own, out=ids[holdout.out])
 
 
 def _write_changed(
     root: Path,
     old: Bundle,
     progress: Progress,
-    held: KeptHoldout | None,
-    looks: CachedLooks | None = None,
-    directions: Floats | None = None,
-    **changed: object,
+    *,
+    looks: CachedLooks,
+    holdout: KeptHoldout | None,
+    directions: Floats | None,
+    changed: dict[str, object],
 ) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
-        for name in old.manifest.files:
-            if name not in (HOLDOUT, DIRECTIONS):
-                shutil.copyfile(old.path / name, folder / name)
-        if held is not None:
-            held.write(folder / HOLDOUT)
-        if directions is not None:
-            np.save(folder / DIRECTIONS, directions, allow_pickle=False)
-        if looks is not None:
-            looks.write(folder / LOOKS)
-        manifest = old.manifest.model_copy(
-            update={
-                "generation": new_generation(),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "secondlook_version": version("secondlook"),
-                **changed,
-            }
-        )
+        for name in old.manifest.files.keys() - {LOOKS, HOLDOUT, DIRECTIONS}:
+            shutil.copyfile(old.path / name, folder / name)
+        write_fitted(folder, looks, holdout, directions)
+        manifest = old.manifest.model_copy(update={"generation": new_generation(), **made_now(), **changed})
         if isinstance(old.store, MilvusStore):
             manifest = manifest.model_copy(update={"store": _copied(old.store, manifest, undo, progress)})
         bundles.commit(root, folder, manifest)

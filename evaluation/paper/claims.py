@@ -32,7 +32,7 @@ def claims_of(step: str, result: dict[str, Any], published: Published | None = N
 
 
 def decide(answers: list[bool | None]) -> bool | None:
-    """One answer of several: true where all are, false where any is."""
+    """Make one answer of several: true where all are, false where any is."""
     if any(answer is False for answer in answers):
         return False
     return True if answers and all(answers) else None

@@ -31,5 +31,5 @@ ROWS = (
 
 
 def row_of(file_name: str) -> Published | None:
-    """The row of a weights file by its name; None for other weights."""
+    """Find the row of a weights file by its name; None for other weights."""
     return next((row for row in ROWS if file_name.startswith(row.prefix)), None)

@@ -130,7 +130,7 @@ class Report:
 
 
 def page(report: Report) -> str:
-    """The page; every text is escaped, nothing is fetched from anywhere."""
+    """Write the page; every text is escaped, nothing is fetched from anywhere."""
     parts = [_head(report)]
     for subject in report.subjects:
         recipes = [built.recipe for built in report.built if built.subject == subject]

@@ -72,7 +72,7 @@ class Run:
         )
 
     def measure(self, subjects: Sequence[Subject]) -> Report:
-        """Every step of every subject; what fails is reported and the others go on.
+        """Measure every step of every subject; what fails is reported and the others go on.
 
         Raises:
             DatasetError: a subject's images are not there.
@@ -86,7 +86,7 @@ class Run:
         return self.report
 
     def write(self) -> None:
-        """The report as it stands."""
+        """Write the report as it stands."""
         _write(self.out / "report.json", json.dumps(self.report.as_dict(), indent=1, allow_nan=False) + "\n")
         _write(self.out / "report.html", page(self.report))
 
@@ -110,7 +110,7 @@ class _Measuring:
         }
 
     def all(self) -> None:
-        """Every recipe, and in it every step."""
+        """Measure every recipe, and in it every step."""
         for recipe in self.subject.recipes:
             if self.run.recipes is not None and recipe not in self.run.recipes:
                 continue

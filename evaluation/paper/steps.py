@@ -52,7 +52,7 @@ class Plan:
     strengths: tuple[int, ...]
 
     def amounts(self, step: str) -> dict[str, Any]:
-        """How much a step measures; of other amounts, it is measured anew."""
+        """Return how much a step measures; of other amounts, it is measured anew."""
         amounts: dict[str, dict[str, Any]] = {
             "errors": {"images": self.asked},
             "curves": dict(zip(("images", "held", "cached"), self.curves, strict=True)),
@@ -158,7 +158,7 @@ def measure(
 
 
 def command(step: str, dataset: str, root: Path, plan: Plan, cache_theta: float | None) -> str:
-    """The command that measures the same on the same bundle."""
+    """Return the command that measures the same on the same bundle."""
     amounts = plan.amounts(step)
     (before, after) = _COMMANDS[step]
     line = ["secondlook", *before, dataset, "--bundles", str(root), *after]

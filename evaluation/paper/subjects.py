@@ -41,7 +41,7 @@ class Subject:
 
 
 def thinned(dataset: Dataset, count: int | None) -> Dataset:
-    """So many images of a dataset at equal distances, so that classes and holdout keep their shares; None = all."""
+    """Take so many images at equal distances, so that classes and holdout keep their shares; None = all."""
     total = len(dataset.labels)
     if count is None or count >= total:
         return dataset
@@ -49,7 +49,7 @@ def thinned(dataset: Dataset, count: int | None) -> Dataset:
 
 
 def from_weights(paths: Sequence[Path], out: Path, data_root: Path | None, dataset: str | None = None) -> list[Subject]:
-    """Networks in .h5 or safetensors files, or in folders of the author's .h5 files, brought into ``out``.
+    """Bring networks in .h5 or safetensors files, or in folders of the author's .h5 files, into ``out``.
 
     The author's own, known by their names, bring their dataset and parameters; others are of ``dataset``.
 
@@ -92,7 +92,7 @@ def _from_file(path: Path, out: Path, data_root: Path | None, dataset: str | Non
 
 
 def from_bundle(root: Path, generation: str, dataset: str | None = None) -> Subject:
-    """A bundle's network, and the bundle itself beside the recipes.
+    """Take a bundle's network, and the bundle itself beside the recipes.
 
     Raises:
         BundleError: it has no network that gradients could be taken of.

@@ -38,7 +38,7 @@ class Sample:
 
 
 def draw_sample(bundle: Bundle, models: Models, dataset: Dataset, count: int) -> Sample:
-    """So many images of a dataset, drawn with a fixed seed, all where there are fewer.
+    """Draw so many images of a dataset with a fixed seed, all where there are fewer.
 
     Raises:
         DatasetError: the dataset's classes are not the bundle's, or none of its images is readable.

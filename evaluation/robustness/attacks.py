@@ -74,7 +74,7 @@ class Crafted:
 
 
 def bounds(network: ResNet) -> tuple[float, float]:
-    """The least and the greatest normalised pixel that an image can have."""
+    """Return the least and the greatest normalised pixel that an image can have."""
     dark, bright = -network.pixel_mean / network.pixel_std, (1 - network.pixel_mean) / network.pixel_std
     return float(dark.min()), float(bright.max())
 
@@ -125,14 +125,14 @@ class _Hunt:
         return ~wrong
 
     def classes(self, x: Tensor) -> Tensor:
-        """What the network takes them for."""
+        """Return the classes that the network gives."""
         with torch.inference_mode():
             x = x.contiguous(memory_format=torch.channels_last)
             parts = [self.network(part).argmax(1) for part in torch.split(x, AT_ONCE)]
         return torch.cat(parts).clone()
 
     def slopes(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Signs of the loss's gradient times the range of a pixel."""
+        """Return the signs of the loss's gradient times the range of a pixel."""
         signs = []
         for part, wanted in zip(torch.split(x, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
             part = part.detach().requires_grad_()

@@ -233,7 +233,7 @@ class Ordering:
 def jacobians(
     bundle: Bundle, models: Models, dataset: Dataset, images: int, progress: Progress = silent
 ) -> JacobianStudy:
-    """Jacobians of so many images of a dataset under a bundle's models.
+    """Measure Jacobians of so many images of a dataset under a bundle's models.
 
     The images are drawn with a fixed seed, all where there are fewer. With k, the k nearest entries
     vote, and which they are is taken as fixed.
@@ -277,7 +277,7 @@ def jacobians(
 
 
 def of_batch(models: Models, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each model its probabilities (B,C) and its Jacobians (B,C,n), for images (B,H,W,3) uint8."""
+    """Return each model's probabilities (B,C) and Jacobians (B,C,n), for images (B,H,W,3) uint8."""
     x = models.encoder.network.normalize(images.to(models.cache.place.device))
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class KeyCache(nn.Module):
         self.register_buffer("keys", keys, persistent=False)
 
     def chunks(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Columns of entries in similarities and their keys (n,D) float32, a chunk at a time."""
+        """Yield columns of entries in similarities and their keys (n,D) float32, a chunk at a time."""
         if self.keys is None:
             start = 0
             for chunk, _ in self._store.chunks():
@@ -114,21 +114,21 @@ class KeyCache(nn.Module):
                 yield part, self.keys[part].float()
 
     def similarities(self, queries: Tensor) -> Tensor:
-        """Inner products (B,N) of queries (B,D), those with one class's entries side by side (``runs``)."""
+        """Return inner products (B,N) of queries (B,D), those with one class's entries side by side (``runs``)."""
         found = queries.new_empty((len(queries), self.count))
         for columns, keys in self.chunks():
             found[:, columns] = queries @ keys.T
         return found
 
     def combine(self, coefficients: Tensor) -> Tensor:
-        """Sums of keys (B,D), each entry's times its coefficient (B,N), in the columns of ``similarities``."""
+        """Sum keys to (B,D), each entry's times its coefficient (B,N), in the columns of ``similarities``."""
         total = coefficients.new_zeros((len(coefficients), self.dim))
         for columns, keys in self.chunks():
             total += coefficients[:, columns] @ keys
         return total
 
     def scores(self, queries: Tensor, thetas: Sequence[float], k: int | None = None) -> Tensor:
-        """Each class's score (T,B,C) under each theta, for queries (B,D); differentiable in the queries.
+        """Return each class's score (T,B,C) under each theta, for queries (B,D); differentiable in the queries.
 
         Over all entries, or the k nearest: the gradient then knows nothing of entries beyond them. Memory is that of
         T x B x N numbers.
@@ -137,7 +137,7 @@ class KeyCache(nn.Module):
         return scores
 
     def score_gradients(self, queries: Tensor, theta: float, k: int | None = None) -> tuple[Tensor, Tensor]:
-        """Scores (B,C) and their gradients in the query (B,C,D), for the cost of one pass over the keys more."""
+        """Return scores (B,C) and their gradients in the query (B,C,D), for the cost of one pass over the keys more."""
         scores, (shares,) = self._shares(queries, (theta,), k)
         gradients = queries.new_zeros((len(queries), self.classes, self.dim))
         for part, keys in self.chunks():
@@ -210,7 +210,7 @@ class Models(nn.Module):
         keeping: Keeping = "float32",
         device: str = "cpu",
     ) -> Self:
-        """A bundle's models under its own parameters, where no others are given; k = None sums over all entries.
+        """Open a bundle's models under its own parameters, where no others are given; k = None sums over all entries.
 
         Raises:
             BundleError: the bundle has no network in PyTorch's form, only the exported graph.
@@ -239,11 +239,11 @@ class Models(nn.Module):
         return models
 
     def forward(self, images: Tensor) -> Opinions:
-        """Probabilities of all three models."""
+        """Return probabilities (B,C) of all three models."""
         return self.opinions(*self.encode(images))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,C) and unit keys (B,D)."""
+        """Return logits (B,C) and unit keys (B,D)."""
         return self.encode_normalized(self.encoder.network.normalize(images))
 
     def encode_normalized(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,17 +254,17 @@ class Models(nn.Module):
         return logits, self.encoder.keys(seen)
 
     def vote(self, keys: Tensor, theta: float) -> Tensor:
-        """p_cache (B,C) of queries (B,D)."""
+        """Return p_cache (B,C) of queries (B,D)."""
         return self.cache.scores(keys, (theta,), self.k)[0].softmax(1)
 
     def opinions(self, logits: Tensor, keys: Tensor) -> Opinions:
-        """Probabilities of all three models, from what the encoder says."""
+        """Return probabilities (B,C) of all three models, from the encoder's outputs."""
         scores = self.cache.scores(keys, tuple(dict.fromkeys((self.theta, self.cache_theta))), self.k)
         network, cache = logits.softmax(1), scores[0].softmax(1)
         return Opinions(network, (1 - self.lam) * network + self.lam * cache, scores[-1].softmax(1))
 
     def log_opinion(self, name: Name, logits: Tensor, keys: Tensor, k: int | None) -> Tensor:
-        """Log-probabilities (B,C) of one model, whose gradient outlives rounding to 0 and 1."""
+        """Return log-probabilities (B,C) of one model, whose gradient outlives rounding to 0 and 1."""
         network = F.log_softmax(logits, 1)
         if name == "network":
             return network

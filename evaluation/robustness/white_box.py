@@ -52,7 +52,7 @@ class Bounded:
 
 
 def cross_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-probability of the label."""
+    """Return the negative log-probability of the label."""
     return -log_probabilities.gather(1, labels[:, None])[:, 0]
 
 
@@ -92,7 +92,7 @@ def look(models: Models, target: Name, loss: Loss, images: Tensor, labels: Tenso
 
 
 def fgsm(models: Models, target: Name, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    """One step of the whole size."""
+    """Take one step of the whole size."""
     slope = look(models, target, cross_entropy, images, labels).gradients.sign()
     return (images + epsilon * slope).clamp(0, 255)
 
@@ -108,7 +108,7 @@ def pgd(
     random: torch.Generator | None = None,
     to_the_end: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Changed images, and which of them fool the target; those that do stay as they are unless ``to_the_end``.
+    """Return changed images, and which of them fool the target; those that do stay as they are unless ``to_the_end``.
 
     To the end, loss is driven as high as it goes: such images carry over to other models.
     """
@@ -141,7 +141,7 @@ def apgd(
     steps: int = STEPS,
     random: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Changed images, and which of them fool the target; an image that does is left as it is.
+    """Return changed images, and which of them fool the target; an image that does is left as it is.
 
     Momentum 0.75, and a step halved where less than 0.75 of the steps since the last look-back raised the loss, or
     where neither step nor best loss has changed since: the constants of the paper.

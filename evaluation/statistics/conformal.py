@@ -39,7 +39,7 @@ class Sets:
 
     @classmethod
     def of(cls, method: str, asked: float, inside: NDArray[np.bool_], labels: Ints) -> Sets:
-        """Of which labels are in each image's set: (N,C)."""
+        """Measure sets from which labels are in each image's: (N,C)."""
         sizes = inside.sum(axis=1)
         held = int(inside[np.arange(len(labels)), labels].sum())
         return cls(
@@ -53,12 +53,12 @@ class Sets:
 
 
 def served(known: Ranked, mixed: Floats, labels: Ints, asked: tuple[float, ...] = ASKED) -> list[Sets]:
-    """The sets that are served, by the bundle's calibration, for p(y|x) (N,C)."""
+    """Measure the sets that are served, by the bundle's calibration, for p(y|x) (N,C)."""
     return [Sets.of("LAC", c, 1.0 - mixed.astype(np.float64) <= highest_score(known, c), labels) for c in asked]
 
 
 def compared(mixed: Floats, labels: Ints, asked: tuple[float, ...] = TABLED) -> list[Sets]:
-    """Three methods side by side: each half of the images calibrates the sets of the other."""
+    """Measure three methods side by side: each half of the images calibrates the sets of the other."""
     random = np.random.default_rng(0)
     half = random.permutation(len(labels)) < len(labels) // 2
     found = []

@@ -41,7 +41,7 @@ class Detection:
 def detect(
     known: dict[str, Scores], unknown: dict[str, Scores], reference: str, draws: int = DRAWS
 ) -> dict[str, Detection]:
-    """Each score of known images (n,) and unknown ones (m,), with 95 % bootstrap intervals: both are drawn anew.
+    """Measure each score of known images (n,) and unknown ones (m,), with 95 % intervals: both are drawn anew.
 
     All scores see the same draws, so that what makes an image hard for all of them is left out of their differences.
     """

@@ -45,7 +45,7 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of the mean of values (N,), one a resampled unit, or of a statistic of the rows (N, ...).
+    """Return the percentile interval of a mean of values (N,), a resampled unit each, or a statistic of rows (N,...).
 
     The difference of two models on the same images is the mean of the differences: pass those, and what makes an image
     hard for both is left out. A statistic is called once for each draw, with the rows drawn.
@@ -81,7 +81,7 @@ def _draws(count: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
 
 
 def wilson(successes: int, count: int, *, level: float = LEVEL) -> Interval:
-    """Wilson's score interval (1927) of a share: honest where few or all succeed, where a bootstrap has no width.
+    """Return a share's Wilson score interval (1927): honest where few or all succeed, where a bootstrap has no width.
 
     Raises:
         ValueError: successes is not between 0 and count, or count is 0.

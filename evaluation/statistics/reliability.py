@@ -26,7 +26,7 @@ class Reliability:
 
     @classmethod
     def of(cls, probabilities: Floats, labels: Ints) -> Reliability:
-        """Of probabilities (N,C)."""
+        """Count probabilities (N,C) and labels (N,) in bins."""
         counts, confidence, right = confidence_bins(probabilities, labels)
         means = confidence / np.maximum(counts, 1)
         return cls(tuple(counts.tolist()), tuple(means.tolist()), tuple(right.tolist()))
@@ -39,7 +39,7 @@ class Reliability:
 
 
 def diagram(of: dict[str, Reliability]) -> Figure:
-    """A panel a model: accuracy against confidence with 95 % intervals, and the share of images in each bin."""
+    """Draw a panel a model: accuracy against confidence with 95 % intervals, and the share of images in each bin."""
 
     def draw(into: Any) -> None:
         for axes, (name, found) in zip(into.subplots(1, len(of), sharey=True), of.items(), strict=True):

@@ -34,12 +34,12 @@ class Family:
 
 
 def noise(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
-    """Normal noise of that standard deviation."""
+    """Add normal noise of that standard deviation."""
     return pixels + random.normal(scale=level, size=pixels.shape)
 
 
 def blur(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
-    """A Gaussian filter of that standard deviation in pixels, cut off at four of them; the border is repeated."""
+    """Blur by a Gaussian of that standard deviation in pixels, cut off at four of them; the border is repeated."""
     radius = int(4 * level + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / level) ** 2)
     weights /= weights.sum()
@@ -51,14 +51,14 @@ def blur(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
 
 
 def contrast(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
-    """Each channel drawn to its mean."""
+    """Draw each channel to its mean."""
     mean = pixels.mean(axis=(0, 1), keepdims=True)
     drawn: Pixels = (pixels - mean) * level + mean
     return drawn
 
 
 def brightness(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
-    """The value of hue, saturation and value raised by that much."""
+    """Raise the value of hue, saturation and value by that much."""
     value = pixels.max(axis=2, keepdims=True)
     raised = np.minimum(value + level, 1)
     # Scaling all channels alike keeps hue and saturation; black has neither and becomes grey.
@@ -67,7 +67,7 @@ def brightness(pixels: Pixels, level: float, random: np.random.Generator) -> Pix
 
 
 def jpeg(pixels: Pixels, level: float, random: np.random.Generator) -> Pixels:
-    """Compressed as JPEG of that quality."""
+    """Compress as JPEG of that quality."""
     buffer = io.BytesIO()
     Image.fromarray(np.rint(255 * pixels).astype(np.uint8)).save(buffer, "JPEG", quality=int(level))
     with Image.open(buffer, formats=("JPEG",)) as image:
@@ -85,7 +85,7 @@ FAMILIES = {
 
 
 def corrupt(image: NDArray[np.uint8], family: str, strength: int, seed: tuple[int, ...] = (0,)) -> NDArray[np.uint8]:
-    """One image (H,W,3) under a family at a strength of 1 to 5; the noise depends on the seed alone."""
+    """Corrupt one image (H,W,3) by a family at a strength of 1 to 5; the noise depends on the seed alone."""
     found = FAMILIES[family]
     changed = found.apply(image / 255.0, found.levels[strength - 1], np.random.default_rng(seed))
     return np.rint(255 * np.clip(changed, 0, 1)).astype(np.uint8)

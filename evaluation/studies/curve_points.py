@@ -43,7 +43,7 @@ class Queries:
     """How many are the holdout's."""
 
     def point(self, label: str, found: tuple[Floats, Ints], k: int, entries: int, mirrored: bool, dim: int) -> Point:
-        """Fitted and measured on the nearest entries' similarities and values (n,m)."""
+        """Fit and measure on the nearest entries' similarities and values (n,m)."""
         similarities, values = found[0][:, :k], found[1][:, :k]
         k = similarities.shape[1]
         fit, ask = slice(len(self.labels) - self.held, None), slice(0, len(self.labels) - self.held)
@@ -73,7 +73,7 @@ class Queries:
 
 
 def merged(one: tuple[Floats, Ints], other: tuple[Floats, Ints], k: int) -> tuple[Floats, Ints]:
-    """The k nearest of two searches: similarities and values (n,.) of each, descending."""
+    """Merge the k nearest of two searches: similarities and values (n,.) of each, descending."""
     similarities = np.concatenate((one[0], other[0]), axis=1)
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
     values = np.concatenate((one[1], other[1]), axis=1)

@@ -18,12 +18,11 @@ from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import best_device, check_classes
 from secondlook.indexer.embedding.queries import embed_queries
-from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
-from secondlook.indexer.fitting.parameters import nearest
-from secondlook.indexer.memory import check_memory
+from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.plots import INK, MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
+from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import Floats, Ints, softmax
@@ -165,7 +164,7 @@ def curves(
         BundleError: layers alone are to be measured, and the bundle has no network file.
         DatasetError: a dataset's classes are not the bundle's, ``train`` is not what it caches, or it has no holdout.
         RecipeError: the network has no such layer.
-        MemoryLimitError: the keys would not fit.
+        MemoryLimitError: the keys of the images that ask would not fit.
     """
     manifest = bundle.manifest
     check_unseen(dataset, manifest)
@@ -221,10 +220,6 @@ def _sizes(
     rank[np.random.default_rng(0).permutation(kept)] = np.arange(len(kept))
     rank = rank[image]
     mirrored = np.array([entry is not None and entry.mirrored for entry in map(bundle.entries.get, range(store.count))])
-    largest = max(np.diff([0, *shares]) * len(kept))
-    check_memory(
-        4 * store.dim * largest + 12 * QUERIES_AT_ONCE * largest, "searching parts of the cache", "take more shares"
-    )
     points: list[Point] = []
     found: dict[bool, tuple[Floats, Ints]] = {}
     below = 0
@@ -246,18 +241,8 @@ def _sizes(
 
 def _nearest(store: Store, queries: Floats, mask: NDArray[np.bool_], k: int) -> tuple[Floats, Ints]:
     """Exact search among some entries: similarities and values (n, at most k), descending."""
-    keys = np.empty((int(mask.sum()), store.dim), np.float32)
-    read = written = 0
-    for chunk, _ in store.chunks():
-        taken = chunk[mask[read : read + len(chunk)]]
-        keys[written : written + len(taken)] = taken
-        read, written = read + len(chunk), written + len(taken)
-    values = store.values[mask]
-    blocks = [
-        nearest(queries[start : start + QUERIES_AT_ONCE], keys, values, min(k, len(keys)))
-        for start in range(0, len(queries), QUERIES_AT_ONCE)
-    ]
-    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+    found = nearest_entries(ServedCache(store, 0, mask=mask), queries, min(k, int(mask.sum())))
+    return found.similarities, found.values
 
 
 def _best_keys(points: list[Point]) -> str:

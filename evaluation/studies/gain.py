@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from secondlook.evaluation.evaluate import Quality
-from secondlook.indexer.datasets.copies import first_copies
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import EncoderSource
 from secondlook.indexer.embedding.entries import embed_entries
@@ -25,7 +24,7 @@ from secondlook.indexer.fitting.cache import fit_cache
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, expected_errors, tenth_as_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.parameters import KS, FittedParameters, choose_parameters
-from secondlook.indexer.index import entries_to_fit
+from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -131,7 +130,7 @@ def gain(
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
-    entries = entries_to_fit(train, embedded, values, first_copies(embedded.looks), is_exact=True)
+    entries = NewEntries.of(train, embedded).voting(is_kept_whole=True)
     tenth = softmax(entries.tenth.logits, classes)
     errs, expects, _ = expected_errors(tenth, entries.tenth.labels)
     cached = embedded.looks

@@ -26,7 +26,7 @@ BATCH = 64
 
 
 def default_layers(depth: int) -> list[str]:
-    """The stem, the first, the middle and the last block of each stage, and the pooled features."""
+    """Name the stem, the first, the middle and the last block of each stage, and the pooled features."""
     last = (depth - 2) // 6
     blocks = sorted({1, last // 2 + 1, last})
     return ["stem", *(f"stage{stage}.block{block}" for stage in (1, 2, 3) for block in blocks), "pool"]
@@ -44,7 +44,7 @@ def by_layer(
     device: str,
     progress: Progress,
 ) -> list[Point]:
-    """Keys of each layer alone, of the paper's three together and of the bundle's recipe, over one and the same images.
+    """Measure keys of each layer alone, of the paper's three together and of the bundle's recipe, on the same images.
 
     ``asked`` are positions in ``dataset``, ``fitted`` in the holdout of ``train``, of whose other images so many are
     cached, without and with mirrored copies. No key is kept but those of the images that ask.
@@ -128,7 +128,7 @@ class _Nearest:
         self.values = torch.empty((count, 0), dtype=torch.int64, device=device)
 
     def add(self, similarities: Tensor, values: Tensor) -> None:
-        """More entries: similarities (n,m) and their values (m,)."""
+        """Add entries: similarities (n,m) and their values (m,)."""
         joined = torch.cat((self.similarities, similarities), dim=1)
         labels = torch.cat((self.values, values.expand(len(joined), -1)), dim=1)
         self.similarities, at = joined.topk(min(self.k, joined.shape[1]), dim=1)

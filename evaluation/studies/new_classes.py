@@ -36,8 +36,8 @@ DRAWS = 4
 
 
 @dataclass(frozen=True)
-class Queries:
-    """Images to be asked about."""
+class NamedQueries:
+    """Images to be asked about, with their classes by name."""
 
     logits: Floats
     keys: Floats
@@ -45,7 +45,7 @@ class Queries:
 
 
 @dataclass(frozen=True)
-class Point:
+class Shots:
     """What so many images of each new class come to, over all draws."""
 
     shots: int
@@ -70,7 +70,7 @@ class NewClasses:
     """Of the known classes' images, % right before anything was taught."""
     classes: tuple[tuple[str, ...], ...]
     """Taught together, in each draw."""
-    points: tuple[Point, ...]
+    points: tuple[Shots, ...]
     by_class: dict[str, tuple[float, ...]]
     """For each class, % recognised after so many images as the points say."""
 
@@ -190,7 +190,7 @@ def new_classes(
         before=before,
         classes=tuple(taught),
         points=tuple(
-            Point(
+            Shots(
                 count,
                 bootstrap([pair[0] for pair in right[count]]),
                 bootstrap([pair[1] for pair in right[count]]),
@@ -203,9 +203,9 @@ def new_classes(
     )
 
 
-def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> Queries:
+def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> NamedQueries:
     found = embed_queries(dataset, positions, bundle.engine, progress)
-    return Queries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
+    return NamedQueries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
 
 
 def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.random.Generator) -> Floats:
@@ -224,7 +224,7 @@ def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, dict[bool
             yield name, dict(zip((False, True), copies, strict=False))
 
 
-def _answers(overlay: Overlay, asked: Queries) -> tuple[Any, Any]:
+def _answers(overlay: Overlay, asked: NamedQueries) -> tuple[Any, Any]:
     """Labels (n,) that the mixture gives, as served, and that the cache alone gives."""
     manifest, served, classes = overlay.bundle.manifest, ServedCache.of_overlay(overlay), np.array(overlay.classes)
     own = Parameters(manifest.theta, manifest.lam, manifest.k)

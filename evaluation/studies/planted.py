@@ -117,13 +117,13 @@ def planted(
     seeds: int = SEEDS,
     theta: float | None = None,
     k: int | None = None,
-    among: Collection[str] | None = None,
+    sources: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> Planted:
     """Plant that share of wrong labels, as often as there are seeds, and rank all images by the audit's score.
 
-    An image's copies get the same wrong label, any of the others with equal probability. With ``among``, only images
-    of those sources are ranked; labels are planted in the others too. Neighbours are looked for once.
+    An image's copies get the same wrong label, any of the others with equal probability. With ``sources``, only images
+    of those are ranked; labels are planted in the others too. Neighbours are looked for once.
 
     Raises:
         ParameterError: a parameter is out of its range, there is one class, or nothing is planted in what is ranked.
@@ -137,8 +137,8 @@ def planted(
     by_class = Overlay(bundle).class_weights
     images = images_of(bundle)
     listed = np.arange(len(images.first))
-    if among is not None:
-        wanted = frozenset(among)
+    if sources is not None:
+        wanted = frozenset(sources)
         listed = np.array([i for i, source in enumerate(images.sources) if source in wanted], np.int64)
     labels = [plant(images, share, len(names), seed) for seed in range(seeds)]
     if not all((given != images.labels)[listed].any() for given in labels):
@@ -170,7 +170,7 @@ def planted(
 
 
 def plant(images: Images, share: float, classes: int, seed: int) -> Ints:
-    """The images' labels (M,) with that share of them wrong, at least one."""
+    """Return the images' labels (M,) with that share of them wrong, at least one."""
     random = np.random.default_rng(seed)
     labels = images.labels.copy()
     chosen = random.permutation(len(labels))[: max(1, round(share * len(labels)))]
@@ -179,7 +179,7 @@ def plant(images: Images, share: float, classes: int, seed: int) -> Ints:
 
 
 def precision_by_recall(wrong: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of images in the order in which they are suspected (n,): precision and recall after each of them."""
+    """Return precision and recall (n,) after each of the images, in the order in which they are suspected."""
     found = wrong.cumsum()
     return found / np.arange(1, len(wrong) + 1), found / found[-1]
 

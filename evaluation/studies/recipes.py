@@ -16,8 +16,7 @@ from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitte
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
-from secondlook.indexer.index import memory_needed
-from secondlook.indexer.memory import check_memory
+from secondlook.indexer.memory import check_memory, index_memory
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -59,7 +58,7 @@ class RecipeResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All recipes, and which to take."""
+    """A comparison of all recipes, and which to take."""
 
     images: int
     entries: int
@@ -201,7 +200,7 @@ def compare(
         dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
     # All keys, and of one recipe at a time what an index needs.
     check_memory(
-        4 * sum(dims) * len(order) * len(copies) + memory_needed(len(order) * len(copies), max(dims), measured=True),
+        4 * sum(dims) * len(order) * len(copies) + index_memory(len(order) * len(copies), max(dims), measured=True),
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )

@@ -21,7 +21,7 @@ CANVAS = 4
 
 
 def unknown_images(name: str, size: tuple[int, int], data_root: Path | None = None, images: int = IMAGES) -> Dataset:
-    """``drawings`` or ``noise`` (always the same ones), the test images of a dataset, or those of a folder.
+    """Make ``drawings`` or ``noise`` (always the same), or load the test images of a dataset, or those of a folder.
 
     Raises:
         DatasetError: there is no such dataset.

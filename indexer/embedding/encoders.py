@@ -54,7 +54,7 @@ class PreparedEncoder:
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
-    kept: GivenHoldout | None = None
+    holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
 
 
@@ -63,7 +63,6 @@ class EncoderSource(Protocol):
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Write encoder.onnx (and network.safetensors) into folder."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class FromBundle:
             network,
             manifest.recipe,
             trained=read_trained(old.path, manifest),
-            kept=read_given_holdout(old.path, manifest),
+            holdout=read_given_holdout(old.path, manifest),
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:

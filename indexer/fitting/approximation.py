@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.embedding.queries import EmbeddedQueries
-from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, served_votes
+from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE, Doubt, served_votes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.early_exit import margins
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, Ints, exact_vote, mix, reweigh, softmax, vote
-from secondlook.model.manifest import ApproximationError, EarlyExit, Novelty
+from secondlook.model.manifest import ApproximationError, EarlyExit
 from secondlook.model.stores.store import Neighbors, Store, TunableStore
 
 S = TypeVar("S", bound=TunableStore)
@@ -65,8 +65,7 @@ def measure(
     holdout: EmbeddedQueries,
     found: Neighbors,
     parameters: Parameters,
-    novelty: Novelty | None = None,
-    own: NDArray[np.float64] | None = None,
+    doubt: Doubt | None = None,
     progress: Progress = silent,
 ) -> Measured[S]:
     """The store with the cheapest search that keeps to the bounds above, and its distance from the exact sum.
@@ -88,7 +87,7 @@ def measure(
         else:
             votes = exact_vote(keys[rows], exact_keys, (theta,), served.classes)[0][0]
             exact[rows] = reweigh(votes, served.class_weights)
-        progress("truncation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
+        progress("approximation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
     if not store.is_exhaustive:
         # Where all entries vote, an approximate store still finds the neighbours that are listed.
         searched = min(k or LISTED_K, served.count, found.ids.shape[1])
@@ -97,14 +96,7 @@ def measure(
         store = cheapest_search(store, keys, network, asked, target, served.mask, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
-        served,
-        holdout,
-        found,
-        parameters,
-        is_exhaustive=store.is_exhaustive,
-        novelty=novelty,
-        own=own,
-        progress=progress,
+        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
     distance = compare(mix(network, cache[some], lam), mix(network, exact, lam))
     kind = "stored" if exact_keys is None else "exact"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
-from secondlook.indexer.fitting.calibrate import calibrate
+from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
 from secondlook.indexer.fitting.neighbors import nearest_entries
-from secondlook.indexer.fitting.novelty import tell_unknown
 from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_parameters
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.doubt import novelty_scores, own_evidence
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.kept_holdout import KeptHoldout
 from secondlook.model.cache import Floats, Ints, softmax
@@ -48,7 +46,7 @@ KEPT = 5000
 
 
 @dataclass(frozen=True)
-class Entries:
+class VotingEntries:
     """The entries that are to vote, besides their store."""
 
     pictures: Ints
@@ -78,7 +76,7 @@ class FittedCache(Generic[S]):
     """What was chosen, and how it was."""
 
     parameters: Parameters
-    source: ParametersFrom
+    parameters_from: ParametersFrom
     trained: Trained
     store: S
     holdout: HoldoutInfo | None = None
@@ -88,19 +86,31 @@ class FittedCache(Generic[S]):
     directions: Floats | None = None
     """(C,D+1) of RMDS, where novelty goes by it."""
     same_as: SameAs | None = None
-    held: KeptHoldout | None = None
+    kept_holdout: KeptHoldout | None = None
     """What a bundle keeps of an honest holdout."""
-    fitted: Looks | None = None
+    looks: Looks | None = None
     """Of the images of a holdout that parameters were fitted on."""
     rows: Ints | None = None
     """(n,) entries that they were fitted on, by leave-one-out."""
+
+    def manifest_fields(self) -> dict[str, Any]:
+        """What a manifest says of it, by the names of its fields."""
+        return {
+            **self.parameters._asdict(),
+            "parameters_from": self.parameters_from,
+            "holdout": self.holdout,
+            "fit": self.report,
+            "calibration": self.calibration,
+            "same_as": self.same_as,
+            "approximation_error": self.approximation_error,
+        }
 
 
 def fit_cache(
     store: S,
     classes: int,
     known: int,
-    entries: Entries,
+    entries: VotingEntries,
     chosen: ChosenHoldout,
     *,
     parameters: Parameters | None = None,
@@ -133,11 +143,8 @@ def fit_cache(
         return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
     best, found = fit_parameters(asked, served, ks=ks, progress=progress)
     network = softmax(asked.logits, classes)
-    novelty, directions = tell_unknown(served, asked, found, unknown(), own_classes or classes)
-    by_itself = own_evidence(novelty, asked.logits, network, asked.keys, directions)
-    scores = novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], by_itself)
-    exact = entries.exact_less(out)
-    measured = measure(served, store, exact, asked, found, best.parameters, novelty, by_itself, progress)
+    doubt = fit_doubt(served, asked, found, unknown(), own_classes or classes)
+    measured = measure(served, store, entries.exact_less(out), asked, found, best.parameters, doubt, progress)
     return FittedCache(
         best.parameters,
         "holdout",
@@ -146,15 +153,15 @@ def fit_cache(
         chosen.info,
         best.report,
         measured.approximation_error,
-        calibrate(network, measured.cache, asked.labels, best.parameters.lam, novelty, scores),
-        directions,
+        calibrate(network, measured.cache, asked.labels, best.parameters.lam, doubt.novelty, doubt.scores),
+        doubt.directions,
         limits_of_same(asked.keys, found, entries, served),
-        kept(asked, out),
+        keep_holdout(asked, out),
         asked.looks,
     )
 
 
-def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: ServedCache) -> SameAs | None:
+def limits_of_same(keys: Floats, found: Neighbors, entries: VotingEntries, served: ServedCache) -> SameAs | None:
     """How near a holdout's images, with keys (n,D), ever are to other pictures.
 
     Where they are few, cached images are asked of each other too.
@@ -169,7 +176,7 @@ def limits_of_same(keys: Floats, found: Neighbors, entries: Entries, served: Ser
     return larger(limits, nearest_other(near, lambda some: entries.made(rows[some]), entries.exact_keys))
 
 
-def kept(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> KeptHoldout:
+def keep_holdout(holdout: EmbeddedQueries, out: NDArray[np.bool_] | None) -> KeptHoldout:
     """What a bundle keeps of a holdout, some of a large one; out (N,) are the entries that take no part."""
     some = np.sort(np.random.default_rng(0).permutation(len(holdout.labels))[:KEPT])
     own = holdout.own[some] if len(holdout.own) else np.full(len(some), -1, np.int64)
@@ -181,7 +188,7 @@ def _alone(
     store: S,
     classes: int,
     known: int,
-    entries: Entries,
+    entries: VotingEntries,
     chosen: ChosenHoldout,
     ks: Sequence[int | None],
     progress: Progress,
@@ -209,7 +216,7 @@ def _alone(
 def _searched(
     fitted: FittedCache[S],
     served: ServedCache,
-    entries: Entries,
+    entries: VotingEntries,
     asked: EmbeddedQueries,
     out: NDArray[np.bool_] | None,
     progress: Progress,

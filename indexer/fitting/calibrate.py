@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.doubt import STANDINGS, ranked, standings_of
-from secondlook.model.cache import Floats, Ints, mix
+from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting.neighbors import Doubt
+from secondlook.indexer.fitting.novelty import tell_unknown
+from secondlook.model.answering.doubt import STANDINGS, novelty_scores, own_evidence, ranked, standings_of
+from secondlook.model.answering.served_cache import ServedCache
+from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.manifest import Calibration, Novelty
+from secondlook.model.networks.engines import Encoding
 from secondlook.model.scoring import ece_percent
+from secondlook.model.stores.store import Neighbors
+
+
+def fit_doubt(
+    served: ServedCache, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+) -> Doubt:
+    """Fit novelty on a holdout whose nearest entries were found, and on kinds of unknown images.
+
+    ``classes`` is how many of the cache's the bundle has itself, the first ones.
+    """
+    novelty, directions = tell_unknown(served, holdout, found, unknown, classes)
+    network = softmax(holdout.logits, served.classes)
+    own = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
+    return Doubt(novelty, directions, own, novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], own))
 
 
 def calibrate(

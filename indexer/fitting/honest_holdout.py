@@ -8,16 +8,21 @@ on average; cross-entropy sees to that), *and on others more often*, but where i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks, copies_of
-from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.looks import GivenHoldout
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
+from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
-from secondlook.model.manifest import HoldoutInfo, Trained
+from secondlook.model.manifest import HoldoutInfo, NetworkInfo, Trained
+from secondlook.model.networks.engines import Engine
 
 SURE = 3.0
 """Standard errors by which a network must err more often than it expects, to be taken for new to images."""
@@ -47,6 +52,49 @@ class TrainedOn:
     """Whether they were those of the cached dataset but for its tenth: noted in words by older networks."""
     said: Trained = "unknown"
     """What its user says of all cached images."""
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint64] | None, network: NetworkInfo, cached: str, said: Trained) -> TrainedOn:
+        """From digests, where they were noted, what a manifest says of the network, and what its user says now.
+
+        ``cached`` is the name and split of what is cached.
+        """
+        noted = images is None and network.trained_on == f"{cached} less holdout"
+        return cls(images, noted, said if said != "unknown" else network.trained_on_these)
+
+
+def choose_holdout(
+    tenth_name: str,
+    tenth: EmbeddedQueries,
+    classes: tuple[str, ...],
+    cached: Looks,
+    known: TrainedOn,
+    engine: Engine,
+    *,
+    named: Dataset | None = None,
+    earlier: GivenHoldout | None = None,
+    progress: Progress = silent,
+) -> ChosenHoldout:
+    """Choose the images that the parameters of a cache are fitted on: ``named`` ones, ``earlier`` ones, or its tenth.
+
+    ``classes`` and ``cached`` are the cache's classes and the looks of its images; ``earlier`` is what the bundle
+    before was given.
+
+    Raises:
+        DatasetError: those that were named cannot be fitted on.
+    """
+    if named is not None:
+        seen = embed_queries(named, np.arange(len(named.labels)), engine, progress)
+        return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
+    if earlier is not None:
+        names = tuple(label for label in earlier.classes if label in classes)
+        held, now = earlier.held, np.array([names.index(n) if n in names else -1 for n in earlier.classes])
+        labels = now[held.labels]
+        seen = EmbeddedQueries(held.logits, held.keys, labels, earlier.looks).part(labels >= 0)
+        # Where they are cached by now, others are looked for.
+        with suppress(DatasetError):
+            return given_holdout(earlier.info.name, seen, names, classes, cached, known)
+    return tenth_as_holdout(tenth_name, tenth, cached, known)
 
 
 def expected_errors(network: Floats, labels: Ints) -> tuple[float, float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,18 @@ from secondlook.model.stores.store import Neighbors
 QUERIES_AT_ONCE = 250
 KEYS_AT_ONCE = 32_768
 """Keys that so many queries are compared with at a time: their similarities take 33 MB."""
+
+
+class Doubt(NamedTuple):
+    """How images of a holdout are told from unknown ones."""
+
+    novelty: Novelty
+    directions: Floats | None
+    """(C,D+1) of RMDS; None where novelty does not go by it."""
+    own: NDArray[np.float64]
+    """(n,) what else than neighbours speaks for each image's being known."""
+    scores: NDArray[np.float64]
+    """(n,) how novel each is."""
 
 
 def nearest_entries(
@@ -74,14 +88,10 @@ def served_votes(
     parameters: Parameters,
     *,
     is_exhaustive: bool,
-    novelty: Novelty | None = None,
-    own: NDArray[np.float64] | None = None,
+    doubt: Doubt | None = None,
     progress: Progress = silent,
 ) -> Floats:
-    """p_cache (n,C) of a holdout as it is served, from what was found already where a search looks at every entry.
-
-    ``own`` (n,) is what else than neighbours speaks for its images' being known.
-    """
+    """p_cache (n,C) of a holdout as it is served, from what was found already where a search looks at every entry."""
     network = softmax(holdout.logits, served.classes)
     cache = np.empty_like(network)
     theta, _, k = parameters
@@ -92,7 +102,7 @@ def served_votes(
         elif is_exhaustive:
             cache[rows] = served.vote(found.similarities[rows, :k], found.values[rows, :k], theta)
         else:
-            by_itself = own[rows] if own is not None else None
-            _, cache[rows] = served.search_and_vote(holdout.keys[rows], network[rows], parameters, novelty, by_itself)
+            novelty, own = (doubt.novelty, doubt.own[rows]) if doubt is not None else (None, None)
+            _, cache[rows] = served.search_and_vote(holdout.keys[rows], network[rows], parameters, novelty, own)
         progress("calibrate", min(start + QUERIES_AT_ONCE, len(network)), len(network))
     return cache

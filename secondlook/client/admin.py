@@ -14,12 +14,12 @@ LISTED = 200
 
 
 class AdminCalls:
-    """The part of a ``Client`` that needs an admin key for all but looking."""
+    """Calls about changes, rebuilds and generations, as part of a ``Client``."""
 
     _calls: Calls
 
     def changes(self) -> Iterator[Change]:
-        """Who taught, relabelled and removed what, newest first."""
+        """List who taught, relabelled and removed what, newest first."""
         query = {"limit": LISTED}
         while listed := read_list(Change, self._calls.json("GET", "/v1/admin/changes", params=query)):
             yield from listed
@@ -44,11 +44,11 @@ class AdminCalls:
         return read(Job, self._calls.json("POST", "/v1/admin/rebuild", json=body, is_repeatable=False))
 
     def jobs(self) -> list[Job]:
-        """The rebuilds that are remembered, oldest first."""
+        """List the rebuilds that are remembered, oldest first."""
         return read_list(Job, self._calls.json("GET", "/v1/admin/jobs"))
 
     def job(self, id: str) -> Job:
-        """One rebuild as it is now.
+        """Look at one rebuild as it is now.
 
         Raises:
             NotFoundError: there is none of that id.
@@ -56,7 +56,7 @@ class AdminCalls:
         return read(Job, self._calls.json("GET", f"/v1/admin/jobs/{_segment(id)}"))
 
     def job_log(self, id: str) -> str:
-        """What one rebuild wrote."""
+        """Read what one rebuild wrote."""
         return self._calls.send("GET", f"/v1/admin/jobs/{_segment(id)}/log").text
 
     def cancel(self, id: str) -> Job:
@@ -93,7 +93,7 @@ class AdminCalls:
             time.sleep(every)
 
     def generations(self) -> list[Generation]:
-        """The bundles that can be activated, oldest first."""
+        """List the bundles that can be activated, oldest first."""
         return read_list(Generation, self._calls.json("GET", "/v1/admin/generations"))
 
     def activate(self, generation: str) -> Generation:

@@ -264,7 +264,7 @@ class Generation:
 
 
 def read(kind: type[T], document: Any, **more: Any) -> T:
-    """A JSON object as one of the classes above, with members that it does not have itself.
+    """Read a JSON object as one of the classes above, with members that it does not have itself.
 
     Raises:
         UnexpectedAnswerError: it is no object, or lacks a member.
@@ -281,7 +281,7 @@ def read(kind: type[T], document: Any, **more: Any) -> T:
 
 
 def read_list(kind: type[T], document: Any) -> list[T]:
-    """The same for a list of objects."""
+    """Read a list of such objects."""
     if not isinstance(document, list):
         raise UnexpectedAnswerError(f"no list but {str(document)[:80]!r}")
     return [read(kind, item) for item in document]
@@ -293,7 +293,7 @@ def is_problem(document: Any) -> bool:
 
 
 def read_or_problem(kind: type[T], document: Any, **more: Any) -> T | ProblemError:
-    """One image's answer, or what is wrong with the image."""
+    """Read one image's answer, or what is wrong with the image."""
     return problem_error(document) if is_problem(document) else read(kind, document, **more)
 
 

@@ -53,7 +53,7 @@ class Calls:
     """Set to end all waiting."""
 
     def json(self, method: str, path: str, **options: Any) -> Any:
-        """A call's answer, read as JSON. Options are httpx's and those of ``send``.
+        """Send, and read the answer as JSON. Options are httpx's and those of ``send``.
 
         Raises:
             ClientError: as for ``send``; UnexpectedAnswerError also where the answer is not JSON.
@@ -142,7 +142,7 @@ def _seconds(retry_after: str | None, now: Callable[[], datetime] = lambda: date
 
 
 def in_order(work: Callable[[T], R], items: Iterator[T], concurrency: int, stopping: threading.Event) -> Iterator[R]:
-    """What work makes of each item, in their order, so many at once; items are taken as they are needed.
+    """Yield what work makes of each item, in their order, so many at once; items are taken as they are needed.
 
     Where it ends early, ``stopping`` is set: threads that wait to try again give up.
     """

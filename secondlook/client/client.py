@@ -98,7 +98,7 @@ class Client(AdminCalls):
     def predict(
         self, images: Image | Iterable[Image], **options: Unpack[Asked]
     ) -> Prediction | list[Prediction | ClientError]:
-        """What an image shows, or each of several; the options are those of ``predictions``.
+        """Ask what an image shows, or each of several; the options are those of ``predictions``.
 
         Of several, one that fails has its error in its place: ``isinstance(answer, Prediction)`` tells them apart.
 
@@ -127,7 +127,7 @@ class Client(AdminCalls):
         abstain: bool = False,
         concurrency: int = 1,
     ) -> Iterator[Prediction | ClientError]:
-        """What each of many images shows, in their order, as the answers come; None leaves a choice to the server.
+        """Ask what each of many images shows, in their order, as the answers come; None leaves a choice to the server.
 
         Images are read as they are sent, at most ``concurrency`` + 1 requests of them at a time. An image is a path,
         bytes, a file open for reading bytes, an array of uint8 (height, width) or (height, width, 3 or 4), or a
@@ -175,11 +175,11 @@ class Client(AdminCalls):
         return told
 
     def model(self) -> Model:
-        """The bundle that answers."""
+        """Describe the bundle that answers."""
         return read(Model, self._calls.json("GET", "/v1/model"))
 
     def entry(self, id: int) -> Entry:
-        """One cached entry.
+        """Look at one cached entry.
 
         Raises:
             NotFoundError: there is none of that id.
@@ -187,7 +187,7 @@ class Client(AdminCalls):
         return read(Entry, self._calls.json("GET", f"/v1/entries/{id}"))
 
     def thumbnail(self, id: int) -> bytes:
-        """One cached entry's picture, a PNG.
+        """Get one cached entry's picture, a PNG.
 
         Raises:
             NotFoundError: there is no such entry, or it has none.
@@ -195,7 +195,7 @@ class Client(AdminCalls):
         return self._calls.send("GET", f"/v1/entries/{id}/thumbnail").content
 
     def entries(self, *, label: str | None = None, taught: bool | None = None) -> Iterator[Entry]:
-        """The cached entries, in the order of their ids: all, or those of a class, or taught ones, or the others.
+        """List cached entries in the order of their ids: all, or those of a class, or taught ones, or the others.
 
         Raises:
             ListingError: another generation answers now.

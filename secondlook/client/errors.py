@@ -101,6 +101,6 @@ _BY_STATUS = {
 def problem_error(
     problem: Mapping[str, Any], *, retry_after: float | None = None, request_id: str | None = None
 ) -> ProblemError:
-    """The member of the family that a document belongs to."""
+    """Make the member of the family that a document belongs to."""
     kind = _BY_STATUS.get(problem.get("status", 0), ProblemError)
     return kind(problem, retry_after=retry_after, request_id=request_id)

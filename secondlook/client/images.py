@@ -48,7 +48,7 @@ def is_one(images: Any) -> bool:
 
 
 def encode(image: Image, place: int) -> Part:
-    """An image's bytes as they are; an array (height, width), (height, width, 3 or 4) of uint8, or a picture, as PNG.
+    """Take a file as it is; an array (height, width), (height, width, 3 or 4) of uint8, or a picture, as PNG.
 
     Raises:
         ImageReadError: a file that cannot be read.
@@ -101,7 +101,7 @@ def _to_png(image: Any) -> bytes:
 
 
 def requests(images: Iterable[Image], files: int = FILES, size: int = BYTES) -> Iterator[Request]:
-    """Images in requests of so many at most, and of so many bytes.
+    """Group images in requests of so many at most, and of so many bytes.
 
     Read as they are asked for, so that a folder of any size needs the memory of a few requests.
     """

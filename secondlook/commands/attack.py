@@ -76,7 +76,7 @@ def attack(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """What adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
+    """Measure what adversarial images do to network, mixture and cache alone: accuracy by attack and size."""
     from secondlook.evaluation.robustness.attack_study import attack_study
     from secondlook.evaluation.robustness.attacks import ATTACKS, PRESETS
     from secondlook.evaluation.robustness.models import Models

@@ -31,7 +31,7 @@ def bundles() -> None:
 @bundles_option
 @json_option
 def list_(root: Path | None, as_json: bool) -> None:
-    """All generations, oldest first; the active one is starred."""
+    """List all generations, oldest first; the active one is starred."""
     root = root or default_root()
     active = roots.active_generation(root) if (root / "CURRENT").exists() else None
     for generation in roots.generations(root):
@@ -51,7 +51,7 @@ def list_(root: Path | None, as_json: bool) -> None:
 @generation_argument
 @bundles_option
 def show(generation: str | None, root: Path | None) -> None:
-    """A bundle's manifest (the active one's by default), as JSON; long lists of numbers left out."""
+    """Print a bundle's manifest (the active one's by default), as JSON; long lists of numbers left out."""
     root = root or default_root()
     manifest = read_manifest(root, generation or roots.active_generation(root))
     click.echo(manifest.model_dump_json(indent=1, exclude=LEFT_OUT))

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import click
 
+from secondlook.commands.classify_rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
 from secondlook.commands.shared.options import KType, bundles_option, generation_option, json_option, max_pixels_option
-from secondlook.commands.shared.rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
 from secondlook.indexer.datasets.left_out import FAULTS, LeftOut, LeftOutError, Reason, printable, reason_of
 from secondlook.indexer.datasets.walk import read_image, walk
 from secondlook.indexer.progress import on_terminal, silent

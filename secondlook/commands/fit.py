@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from secondlook.commands.index import read_recipe
-from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.commands.shared.novelty import describe_novelty, unknown_option
+from secondlook.commands.shared.fit_options import holdout_of, holdout_option, trained_option, unknown_option
+from secondlook.commands.shared.fit_summary import describe_novelty, describe_parameters
 from secondlook.commands.shared.options import (
     KType,
     bundles_option,
@@ -20,7 +20,6 @@ from secondlook.commands.shared.options import (
     progress_option,
     reporting,
 )
-from secondlook.commands.shared.parameters import describe_parameters
 from secondlook.commands.shared.trials import tell
 from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold

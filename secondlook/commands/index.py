@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from secondlook.commands.shared.holdouts import holdout_of, holdout_option, trained_option
-from secondlook.commands.shared.novelty import describe_novelty, unknown_option
+from secondlook.commands.shared.fit_options import holdout_of, holdout_option, trained_option, unknown_option
+from secondlook.commands.shared.fit_summary import describe_novelty, describe_parameters
 from secondlook.commands.shared.options import (
     KType,
     data_root_option,
@@ -24,7 +24,6 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.commands.shared.parameters import describe_parameters
 from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
@@ -192,8 +191,9 @@ def index(
         journal = Journal(root) if with_taught else None
         if address is not None:
             folder = parts or root / PARTS
-            job = Job.of(
-                *(dataset, split, data_root, _encoder_root(root), folder, shards or default_shards(len(images.labels))),
+            source, count = FromBundle(_encoder_root(root)), shards or default_shards(len(images.labels))
+            job = Job(
+                *(dataset, split, data_root, source, folder, count),
                 mirror=mirror,
                 thumbnails=not no_thumbnails,
                 limits=limits,
@@ -329,7 +329,7 @@ def _encoder_root(root: Path) -> Path:
 
 
 def read_recipe(text: str) -> str | Recipe:
-    """A recipe's name as it is, or a recipe written out in a JSON file.
+    """Read a recipe's name as it is, or a recipe written out in a JSON file.
 
     Raises:
         RecipeError: neither.

@@ -50,7 +50,7 @@ def jacobian(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """How sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
+    """Measure how sharply the probabilities of network, mixture and cache move with the pixels of DATASET's images."""
     from secondlook.evaluation.robustness.jacobian import jacobians
     from secondlook.evaluation.robustness.models import Models
     from secondlook.indexer.datasets.datasets import load

@@ -1,12 +1,16 @@
-"""``secondlook study``. A new study of a bundle on a dataset is one more function with ``of_trial`` above it."""
+"""``secondlook study``.
+
+A new study of a bundle on a dataset is a function with ``of_trial`` above it, one of several networks a command that
+takes ``network_options``.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -30,8 +34,8 @@ from secondlook.evaluation.studies import planted as wrong_labels
 from secondlook.evaluation.studies import same_picture as pictures
 from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
-from secondlook.indexer.datasets.datasets import load
-from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
 from secondlook.indexer.results import Study, write
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
@@ -48,7 +52,7 @@ def study() -> None:
 
 
 def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where results go."""
+    """Add where results go."""
     out = click.option(
         "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
     )
@@ -215,33 +219,62 @@ def planted(
     """Measure how many wrong labels, planted in memory, `secondlook audit` finds."""
     with reporting(progress_format) as progress:
         bundle = open_bundle(root or default_root(), generation)
-        mask = None
+        sources = None
         if holdout:
             cached = bundle.manifest.dataset
             images = load(dataset or cached.name, cached.split, data_root, limits)
-            mask = {images.source(int(i)) for i in images.holdout()}
-        found = wrong_labels.planted(bundle, share, seeds=seeds, theta=theta, k=k, among=mask, progress=progress)
+            sources = {images.source(int(i)) for i in images.holdout()}
+        found = wrong_labels.planted(bundle, share, seeds=seeds, theta=theta, k=k, sources=sources, progress=progress)
         if out is not None:
             write(found, out, "planted")
     tell(found, as_json or progress_format == "json")
 
 
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments of ``networks``."""
+    weights = click.option(
+        "--weights",
+        type=click.Path(path_type=Path, exists=True),
+        multiple=True,
+        help="A folder of the paper's author's .h5 files, or one of them; may be repeated.",
+    )
+    return bundles_option(weights(data_root_option(command)))
+
+
+class Network(NamedTuple):
+    """A network, and the images of its classes."""
+
+    name: str
+    source: EncoderSource
+    train: Dataset
+    test: Dataset
+
+
+def networks(root: Path | None, weights: tuple[Path, ...], data_root: Path | None) -> Iterator[Network]:
+    """Give a bundle's network, the default one's where there are no weights, and those of weights."""
+    from secondlook.evaluation.paper.subjects import from_weights
+
+    def split(dataset: str) -> tuple[Dataset, Dataset]:
+        return load(dataset, "train", data_root), load(dataset, "test", data_root)
+
+    if root is not None or not weights:
+        root = root or default_root()
+        dataset = read_manifest(root, active_generation(root)).dataset.name
+        yield Network("the bundle's", FromBundle(root), *split(dataset))
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in from_weights(weights, Path(folder), data_root):
+            yield Network(subject.name, FromNetwork(subject.network, "compact"), *split(subject.dataset))
+
+
 @study.command()
-@bundles_option
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, exists=True),
-    multiple=True,
-    help="A folder of the paper's author's .h5 files, or one of them; may be repeated.",
-)
+@network_options
 @click.option("--mirror", is_flag=True, help="Cache each image's mirrored copy too.")
-@data_root_option
 @result_options
 def gain(
     root: Path | None,
     weights: tuple[Path, ...],
-    mirror: bool,
     data_root: Path | None,
+    mirror: bool,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -250,24 +283,14 @@ def gain(
 
     For the bundle's network (--bundles; the default one's without --weights) and others (--weights).
     """
-    from secondlook.evaluation.paper.subjects import from_weights
     from secondlook.evaluation.studies.gain import Gains
     from secondlook.evaluation.studies.gain import gain as measure
 
-    rows = []
-    with reporting(progress_format) as progress, tempfile.TemporaryDirectory() as folder:
-        if root is not None or not weights:
-            root = root or default_root()
-            named = read_manifest(root, active_generation(root)).dataset.name
-            parts = (load(named, split, data_root) for split in ("train", "test"))
-            rows.append(measure("the bundle's", FromBundle(root), *parts, mirror=mirror, progress=progress))
-        for subject in from_weights(weights, Path(folder), data_root):
-            parts = (load(subject.dataset, split, data_root) for split in ("train", "test"))
-            network = FromNetwork(subject.network, "compact")
-            rows.append(measure(subject.name, network, *parts, mirror=mirror, progress=progress))
-    found = Gains(tuple(rows))
-    if out is not None:
-        write(found, out, "gain")
+    with reporting(progress_format) as progress:
+        rows = (measure(*network, mirror=mirror, progress=progress) for network in networks(root, weights, data_root))
+        found = Gains(tuple(rows))
+        if out is not None:
+            write(found, out, "gain")
     tell(found, as_json or progress_format == "json")
 
 

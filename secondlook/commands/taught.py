@@ -26,7 +26,7 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_
 
 @click.group()
 def taught() -> None:
-    """What was taught to the servers of a bundle root: list it, take it elsewhere."""
+    """List what was taught to the servers of a bundle root, or take it elsewhere."""
 
 
 @taught.command("list")
@@ -34,7 +34,7 @@ def taught() -> None:
 @click.option("--changes", type=click.IntRange(0), default=10, show_default=True, help="Newest changes listed.")
 @json_option
 def list_(root: Path, changes: int, as_json: bool) -> None:
-    """Images by label, decisions about datasets' images, and who did what last."""
+    """List images by label, decisions about datasets' images, and who did what last."""
     journal = Journal(root)
     state = journal.since(0)
     labels = Counter(image.label for image in state.images if image.label is not None)

@@ -13,11 +13,9 @@ request is charged the processor's time. What goes beyond it is killed, as is wh
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
 import time
-from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
@@ -34,12 +32,12 @@ from secondlook.service.decoding.jobs import (
     QUICK_BYTES,
     QUICK_FILE_BYTES,
     QUICK_PIXELS,
-    TURN_OF_REQUEST_S,
     TURN_S,
     Job,
     Running,
     Spending,
 )
+from secondlook.service.decoding.lanes import Lanes
 from secondlook.service.decoding.nursery import Nursery, Process
 from secondlook.service.errors import UnavailableError
 from secondlook.service.metrics import EndedBy, Metrics
@@ -50,8 +48,6 @@ QUICK_S = 0.05
 """Of the processor, after which an image is in the wrong lane. 1 megapixel takes 5 to 25 ms."""
 STUCK_S = 2.0
 """The same on the clock, for what waits for something else than the processor."""
-BEHIND_S, SUSPECT_S = 15.0, 10.0
-"""How long images like one that was in the wrong lane let others go first there, and how long they are suspected."""
 SLOW_STEPS, SLOWER_STEPS = 10, 15
 """By how much slow ones are nicer than the event loop, and once they have taken their first turn."""
 LOOK_S = 0.02
@@ -69,10 +65,7 @@ class Decoders:
         self._metrics = metrics
         self._nursery = Nursery(self._heard, self._ended, self._keep)
         self._order = itertools.count()
-        self._quick: list[tuple[float, int, Job]] = []
-        self._suspected: dict[tuple[str | None, int], float] = {}
-        """Kinds of images of which one was in the wrong lane, and until when."""
-        self._slow: list[Job] = []
+        self._lanes = Lanes()
         self._running: dict[Process, Running] = {}
         self._slow_running = 0
         """How many of them are slow."""
@@ -131,10 +124,10 @@ class Decoders:
             raise _unavailable()
         job = Job(file, out, limits, spending, deadline, self._loop.create_future(), next(self._order))
         if len(file) <= QUICK_FILE_BYTES:
-            self._queue_quick(job)
+            self._lanes.add_quick(job)
         else:
             job.at_once = 0
-            self._slow.append(job)
+            self._lanes.add_slow(job)
         self._go_on()
         await job.done
 
@@ -153,42 +146,22 @@ class Decoders:
             raise JournalError("taught images cannot be decoded now") from error
         return out
 
-    def _queue_quick(self, job: Job) -> None:
-        due = time.monotonic() + TURN_OF_REQUEST_S * job.spending.quick
-        job.spending.quick += 1
-        heapq.heappush(self._quick, (due, job.order, job))
-
     def _go_on(self) -> None:
         """Give all who can work something to do."""
-        while self._quick and self._idle and len(self._running) - self._slow_running < self._places:
-            due, order, job = heapq.heappop(self._quick)
-            if not self._is_wanted(job):
-                continue
-            if not job.is_behind and self._suspected.get(job.kind, 0.0) > time.monotonic():
-                job.is_behind = True
-                heapq.heappush(self._quick, (due + BEHIND_S, order, job))
-            else:
-                self._give(self._idle.pop(), job, is_slow=False)
-        while self._slow and self._slow_running < self._places:
-            job = min(self._slow, key=lambda job: job.rank)
-            process = None
-            if self._is_wanted(job):
-                process = self._for_slow(job)
-                if process is None:
-                    break
-            self._slow.remove(job)
-            if process is not None:
-                self._give(process, job, is_slow=True)
-        if (self._running or self._quick or self._slow) and self._looking is None:
+        while self._idle and len(self._running) - self._slow_running < self._places:
+            job = self._lanes.take_quick()
+            if job is None:
+                break
+            self._give(self._idle.pop(), job, is_slow=False)
+        while self._slow_running < self._places:
+            job = self._lanes.first_slow()
+            process = self._for_slow(job) if job is not None else None
+            if job is None or process is None:
+                break
+            self._lanes.take_slow(job)
+            self._give(process, job, is_slow=True)
+        if (self._running or self._lanes) and self._looking is None:
             self._looking = self._loop.call_later(LOOK_S, self._look)
-
-    def _is_wanted(self, job: Job) -> bool:
-        if job.done.done():
-            return False
-        if job.spending.is_over:
-            job.done.set_exception(job.too_slow)
-            return False
-        return True
 
     def _for_slow(self, job: Job) -> Process | None:
         """A process for it, if there is one, and the memory."""
@@ -221,9 +194,9 @@ class Decoders:
             self._take_off(process)
             self._kill(process, 0)
             if is_slow:
-                self._slow.append(job)
+                self._lanes.add_slow(job)
             else:
-                self._queue_quick(job)
+                self._lanes.add_quick(job)
 
     def _heard(self, process: Process, message: bytes) -> None:
         """A process has something to say of its image."""
@@ -268,7 +241,7 @@ class Decoders:
                 )
             )
             return
-        self._slow.append(job)
+        self._lanes.add_slow(job)
 
     def _ended(self, process: Process) -> None:
         """A process has ended, and its memory is free."""
@@ -298,7 +271,7 @@ class Decoders:
         if job.crashes > 1:
             job.done.set_exception(ImageError("the image makes its decoder fail"))
         else:  # it may have been killed, by whoever frees memory, for nothing that this image did
-            self._slow.append(job)
+            self._lanes.add_slow(job)
 
     def _keep(self) -> None:
         """Have one process more than quick places, so that one that is killed is not missed."""
@@ -326,7 +299,7 @@ class Decoders:
             self._judge(process, running, now)
         for spending in accounts:
             spending.running_s = 0.0
-        for job in self._waiting():
+        for job in self._lanes:
             if job.deadline < now and not job.done.done():
                 job.done.set_exception(TimeoutError())
         self._go_on()
@@ -350,8 +323,7 @@ class Decoders:
         else:
             if used_s > TURN_S:
                 process.step_back(SLOWER_STEPS)
-            others = (o for o in self._slow if o.spending is not job.spending and not o.done.done())
-            first = min(others, key=lambda other: other.rank, default=None)
+            first = self._lanes.first_of_others(job)
             if first is None:
                 return
             turn_s = TURN_S if first.pixels < job.pixels else max(LONG_TURN_S, PIXEL_S * job.pixels)
@@ -363,7 +335,7 @@ class Decoders:
         """With its process, if it can go on at once; else it is begun anew there."""
         job = running.job
         job.pixels = job.pixels or QUICK_PIXELS
-        self._suspected[job.kind] = time.monotonic() + SUSPECT_S
+        self._lanes.suspect(job)
         if self._slow_running < self._places and job.charge <= self._free_bytes():
             running.is_slow, running.charge = True, job.charge
             self._slow_running += 1
@@ -377,7 +349,7 @@ class Decoders:
         self._stop(process, "put_off")
         running.job.spending.spent_s -= running.used_s
         running.job.spending.lost_s += running.used_s
-        self._slow.append(running.job)
+        self._lanes.add_slow(running.job)
 
     def _stop(self, process: Process, reason: EndedBy) -> None:
         """End what a process does; its memory counts until it is free."""
@@ -399,16 +371,11 @@ class Decoders:
         process.kill()
         self._keep()
 
-    def _waiting(self) -> Iterator[Job]:
-        yield from (job for _, _, job in self._quick)
-        yield from self._slow
-
     def _give_up_all(self) -> None:
-        for job in self._waiting():
+        for job in self._lanes:
             if not job.done.done():
                 job.done.set_exception(_unavailable())
-        self._quick.clear()
-        self._slow.clear()
+        self._lanes.clear()
 
 
 def _unavailable() -> UnavailableError:

@@ -1,4 +1,4 @@
-"""What decoding an image is charged, and its place among others; ``decoders`` says whose turn it is."""
+"""What decoding an image is charged, and its place among others; ``lanes`` says whose turn it is."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.embedding.queries import EmbeddedQueries
-from secondlook.indexer.fitting.cache import Entries, FittedCache, fit_cache
+from secondlook.indexer.fitting.cache import FittedCache, VotingEntries, fit_cache
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.fitting.parameters import CAUTIOUS_LAM, fit_parameters
@@ -39,8 +39,8 @@ def logits_of(seed: int, values: np.ndarray, right: float = 0.8, sure: float = 4
 
 def entries_of(
     keys: np.ndarray, tenth: EmbeddedQueries, held: np.ndarray, pictures: np.ndarray | None = None
-) -> Entries:
-    return Entries(np.arange(len(keys)) if pictures is None else pictures, tenth, held, lambda rows: keys[rows])
+) -> VotingEntries:
+    return VotingEntries(np.arange(len(keys)) if pictures is None else pictures, tenth, held, lambda rows: keys[rows])
 
 
 def holdout(seed: int, count: int) -> EmbeddedQueries:
@@ -52,7 +52,7 @@ NOTHING = EmbeddedQueries(np.empty((0, KNOWN), np.float32), np.empty((0, DIM), n
 
 
 def with_new_classes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Entries of known classes, and one of each of many new ones, among them."""
+    """VotingEntries of known classes, and one of each of many new ones, among them."""
     keys, values = clusters(seed, count)
     new = clusters(seed + 1, NEW)[0]
     return np.concatenate((keys, new)), np.concatenate((values, np.arange(KNOWN, KNOWN + NEW)))
@@ -111,9 +111,9 @@ def alone(
 def test_without_an_honest_holdout_lam_is_cautious_and_theta_that_of_the_cache() -> None:
     keys, values = clusters(0, 3000)
     fitted = alone(keys, values, np.arange(3000))
-    assert fitted.source == "leave-one-out"
+    assert fitted.parameters_from == "leave-one-out"
     assert fitted.parameters.lam == CAUTIOUS_LAM
-    assert fitted.calibration is fitted.held is None
+    assert fitted.calibration is fitted.kept_holdout is None
     report = fitted.report
     assert report is not None
     assert report.fewer_errors is report.network_nll is None

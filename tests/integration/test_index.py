@@ -1,7 +1,9 @@
 """From pictures to a bundle that answers rightly."""
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.refit import refit
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
+from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import generations
@@ -23,6 +26,7 @@ from secondlook.model.networks.engines import Encoding
 from secondlook.model.networks.file import load_network
 from secondlook.model.networks.recipe import Recipe
 from secondlook.model.networks.torch_engine import TorchEngine
+from secondlook.model.stores.faiss_store import FaissStore
 from tests.images_for_tests import as_file, make_folder, photos
 from tests.service_for_tests import copy_root
 
@@ -353,3 +357,22 @@ def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder:
     before = open_bundle(tmp_path / "before", index(dataset, tmp_path / "before", plain, options))
     other = np.concatenate([keys for keys, _ in before.store.chunks()])
     assert np.abs(other[rows[0]] - keys[rows[0]]).max() > 1e-3
+
+
+def test_the_new_store_is_let_go_before_the_bundle_is_read_back(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stores() -> int:
+        return sum(type(one) is FaissStore for one in gc.get_objects())
+
+    left: list[int] = []
+    commit = bundles.commit
+
+    def spy(*given: Any) -> None:
+        left.append(stores())
+        commit(*given)
+
+    monkeypatch.setattr(bundles, "commit", spy)
+    before = stores()
+    index(load(str(colour_folder)), copy_root(tiny_bundle, tmp_path / "root"), FromBundle(tiny_bundle), IndexOptions())
+    assert left == [before]

@@ -143,11 +143,11 @@ def test_planted_labels_are_found_where_classes_lie_apart_and_not_where_they_are
 
 def test_only_some_images_can_be_ranked() -> None:
     keys, values, sources = groups()
-    some = planted(bundle_of(keys, values, sources), 0.5, seeds=1, among=sources[:10])
+    some = planted(bundle_of(keys, values, sources), 0.5, seeds=1, sources=sources[:10])
     assert some.images == 10
     assert 0 < some.planted < 10
     with pytest.raises(ParameterError, match="no label was planted among 0 images"):
-        planted(bundle_of(keys, values, sources), 0.5, seeds=1, among=["another.png"])
+        planted(bundle_of(keys, values, sources), 0.5, seeds=1, sources=["another.png"])
 
 
 @pytest.mark.parametrize("wrong", [{"theta": 0.0}, {"k": 0}, {"similar": 0.0}, {"similar": 1.5}])

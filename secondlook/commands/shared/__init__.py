@@ -1,1 +1,1 @@
-"""What several commands share: options, rows of answers, how fits and novelty are told."""
+"""What several commands share: options, a bundle with images to measure it on, what a fit came to in words."""

@@ -89,7 +89,7 @@ progress_option: Decorator = click.option(
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What network, mixture and cache alone answer with, in place of the bundle's own."""
+    """Add what network, mixture and cache alone answer with, in place of the bundle's own."""
     for option in reversed(
         (
             click.option("--exact", is_flag=True, help="Sum over all entries instead of the k nearest."),
@@ -128,7 +128,7 @@ class KType(click.ParamType):  # type: ignore[type-arg]
 
 @contextmanager
 def reporting(progress_format: str) -> Iterator[Progress]:
-    """Progress as asked for; with ``json``, an error becomes a last line ``{"error": ...}`` too."""
+    """Report progress as asked for; with ``json``, an error becomes a last line ``{"error": ...}`` too."""
     if progress_format == "auto":
         with on_terminal() as progress:
             yield progress
@@ -154,11 +154,11 @@ def tell_left_out(datasets: Iterable[Dataset], file: Path | None = None) -> Left
 
 
 def describe(error: OSError) -> str:
-    """What went wrong with which file, as a sentence."""
+    """Say what went wrong with which file."""
     named = f"{error.filename}: " if error.filename is not None else ""
     return f"{named}{error.strerror or error}"
 
 
 def print_json(**content: object) -> None:
-    """One JSON object on a line of its own, at once."""
+    """Print one JSON object on a line of its own, at once."""
     print(json.dumps(content), flush=True)

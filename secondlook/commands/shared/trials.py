@@ -67,16 +67,16 @@ class Trial:
         return cls(bundle, queries, dataset, images, data_root, limits, progress)
 
     def load(self, named: str, split: str) -> Dataset:
-        """Another dataset, or another split."""
+        """Load another dataset, or another split."""
         return load(named, split, self.data_root, self.limits)
 
     def cached(self) -> Dataset:
-        """The split of the dataset that the bundle caches."""
+        """Load the split of the dataset that the bundle caches."""
         return self.load(self.named, self.bundle.manifest.dataset.split)
 
 
 def trial_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of ``Trial.open``, but for the progress."""
+    """Add the arguments of ``Trial.open``, but for the progress."""
     for option in reversed(
         (
             click.argument("dataset"),

@@ -1,4 +1,4 @@
-"""How a bundle's parameters came about, as commands say it."""
+"""What was fitted for a bundle, as commands say it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secondlook.model.manifest import Manifest
 
 
 def describe_parameters(manifest: Manifest) -> Iterator[str]:
-    """Lines for people: what parameters were chosen, on what, and what the cache gains."""
+    """Say what parameters were chosen, on what, and what the cache gains."""
     report, on = manifest.fit, manifest.holdout
     chosen = f"theta {manifest.theta:g}, lam {manifest.lam:g}, k {manifest.k or 'all'}"
     if report is None or on is None:
@@ -37,6 +37,26 @@ def describe_parameters(manifest: Manifest) -> Iterator[str]:
     if on.images < fewest_images(0.99):
         promised = [f"{100 * share:g} %" for share in (0.9, 0.95, 0.99) if on.images < fewest_images(share)]
         yield f"{on.images:,} images are too few to promise sets of {', '.join(promised)}: those are refused"
+
+
+def describe_novelty(manifest: Manifest) -> Iterator[str]:
+    """Say by what novel images are told, how those stand that are not, and what to beware of."""
+    calibration = manifest.calibration
+    if calibration is None:
+        return
+    novelty = calibration.novelty
+    tried = next((one for one in novelty.candidates if one.score == novelty.score), None)
+    if tried is not None and tried.auroc:
+        told = ", ".join(f"{kind} {auroc:.1f}" for kind, auroc in tried.auroc.items())
+        yield f"novelty by {novelty.score}, of {len(novelty.candidates)} scores tried: AUROC % {told}"
+    if calibration.standing is not None:
+        shares = ", ".join(f"{share:.1f} % {kind}" for kind, share in calibration.standing.items())
+        yield f"of the holdout's images {shares}"
+    if novelty.blind_to:
+        yield (
+            f"warning: no score tells {' or '.join(novelty.blind_to)} from known images better than chance: what is "
+            "called known may be anything; name images like those to come with --unknown"
+        )
 
 
 def _no_gain(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""Which images parameters are fitted on, as commands are told it."""
+"""Which images a bundle is fitted on, as commands are told it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ trained_option: Callable[..., Any] = click.option(
     help="Whether the network was trained on DATASET's images; unknown: judged by its errors, where it was not trained "
     "here.",
 )
+unknown_option: Callable[..., Any] = click.option(
+    "--unknown",
+    multiple=True,
+    help="Images of nothing that is cached, a folder or a dataset (its train split), to choose novelty on too; may be "
+    "repeated.",
+)
 
 
 def holdout_of(dataset: str, named: str | None, data_root: Path | None, limits: Limits) -> Dataset | None:
-    """The holdout that was named, a split of a dataset or another dataset; the dataset's split val where none was.
+    """Load the holdout that was named, a split of a dataset or another dataset; the dataset's split val where none was.
 
     Raises:
         DatasetError: there is no such split, or no such dataset.
