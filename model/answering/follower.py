@@ -1,4 +1,4 @@
-"""What was taught, here or by another process: known before the next answer is computed.
+"""Follows a root's journal, so that each answer knows what any process acknowledged before it was asked for.
 
 Whatever asks, asks a file's stamp first, which costs microseconds (``Journal.stamp``). Only where that is another one
 is the journal read: by the thread that computes, which alone runs the engine, between two batches. So what was
@@ -17,11 +17,11 @@ from secondlook.model.images import decode
 from secondlook.model.journal import Journal, Stamp
 
 EMBED_SECONDS = 0.25
-"""For how long images that were kept without keys are embedded between two batches; the others wait for the next."""
+"""Time between two batches in which added images without keys are embedded; the others wait for the next."""
 READ_SECONDS = 2.0
-"""How long a batch waits for a change that is being written; a disk that is stuck must not stop answers for longer."""
+"""Time that a batch waits for a change being written; a disk that is stuck must not stop answers for longer."""
 AGAIN_SECONDS = 5.0
-"""After the journal could not be read, until it is tried again, unless it changed."""
+"""Time from a failure to read the journal to the next try, unless its file changes."""
 
 
 class JournalFollower:
