@@ -29,15 +29,12 @@ class StoreBuilder(Protocol):
 
     def build(self, generation: str, keys: Floats, values: Ints, progress: Progress) -> TunableStore:
         """Keep keys (N,D) and their values (N,) for a generation."""
-        ...
 
     def write(self, store: TunableStore, folder: Path) -> StoreInfo:
         """Put what belongs to it into the bundle's folder; what its manifest says of the store."""
-        ...
 
     def discard(self) -> None:
         """Remove what was kept outside the bundle's folder: the bundle did not come about."""
-        ...
 
 
 def choose_builder(
