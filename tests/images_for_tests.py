@@ -48,3 +48,12 @@ def as_file(image: NDArray[np.uint8], format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def striped(seed: int = 0) -> bytes:
+    """An image of a class that nobody was trained on."""
+    pixels = np.random.default_rng(seed).integers(0, 40, (32, 32, 3)).astype(np.uint8)
+    pixels[:, ::4] += np.array((150, 40, 160), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

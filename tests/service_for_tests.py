@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -75,6 +76,38 @@ def add_generation(root: Path, generation: str = "20990101T000000Z-abcd", **chan
 def files(*uploads: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     """Images as the multipart field that the server reads."""
     return [("file", upload) for upload in uploads]
+
+
+def answering(call: Call) -> str:
+    """Which generation answers."""
+    generation: str = call("GET", "/v1/model").json()["generation"]
+    return generation
+
+
+def eventually(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def teach(call: Call, label: str | None, *contents: bytes, **options: Any) -> httpx.Response:
+    """Teach images under a label."""
+    data = {} if label is None else {"label": label}
+    headers = ADMIN | options.pop("headers", {})
+    sent = files(*((f"{i}.png", content) for i, content in enumerate(contents)))
+    return call("POST", "/v1/entries", files=sent, data=data, headers=headers, **options)
+
+
+def look(call: Call, content: bytes, query: str = "neighbors=3&top=10") -> Any:
+    """The answer on one image."""
+    return call("POST", f"/v1/predict?{query}", files=files(("a.png", content))).json()["predictions"][0]
+
+
+def model(call: Call) -> Any:
+    """What is told of the model."""
+    return call("GET", "/v1/model").json()
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> str:

@@ -1,4 +1,4 @@
-"""What calls declare that they take, from their OpenAPI document; all else is refused, naming what was likely meant."""
+"""Refuses parameters and fields that a call does not declare in its OpenAPI document, and names the likely one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Names = tuple[str, ...]
 
 
 class KnownParameters:
-    """The names that each call takes."""
+    """The names of the parameters and JSON fields that each call takes, from an OpenAPI document."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._query: dict[tuple[str, str], Names] = {}
@@ -67,14 +67,14 @@ class KnownParameters:
 
 
 async def only_known(request: Request) -> None:
-    """What a route depends on that takes nothing but what it declares."""
+    """Refuse what a call does not declare; a dependency of its route."""
     known: KnownParameters = request.app.state.known_parameters
     known.check_query(request.scope)
     await known.check_body(request)
 
 
 def install(app: FastAPI) -> None:
-    """Note what the app's calls declare, once all are there."""
+    """Collect what the app's calls declare; called when all routes are there."""
     app.state.known_parameters = KnownParameters(app.openapi())
 
 
