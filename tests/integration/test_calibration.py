@@ -91,12 +91,14 @@ def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_fo
     (chosen,) = (one for one in novelty.candidates if one.score == novelty.score)
     assert chosen.lost == min(one.lost for one in novelty.candidates)
     assert novelty.evidence is not None
-    assert (bundle.directions is None) == (novelty.evidence.rmds == 0)
+    assert (bundle.directions is not None) == novelty.evidence.goes_by_rmds
     assert bundle.manifest.calibration.standing is not None
     assert sum(bundle.manifest.calibration.standing.values()) == pytest.approx(100, abs=0.1)
 
 
-@pytest.mark.parametrize("score", ["rmds", "energy + rmds / 2 + nearest / 4", "softmax"])
+@pytest.mark.parametrize(
+    "score", ["rmds", "energy + rmds / 2 + nearest / 4", "softmax", "energy + nearest / 5 - surplus"]
+)
 def test_what_is_served_goes_by_what_was_fitted(
     score: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,17 +123,36 @@ def test_what_is_served_goes_by_what_was_fitted(
     inverse = np.linalg.inv(covariance + np.eye(len(covariance)) * 1e-3 * np.trace(covariance) / len(covariance))
     far = [((key - m) @ inverse @ (key - m)) for key in keys for m in (*means, stored[own].mean(axis=0))]
     distances = np.reshape(far, (5, 4))
+    energy, rmds = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)), distances[:, 3] - distances[:, :3].min(axis=1)
     expected = (
         evidence.softmax * (softmax(logits).max(axis=1))
-        + evidence.energy * np.log(np.exp(logits.astype(np.float64)).sum(axis=1))
-        + evidence.rmds * (distances[:, 3] - distances[:, :3].min(axis=1))
+        + evidence.energy * energy
+        + evidence.rmds * rmds
         + evidence.similarity * (keys @ stored.T).max(axis=1)
     )
+    if (surplus := evidence.surplus) is not None:
+        expected -= np.maximum(0, surplus.energy * energy - surplus.rmds * rmds - surplus.over)
+    assert (evidence.surplus is not None) == score.endswith("surplus")
     answers = predictor.predict(images, [predictor.defaults] * 5)
     for answer, of in zip(answers, expected, strict=True):
         assert isinstance(answer, Answer)
         assert answer.novelty == pytest.approx(1 / (1 + np.exp(of - evidence.limit)), abs=1e-3)
         assert answer.is_novel == (answer.novelty > 0.5)
+
+
+def test_a_bundle_without_what_its_surplus_goes_by_is_refused(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = "energy + nearest / 5 - surplus"
+    monkeypatch.setattr("indexer.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    generation = recalibrate(load(str(colour_folder)), root, generations(root)[0])
+    path = root / generation / "manifest.json"
+    written = json.loads(path.read_text())
+    del written["files"]["directions.npy"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(BundleError, match=r"does not list directions\.npy"):
+        open_bundle(root, generation)
 
 
 def test_calibrating_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
