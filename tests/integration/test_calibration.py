@@ -11,6 +11,7 @@ from PIL import Image
 
 from evaluation.detection import ACCEPTED
 from evaluation.doubt import ERRORS, SCORES, Doubt, doubt
+from evaluation.novelties import WITHIN, Novelties, novelties
 from evaluation.unknown import unknown
 from indexer.datasets import Dataset, load
 from indexer.encoders import FromBundle
@@ -225,6 +226,35 @@ def test_the_study_is_told_in_full(found: Doubt, tmp_path: Path) -> None:
     for figure in figures:
         figure.write(tmp_path / f"{figure.name}.png")
         assert (tmp_path / f"{figure.name}.png").stat().st_size > 5_000
+
+
+def test_the_choice_is_held_to_the_best_candidate_on_what_it_did_not_see(
+    tiny_bundle: Path, colour_folder: Path, fresh: Dataset
+) -> None:
+    strange = [unknown(name, (32, 32), images=20) for name in ("drawings", "noise")]
+    dataset = load(str(colour_folder))
+    row = novelties("tiny", FromBundle(tiny_bundle), dataset, fresh, strange)
+    assert (row.entries, row.holdout, row.known) == (len(dataset.labels), 9, 9)
+    assert {"noise", "textures"} <= row.chosen_on[row.chosen].keys()
+    assert row.asked.keys() == row.chosen_on.keys() == CANDIDATES.keys()
+    assert set(row.lost) >= {"drawings", "noise"}
+    for kind, lost in row.lost.items():
+        best = max(of[kind] for of in row.asked.values())
+        assert lost == pytest.approx(best - row.asked[row.chosen][kind], abs=0.01)
+    engine = open_bundle(tiny_bundle).engine
+    entries, known, noise = (
+        embed_images(of, np.arange(len(of.labels)), engine)[1] for of in (dataset, fresh, strange[1])
+    )
+    rest = np.random.default_rng(0).permutation(len(known)) % 2 == 1
+    near, far = ((keys @ entries.T).max(axis=1) for keys in (known[rest], noise))
+    pairs = np.sign(near[:, None] - far[None]) / 2 + 0.5
+    assert row.asked["nearest"]["noise"] == pytest.approx(100 * pairs.mean(), abs=1)
+    first, *others = Novelties((row,)).tables()
+    assert [(cells[1], cells[-1]) for cells in first.rows] == [
+        (kind, "yes" if lost <= WITHIN else "no") for kind, lost in row.lost.items()
+    ]
+    assert [len(table.rows) for table in others] == [len(CANDIDATES)]
+    json.dumps(Novelties((row,)).as_dict(), allow_nan=False)
 
 
 def test_a_bundle_that_is_not_calibrated_is_refused(tiny_bundle: Path, fresh: Dataset) -> None:
