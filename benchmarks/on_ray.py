@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,7 @@ def embedding(source: FromBundle, dataset: Dataset, images: int, progress: Progr
             parts = base / f"parts-{workers}"
             started = time.time()  # as the files' own times are
             if workers:
-                of = "images", "train", base, source.root, parts, shards.plan.shards
-                job = Job.of(*of, mirror=False, thumbnails=True)
-                job = replace(job, source=replace(job.source, generation=source.generation))
+                job = Job("images", "train", base, source, parts, shards.plan.shards)
                 name = f"Ray, {workers} worker{'s' if workers > 1 else ''}"
                 embed_on_ray(LOCAL, job, workers, told(name))
             else:

@@ -126,7 +126,7 @@ def _unreadable(dataset: Dataset, positions: Ints) -> tuple[str, ...]:
     lost = [
         label
         for label in np.flatnonzero(~have).tolist()
-        if (dataset.labels[left] == label).any() or (isinstance(folder, FolderDataset) and _is_empty(folder, label))
+        if (dataset.labels[left] == label).any() or _is_empty(folder, label)
     ]
     if lost:
         own = [label for label in lost if label < len(folder.classes)]
@@ -139,8 +139,9 @@ def _unreadable(dataset: Dataset, positions: Ints) -> tuple[str, ...]:
     return tuple(dataset.source(position) for position in np.flatnonzero(left & ~there).tolist())
 
 
-def _is_empty(folder: FolderDataset, label: int) -> bool:
-    return label < len(folder.classes) and not (folder.labels == label).any()
+def _is_empty(dataset: Dataset, label: int) -> bool:
+    """Whether a class is a folder without images."""
+    return isinstance(dataset, FolderDataset) and label < len(dataset.classes) and label not in dataset.labels
 
 
 @dataclass(frozen=True)

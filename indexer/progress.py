@@ -14,7 +14,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Stage 'embed', say, has done so many of the total."""
-        ...
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -30,29 +29,14 @@ def on_terminal() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _PlainLines()
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        SpinnerColumn,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
 
-    bars = Bars(
-        SpinnerColumn(),
-        TextColumn("{task.description:>10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    tasks: dict[str, tuple[TaskID, float]] = {}
+    text = rich.TextColumn("{task.description:>10}"), rich.TextColumn("{task.fields[rate]}")
+    times = rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
+    columns = rich.SpinnerColumn(), text[0], rich.BarColumn(), rich.MofNCompleteColumn(), text[1], *times
+    bars = rich.Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, tuple[rich.TaskID, float]] = {}
 
     def report(stage: str, done: int, total: int) -> None:
         if stage not in tasks:

@@ -17,7 +17,7 @@ from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import check_classes, read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
-from secondlook.indexer.fitting.calibrate import calibrate_holdout, fit_doubt
+from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH
@@ -34,7 +34,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, Ints
+from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, StoreInfo
@@ -89,7 +89,7 @@ def refit(
     opened = _open(dataset, root, generation, options, progress)
     old, store = opened.bundle, opened.store
     for k in ks:
-        check_k(k, is_exhaustive=store.is_exhaustive, kind=old.manifest.store.kind)
+        check_k(k, old.manifest.store)
     fitted = fit_cache(
         store,
         opened.classes,
@@ -149,6 +149,7 @@ def recalibrate(
     cache = served_votes(
         served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
     )
+    network = softmax(holdout.logits, opened.classes)
     return _write_changed(
         root,
         opened.bundle,
@@ -159,7 +160,7 @@ def recalibrate(
         changed={
             "holdout": opened.chosen.info,
             "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
-            "calibration": calibrate_holdout(holdout, served, cache, manifest.lam, doubt),
+            "calibration": calibrate(network, cache, holdout.labels, manifest.lam, doubt.novelty, doubt.scores),
             "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
         },
     )
@@ -179,12 +180,10 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     looks = CachedLooks.read(old.path / LOOKS)
     if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
-    pictures = _pictures(looks, overlay)
     tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
-    exact = None
-    if dataset is not None and not keeps_keys(manifest.store.factory):
-        exact = _Embedding(dataset, overlay, sources)
-    entries = VotingEntries(pictures, tenth, held, lambda rows: _rows(store, rows), exact)
+    is_kept_whole = keeps_keys(manifest.store.factory)
+    exact = None if dataset is None or is_kept_whole else _ExactKeys(dataset, overlay, sources)
+    entries = VotingEntries(_pictures(looks, overlay), tenth, held, lambda rows: _rows(store, rows), exact)
     cached = f"{manifest.dataset.name} {manifest.dataset.split}"
     title = f"{dataset.name} {dataset.split}" if dataset is not None else manifest.dataset.name
     chosen = choose_holdout(
@@ -201,7 +200,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
 
 
 @dataclass(frozen=True)
-class _Embedding:
+class _ExactKeys:
     """The keys of a bundle's entries as its encoder makes them, of which its store keeps fewer bits."""
 
     dataset: Dataset
@@ -240,10 +239,8 @@ def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress
     found = Looks.joined([Looks.of(np.zeros((1, *old.engine.size, 3), np.uint8))] * len(rows))
     everything = np.arange(len(dataset.labels))
     for indices, images in batches(dataset, everything, old.engine.size, 256):
-        at = [rows.get(dataset.source(int(index)), -1) for index in indices]
-        kept_rows = np.array(at) >= 0
-        some = Looks.of(images)[kept_rows]
-        places = np.array(at)[kept_rows]
+        at = np.array([rows.get(dataset.source(index), -1) for index in indices.tolist()])
+        some, places = Looks.of(images)[at >= 0], at[at >= 0]
         found.digests[places], found.luma[places], found.colours[places] = some.digests, some.luma, some.colours
         progress("looks", int(indices[-1]) + 1, len(everything))
     return CachedLooks(found, np.array([rows[source] for source in sources]), None)
@@ -274,17 +271,15 @@ def _tenth(
     if dataset is None or not len(dataset.holdout()):
         return empty, np.zeros(count, bool)
     check_classes(dataset, old.manifest)
-    row_of = {int(entry): row for row, entry in enumerate(ids.tolist())}
+    row_of = {entry: row for row, entry in enumerate(ids.tolist())}
     first: dict[str, int] = {}
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
     found = embed_queries(dataset, dataset.holdout(), old.engine, progress)
     own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
-    found = found.part(own >= 0)
-    own = own[own >= 0]
-    labels = overlay.store.values[own]
-    tenth = EmbeddedQueries(found.logits, found.keys, labels, found.looks, own)
+    found, own = found.part(own >= 0), own[own >= 0]
+    tenth = replace(found, labels=overlay.store.values[own], own=own)
     # Of the bundle's own entries: what was taught since shows other pictures.
     is_own = np.array([number_of(entry) is None for entry in ids.tolist()], bool)
     rows = looks.rows[ids[is_own]]
@@ -308,11 +303,8 @@ def _rows(store: Store, rows: Ints) -> Floats:
 
 def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
     """The bundle's own of some entries, by their ids, in place of rows."""
-    if rows is None:
-        return None
-    ids = overlay.ids[rows]
-    own: Ints = ids[ids < len(overlay.bundle.store.values)]
-    return own
+    ids = overlay.ids if rows is None else overlay.ids[rows]
+    return None if rows is None else ids[ids < len(overlay.bundle.store.values)]
 
 
 def _by_id(holdout: KeptHoldout, overlay: Overlay) -> KeptHoldout:

@@ -113,15 +113,12 @@ class Study(Protocol):
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON: numbers, lists, strings, None."""
-        ...
 
     def tables(self) -> list[Table]:
         """Its tables, the most important first."""
-        ...
 
     def figures(self) -> list[Figure]:
         """Its plots, the most important first."""
-        ...
 
 
 def show(study: Study) -> None:

@@ -14,7 +14,6 @@ from secondlook.model.stores.factory import (
     check_k,
     check_trainable,
     choose_store,
-    is_exhaustive,
 )
 from secondlook.model.stores.faiss_store import FaissStore, empty_index
 from secondlook.model.stores.milvus_server import Milvus, from_environment
@@ -30,15 +29,12 @@ class StoreBuilder(Protocol):
 
     def build(self, generation: str, keys: Floats, values: Ints, progress: Progress) -> TunableStore:
         """Keep keys (N,D) and their values (N,) for a generation."""
-        ...
 
     def write(self, store: TunableStore, folder: Path) -> StoreInfo:
         """Put what belongs to it into the bundle's folder; what its manifest says of the store."""
-        ...
 
     def discard(self) -> None:
         """Remove what was kept outside the bundle's folder: the bundle did not come about."""
-        ...
 
 
 def choose_builder(
@@ -67,7 +63,7 @@ def choose_builder(
         check_trainable(factory, count)
         builder = _InFolder(StoreInfo(kind="faiss", factory=factory, dim=dim, count=count, why=why))
     if is_k_given:
-        check_k(k, is_exhaustive=is_exhaustive(factory), kind=builder.info.kind)
+        check_k(k, builder.info)
     return builder
 
 

@@ -1,4 +1,18 @@
-"""What the classifier is: networks, encoder, cache maths, stores, bundles. Importing it needs no torch."""
+"""What the classifier is. Importing it needs no torch; it imports nothing of the other rooms.
+
+Its parts, each importing only those above it::
+
+    errors, labels, cache, scoring
+                the errors that users read, the names of classes, the cache's formulas, how good probabilities are
+    images      bytes of a file -> uint8 pixels of the encoder's size
+    networks    a network and a key recipe -> an encoder, exported as one ONNX graph; the engines that run it
+    manifest    what a bundle says of itself: the fields of its manifest.json
+    stores      keys and how the nearest are found: exact, FAISS, PyTorch, Milvus; added keys beside any of them
+    journal     what people taught a root, in one SQLite file
+    bundles     one folder with everything that a server needs; a root has many, and names the active one
+    added       a journal's changes as an overlay of a generation
+    answering   pixels -> encoder -> nearest entries -> vote -> mixture; and how far to trust it
+"""
 
 import os
 

@@ -75,7 +75,7 @@ def vote(similarities: Floats, values: Ints, theta: float, classes: int) -> Floa
 def class_weights(counts: Ints, known: int) -> NDArray[np.float64] | None:
     """How much an entry of each class counts in the vote (C,), from the entries of each; None where all count the same.
 
-    Classes from ``known`` on were taught, an image at a time: they have few entries because nobody taught more, and not
+    Classes from ``known`` on were added, an image at a time: they have few entries because nobody added more, and not
     because they are rare. Each of them votes as if it had as many as a class of the network's has on average
     (docs/decisions/011).
     """
@@ -97,9 +97,9 @@ def reweigh(cache: Floats, by_class: NDArray[np.float64] | None) -> Floats:
 
 
 def mix(network: Floats, cache: Floats, lam: float) -> Floats:
-    """The mixture of p_net and p_cache, both (B,C). Where the cache had no entry to ask (a row of 0), p_net alone."""
-    asked = cache.any(axis=1)
-    share = np.float32(lam) if asked.all() else np.where(asked, np.float32(lam), np.float32(0))[:, None]
+    """The mixture of p_net and p_cache, both (B,C); p_net alone where no entry voted (a row of 0)."""
+    has_votes = cache.any(axis=1)
+    share = np.float32(lam) if has_votes.all() else np.where(has_votes, np.float32(lam), np.float32(0))[:, None]
     mixed: Floats = (np.float32(1) - share) * network
     mixed += share * cache
     return mixed

@@ -13,10 +13,10 @@
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
     ├── ParameterError    theta, lam, k or another number out of its range
     ├── MemoryLimitError  work that would not fit into memory
-    ├── JournalError      what was taught cannot be read or written
+    ├── JournalError      the journal of added entries cannot be read or written
     │   └── JournalFullError     the disk is full
     ├── LabelTakenError       a label that would be taken for a known one
-    ├── AddedLimitError       more taught images than are accepted
+    ├── AddedLimitError       more added images than are accepted
     ├── RepeatedRequestError  an id that was used for another request
     └── ImageError        bytes that are not an image
         ├── ImageTooLargeError   more pixels than are accepted
@@ -69,11 +69,11 @@ class MemoryLimitError(SecondlookError):
 
 
 class JournalError(SecondlookError):
-    """What was taught cannot be read or written."""
+    """The journal of added entries cannot be read or written."""
 
 
 class JournalFullError(JournalError):
-    """There is no room on the disk for what is to be taught."""
+    """The disk has no room for more entries."""
 
 
 class LabelTakenError(SecondlookError):
@@ -85,7 +85,7 @@ class LabelTakenError(SecondlookError):
 
 
 class AddedLimitError(SecondlookError):
-    """More images would be taught than are accepted."""
+    """More images would be added than are accepted."""
 
     def __init__(self, kept: int, most: int) -> None:
         super().__init__(f"{kept:,} taught images are kept, at most {most:,} are accepted: remove some")

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus at ``GET /metrics``.
+"""Counts requests, images, stages and states for Prometheus, at ``GET /metrics``.
 
 Every label has few values: routes are templates, methods and reasons come from fixed lists.
 
@@ -53,7 +53,7 @@ EndedBy = Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]
 
 
 class Snapshot(NamedTuple):
-    """What a server is like at one moment."""
+    """A server's state at one moment."""
 
     generation: str
     engine: str
@@ -247,7 +247,7 @@ class Metrics:
 
 
 class _Infos(Collector):
-    """What runs and what answers, in words: the same in all workers but for the seconds after a switch."""
+    """The version and the generation, in words: the same in all workers but for the seconds after a switch."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

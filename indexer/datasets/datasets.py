@@ -41,32 +41,26 @@ class Dataset(Protocol):
     @property
     def name(self) -> str:
         """What it was opened as."""
-        ...
 
     @property
     def split(self) -> str:
         """``train``, ``val`` or ``test``."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        ...
 
     @property
     def own_classes(self) -> tuple[str, ...]:
         """Those of the dataset itself, the first ones; the others were taught to a cache, and no network knows them."""
-        ...
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each image, shape (N,)."""
-        ...
 
     @property
     def left_out(self) -> LeftOut:
         """What was left out so far: what is no image, and what could not be read; whoever reads notes it here."""
-        ...
 
     def read(self, index: int, size: tuple[int, int], /) -> NDArray[np.uint8]:
         """One image as RGB, shape (height, width, 3) for size (height, width).
@@ -74,19 +68,15 @@ class Dataset(Protocol):
         Raises:
             ImageError: the image cannot be decoded.
         """
-        ...
 
     def source(self, index: int, /) -> str:
         """Where the image came from: a path relative to the dataset, or batch and position."""
-        ...
 
     def content_hash(self) -> str:
         """SHA-256 over images and labels, in order."""
-        ...
 
     def holdout(self) -> NDArray[np.int64]:
         """Indices kept from training and used to fit theta, lam and k: a tenth of the images, the same each time."""
-        ...
 
 
 @dataclass(frozen=True)

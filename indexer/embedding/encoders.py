@@ -63,7 +63,6 @@ class EncoderSource(Protocol):
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Write encoder.onnx (and network.safetensors) into folder."""
-        ...
 
 
 @dataclass(frozen=True)

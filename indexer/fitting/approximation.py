@@ -87,7 +87,7 @@ def measure(
         else:
             votes = exact_vote(keys[rows], exact_keys, (theta,), served.classes)[0][0]
             exact[rows] = reweigh(votes, served.class_weights)
-        progress("truncation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
+        progress("approximation", min(start + QUERIES_AT_ONCE, len(some)), len(some))
     if not store.is_exhaustive:
         # Where all entries vote, an approximate store still finds the neighbours that are listed.
         searched = min(k or LISTED_K, served.count, found.ids.shape[1])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
-from secondlook.indexer.fitting.calibrate import calibrate_holdout, fit_doubt
+from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
 from secondlook.indexer.fitting.neighbors import nearest_entries
@@ -142,6 +142,7 @@ def fit_cache(
         fitted = _alone(store, classes, known, entries, chosen, ks, progress)
         return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
     best, found = fit_parameters(asked, served, ks=ks, progress=progress)
+    network = softmax(asked.logits, classes)
     doubt = fit_doubt(served, asked, found, unknown(), own_classes or classes)
     measured = measure(served, store, entries.exact_less(out), asked, found, best.parameters, doubt, progress)
     return FittedCache(
@@ -152,7 +153,7 @@ def fit_cache(
         chosen.info,
         best.report,
         measured.approximation_error,
-        calibrate_holdout(asked, served, measured.cache, best.parameters.lam, doubt),
+        calibrate(network, measured.cache, asked.labels, best.parameters.lam, doubt.novelty, doubt.scores),
         doubt.directions,
         limits_of_same(asked.keys, found, entries, served),
         keep_holdout(asked, out),

@@ -32,14 +32,6 @@ def fit_doubt(
     return Doubt(novelty, directions, own, novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], own))
 
 
-def calibrate_holdout(
-    holdout: EmbeddedQueries, served: ServedCache, cache: Floats, lam: float, doubt: Doubt
-) -> Calibration:
-    """``calibrate`` on a holdout, with the votes (n,C) on it as they are served."""
-    network = softmax(holdout.logits, served.classes)
-    return calibrate(network, cache, holdout.labels, lam, doubt.novelty, doubt.scores)
-
-
 def calibrate(
     network: Floats, cache: Floats, labels: Ints, lam: float, novelty: Novelty, scores: NDArray[np.float64]
 ) -> Calibration:

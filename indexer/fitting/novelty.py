@@ -1,7 +1,7 @@
 """When an image is novel: which score tells unknown images best, and how little of it is too little.
 
 Which one that is depends on the network and the images, so candidates are compared on the bundle's own: on the holdout
-with one class after another left out of the cache and the logits, on synthetic images (``fitting.synthetic``), and on
+with one class after another left out of the cache and the logits, on synthetic images (``fitting.unknown``), and on
 what the user says is unknown. The one is taken that loses least where it loses most: it is never far from the best.
 """
 

@@ -40,8 +40,6 @@ def fit_parameters(
     served: ServedCache,
     *,
     ks: Sequence[int | None] = KS,
-    thetas: Sequence[float] = THETAS,
-    lams: Sequence[float] = LAMS,
     progress: Progress = silent,
 ) -> tuple[FittedParameters, Neighbors]:
     """Try every (k, theta, lam) on the holdout; what was chosen, and the holdout's nearest entries.
@@ -60,10 +58,8 @@ def fit_parameters(
         found.values,
         count,
         ks=ks,
-        thetas=thetas,
-        lams=lams,
         by_class=served.class_weights,
-        exact=_exact(served, holdout.keys, thetas, progress) if None in ks else None,
+        exact=_exact(served, holdout.keys, progress) if None in ks else None,
     )
     return fitted, found
 
@@ -75,7 +71,6 @@ def fit_by_leave_one_out(
     network_error_percent: float | None,
     *,
     ks: Sequence[int | None] = KS,
-    thetas: Sequence[float] = THETAS,
 ) -> FittedParameters:
     """Choose theta and k by the cache alone, and lam with caution: for a network that may know its images by heart.
 
@@ -94,7 +89,6 @@ def fit_by_leave_one_out(
         found.values,
         served.count,
         ks=ks,
-        thetas=thetas,
         lams=(CAUTIOUS_LAM,),
         by_class=served.class_weights,
         # By its errors a duller theta kept 66 % of what the cache can gain on the paper's CIFAR-100 weights.
@@ -106,12 +100,12 @@ def fit_by_leave_one_out(
     return FittedParameters(fitted.parameters, report)
 
 
-def _exact(served: ServedCache, keys: Floats, thetas: Sequence[float], progress: Progress) -> Floats:
+def _exact(served: ServedCache, keys: Floats, progress: Progress) -> Floats:
     """The vote (thetas,n,C) of all entries."""
-    exact = np.empty((len(thetas), len(keys), served.classes), np.float32)
+    exact = np.empty((len(THETAS), len(keys), served.classes), np.float32)
     for start in range(0, len(keys), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        exact[:, rows] = served.exact_vote(keys[rows], tuple(thetas))
+        exact[:, rows] = served.exact_vote(keys[rows], THETAS)
         progress("fit", min(start + QUERIES_AT_ONCE, len(keys)), len(keys))
     return exact
 
@@ -124,7 +118,6 @@ def choose_parameters(
     entries: int,
     *,
     ks: Sequence[int | None],
-    thetas: Sequence[float] = THETAS,
     lams: Sequence[float] = LAMS,
     exact: Floats | None = None,
     by_class: NDArray[np.float64] | None = None,
@@ -143,12 +136,12 @@ def choose_parameters(
             assert exact is not None
             of_all: Floats = exact[j]
             return of_all
-        return reweigh(vote(similarities[:, :k], values[:, :k], thetas[j], network.shape[1]), by_class)
+        return reweigh(vote(similarities[:, :k], values[:, :k], THETAS[j], network.shape[1]), by_class)
 
-    errors = np.empty((len(ks), len(thetas), len(lams)))
+    errors = np.empty((len(ks), len(THETAS), len(lams)))
     losses = np.empty_like(errors)
     for i in range(len(ks)):
-        for j in range(len(thetas)):
+        for j in range(len(THETAS)):
             cache = voted(i, j)
             for m, lam in enumerate(lams):
                 mixed = mix(network, cache, lam)
@@ -159,12 +152,12 @@ def choose_parameters(
     i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
     mixed = mix(network, voted(i, j), lams[m])
     return FittedParameters(
-        Parameters(thetas[j], lams[m], ks[i]),
+        Parameters(THETAS[j], lams[m], ks[i]),
         FitReport(
             images=len(network),
             entries=entries,
             ks=tuple(ks),
-            thetas=tuple(thetas),
+            thetas=THETAS,
             lams=tuple(lams),
             error_percent=_rounded(errors),
             nll=_rounded(losses),

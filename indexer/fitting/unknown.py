@@ -1,4 +1,4 @@
-"""Images of nothing that a bundle knows: made far from anything, and those that somebody names."""
+"""Images of nothing that a bundle knows, for novelty to be chosen on: synthetic ones, and those that somebody names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, Dataset, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LeftOut, printable
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.datasets.walk import walk
-from secondlook.indexer.fitting.synthetic import synthetic_images
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.engines import Encoding, Engine
@@ -20,6 +20,9 @@ from secondlook.model.networks.engines import Encoding, Engine
 BATCH = 64
 MOST = 2000
 """Images of each dataset that are looked at, evenly spread over it."""
+
+SYNTHETIC = 250
+"""Synthetic images of each kind."""
 
 
 def load_unknown(name: str, split: str, data_root: Path | None = None) -> Dataset:
@@ -64,6 +67,34 @@ def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress =
             raise DatasetError(f"{dataset.name} has no readable images: name a folder that has some with --unknown")
         found[dataset.name] = _joined(parts)
     return found
+
+
+def synthetic_images(size: tuple[int, int], count: int = SYNTHETIC) -> dict[str, NDArray[np.uint8]]:
+    """Kinds of images far from any photo, each (count,height,width,3): always the same for a size (height, width)."""
+    random = np.random.default_rng(0)
+    return {
+        "noise": random.integers(0, 256, (count, *size, 3), dtype=np.uint8),
+        "textures": np.stack([_texture(random, size) for _ in range(count)]),
+    }
+
+
+def _texture(random: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Clouds, grains, stripes or spots in two colours: noise of some wavelengths, which may have a direction."""
+    height, width = size
+    down, across = np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width)[None] * width
+    waves = np.hypot(down, across)
+    middle, spread = np.exp(random.uniform(0.5, np.log(max(4.0, min(size) / 3)))), random.uniform(0.2, 0.8)
+    kept = np.exp(-((np.log(np.maximum(waves, 0.3) / middle) / spread) ** 2) / 2)
+    if random.random() < 0.5:
+        along = np.cos(np.arctan2(down, across) - random.uniform(0, np.pi)) ** 2
+        kept *= along ** random.uniform(2, 30)
+    field = np.fft.ifft2(np.fft.fft2(random.standard_normal(size)) * kept).real
+    field /= max(float(field.std()), 1e-12)
+    sharp = np.exp(random.uniform(-0.5, 3.0))
+    share = (1 / (1 + np.exp(-sharp * field)))[..., None]
+    first, second = random.uniform(0, 255, (2, 3))
+    texture: NDArray[np.uint8] = np.round(first * share + second * (1 - share)).astype(np.uint8)
+    return texture
 
 
 def _joined(parts: Sequence[Encoding]) -> Encoding:

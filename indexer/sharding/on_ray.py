@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,52 +46,25 @@ class Job:
 
     name: str
     split: str
-    data_root: Path
-    """Absolute; a folder is looked for there first."""
+    data_root: Path | None
+    """A folder is looked for there first; in the end, where it is."""
     source: FromBundle
-    """Absolute."""
     parts: Path
-    """Absolute."""
     shards: int
-    mirror: bool
-    thumbnails: bool
-    limits: Limits
-    skip_empty: bool
-    run: str
+    mirror: bool = False
+    thumbnails: bool = True
+    limits: Limits = DEFAULT_LIMITS
+    skip_empty: bool = False
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
     """Differs from run to run."""
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        split: str,
-        data_root: Path | None,
-        root: Path,
-        parts: Path,
-        shards: int,
-        *,
-        mirror: bool,
-        thumbnails: bool,
-        limits: Limits = DEFAULT_LIMITS,
-        skip_empty: bool = False,
-    ) -> Job:
-        """With absolute paths; a folder keeps the name that it was given by."""
-        is_below = data_root is not None and (name in CIFAR or (data_root / name).is_dir())
-        below = data_root if data_root is not None and is_below else Path()
-        source = FromBundle(root.resolve())
-        return cls(
-            name,
-            split,
-            below.resolve(),
-            source,
-            parts.resolve(),
-            shards,
-            mirror,
-            thumbnails,
-            limits,
-            skip_empty,
-            secrets.token_hex(4),
-        )
+    def __post_init__(self) -> None:
+        """Make paths absolute, since nodes work in other folders; the dataset keeps the name that it was given by."""
+        is_below = self.data_root is not None and (self.name in CIFAR or (self.data_root / self.name).is_dir())
+        below = self.data_root if self.data_root is not None and is_below else Path()
+        source = replace(self.source, root=self.source.root.resolve())
+        for name, value in (("data_root", below.resolve()), ("source", source), ("parts", self.parts.resolve())):
+            object.__setattr__(self, name, value)
 
     def opened(self, threads: int = 0) -> Shards:
         """Open the dataset on this machine."""

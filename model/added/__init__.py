@@ -1,1 +1,1 @@
-"""Added entries laid over a generation, and kept up with the journal."""
+"""Entries that were added to a generation since it was built: the journal's changes laid over it."""

@@ -1,4 +1,4 @@
-"""What was taught, put into Milvus for the servers that cannot read the root's journal.
+"""Copies an overlay into Milvus, for servers that cannot read the root's journal.
 
 The journal stays the truth: one server, the primary, has it. It writes how the journal changes a generation (an
 overlay) into a collection beside the generation's own, and its replicas make the same overlay of that. Every row has
@@ -31,7 +31,7 @@ class State(IntEnum):
     """What a row says of its entry."""
 
     AS_BEFORE = 0
-    """The overlay says nothing of it any more."""
+    """The overlay no longer changes it."""
     LABELLED = 1
     REMOVED = 2
 
@@ -64,7 +64,7 @@ class Mirror:
         self._upsert([_Row(HEAD, State.LABELLED, overlay.token.hex())], overlay.change)
 
     def replayed(self, overlay: Overlay) -> Overlay:
-        """The overlay with all that was published since; itself where that is nothing.
+        """The overlay with the changes published since; itself where there are none.
 
         Raises:
             StoreUnreachableError, StoreError: the server does not answer, or refuses.
@@ -157,7 +157,7 @@ class Mirror:
 
 
 def _differing(overlay: Overlay, before: Overlay) -> Iterator[_Row]:
-    """Rows of what an overlay says otherwise than one before it."""
+    """Rows in which an overlay differs from one before it."""
     for place in sorted({*overlay.labels, *before.labels}):
         label = overlay.labels.get(place)
         if label is None:

@@ -1,4 +1,4 @@
-"""What was taught, laid over a generation: its store and the journal searched as if they were one index.
+"""A journal's changes laid over a generation: its store and the added keys are searched as if they were one index.
 
 Nothing here changes once made. A live FAISS index is never mutated; whoever answers gets another overlay instead, and
 the k nearest entries of the generation and of the taught keys are merged. Overlays share what they have in common, so
@@ -34,7 +34,7 @@ from secondlook.model.stores.store import Store
 
 
 class _Codes:
-    """A number for each label that was met, which stays its own: a generation's classes first, in their order."""
+    """Numbers labels in the order in which they are met, a generation's classes first; a number never changes."""
 
     def __init__(self, classes: Iterable[str]) -> None:
         self.labels: list[str] = []
@@ -61,17 +61,17 @@ class Overlay:
     token: bytes = b""
     """That change's own."""
     labels: Mapping[int, str] = field(default_factory=dict)
-    """Those that were ever new to the root, by place in the order in which they were given."""
+    """Labels that were ever new to the root, by place in the order in which they were given."""
     waiting: Mapping[int, str] = field(default_factory=dict)
     """Labels of taught images that are still to be embedded, by number."""
     added: AddedKeys = None  # type: ignore[assignment]  # made below
     """Entries of images that the generation does not have itself."""
     corrections: Corrections = field(default_factory=Corrections)
-    """Of its own entries that are not as they were in it, by position: codes of labels."""
+    """Of the generation's own entries: codes of their labels now, by position."""
     lost: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(C,) how many of its own entries of each class those are; classes behind its end lost none."""
+    """(C,) own entries of each class that are removed or relabelled; classes behind its end lost none."""
     gained: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(codes,) how many of them have each label now."""
+    """(codes,) own entries that were relabelled to each label."""
     _codes: _Codes = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Overlay:
 
     @cached_property
     def _used(self) -> Ints:
-        """(codes,) entries that have each label because of what was taught."""
+        """(codes,) entries that have each label because of the journal."""
         used = np.zeros(max(len(self.added.uses), len(self.gained)), np.int64)
         used[: len(self.added.uses)] += self.added.uses
         used[: len(self.gained)] += self.gained
@@ -90,7 +90,7 @@ class Overlay:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The generation's, then those that were taught."""
+        """The generation's classes, then the added ones."""
         own = self.bundle.manifest.classes
         used = {self._codes.labels[code] for code in np.flatnonzero(self._used).tolist()}
         if used <= set(own):
@@ -100,7 +100,7 @@ class Overlay:
 
     @cached_property
     def store(self) -> Store:
-        """The generation's store as the journal has it."""
+        """The generation's store with the journal's changes."""
         base = self.bundle.store
         if not self.added.count and not len(self.corrections):
             return base
@@ -108,7 +108,7 @@ class Overlay:
 
     @cached_property
     def _class_of(self) -> Ints:
-        """(codes,) the class of each label; 0 of those that nothing has now."""
+        """(codes,) the class of each label; 0 where no entry has it."""
         # One that others add meanwhile is no label of this overlay's.
         return np.array([self.index.get(label, 0) for label in self._codes.labels[: max(1, len(self._used))]], np.int64)
 
@@ -119,7 +119,7 @@ class Overlay:
 
     @property
     def folded_ids(self) -> list[int]:
-        """Ids of the generation's own entries that were taught."""
+        """Ids of the generation's own entries that were added once and folded in."""
         return [entry.id for own in self.bundle.folded.values() for entry in own]
 
     @property
@@ -219,7 +219,7 @@ class Overlay:
     def _copies(
         self, number: int, now: tuple[str, Mapping[bool, Floats]] | None
     ) -> tuple[Copies | int | None, str | None]:
-        """What becomes of a taught image's entries, and the label for which it waits."""
+        """The new state of an added image's entries, and the label under which it waits for keys."""
         if now is None:
             return None, None
         label, keys = now

@@ -1,4 +1,4 @@
-"""An overlay brought up to what its journal says now."""
+"""Replays a journal's changes onto an overlay."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replayed(
     wait: float = BUSY_SECONDS,
     decode: Decode = decode,
 ) -> Overlay:
-    """The overlay with all that was changed since; itself where that is nothing.
+    """The overlay with the journal's changes since; itself where there are none.
 
     Where the journal is not the one that it was made of any more, or an older copy of that, it is made anew. Keys that
     are missing for this generation's encoder are made, for about so many seconds, and kept in the journal for others;
@@ -86,7 +86,7 @@ def _with(overlay: Overlay, changed: Changed, keys: Mapping[tuple[int, bool], Fl
 
 
 def _corrections(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str | None]]:
-    """Positions of the generation's own entries that changes are about, with their label now."""
+    """Positions of the generation's own entries that were changed, with their labels now."""
     bundle = overlay.bundle
     for image in changed.images:
         for entry in bundle.folded.get(image.number, ()):
@@ -97,7 +97,7 @@ def _corrections(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str 
 
 
 def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, decode: Decode) -> Overlay:
-    """With the keys of images that wait for some."""
+    """The overlay with keys of images that had none, embedded until the seconds are over."""
     encoder, copies, engine = _encoder(overlay), _copies(overlay), overlay.bundle.engine
     until = time.monotonic() + seconds
     waiting = sorted(overlay.waiting)
@@ -125,7 +125,7 @@ def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, d
 def _decoded(
     journal: Journal, missing: deque[int], size: tuple[int, int], until: float, decode: Decode
 ) -> tuple[list[int], dict[int, NDArray[np.uint8]]]:
-    """Takes some images out of those that are missing, one at least: their numbers, and those that can be decoded."""
+    """Take some images out of those that are missing, one at least: their numbers, and those that can be decoded."""
     looked_at: list[int] = []
     images: dict[int, NDArray[np.uint8]] = {}
     while missing and len(looked_at) < BATCH and not (looked_at and time.monotonic() >= until):
@@ -142,7 +142,7 @@ def _decoded(
 
 
 def _with_keys(overlay: Overlay, numbers: list[int], keys: Mapping[tuple[int, bool], Floats]) -> Overlay:
-    """With the keys that there are of some images; one that has none waits no longer."""
+    """The overlay with the keys given of some images; one without keys waits no longer."""
     images: dict[int, tuple[str, Mapping[bool, Floats]] | None] = {}
     for number in numbers:
         made = {mirrored: keys[number, mirrored] for mirrored in (False, True) if (number, mirrored) in keys}

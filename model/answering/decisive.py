@@ -36,9 +36,9 @@ def decisive(
     left = np.repeat(cache[None].astype(np.float64), len(own), axis=0)
     left[:, winner] = np.maximum(left[:, winner] - weights[own].cumsum(), 0.0)
     remaining = left.sum(axis=1, keepdims=True)
-    asked = remaining > NOTHING
-    left /= np.where(asked, remaining, 1.0)
-    answers = np.where(asked, (1 - lam) * network + lam * left, network)
+    has_votes = remaining > NOTHING
+    left /= np.where(has_votes, remaining, 1.0)
+    answers = np.where(has_votes, (1 - lam) * network + lam * left, network)
     first = answers.argmax(axis=1)
     changed = np.flatnonzero(first != winner)
     if not len(changed):

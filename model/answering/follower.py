@@ -1,4 +1,4 @@
-"""What was taught, here or by another process: known before the next answer is computed.
+"""Follows a root's journal, so that each answer knows what any process acknowledged before it was asked for.
 
 Whatever asks, asks a file's stamp first, which costs microseconds (``Journal.stamp``). Only where that is another one
 is the journal read: by the thread that computes, which alone runs the engine, between two batches. So what was
@@ -17,11 +17,11 @@ from secondlook.model.images import decode
 from secondlook.model.journal import Journal, Stamp
 
 EMBED_SECONDS = 0.25
-"""For how long images that were kept without keys are embedded between two batches; the others wait for the next."""
+"""Time between two batches in which added images without keys are embedded; the others wait for the next."""
 READ_SECONDS = 2.0
-"""How long a batch waits for a change that is being written; a disk that is stuck must not stop answers for longer."""
+"""Time that a batch waits for a change being written; a disk that is stuck must not stop answers for longer."""
 AGAIN_SECONDS = 5.0
-"""After the journal could not be read, until it is tried again, unless it changed."""
+"""Time from a failure to read the journal to the next try, unless its file changes."""
 
 
 class JournalFollower:
@@ -41,22 +41,22 @@ class JournalFollower:
         """
         return self._is_seen(overlay, self._journal.stamp())
 
-    def renew(self, predictor: Predictor, is_asked: bool) -> Predictor:
+    def renew(self, predictor: Predictor, embeds: bool) -> Predictor:
         """A predictor with all that was acknowledged until now; itself where that is nothing new.
 
-        ``is_asked`` = images that wait to be embedded are, some of them, although nothing is new.
+        ``embeds``: some images that wait for keys are embedded, although nothing is new.
 
         Raises:
             JournalError: the journal cannot be read.
         """
         overlay, stamp = predictor.overlay, self._journal.stamp()
         is_seen, is_behind = self._is_seen(overlay, stamp), bool(overlay.waiting)
-        if is_seen and not (is_asked and is_behind):
+        if is_seen and not (embeds and is_behind):
             return predictor
         if self._failed is not None and self._failed[1] == stamp and time.monotonic() < self._failed[2]:
             raise self._failed[0]
         # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
-        seconds = 0.0 if is_behind and not is_asked else EMBED_SECONDS
+        seconds = 0.0 if is_behind and not embeds else EMBED_SECONDS
         try:
             fresh = replayed(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
         except JournalError as error:

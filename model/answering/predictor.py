@@ -29,7 +29,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
 from secondlook.model.errors import ImageError, StoreUnreachableError
 from secondlook.model.manifest import Standing
-from secondlook.model.stores.factory import check_k, is_exhaustive
+from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.store import Neighbors
 
 MAX_NEIGHBORS = 50
@@ -48,7 +48,7 @@ class Answer:
     novelty: float | None
     """The score of ``model.answering.doubt``; None where the cache could not be asked."""
     is_novel: bool | None
-    """None there, and where the bundle has no calibration."""
+    """None where ``novelty`` is, and where the bundle has no calibration."""
     ids: Ints
     """(n,) the nearest entries."""
     values: Ints
@@ -57,8 +57,8 @@ class Answer:
     """(n,)."""
     weights: NDArray[np.float64]
     """(n,) their shares of the vote; 0 for those beyond k."""
-    whole: Floats
-    """(C,) the vote that those are shares of: ``cache``, but where a quick search settled that, all that k asks for."""
+    full_vote: Floats
+    """(C,) the vote that those are shares of: ``cache``, but all of the k nearest where an early exit settled that."""
     key: Floats
     """(D,) the image's own."""
     is_unusual: bool | None = None
@@ -102,9 +102,9 @@ class Given(Parameters):
 
 
 class Predictor:
-    """Answers with one bundle, and what was taught since; ``predict`` is called from one thread at a time.
+    """Answers with one bundle, and what was added since; ``predict`` is called from one thread at a time.
 
-    While a store on another machine is away, ``alone`` has the network answer by itself.
+    While the store does not answer, the network does without it where ``network_fallback`` says so.
     """
 
     def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, network_fallback: bool = False) -> None:
@@ -134,8 +134,7 @@ class Predictor:
             self.defaults.lam if lam is None else lam,
             None if k == "all" else self.defaults.k if k is None else k,
         )
-        store = self.bundle.manifest.store
-        check_k(chosen.k, is_exhaustive=is_exhaustive(store.factory), kind=store.kind)
+        check_k(chosen.k, self.bundle.manifest.store)
         return chosen
 
     def predict(
@@ -147,10 +146,10 @@ class Predictor:
     ) -> list[Answer | ImageError]:
         """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
 
-        ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``spent``.
+        ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``timer``.
 
         Raises:
-            StoreUnreachableError: the store is away, and the network is not to answer alone.
+            StoreUnreachableError: the store does not answer, and there is no ``network_fallback``.
         """
         timer = timer or StageTimer()
         with timer.stage("encode"):
@@ -168,7 +167,7 @@ class Predictor:
         )
         for (parameters, is_given), rows in groups.items():
             try:
-                found, cache, shares, whole = self._ask_cache(
+                hits, cache, shares, full_vote = self._ask_cache(
                     keys[rows], network[rows], own[rows], parameters, neighbors, timer
                 )
             except StoreUnreachableError:
@@ -180,11 +179,11 @@ class Predictor:
                 continue
             mixed = mix(network[rows], cache, parameters.lam)
             is_own = not is_given and parameters == self.defaults
-            places = self._same.find(keys[rows], found) if is_own else np.full(len(rows), -1)
+            places = self._same.find(keys[rows], hits) if is_own else np.full(len(rows), -1)
             same = np.flatnonzero(places >= 0)
             mixed[same] = 0.0
-            mixed[same, found.values[same, places[same]]] = 1.0
-            scores, unusual = self._novelty_of(found, own[rows], mixed.argmax(axis=1))
+            mixed[same, hits.values[same, places[same]]] = 1.0
+            scores, unusual = self._novelty_of(hits, own[rows], mixed.argmax(axis=1))
             listed = shares.shape[1]
             for i, row in enumerate(rows):
                 if not sound[row]:
@@ -195,27 +194,27 @@ class Predictor:
                     mixed[i],
                     scores[i],
                     scores[i] > self._novelty.threshold if self._novelty else None,
-                    found.ids[i, :listed],
-                    found.values[i, :listed],
-                    found.similarities[i, :listed],
+                    hits.ids[i, :listed],
+                    hits.values[i, :listed],
+                    hits.similarities[i, :listed],
                     shares[i],
-                    whole[i],
+                    full_vote[i],
                     keys[row],
                     unusual[i] if self._has_doubtful else None,
-                    int(found.ids[i, places[i]]) if places[i] >= 0 else None,
+                    int(hits.ids[i, places[i]]) if places[i] >= 0 else None,
                 )
         return answers
 
-    def _novelty_of(self, found: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
+    def _novelty_of(self, hits: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
         """Novelty scores of images (B,) that are said to be of those classes, and which are novel or nearly so."""
         novelty = self._novelty
-        scores = novelty_scores(novelty, found.similarities[:, self._nth - 1], own)
+        scores = novelty_scores(novelty, hits.similarities[:, self._nth - 1], own)
         limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
-        taught = said >= len(self.bundle.manifest.network_classes)
-        if novelty is not None and novelty.of_added is not None and taught.any():
+        is_new = said >= len(self.bundle.manifest.network_classes)
+        if novelty is not None and novelty.of_added is not None and is_new.any():
             # Of a class that it does not know, the network has only doubt.
-            scores[taught] = evidence_scores(novelty.of_added, found.similarities[taught, 0])
-            limits[taught] = doubtful_above(novelty.of_added)
+            scores[is_new] = evidence_scores(novelty.of_added, hits.similarities[is_new, 0])
+            limits[is_new] = doubtful_above(novelty.of_added)
         return scores.tolist(), (scores > limits).tolist()
 
     def standing(self, answer: Answer, parameters: Parameters) -> Standing | None:
@@ -260,37 +259,37 @@ class Predictor:
         neighbors: int,
         timer: StageTimer,
     ) -> tuple[Neighbors, Floats, NDArray[np.float64], Floats]:
-        """Neighbours, p_cache (n,C), the nearest ones' shares of the vote (n,neighbors), and the whole of that vote."""
+        """Neighbours, p_cache (n,C), the nearest ones' shares of the full vote (n,neighbors), and that vote (n,C)."""
         store, by_class = self.store, self.overlay.class_weights
         theta, _, k = parameters
         listed = min(neighbors, store.count)
         cache = None
         if parameters == self.defaults and k is not None and self._nth <= k:
-            found, cache = self.served.search_and_vote(keys, network, parameters, self._novelty, own, timer)
+            hits, cache = self.served.search_and_vote(keys, network, parameters, self._novelty, own, timer)
             if not listed:
-                return found, cache, np.zeros((len(keys), 0)), cache
+                return hits, cache, np.zeros((len(keys), 0)), cache
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
         with timer.stage("search"):
-            found = store.search(keys, min(max(listed, self._nth, k or NEAREST), store.count))
+            hits = store.search(keys, min(max(listed, self._nth, k or NEAREST), store.count))
         shares = np.zeros((len(keys), listed))
         if k is None:
             with timer.stage("vote"):
                 votes, totals, top = exact_vote(keys, timer.each(store.chunks()), (theta,), network.shape[1])
-            near = found.similarities[:, :listed].astype(np.float64)
+            near = hits.similarities[:, :listed].astype(np.float64)
             shares[:] = np.exp(theta * (near - top[:, None])) / totals[0][:, None]
-            whole = votes[0]
+            full_vote = votes[0]
         else:
-            similarities, values = found.similarities[:, :k], found.values[:, :k]
-            own = weights(similarities, values, theta)[:, :listed]
-            shares[:, : own.shape[1]] = own
+            similarities, values = hits.similarities[:, :k], hits.values[:, :k]
+            nearest = weights(similarities, values, theta)[:, :listed]
+            shares[:, : nearest.shape[1]] = nearest
             with timer.stage("vote"):
-                whole = vote(similarities, values, theta, network.shape[1])
+                full_vote = vote(similarities, values, theta, network.shape[1])
         if by_class is not None:
-            shares *= by_class[np.maximum(found.values[:, :listed], 0)]
-            shares /= np.maximum((whole * by_class).sum(axis=1, keepdims=True), 1e-300)
-            whole = reweigh(whole, by_class)
-        return found, whole if cache is None or k is None else cache, shares, whole
+            shares *= by_class[np.maximum(hits.values[:, :listed], 0)]
+            shares /= np.maximum((full_vote * by_class).sum(axis=1, keepdims=True), 1e-300)
+            full_vote = reweigh(full_vote, by_class)
+        return hits, full_vote if cache is None or k is None else cache, shares, full_vote
 
 
 def _without_cache(network: Floats, key: Floats) -> Answer:

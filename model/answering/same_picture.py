@@ -13,7 +13,7 @@ from secondlook.model.stores.added_keys import FIRST_ID
 from secondlook.model.stores.store import Neighbors
 
 NEAREST = 8
-"""So many of the nearest entries are looked at."""
+"""Nearest entries that are looked at."""
 
 TIE = 1e-5
 """Similarities that differ by less are of one picture cached twice: rounding makes some 1e-6."""
@@ -27,18 +27,18 @@ class SamePictures:
     """
 
     def __init__(self, limits: SameAs | None, exact: Mapping[int, Floats]) -> None:
-        """Go by a bundle's limits (None = nothing is the same picture), and the exact keys of some of its entries."""
+        """Take a bundle's limits (None = nothing is the same picture) and the exact keys of some of its entries."""
         self._limits, self._exact = limits, exact
 
-    def find(self, keys: Floats, found: Neighbors) -> Ints:
-        """The place (B,) among the neighbours found of keys (B,D) of the one that is the same picture; -1 = none is.
+    def find(self, keys: Floats, hits: Neighbors) -> Ints:
+        """Places (B,) of the entry that is the same picture among the neighbours of keys (B,D); -1 = none is.
 
         Of several, the newest: the label that was given last decides.
         """
         nothing = np.full(len(keys), -1, np.int64)
-        if self._limits is None or not found.ids.shape[1]:
+        if self._limits is None or not hits.ids.shape[1]:
             return nothing
-        ids, similarities = found.ids[:, :NEAREST], found.similarities[:, :NEAREST].copy()
+        ids, similarities = hits.ids[:, :NEAREST], hits.similarities[:, :NEAREST].copy()
         is_exact: NDArray[np.bool_] = ids >= FIRST_ID
         if self._exact:
             for row, place in np.argwhere((ids >= 0) & ~is_exact):

@@ -1,6 +1,6 @@
-"""The cache as it is served: one thing that the predictor asks, and the fit, the calibration and the evaluation too.
+"""The cache as it is served, which predictor, fit, calibration and evaluation all ask.
 
-What parameters and calibration are fitted on must be what answers: the same store, searched with the same effort, the
+What parameters and calibration are fitted on must be what answers: the same store, searched with the same settings, the
 same class weights, and what was taught.
 """
 
@@ -54,7 +54,7 @@ class ServedCache:
 
     @classmethod
     def of_overlay(cls, overlay: Overlay) -> ServedCache:
-        """A generation and what was taught since."""
+        """A generation with its overlay."""
         return cls(overlay.store, len(overlay.classes), overlay.class_weights)
 
     @property
@@ -109,10 +109,10 @@ class ServedCache:
         theta, lam, k = parameters
         nth = novelty.neighbor if novelty is not None else 1
         if k is None or nth > k:
-            found = self.search(keys, min(max(nth, k or 1), self.count))
+            hits = self.search(keys, min(max(nth, k or 1), self.count))
             if k is None:
-                return found, self.exact_vote(keys, (theta,))[0]
-            return found, self.vote(found.similarities[:, :k], found.values[:, :k], theta)
+                return hits, self.exact_vote(keys, (theta,))[0]
+            return hits, self.vote(hits.similarities[:, :k], hits.values[:, :k], theta)
         return early_exit_search(
             self.store,
             keys,

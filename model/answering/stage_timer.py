@@ -1,4 +1,4 @@
-"""How long each stage of an answer takes."""
+"""Measures how long each stage of answering takes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ T = TypeVar("T")
 
 @dataclass
 class StageTimer:
-    """Seconds spent by stage while images are answered."""
+    """Seconds by stage, while images are answered."""
 
     encode: float = 0.0
     search: float = 0.0
     vote: float = 0.0
     seen: float = 0.0
-    """When it was last known to go on, by ``time.monotonic()``: others see by it whether it hangs."""
+    """When work was last known to go on, by ``time.monotonic()``: others see by it whether it hangs."""
     between: Callable[[], None] | None = None
-    """Called now and then by a stage that takes long, so that something else can be done."""
+    """Called now and then by a stage that takes long, so that other work can be done."""
     lent: float = 0.0
-    """Seconds that this took, which are no stage's."""
+    """Seconds that ``between`` took, which belong to no stage."""
 
     @contextmanager
     def stage(self, stage: Literal["encode", "search", "vote"]) -> Iterator[None]:
-        """Add what the block takes to a stage."""
+        """Add the block's seconds to a stage."""
         started, lent = time.perf_counter(), self.lent
         self.seen = time.monotonic()
         yield
         setattr(self, stage, getattr(self, stage) + time.perf_counter() - started - (self.lent - lent))
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items of a stage that takes long; between them, something else can be done."""
+        """The items of a stage that takes long, with ``between`` called before each."""
         for item in items:
             began = time.monotonic()
             if self.between is not None:
@@ -44,11 +44,11 @@ class StageTimer:
             yield item
 
     def since(self, before: StageTimer) -> StageTimer:
-        """What was spent after."""
+        """The seconds since an earlier state."""
         return StageTimer(self.encode - before.encode, self.search - before.search, self.vote - before.vote)
 
     def add(self, other: StageTimer) -> None:
-        """Add what was spent elsewhere."""
+        """Add another timer's seconds."""
         self.encode += other.encode
         self.search += other.search
         self.vote += other.vote

@@ -1,1 +1,1 @@
-"""Bundles: one immutable folder a generation, below a root that names the active one."""
+"""Bundles: one immutable folder for each generation, below a root that names the active one."""

@@ -62,11 +62,11 @@ class Bundle:
     directions: Floats | None = None
     """(C,D+1) of RMDS; None where novelty does not go by it."""
     folded_keys: Floats | None = None
-    """(n,D) of its own entries that were taught, in order of id; None where the store keeps keys as they are."""
+    """(n,D) keys of its folded entries, in order of id; None where the store keeps keys as they are."""
 
     @cached_property
     def calibrated(self) -> Calibrated:
-        """Its calibration, which changes while it is taught."""
+        """Its calibration, which changes as entries are added."""
         return Calibrated(self.manifest.calibration)
 
     @property
@@ -81,7 +81,7 @@ class Bundle:
 
     @cached_property
     def folded(self) -> dict[int, list[Entry]]:
-        """Its own entries of images that were taught and folded in, by the image's number."""
+        """Its own entries of added images that were folded in, by the image's number."""
         found: dict[int, list[Entry]] = {}
         for entry in self.entries.beginning_with(SOURCE):
             if (number := number_in(entry.source)) is not None:
@@ -99,7 +99,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OpenEncoder:
-    """The encoder of a bundle, without what it is searched in."""
+    """The encoder of a bundle, without its store."""
 
     path: Path
     manifest: Manifest
@@ -170,10 +170,8 @@ def open_bundle(
         return bundle
 
 
-def open_encoder(
-    root: Path, generation: str | None = None, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 0
-) -> OpenEncoder:
-    """Load a bundle's encoder alone (the active one's by default), its files verified; no key is read.
+def open_encoder(root: Path, generation: str | None, *, device: Literal["cpu", "cuda"], threads: int) -> OpenEncoder:
+    """Load a bundle's encoder alone (None = the active one's), its files verified; no key is read.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 SHEET_QUALITY = 85
 SOURCES_AT_ONCE = 500
-"""Named in one question to SQLite, which takes 999 at least."""
+"""Sources in one query of SQLite, which takes 999 at least."""
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> bytes:

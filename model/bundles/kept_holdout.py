@@ -1,4 +1,4 @@
-"""What a bundle keeps of its holdout, to be calibrated anew when it is taught, and the calibration that then holds."""
+"""The holdout that a bundle keeps, to be calibrated anew as entries are added, and that calibration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOLDOUT = "holdout.npz"
 
 @dataclass
 class Calibrated:
-    """A bundle's calibration, and up to which change of the journal what was taught is in it."""
+    """A bundle's calibration, and the newest change of the journal that is in it."""
 
     calibration: Calibration | None
     change: int = 0

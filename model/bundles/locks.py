@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCKLESS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""What a file system answers that has no locks."""
+"""Errors of a file system without locks."""
 
 
 class Lease:
@@ -57,7 +57,7 @@ def lock_if_any(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int |
 
 @contextmanager
 def root_lock(root: Path) -> Iterator[bool]:
-    """One process at a time changes what the root lists; whether that is so, or the file system has no locks."""
+    """Hold the root's own lock, while what it lists is changed; whether there is one, or the file system has none."""
     descriptor = lock_if_any(root, fcntl.LOCK_EX)
     try:
         yield descriptor is not None

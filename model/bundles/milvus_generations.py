@@ -1,4 +1,4 @@
-"""Which generation a cache in Milvus answers with, and the end of collections that no generation needs.
+"""Activates generations whose keys are in Milvus, and drops collections that no generation needs.
 
 Where a Milvus server is set, its alias names the active generation, for every server at one moment, and CURRENT in the
 root is what a server starts with while Milvus is away. Without such an alias, CURRENT alone counts: the keys are in the
@@ -68,7 +68,7 @@ def active_generation(root: Path, milvus: Milvus | None) -> str:
 
 
 def activate(root: Path, generation: str, milvus: Milvus | None = None) -> None:
-    """Have a generation answer: point the alias at its collection, if it has one, and name it in CURRENT.
+    """Make a generation the active one: point the alias at its collection, if it has one, and name it in CURRENT.
 
     The alias is the switch. It is never pointed at a collection that is not loaded or has other keys than the bundle
     says, and is taken away for a generation whose keys are in the root.

@@ -190,7 +190,7 @@ def _point(root: Path, pointer: str, generation: str) -> None:
 
 
 def refuse(root: Path, generation: str) -> None:
-    """Note that a generation was found wanting; activating it takes the note back.
+    """Note that the acceptance check refused a generation; activating it takes the note back.
 
     Raises:
         BundleError: the root cannot be written.
@@ -298,7 +298,7 @@ def _retire(root: Path, generation: str) -> bool:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what killed writers left: drafts whose lock nobody holds, and pointers that were never put in place."""
+    """Remove the drafts and pointers that killed writers left: those whose lock nobody holds."""
     for pointer in root.glob(f".{CURRENT}.*"):
         pointer.unlink(missing_ok=True)
     for folder in root.glob(".*.draft"):

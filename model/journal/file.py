@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 JOURNAL = "taught.sqlite"
 VERSION = 2
 BUSY_SECONDS = 20.0
-"""How long others that use it are waited for."""
+"""Time that other users of the file are waited for."""
 SCARCE_BYTES = 256 << 10
-"""Of a disk with less room than this, a failure is put down to that."""
+"""A failure on a disk with less room than this is reported as a full disk."""
 LOOK_AGAIN_SECONDS = 0.001
 TICK_SECONDS = 0.02
 """More than what passes between two times that the system gives to files."""
@@ -96,7 +96,7 @@ class JournalFile:
             pass
 
     def stamp(self) -> Stamp | None:
-        """Something that is another after each change; None where this file system cannot tell.
+        """A value that differs after each change; None where this file system cannot tell.
 
         It takes a few microseconds. Whoever takes it before reading, and finds the same later, has missed nothing that
         was acknowledged in between.
@@ -117,7 +117,7 @@ class JournalFile:
 
     @contextmanager
     def reading(self, wait: float = BUSY_SECONDS) -> Iterator[Ask | None]:
-        """A way to ask, all of it answered from one state; None where there is no journal yet.
+        """A function that queries one consistent state; None where there is no journal yet.
 
         ``wait`` is for how many seconds a change that is being written may keep it waiting.
 
@@ -145,7 +145,7 @@ class JournalFile:
 
     @contextmanager
     def changing(self, wait: float = BUSY_SECONDS) -> Iterator[Run]:
-        """A way to change it, in one transaction that is on the disk when the block ends.
+        """A function that runs statements in one transaction, which is on the disk when the block ends.
 
         ``wait`` is for how many seconds others that read or change it may keep it waiting.
 
@@ -199,7 +199,7 @@ class JournalFile:
         return found.st_dev, found.st_ino
 
     def _mark(self) -> None:
-        """Have the file's time be one that it never had, so that ``stamp`` is another one.
+        """Give the file a time that it never had, so that ``stamp`` differs.
 
         The system's own may be the same for two changes that follow each other quickly.
         """

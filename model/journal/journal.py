@@ -1,11 +1,11 @@
-"""What people taught a root's caches: ``taught.sqlite``, beside the bundles and never inside one (docs/decisions/010).
+"""The journal of a root: what people taught its caches, beside the bundles and never inside one (docs/decisions/010).
 
-It holds what is so now: the images that were taught, and what was decided about images of datasets. Each row carries
+It holds the present state: the images that were added, and corrections of images of datasets. Each row carries
 the number of the change that wrote it last, so that a server asks only for what came since; ``added.overlay`` lays it
 over a generation. Beside it stands a trail of who did what and when, which nothing is computed from.
 
 What a change depends on is read in the transaction that writes it: several processes change the same images at once,
-and none of them can know what is so now before it has its turn (``model.journal.file``).
+and none of them knows the present state before it has its turn (``model.journal.file``).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from secondlook.model.journal.records import (
     SOURCE,
     Action,
     AddedImage,
+    Addition,
     AddResult,
     Change,
     Changed,
     Correction,
-    Kept,
     NewImage,
     Request,
 )
@@ -63,7 +63,7 @@ class Journal:
             return int(read("SELECT coalesce(max(number), 0) FROM changes")[0][0]) if read else 0
 
     def since(self, change: int = 0, token: bytes = b"", wait: float = BUSY_SECONDS) -> Changed:
-        """All that was written by changes after that one, which has that token; by all changes where it has not.
+        """Everything written after a change with that token; everything there is where no such change is known.
 
         ``wait`` is for how many seconds a change that is being written may keep it waiting.
         """
@@ -139,7 +139,7 @@ class Journal:
             return [Change(*row) for row in rows or ()]
 
     def answered(self, key: str, request: Request) -> str | None:
-        """What a request was answered that is repeated now; None where it is the first.
+        """The answer that a repeated request got the first time; None where it is the first.
 
         Raises:
             RepeatedRequestError: its id was used for something else.
@@ -157,7 +157,7 @@ class Journal:
         known: Sequence[str] = (),
         most: int | None = None,
         request: Request | None = None,
-        answer: Callable[[Kept], str] = lambda kept: "",
+        answer: Callable[[Addition], str] = lambda kept: "",
     ) -> AddResult:
         """Keep images under a label; all of them or none.
 
@@ -196,7 +196,7 @@ class Journal:
             if not is_noted:
                 _note_label(run, label, change)
             run("UPDATE kept SET images = images + ?", len(images))
-            made_answer = answer(Kept(label, is_new, numbers, change))
+            made_answer = answer(Addition(label, is_new, numbers, change))
             if request is not None:
                 run("INSERT INTO requests VALUES (?, ?, ?, ?)", key, request.id, request.digest, made_answer)
                 run("DELETE FROM requests WHERE rowid <= (SELECT max(rowid) FROM requests) - ?", REMEMBERED_REQUESTS)
@@ -294,7 +294,7 @@ def _same(first: tuple[bytes, str], request: Request) -> str:
 def _correct(
     run: Run, label: str | None, was: str | None, known: Sequence[str], write: Callable[[str | None], int]
 ) -> None:
-    """Write a decision, unless that is how it is already."""
+    """Write a correction, unless it changes nothing."""
     is_noted = True
     if label is not None:
         label, is_noted = _like_another(run, label, known)

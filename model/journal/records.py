@@ -1,4 +1,4 @@
-"""What a journal is told, and what it tells."""
+"""The records that go into a journal and come out of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def number_in(source: str) -> int | None:
 
 
 class NewImage(NamedTuple):
-    """An image to be taught."""
+    """An image to be added."""
 
     name: str
     """What to call it: a client's file name, cleaned."""
@@ -38,7 +38,7 @@ class NewImage(NamedTuple):
 
 
 class AddedImage(NamedTuple):
-    """An image that was taught; of one that was removed again only the number is left."""
+    """An image that was added; of one that was removed again only the number is left."""
 
     number: int
     label: str | None
@@ -46,7 +46,7 @@ class AddedImage(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What was decided about an image of a dataset."""
+    """A new label for an image of a dataset, or its removal."""
 
     dataset: str
     source: str
@@ -55,7 +55,7 @@ class Correction(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """What differs from an earlier state."""
+    """The differences from an earlier state."""
 
     change: int
     """Number of the newest change; 0 = none yet."""
@@ -94,8 +94,8 @@ class Request(NamedTuple):
     digest: bytes
 
 
-class Kept(NamedTuple):
-    """Images that a change keeps."""
+class Addition(NamedTuple):
+    """The images of one call, as they were kept."""
 
     label: str
     """As it is kept."""
@@ -103,12 +103,12 @@ class Kept(NamedTuple):
     """Whether nothing else has the label now."""
     numbers: list[int]
     change: int
-    """The last of those that this took: each image is one."""
+    """The last change of the call: each image is one."""
 
 
 class AddResult(NamedTuple):
-    """What teaching came to."""
+    """The outcome of adding images."""
 
     answer: str
     is_repeated: bool
-    """Whether the call had been answered before, and nothing was done now."""
+    """Whether the call was answered before, so that nothing was done now."""

@@ -112,7 +112,7 @@ def _flat(activation: Tensor, side: int | None) -> Tensor:
     return activation.flatten(1)
 
 
-def fit_projection(features: Tensor, numbers: int, seed: int = 0) -> Tensor:
+def fit_projection(features: Tensor, numbers: int) -> Tensor:
     """An uncentred PCA: unit features (N,F) -> projection (F,numbers) float16 of the largest singular directions.
 
     Raises:
@@ -124,6 +124,6 @@ def fit_projection(features: Tensor, numbers: int, seed: int = 0) -> Tensor:
             f"features: reduce to at most {min(features.shape):,}"
         )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         _, _, directions = torch.svd_lowrank(features, q=min(numbers + 32, *features.shape), niter=6)
     return directions[:, :numbers].half()

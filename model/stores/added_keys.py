@@ -1,4 +1,4 @@
-"""The keys of taught images, which many overlays share.
+"""The keys of added images, in buffers that many overlays share.
 
 A buffer is written behind what anybody reads of it, and never elsewhere: so each state has its own number of rows, and
 what comes next costs what it has itself, and not what is there already. An image that is removed or has another label
@@ -22,7 +22,7 @@ from secondlook.model.stores.corrections import REMOVED, Corrections
 FIRST_ID = 1 << 40
 """Ids of taught entries begin here: no generation has so many of its own."""
 FEWEST_ROWS = 256
-"""For which a buffer has room at first, and which may be dead before the others are copied."""
+"""Rows for which a buffer has room at first, and that may be dead before the others are copied."""
 
 
 def added_id(number: int, *, mirrored: bool = False) -> int:
@@ -75,7 +75,7 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class AddedKeys:
-    """The entries of taught images at one time: rows by ascending id, and what was decided about them since."""
+    """The entries of added images at one time: rows by ascending id, and corrections of them since."""
 
     dim: int
     rows: int = 0
@@ -198,7 +198,7 @@ class AddedKeys:
 
 
 def counted(counts: Ints, more: Mapping[int, int]) -> Ints:
-    """Counts by code, with so many more of some."""
+    """Counts by code, with some increased."""
     if not more:
         return counts
     then = np.zeros(max(len(counts), 1 + max(more)), np.int64)

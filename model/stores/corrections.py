@@ -1,4 +1,4 @@
-"""What was decided about entries of a store: which are removed, and which vote for another class than their own."""
+"""Corrections of a store's entries: which are removed, and which vote for another class than their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONE: Ints = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Corrections:
-    """Codes by position. Never changes; another one is made of it in microseconds, however many there are."""
+    """Codes by position. Immutable; a changed copy takes microseconds, however many there are."""
 
     positions: Ints = field(default_factory=lambda: _NONE)
     """(n,) ascending."""
@@ -29,12 +29,12 @@ class Corrections:
         return len(self.positions)
 
     def get(self, position: int) -> int | None:
-        """The code of an entry; None where nothing is decided about it."""
+        """The code of an entry; None where it has no correction."""
         at = int(np.searchsorted(self.positions, position))
         return int(self.codes[at]) if at < len(self.positions) and self.positions[at] == position else None
 
     def changed(self, codes: Mapping[int, int | None]) -> Corrections:
-        """With other codes at some positions; None = nothing is decided there any more."""
+        """A copy with other codes at some positions; None = no correction there any more."""
         if not codes:
             return self
         touched = np.array(sorted(codes), np.int64)
@@ -48,7 +48,7 @@ class Corrections:
         return Corrections(np.insert(positions, places, added), np.insert(own, places, [code for _, code in new]))
 
     def without(self, positions: Ints) -> Corrections:
-        """With entries at those positions removed."""
+        """A copy with the entries at those positions removed."""
         others = ~np.isin(self.positions, positions)
         every = np.concatenate((self.positions[others], positions))
         codes = np.concatenate((self.codes[others], np.full(len(positions), REMOVED)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import numpy as np
 
 from secondlook.model.errors import ParameterError, StoreError
+from secondlook.model.manifest import StoreInfo
 from secondlook.model.stores.milvus_server import MAX_K
 
 # A zero, or a graph of one link, makes FAISS end the process instead of refusing.
@@ -62,18 +62,18 @@ def check_trainable(factory: str, count: int) -> int:
     return needed
 
 
-def check_k(k: int | None, *, is_exhaustive: bool, kind: Literal["faiss", "milvus"] = "faiss") -> None:
+def check_k(k: int | None, store: StoreInfo) -> None:
     """Refuse a k that a store cannot serve.
 
     Raises:
         ParameterError: k is beyond MAX_APPROXIMATE_K in an approximate FAISS store, and not None (= the exact sum); or
             beyond what Milvus serves, or None there.
     """
-    if kind == "milvus":
+    if store.kind == "milvus":
         if k is None or k > MAX_K:
             raise ParameterError(f"k must be at most {MAX_K:,} with keys in Milvus, not {'all' if k is None else k}")
         return
-    if not is_exhaustive and k is not None and k > MAX_APPROXIMATE_K:
+    if not is_exhaustive(store.factory) and k is not None and k > MAX_APPROXIMATE_K:
         raise ParameterError(
             f"k must be at most {MAX_APPROXIMATE_K:,} (or all) with a store that is searched in part, not {k:,}"
         )

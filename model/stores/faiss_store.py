@@ -29,7 +29,7 @@ BLAS_FROM_QUERIES = 8
 """Flat search goes through BLAS from so many queries on: below it FAISS's own loop was faster (decision 006)."""
 
 REFINED = 3
-"""Where keys are re-ranked, so many times k are."""
+"""Keys that are re-ranked, in multiples of k."""
 
 READ_LIMIT_BYTES = 1 << 40
 """FAISS refuses an index file that asks for a longer vector than this."""
@@ -91,7 +91,7 @@ class FaissStore:
         return is_exhaustive(self.factory)
 
     def search_settings(self) -> list[SearchInfo]:
-        """The search parameters worth trying, cheapest first; none for an exhaustive store."""
+        """The search settings worth trying, cheapest first; none for an exhaustive store."""
         index = _innermost(self._index)
         if isinstance(index, faiss.IndexIVF):
             steps = sorted({most * 2**step // 4 for step in range(32) for most in (4, 6)})
@@ -110,7 +110,7 @@ class FaissStore:
 
     @cached_property
     def early_exit(self) -> FaissStore | None:
-        """The same index, searched quickly, where there is such a search."""
+        """The same index with the settings of the early exit's first search; None where there is no early exit."""
         early_exit = self.search_info.early_exit
         return (
             self.with_search(SearchInfo(lists=early_exit.lists, candidates=early_exit.candidates))

@@ -1,4 +1,4 @@
-"""A store and taught keys beside it, searched as if they were one index, some entries left out or under other labels.
+"""A store and added keys beside it, searched as if they were one index, some entries left out or under other labels.
 
 A live FAISS index is never mutated, since searching while adding ends the process. So what is added is searched beside
 it, and the k nearest of both are merged.
@@ -25,33 +25,33 @@ from secondlook.model.stores.store import Neighbors, Store, TunableStore
 _faiss: Any = faiss  # Its type hints leave this function out.
 
 AHEAD = 256
-"""So many taught keys are looked up at least, which costs no more: a thorough search after a quick one finds them."""
+"""Added keys that are looked up at least, which costs no more: a full search after an early one finds them here."""
 SPARE = 16
-"""So many more entries than asked for are looked up where some are removed, before all removed ones are left out."""
+"""Entries looked up beyond k where some are removed, before all removed ones are left out."""
 
 
 class MergedStore:
-    """A generation's store and taught keys as one; ids are those of entries.
+    """A generation's store and added keys as one; ids are those of entries.
 
-    Exact wherever the store is: taught keys are kept as they are, and all compared. It is made in microseconds,
-    however much was taught: what looks at all of it waits until it is asked for.
+    Exact wherever the store is: added keys are kept as they are, and all compared. It is made in microseconds,
+    however many keys were added: what looks at all of them is computed when it is first read.
     """
 
     def __init__(self, base: Store, added: AddedKeys, corrections: Corrections, class_of: Ints) -> None:
-        """Add taught keys, whose ids are beyond the base's, and decisions about the base's entries by position.
+        """Add keys, whose ids are beyond the base's, and corrections of the base's entries by position.
 
         ``class_of`` (codes,) gives the class that votes for a label, by the code that both have for it.
         """
         self._base, self._added, self._corrections, self._class_of = base, added, corrections, class_of
         self.dim, self.search_info = base.dim, base.search_info
         self._last: list[dict[bytes, tuple[Floats, Ints]]] = [{}]
-        """What the queries asked last are near to among taught keys: what a quick search did not settle asks again."""
+        """The added keys nearest to each of the last queries: those that an early exit did not settle come again."""
         # A store without any entry still answers: with none.
         self.count = max(1, base.count - len(corrections.removed) + added.count)
 
     @cached_property
     def early_exit(self) -> Store | None:
-        """The generation's quick search, with all taught keys."""
+        """The first search of the generation's store, with all added keys."""
         if self._base.early_exit is None:
             return None
         early_exit = copy.copy(self)
@@ -92,14 +92,14 @@ class MergedStore:
         """
         if mask is not None:
             return self._part(mask).search(queries, k)
-        own = self._search_base(queries, k)
+        base_hits = self._search_base(queries, k)
         if not self._added.count:
-            return own
-        more = self._search_added(queries, k)
+            return base_hits
+        added_hits = self._search_added(queries, k)
         return _nearest(
-            np.concatenate((own.similarities, more.similarities), axis=1),
-            np.concatenate((own.ids, more.ids), axis=1),
-            np.concatenate((own.values, more.values), axis=1),
+            np.concatenate((base_hits.similarities, added_hits.similarities), axis=1),
+            np.concatenate((base_hits.ids, added_hits.ids), axis=1),
+            np.concatenate((base_hits.values, added_hits.values), axis=1),
             k,
         )
 
@@ -126,8 +126,8 @@ class MergedStore:
         return part
 
     def _search_base(self, queries: Floats, k: int) -> Neighbors:
-        found = _less_removed(self._base.search, queries, k, self._corrections, self._base_without_removed)
-        return found._replace(values=self._corrections.labelled(found.ids, found.values, self._class_of))
+        hits = _less_removed(self._base.search, queries, k, self._corrections, self._base_without_removed)
+        return hits._replace(values=self._corrections.labelled(hits.ids, hits.values, self._class_of))
 
     def _base_without_removed(self, queries: Floats, k: int) -> Neighbors:
         kept = np.ones(self._base.count, bool)
@@ -135,30 +135,30 @@ class MergedStore:
         try:
             return self._base.search(queries, k, kept)
         except StoreError:  # one that cannot be searched in part
-            found = self._base.search(queries, k + len(self._corrections.removed))
-            return _without(found, self._corrections.is_removed(found.ids), k)
+            hits = self._base.search(queries, k + len(self._corrections.removed))
+            return _without(hits, self._corrections.is_removed(hits.ids), k)
 
     def _search_added(self, queries: Floats, k: int) -> Neighbors:
-        found = _less_removed(self._compare, queries, k, self._added.corrections, self._added_without_removed)
-        is_there, rows = found.ids >= 0, np.maximum(found.ids, 0)
+        hits = _less_removed(self._compare, queries, k, self._added.corrections, self._added_without_removed)
+        is_there, rows = hits.ids >= 0, np.maximum(hits.ids, 0)
         values = self._added.corrections.labelled(rows, self._class_of[self._added.codes[rows]], self._class_of)
         return Neighbors(
-            found.similarities, np.where(is_there, self._added.ids[rows], -1), np.where(is_there, values, -1)
+            hits.similarities, np.where(is_there, self._added.ids[rows], -1), np.where(is_there, values, -1)
         )
 
     def _added_without_removed(self, queries: Floats, k: int) -> Neighbors:
         # There are few: from some number on, the others are copied.
-        found = self._compare(queries, k + len(self._added.corrections.removed))
-        return _without(found, self._added.corrections.is_removed(found.ids), k)
+        hits = self._compare(queries, k + len(self._added.corrections.removed))
+        return _without(hits, self._added.corrections.is_removed(hits.ids), k)
 
     def _compare(self, queries: Floats, k: int) -> Neighbors:
-        """The nearest of all rows of taught keys, removed ones too; in place of ids their rows, values are none."""
+        """The nearest of all rows of added keys, removed ones too; in place of ids their rows, values are none."""
         width = min(k, self._added.rows)
-        asked = [query.tobytes() for query in queries]
+        query_bytes = [query.tobytes() for query in queries]
         remembered = self._last[0]
-        if asked and all(query in remembered and len(remembered[query][1]) >= width for query in asked):
-            near: Floats = np.stack([remembered[query][0][:width] for query in asked])
-            rows: Ints = np.stack([remembered[query][1][:width] for query in asked])
+        if query_bytes and all(query in remembered and len(remembered[query][1]) >= width for query in query_bytes):
+            near: Floats = np.stack([remembered[query][0][:width] for query in query_bytes])
+            rows: Ints = np.stack([remembered[query][1][:width] for query in query_bytes])
         else:
             # FAISS's own loop, not NumPy's product: the threads of that one's BLAS go on spinning for a while, and take
             # the processor from the encoder, which then took twice as long.
@@ -168,7 +168,7 @@ class MergedStore:
                 min(max(k, AHEAD), self._added.rows),
                 metric=faiss.METRIC_INNER_PRODUCT,
             )
-            self._last[0] = dict(zip(asked, zip(near, rows, strict=True), strict=True))
+            self._last[0] = dict(zip(query_bytes, zip(near, rows, strict=True), strict=True))
             near, rows = near[:, :width], rows[:, :width]
         # A query that is not finite finds nothing.
         return Neighbors(np.where(rows >= 0, near, np.float32(-np.inf)), rows, np.full_like(rows, -1))
@@ -183,22 +183,22 @@ def _less_removed(search: Search, queries: Floats, k: int, corrections: Correcti
     if not removed:
         return search(queries, k)
     spare = min(SPARE, removed)
-    found = search(queries, k + spare)
-    is_removed = corrections.is_removed(found.ids)
+    hits = search(queries, k + spare)
+    is_removed = corrections.is_removed(hits.ids)
     short = is_removed.sum(axis=1) > spare
-    found = _without(found, is_removed, k)
+    hits = _without(hits, is_removed, k)
     if short.any():
         rest = thorough(queries[short], k)
-        found.similarities[short], found.ids[short], found.values[short] = rest
-    return found
+        hits.similarities[short], hits.ids[short], hits.values[short] = rest
+    return hits
 
 
-def _without(found: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:
+def _without(hits: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:
     """The first k that are not left out, in order."""
     return _taken(
-        np.where(left_out, np.float32(-np.inf), found.similarities),
-        np.where(left_out, -1, found.ids),
-        np.where(left_out, -1, found.values),
+        np.where(left_out, np.float32(-np.inf), hits.similarities),
+        np.where(left_out, -1, hits.ids),
+        np.where(left_out, -1, hits.values),
         np.argsort(left_out, axis=1, kind="stable")[:, :k],
     )
 

@@ -1,4 +1,4 @@
-"""The way to a Milvus server: where it is, calls with a time limit, and what its refusals mean here.
+"""Calls of a Milvus server, each with a time limit, and what its refusals mean here.
 
 Nothing here imports pymilvus before it is needed: a server whose keys are in FAISS does without.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 OLDEST = (2, 3)
 """What was tested is 2.3.5: aliases, counts and upserts are all there."""
 MAX_K = 16_384
-"""Most neighbours, queries and rows that one call of Milvus may ask for."""
+"""The most neighbours, queries and rows that one call of Milvus may ask for."""
 CALL_SECONDS = 10.0
 """How long a call may take that is no search: nobody waits for an answer meanwhile."""
 WRITE_SECONDS = 120.0
@@ -174,7 +174,7 @@ class _Told(NamedTuple):
 
 
 class Reach:
-    """Whether something can be reached: a failure is remembered, and whoever asks next is told at once.
+    """Remembers whether something can be reached: after a failure, calls fail at once until it answers again.
 
     Live calls never pay for finding out that it is back: a thread of its own tries, until it answers.
     """

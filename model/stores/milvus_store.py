@@ -24,20 +24,20 @@ from secondlook.model.stores.store import Neighbors, ordered, parts
 Progress = Callable[[str, int, int], None]
 
 PREFIX = "milvus"
-"""Stores that begin with it, and a colon, are kept there."""
+"""The beginning, before a colon, of factory strings of stores in Milvus."""
 FACTORY = re.compile(r"(FLAT|DISKANN|IVF_(?:FLAT|SQ8),[1-9]\d{0,4}|HNSW,(?:[4-9]|[1-5]\d|6[0-4]))")
 ID, VALUE, KEY = "id", "value", "key"
 CONSISTENCY = "Bounded"
 ADDED_SUFFIX = "_taught"
-"""What the names end in of the collections of what was taught."""
+"""The end of the names of collections of added entries."""
 WRITE_BYTES = 16 << 20
-"""Of keys in one call; a message may have 64 MiB."""
+"""Bytes of keys in one call; a message may have 64 MiB."""
 READ_ROWS = 4096
 """Keys read in one call."""
 SPOT_CHECKS = 256
 """Keys read back before a collection is used."""
 LINKS = 32
-"""Of each key in a graph."""
+"""Links of each key in a graph."""
 FLAT_ENTRIES = 200_000
 """Up to so many, ``milvus`` alone compares all keys; beyond, it builds a graph."""
 SEARCH_SETTINGS = tuple(2**step for step in range(5, 13))
@@ -83,7 +83,7 @@ class MilvusIndex(NamedTuple):
 
     @property
     def search_settings(self) -> list[SearchInfo]:
-        """The search parameters worth trying, cheapest first; none where every entry is looked at."""
+        """The search settings worth trying, cheapest first; none where every entry is looked at."""
         if self.kind.startswith("IVF"):
             steps = sorted({most * 2**step // 4 for step in range(18) for most in (4, 6)})
             return [SearchInfo(lists=lists) for lists in (*(s for s in steps if s < self.number), self.number)]
@@ -189,7 +189,7 @@ class MilvusStore:
         return self._reach.is_unreachable
 
     def search_settings(self) -> list[SearchInfo]:
-        """The search parameters worth trying, cheapest first; none where every entry is looked at."""
+        """The search settings worth trying, cheapest first; none where every entry is looked at."""
         return self._index.search_settings
 
     def with_search(self, search: SearchInfo) -> MilvusStore:
@@ -207,7 +207,7 @@ class MilvusStore:
         drop(self._milvus, self.collection)
 
     def lose(self, why: str) -> None:
-        """Take the server for away until it answers."""
+        """Take the server for unreachable until it answers."""
         self._reach.lose(why)
 
     def check(self) -> None:
@@ -236,19 +236,19 @@ class MilvusStore:
         return ordered(similarities, ids, self.values, k)
 
     def _search_among(self, queries: Floats, k: int, mask: NDArray[np.bool_]) -> tuple[Floats, Ints]:
-        """More are asked for, and those that are not meant left out; a list of ids would be longer than a message."""
+        """Search for more and leave out what is not in the mask: a list of ids would be longer than a message may."""
         share = mask.mean() if len(mask) else 1.0
-        wanted = k = min(k, int(mask.sum()))
-        asked = min(int(1.1 * k / max(share, 1e-9)) + 32, self.count, MAX_K)
+        fewest = k = min(k, int(mask.sum()))
+        wanted = min(int(1.1 * k / max(share, 1e-9)) + 32, self.count, MAX_K)
         while True:
-            found = self.search(queries, asked)
-            meant = (found.ids >= 0) & mask[np.maximum(found.ids, 0)]
-            if (meant.sum(axis=1) >= wanted).all():
+            found = self.search(queries, wanted)
+            is_meant = (found.ids >= 0) & mask[np.maximum(found.ids, 0)]
+            if (is_meant.sum(axis=1) >= fewest).all():
                 break
-            if asked >= min(self.count, MAX_K):
-                raise StoreError(f"fewer than {wanted:,} of the entries asked for are among the {asked:,} nearest")
-            asked = min(2 * asked, self.count, MAX_K)
-        columns = np.argsort(~meant, axis=1, kind="stable")[:, :wanted]
+            if wanted >= min(self.count, MAX_K):
+                raise StoreError(f"fewer than {fewest:,} of the entries asked for are among the {wanted:,} nearest")
+            wanted = min(2 * wanted, self.count, MAX_K)
+        columns = np.argsort(~is_meant, axis=1, kind="stable")[:, :fewest]
         return tuple(np.take_along_axis(part, columns, axis=1) for part in found[:2])  # type: ignore[return-value]
 
     def _search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:

@@ -39,12 +39,12 @@ class Store(Protocol):
         ...
 
     def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
-        """The k entries of largest inner product with each of queries (B,D) float32, of those marked in among (N,)."""
+        """The k entries of largest inner product with each of queries (B,D) float32, of those marked in mask (N,)."""
         ...
 
     @property
     def early_exit(self) -> Store | None:
-        """The same entries, searched quickly, where there is such a search."""
+        """The same entries with the settings of the early exit's first search; None where there is no early exit."""
         ...
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
@@ -53,7 +53,7 @@ class Store(Protocol):
 
 
 class TunableStore(Store, Protocol):
-    """A store that can be searched with more or less effort."""
+    """A store that can be searched with several settings: the more it looks at, the slower."""
 
     @property
     def is_exhaustive(self) -> bool:
@@ -61,7 +61,7 @@ class TunableStore(Store, Protocol):
         ...
 
     def search_settings(self) -> list[SearchInfo]:
-        """The search parameters worth trying, cheapest first; none for an exhaustive store."""
+        """The search settings worth trying, cheapest first; none for an exhaustive store."""
         ...
 
     def with_search(self, search: SearchInfo) -> Self:

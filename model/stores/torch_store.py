@@ -61,15 +61,15 @@ class TorchStore:
         ids = np.empty((len(queries), nearest), np.int64)
         for start in range(0, len(queries), at_once):
             rows = slice(start, start + at_once)
-            asked = torch.from_numpy(np.ascontiguousarray(queries[rows], np.float32)).to(self._device)
+            some = torch.from_numpy(np.ascontiguousarray(queries[rows], np.float32)).to(self._device)
             with torch.inference_mode():
-                rough = asked.to(self._keys.dtype) @ self._keys.T
+                rough = some.to(self._keys.dtype) @ self._keys.T
                 if left_out is not None:
                     rough.masked_fill_(left_out, -torch.inf)
-                found = torch.topk(rough, nearest, dim=1).indices
-                exact = torch.einsum("bd,bkd->bk", asked, self._keys[found].float())
+                nearest_ids = torch.topk(rough, nearest, dim=1).indices
+                exact = torch.einsum("bd,bkd->bk", some, self._keys[nearest_ids].float())
                 exact, order = torch.sort(exact, dim=1, descending=True)
-            similarities[rows], ids[rows] = exact.cpu().numpy(), torch.gather(found, 1, order).cpu().numpy()
+            similarities[rows], ids[rows] = exact.cpu().numpy(), torch.gather(nearest_ids, 1, order).cpu().numpy()
         return ordered(similarities, ids, self.values, k)
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:

@@ -191,8 +191,9 @@ def index(
         journal = Journal(root) if with_taught else None
         if address is not None:
             folder = parts or root / PARTS
-            job = Job.of(
-                *(dataset, split, data_root, _encoder_root(root), folder, shards or default_shards(len(images.labels))),
+            source, count = FromBundle(_encoder_root(root)), shards or default_shards(len(images.labels))
+            job = Job(
+                *(dataset, split, data_root, source, folder, count),
                 mirror=mirror,
                 thumbnails=not no_thumbnails,
                 limits=limits,

@@ -1,4 +1,4 @@
-"""What holds for every call: whom it is for, bounds on its body, security headers, an answer to any error, an end."""
+"""Bounds a request's body and the time of its answer, adds security headers, and answers any error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Drain:
 
 
 class RequestLimits:
-    """The outermost ASGI layer but for what counts and logs."""
+    """An ASGI layer that refuses what is too large, too slow or for another host, and ends what takes too long."""
 
     def __init__(
         self,

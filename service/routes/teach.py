@@ -17,7 +17,7 @@ from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal import Journal, Kept, NewImage, number_in
+from secondlook.model.journal import Addition, Journal, NewImage, number_in
 from secondlook.model.journal import Request as Repeatable
 from secondlook.model.labels import check_label
 from secondlook.model.stores.added_keys import added_id, number_of
@@ -304,7 +304,7 @@ def _problem(result: Answer | Exception, upload: Upload) -> ProblemError | None:
     return of_image(result, upload.filename) if isinstance(result, Exception) else None
 
 
-def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Exception], kept: Kept) -> str:
+def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Exception], kept: Addition) -> str:
     """The answer, less generation and index, as it is kept for the case that the call is repeated."""
     left = iter(kept.numbers)
     entries: list[dict[str, Any]] = []

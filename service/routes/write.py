@@ -278,7 +278,7 @@ def neighbors_of(predictor: Predictor, answer: Answer, count: int) -> list[Neigh
 def decisive_of(predictor: Predictor, answer: Answer, lam: float, count: int) -> Decisive | None:
     """Those of its nearest entries, of at most ``count``, that decide it."""
     winner = int(answer.mixed.argmax())
-    votes = decisive(answer.network, answer.whole, lam, winner, answer.values[:count], answer.weights[:count])
+    votes = decisive(answer.network, answer.full_vote, lam, winner, answer.values[:count], answer.weights[:count])
     if votes is None:
         return None
     return {

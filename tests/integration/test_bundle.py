@@ -34,6 +34,7 @@ from secondlook.model.bundles.root import (
     remove,
 )
 from secondlook.model.errors import BundleError
+from secondlook.model.manifest import Manifest
 from secondlook.model.stores.faiss_store import FaissStore
 
 
@@ -364,3 +365,13 @@ def test_generations_of_one_second_sort_by_time() -> None:
         time.sleep(0.001)
     assert made == sorted(set(made))
     assert all(GENERATION.fullmatch(one) for one in made)
+
+
+def test_a_manifest_is_written_with_the_fields_that_it_was_read_with() -> None:
+    (path,) = default_root().glob("*/manifest.json")
+    content = json.loads(path.read_text())
+    assert content["store"]["search"]["quick"]
+    assert content["truncation"]
+    written = json.loads(Manifest.model_validate(content).model_dump_json())
+    assert {name: written[name] for name in content} == content
+    assert "taught" in written

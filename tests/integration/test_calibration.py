@@ -146,7 +146,7 @@ def test_a_bundle_without_what_its_surplus_goes_by_is_refused(
     tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = "energy + nearest / 5 - surplus"
-    monkeypatch.setattr("indexer.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    monkeypatch.setattr("secondlook.indexer.fitting.novelty.CANDIDATES", {score: CANDIDATES[score]})
     root = copy_root(tiny_bundle, tmp_path / "bundles")
     generation = recalibrate(load(str(colour_folder)), root, generations(root)[0])
     path = root / generation / "manifest.json"

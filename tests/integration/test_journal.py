@@ -16,9 +16,9 @@ from secondlook.model.errors import AddedLimitError, JournalError, LabelTakenErr
 from secondlook.model.journal import (
     JOURNAL,
     AddedImage,
+    Addition,
     Correction,
     Journal,
-    Kept,
     NewImage,
     Request,
 )
@@ -30,7 +30,7 @@ def image(content: bytes = b"bytes", encoder: str = "") -> NewImage:
     return NewImage("a.png", content, {(encoder, False): KEY} if encoder else {})
 
 
-def answer(kept: Kept) -> str:
+def answer(kept: Addition) -> str:
     return f"{kept.numbers} {kept.change}"
 
 
@@ -307,7 +307,7 @@ def test_a_journal_that_is_replaced_while_it_is_written_to_is_not_acknowledged(t
     journal.add("ant", [image()], "k")
     shutil.copy(tmp_path / JOURNAL, tmp_path / "copy")
 
-    def replaced(kept: Kept) -> str:
+    def replaced(kept: Addition) -> str:
         (tmp_path / "copy").replace(tmp_path / JOURNAL)
         return ""
 

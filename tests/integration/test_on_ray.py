@@ -16,7 +16,7 @@ from tests.images_for_tests import make_folder
 
 
 def job(folder: Path, root: Path, parts: Path) -> Job:
-    return Job.of(folder.name, "train", folder.parent, root, parts, 1, mirror=False, thumbnails=True)
+    return Job(folder.name, "train", folder.parent, FromBundle(root), parts, 1)
 
 
 def said(actor: _Actor) -> str:
@@ -54,7 +54,7 @@ def test_a_relative_folder_keeps_its_name_on_other_nodes(
 ) -> None:
     monkeypatch.chdir(colour_folder.parent)
     here = load(colour_folder.name, "train", tmp_path)  # not below the data root
-    work = Job.of(colour_folder.name, "train", tmp_path, tiny_bundle, Path("parts"), 1, mirror=False, thumbnails=True)
+    work = Job(colour_folder.name, "train", tmp_path, FromBundle(tiny_bundle), Path("parts"), 1)
     plan = Shards(here, FromBundle(tiny_bundle), Path("parts"), 1).plan
     monkeypatch.chdir(tmp_path)
     assert work.opened().plan == plan

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from secondlook.model.errors import ParameterError, StoreError, StoreUnreachableError
-from secondlook.model.manifest import SearchInfo
+from secondlook.model.manifest import SearchInfo, StoreInfo
 from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.milvus_server import MilvusSettings, Reach
 from secondlook.model.stores.milvus_store import MilvusIndex, chosen, collection_of, generation_of
@@ -59,9 +59,10 @@ def test_a_collection_is_its_generations_and_its_caches() -> None:
 
 @pytest.mark.parametrize("k", [None, 16_385])
 def test_a_k_that_milvus_cannot_serve_is_refused(k: int | None) -> None:
-    check_k(16_384, is_exhaustive=False, kind="milvus")
+    store = StoreInfo(kind="milvus", factory="FLAT", dim=8, count=10)
+    check_k(16_384, store)
     with pytest.raises(ParameterError, match="at most 16,384 with keys in Milvus"):
-        check_k(k, is_exhaustive=True, kind="milvus")
+        check_k(k, store)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from secondlook.indexer.fitting.novelty import (
     fit_novelty,
     told,
 )
-from secondlook.indexer.fitting.synthetic import synthetic_images
+from secondlook.indexer.fitting.unknown import synthetic_images
 from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
 from secondlook.model.cache import softmax
 from secondlook.model.manifest import Novelty
