@@ -75,7 +75,7 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
     app.add_middleware(AccessLog, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
-    app.include_router(predict.router)
+    predict.install(app)
     for router in (model.router, entries.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):

@@ -170,10 +170,8 @@ def open_bundle(
         return bundle
 
 
-def open_encoder(
-    root: Path, generation: str | None = None, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 0
-) -> OpenEncoder:
-    """Load a bundle's encoder alone (the active one's by default), its files verified; no key is read.
+def open_encoder(root: Path, generation: str | None, *, device: Literal["cpu", "cuda"], threads: int) -> OpenEncoder:
+    """Load a bundle's encoder alone (None = the active one's), its files verified; no key is read.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.

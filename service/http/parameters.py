@@ -29,8 +29,8 @@ class KnownParameters:
                 content = call.get("requestBody", {}).get("content", {})
                 self._body[path, method.upper()] = _fields(content.get("application/json", {}).get("schema"), schemas)
 
-    def check_query(self, scope: Scope) -> None:
-        """Refuse a query that has more than a call takes.
+    def check_query(self, scope: Scope) -> dict[str, str]:
+        """Read a query, and refuse one that has more than a call takes.
 
         Raises:
             ProblemError: a parameter that there is not, one given twice, or one that is not text in UTF-8.
@@ -38,17 +38,18 @@ class KnownParameters:
         known = self._query.get((scope["route"].path, scope["method"]))
         sent = scope["query_string"].decode("latin-1")
         if known is None or not sent:
-            return
-        seen = set()
+            return {}
+        given: dict[str, str] = {}
         # What is no UTF-8 becomes lone surrogates, which nothing that is becomes.
         for name, value in parse_qsl(sent, keep_blank_values=True, errors="surrogateescape"):
             if name not in known:
                 raise _wrong(name, f"there is no such parameter{likely(name, known)}")
-            if name in seen:
+            if name in given:
                 raise _wrong(name, "it is given twice: give it once")
             if not _is_text(value):
                 raise _wrong(name, "it is not text in UTF-8")
-            seen.add(name)
+            given[name] = value
+        return given
 
     def of_body(self, scope: Scope) -> Names:
         """The fields of a call's JSON object."""
