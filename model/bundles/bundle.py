@@ -241,7 +241,7 @@ def verify(
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
     directions = read_matrix(folder, manifest, DIRECTIONS, len(manifest.classes), store.dim + 1)
     novelty = manifest.calibration.novelty if manifest.calibration else None
-    if directions is None and novelty and novelty.evidence and novelty.evidence.rmds:
+    if directions is None and novelty and novelty.evidence and novelty.evidence.goes_by_rmds:
         raise refuse(MANIFEST, f"does not list {DIRECTIONS}")
     bundle = Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries, None, directions)
     if FOLDED_KEYS not in manifest.files:
