@@ -166,18 +166,34 @@ class HoldoutInfo(_Part):
     """Images of it that the cache has too, and that were left out."""
 
 
+class Surplus(_Part):
+    """How much more energy than RMDS bears out speaks against an image's being known (``answering.doubt``)."""
+
+    energy: float = Field(gt=0)
+    rmds: float = Field(gt=0)
+    over: float
+    """What is left of the two, weighed, up to which nothing speaks against it."""
+
+
 class Evidence(_Part):
-    """What speaks for an image's being known: a weighted sum of scores (``model.answering.doubt``)."""
+    """What speaks for an image's being known: a weighted sum of scores, less a surplus (``answering.doubt``)."""
 
     softmax: float = Field(0.0, ge=0)
     energy: float = Field(0.0, ge=0)
     rmds: float = Field(0.0, ge=0)
     similarity: float = Field(0.0, ge=0)
     """Of the nearest entry, or of the one that ``Novelty.neighbor`` says."""
+    surplus: Surplus | None = None
+    """None where none is taken off, and in bundles from before it."""
     limit: float
     """Images with less of it are novel."""
     doubtful: float | None = None
     """Images with less of it are doubtful; None in bundles from before there was such a limit."""
+
+    @property
+    def goes_by_rmds(self) -> bool:
+        """Whether RMDS is part of it."""
+        return self.rmds > 0 or self.surplus is not None
 
 
 class NoveltyCandidate(_Part):
@@ -185,7 +201,7 @@ class NoveltyCandidate(_Part):
 
     score: str
     weights: dict[str, float]
-    """Of each score, in the holdout's standard deviations."""
+    """Of each score, in the holdout's standard deviations; of ``surplus``, how much of it is taken off."""
     auroc: dict[str, float]
     """How often, in percent, an image of each kind of unknown ones is told from a known one."""
     lost: float

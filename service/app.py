@@ -25,7 +25,6 @@ from secondlook.service.http import parameters
 from secondlook.service.http.access_log import AccessLog
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.auth import require_admin
-from secondlook.service.http.hosts import Hosts
 from secondlook.service.http.keys import Keys
 from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
@@ -72,18 +71,11 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
     app.state.keys = Keys(settings)
     app.state.metrics = Metrics()
     app.state.drain = Drain()
-    app.add_middleware(
-        RequestLimits,
-        hosts=Hosts(settings),
-        max_request_bytes=settings.max_request_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        drain=app.state.drain,
-        answer_timeout_s=2 * settings.request_timeout_s,
-    )
+    app.add_middleware(RequestLimits, settings=settings, drain=app.state.drain)
     app.add_middleware(AccessLog, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
-    app.include_router(predict.router)
+    predict.install(app)
     for router in (model.router, entries.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):

@@ -11,7 +11,7 @@
         ├── UnknownGenerationError
         ├── UnknownJobError
         ├── RebuildRunningError      one rebuild at a time
-        ├── AcceptanceError                a rebuild's result is worse than what answers
+        ├── AcceptanceError          a rebuild's result is worse than what answers
         ├── KeysError                the file of keys is wrong
         └── ListenError              the address cannot be listened on
 """

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus at ``GET /metrics``.
+"""Counts requests, images, stages and states for Prometheus, at ``GET /metrics``.
 
 Every label has few values: routes are templates, methods and reasons come from fixed lists.
 
@@ -53,7 +53,7 @@ EndedBy = Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]
 
 
 class Snapshot(NamedTuple):
-    """What a server is like at one moment."""
+    """A server's state at one moment."""
 
     generation: str
     engine: str
@@ -222,7 +222,7 @@ class Metrics:
         """Count a request that was given up before it cost a forward pass."""
         self._dropped.labels(reason).inc()
 
-    def count_ended_decoding(self, reason: Literal["too_slow", "deadline", "abandoned", "put_off", "crashed"]) -> None:
+    def count_ended_decoding(self, reason: EndedBy) -> None:
         """Count a decoding that was ended by force."""
         self._ended_decodings.labels(reason).inc()
 
@@ -247,7 +247,7 @@ class Metrics:
 
 
 class _Infos(Collector):
-    """What runs and what answers, in words: the same in all workers but for the seconds after a switch."""
+    """The version and the generation, in words: the same in all workers but for the seconds after a switch."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -265,6 +265,25 @@ class _Infos(Collector):
 
 Mode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 
+STATES: dict[str, tuple[str, str, Mode]] = {
+    "entries": ("entries", "Entries of the cache that answers.", "livemostrecent"),
+    "added_images": ("taught_images", "Taught images that the generation does not have itself.", "livemostrecent"),
+    "is_store_unreachable": (
+        "store_away",
+        "1 while the keys are on another machine that does not answer.",
+        "livemax",
+    ),
+    "is_ready": ("ready", "1 while images are answered; 0 where any worker answers none.", "livemin"),
+    "waiting_images": ("queue_images", "Images waiting to be computed.", "livesum"),
+    "oldest_s": ("queue_oldest_seconds", "How long the oldest of them waits.", "livemax"),
+    "admitted_images": ("admitted_images", "Images let in and not yet answered.", "livesum"),
+    "admitted_bytes": ("admitted_bytes", "Their bytes.", "livesum"),
+    "max_images": ("admitted_images_limit", "Images let in at most; beyond it, 429.", "livesum"),
+    "max_bytes": ("admitted_bytes_limit", "Bytes let in at most; beyond it, 429.", "livesum"),
+    "is_rebuilding": ("rebuild_running", "1 while a rebuild runs.", "livemax"),
+}
+"""Of a snapshot's fields: the gauge's name, its meaning, and how those of several workers become one."""
+
 
 class _States:
     """States: read when asked for, so that they cannot be out of date; of another worker, within a second."""
@@ -273,38 +292,15 @@ class _States:
         def gauge(name: str, meaning: str, mode: Mode) -> Gauge:
             return Gauge(f"secondlook_{name}", meaning, registry=registry, multiprocess_mode=mode)
 
-        self._entries = gauge("entries", "Entries of the cache that answers.", "livemostrecent")
-        self._taught = gauge(
-            "taught_images", "Taught images that the generation does not have itself.", "livemostrecent"
-        )
-        self._store_away = gauge(
-            "store_away", "1 while the keys are on another machine that does not answer.", "livemax"
-        )
-        self._ready = gauge("ready", "1 while images are answered; 0 where any worker answers none.", "livemin")
+        self._gauges = {field: gauge(*described) for field, described in STATES.items()}
         self._workers = gauge("workers", "Processes that answer.", "livesum")
-        self._queue = gauge("queue_images", "Images waiting to be computed.", "livesum")
-        self._oldest = gauge("queue_oldest_seconds", "How long the oldest of them waits.", "livemax")
-        self._images = gauge("admitted_images", "Images let in and not yet answered.", "livesum")
-        self._bytes = gauge("admitted_bytes", "Their bytes.", "livesum")
-        self._max_images = gauge("admitted_images_limit", "Images let in at most; beyond it, 429.", "livesum")
-        self._max_bytes = gauge("admitted_bytes_limit", "Bytes let in at most; beyond it, 429.", "livesum")
-        self._rebuilding = gauge("rebuild_running", "1 while a rebuild runs.", "livemax")
         self._registry = registry
         self._process: _Process | None = None
 
     def set(self, now: Snapshot, *, is_worker: bool) -> None:
-        self._entries.set(now.entries)
-        self._taught.set(now.added_images)
-        self._store_away.set(now.is_store_unreachable)
-        self._ready.set(now.is_ready)
+        for field, gauge in self._gauges.items():
+            gauge.set(getattr(now, field))
         self._workers.set(1)
-        self._queue.set(now.waiting_images)
-        self._oldest.set(now.oldest_s)
-        self._images.set(now.admitted_images)
-        self._bytes.set(now.admitted_bytes)
-        self._max_images.set(now.max_images)
-        self._max_bytes.set(now.max_bytes)
-        self._rebuilding.set(now.is_rebuilding)
         if is_worker:
             self._process = self._process or _Process(self._registry)
             self._process.set()

@@ -1,4 +1,4 @@
-"""What a server does where descriptors or memory are short: it takes fewer connections, and says so to the others."""
+"""Recognises shortages of descriptors and memory, and bounds the connections by the descriptors that are left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is of the machine and the moment: a shortage, or a disk that is away."""
+    """Whether an error or its cause will pass: a shortage on this machine, or a disk that does not answer."""
     return any(
         isinstance(one, OSError | MemoryError | sqlite3.OperationalError)
         or (isinstance(one, RuntimeError) and "start new thread" in str(one))

@@ -1,4 +1,4 @@
-"""What the calls share, kept on the app and nowhere else."""
+"""The parts of a running server that calls share, kept on the app."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class State:
         )
 
     def snapshot(self) -> Snapshot:
-        """What is so at this moment, for the metrics."""
+        """The state at this moment, for the metrics."""
         predictor = self.batcher.predictor
         bundle = predictor.bundle
         return Snapshot(
@@ -76,7 +76,7 @@ class State:
         )
 
     async def current(self) -> Predictor:
-        """What answers, knowing all that was acknowledged until now; or all that can be known, as the log says.
+        """The predictor, with every change acknowledged until now; as it is where the journal cannot be read.
 
         Raises:
             UnavailableError: nothing computes answers, or what it computes takes too long.
@@ -93,7 +93,7 @@ async def _state(request: Request) -> State:
 
 
 Running = Annotated[State, Depends(_state)]
-"""A route's way to the state."""
+"""A route's parameter that is the state."""
 
 
 async def _current(state: Running) -> Predictor:
@@ -101,4 +101,4 @@ async def _current(state: Running) -> Predictor:
 
 
 Current = Annotated[Predictor, Depends(_current)]
-"""A route's way to what answers."""
+"""A route's parameter that is the predictor."""

@@ -18,17 +18,15 @@ from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty,
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.class_shape import ClassShape
-from secondlook.indexer.fitting.novelty import CANDIDATES, Seen, class_left_out, spread
+from secondlook.indexer.fitting.novelty import CANDIDATES, Seen, class_left_out, scores_of, told
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import (
     STANDINGS,
-    energies,
     novelty_scores,
     own_evidence,
     p_value,
-    rmds_scores,
     standings_of,
 )
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -59,10 +57,6 @@ TENTH, NEIGHBORS = 10, 200
 
 ERRORS = "own errors"
 """The images that the mixture gets wrong, told from those that it gets right."""
-
-
-PARTS = {"softmax": "network", "energy": "energy", "nearest": "nearest", "tenth": "tenth", "rmds": "rmds"}
-"""The scores that candidates are made of, by their names in ``indexer.fitting.novelty``."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +259,8 @@ def doubt(
     shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
     asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
     keys, labels = asked.keys, asked.labels
-    known, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
-    spreads = {name: spread(known[PARTS[name]]) for name in PARTS}
-    known |= _sums(known, spreads)
+    known, parts, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
+    known |= _sums(parts, parts)
     left_out = class_left_out(Seen(asked.logits, keys, np.empty((len(keys), 0), np.float32)), labels, shape)
     standings = {dataset.name: _shares(calibration, known["novelty"], mixed, cache)}
     kinds: list[Unknown] = []
@@ -275,8 +268,8 @@ def doubt(
     threshold = calibration.novelty.threshold
     for other in unknown:
         asked = embed_queries(other, sample(other, images), bundle.engine, progress)
-        scores, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
-        scores |= _sums(scores, spreads)
+        scores, others, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
+        scores |= _sums(parts, others)
         novelties[other.name] = scores["novelty"]
         standings[other.name] = _shares(calibration, scores["novelty"], *votes)
         kinds.append(_unknown(other.name, known, scores, threshold))
@@ -315,14 +308,9 @@ def _unknown(name: str, known: dict[str, Scores], scores: dict[str, Scores], thr
     return Unknown(name, len(scores[REFERENCE]), len(known[REFERENCE]), found, novel)
 
 
-def _sums(scores: dict[str, Scores], spreads: dict[str, float]) -> dict[str, Scores]:
-    """The candidates that are sums, of scores that are higher for unknown images."""
-    return {
-        name: np.sum(
-            [weight / spreads[part] * scores[PARTS[part]] for part, weight in CANDIDATES[name].items()], axis=0
-        )
-        for name in SUMS
-    }
+def _sums(known: dict[str, Scores], scores: dict[str, Scores]) -> dict[str, Scores]:
+    """The candidates that are sums, higher for unknown images, by the scores of known ones and of images."""
+    return {name: -told(CANDIDATES[name], known, scores) for name in SUMS}
 
 
 def _shares(calibration: Calibration, scores: Scores, mixed: Floats, cache: Floats) -> dict[Standing, float]:
@@ -332,14 +320,13 @@ def _shares(calibration: Calibration, scores: Scores, mixed: Floats, cache: Floa
 
 def _scores(
     bundle: Bundle, calibration: Calibration, shape: ClassShape, logits: Floats, keys: Floats
-) -> tuple[dict[str, Scores], Floats, Floats]:
-    """All scores (n,) of images, and their p(y|x) and p_cache as served (n,C)."""
+) -> tuple[dict[str, Scores], dict[str, Scores], Floats, Floats]:
+    """All scores (n,) of images, what candidates are made of, and their p(y|x) and p_cache as served (n,C)."""
     manifest, store = bundle.manifest, bundle.store
     novelty, credibility = calibration.novelty, calibration.credibility
     assert credibility is not None
     network, served = softmax(logits, len(manifest.classes)), ServedCache.of_overlay(Overlay(bundle))
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
-    energy = energies(logits, network)
     own_part = own_evidence(novelty, logits, network, keys, bundle.directions)
     cache = np.empty_like(network)
     nth = min(novelty.neighbor, store.count) - 1
@@ -359,18 +346,17 @@ def _scores(
     said = mixed.argmax(axis=1)
     shares = 1.0 - cache[np.arange(len(said)), said].astype(np.float64)
     counted = manifest.k or NEIGHBORS
+    parts = scores_of(Seen(logits, keys, similarities), shape.directions())
     return (
         {
             "network": 1.0 - network.max(axis=1).astype(np.float64),
-            "energy": -energy.astype(np.float64),
+            **{name: -parts[name] for name in ("energy", "rmds", "nearest", "tenth")},
             "novelty": novelty_scores(novelty, nearest, own_part),
-            "rmds": -rmds_scores(keys, shape.directions()).astype(np.float64),
-            "nearest": 1.0 - similarities[:, 0].astype(np.float64),
-            "tenth": 1.0 - similarities[:, min(TENTH, listed) - 1].astype(np.float64),
             "mixed": 1.0 - mixed.max(axis=1).astype(np.float64),
             "credibility": np.array([1.0 - p_value(credibility, share) for share in shares]),
             "disagree": (values[:, :counted] != said[:, None]).sum(axis=1).astype(np.float64),
         },
+        parts,
         mixed,
         cache,
     )

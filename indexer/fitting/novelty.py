@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.class_shape import ClassShape
 from secondlook.indexer.fitting.neighbors import nearest_entries
-from secondlook.model.answering.doubt import energies, novelty_scores, rmds_scores
+from secondlook.model.answering.doubt import Scores, energies, novelty_scores, rmds_scores, weighed
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.cache import Floats, Ints, softmax
-from secondlook.model.manifest import Evidence, Novelty, NoveltyCandidate
+from secondlook.model.manifest import Evidence, Novelty, NoveltyCandidate, Surplus
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.scoring import auroc
 from secondlook.model.stores.store import Neighbors
@@ -38,6 +38,8 @@ TENTH = 10
 NEIGHBORS = {"nearest": 1, "tenth": TENTH}
 """Which entry's similarity a score is."""
 
+SURPLUS, OF_SURPLUS = "surplus", ("energy", "rmds")
+
 CANDIDATES: dict[str, dict[str, float]] = {
     "softmax": {"softmax": 1},
     "energy": {"energy": 1},
@@ -50,15 +52,25 @@ CANDIDATES: dict[str, dict[str, float]] = {
     "energy / 3 + rmds": {"energy": 1 / 3, "rmds": 1},
     "softmax + rmds": {"softmax": 1, "rmds": 1},
     "rmds + nearest": {"rmds": 1, "nearest": 1},
+    "energy + rmds - surplus": {"energy": 1, "rmds": 1, "surplus": 1.5},
+    "energy + nearest / 5 - surplus": {"energy": 1, "nearest": 0.2, "surplus": 1.5},
+    "energy + rmds / 2 + nearest / 4 - surplus": {"energy": 1, "rmds": 0.5, "nearest": 0.25, "surplus": 1.5},
 }
-"""What is tried, each score in the holdout's standard deviations (docs/doubt.md has what they come to)."""
+"""What is tried, each score in the holdout's standard deviations (docs/doubt.md has what they come to).
+
+Of ``surplus``, energy beyond what RMDS bears out, so much is taken off.
+"""
+
+BORNE_OUT = 0.2
+"""By so many of the holdout's standard deviations may energy lie higher above its mean than RMDS: no surplus yet."""
 
 UNTRIED = "energy + rmds"
 """What is taken where there is nothing to compare on."""
 
 LEFT_OUT = "a class left out"
-CLASSES_LEFT_OUT, IMAGES_LEFT_OUT, ENTRIES_LEFT = 20, 1000, 4096
+CLASSES_LEFT_OUT, IMAGES_LEFT_OUT, ENTRIES_LEFT = 100, 2500, 4096
 """So many classes at most are left out, one after another, and so many images of the holdout asked of so many entries.
+With 20 classes and 1,000 images, of a holdout with 100 classes, chance chose.
 """
 
 FEWEST = 5
@@ -68,8 +80,6 @@ ROUNDING = 1e-9
 
 SMALLEST = 1e-6
 """A standard deviation below it counts as this: the scores of images that are all alike."""
-
-Scores = dict[str, NDArray[np.float64]]
 
 
 class Seen(NamedTuple):
@@ -115,14 +125,14 @@ def tell_unknown(
 
 def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> FittedNovelty:
     """Choose a candidate by images of the holdout with labels (n,) and kinds of unknown ones, and fit its limits."""
-    scores = _scores(known, shape.directions())
+    scores = scores_of(known, shape.directions())
     cases = {
-        name: [_Case(scores, _scores(seen, shape.directions()))] for name, seen in unknown.items() if len(seen.keys)
+        name: [_Case(scores, scores_of(seen, shape.directions()))] for name, seen in unknown.items() if len(seen.keys)
     }
     if left_out := _without_a_class(known, labels, shape):
         cases[LEFT_OUT] = left_out
     candidates = [
-        _candidate(name, weights, cases) for name, weights in CANDIDATES.items() if weights.keys() <= scores.keys()
+        _candidate(name, weights, cases) for name, weights in CANDIDATES.items() if _needed(weights) <= scores.keys()
     ]
     best = {case: max(one.auroc[case] for one in candidates) for case in cases}
     candidates = [
@@ -139,7 +149,7 @@ def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[s
             "blind_to": tuple(name for name, of in cases.items() if not _beats_chance(chosen.auroc[name], of)),
         }
     )
-    return FittedNovelty(novelty, shape.directions() if novelty.evidence and novelty.evidence.rmds else None)
+    return FittedNovelty(novelty, shape.directions() if novelty.evidence and novelty.evidence.goes_by_rmds else None)
 
 
 def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, float]:
@@ -156,36 +166,61 @@ def _candidate(name: str, weights: dict[str, float], cases: Mapping[str, Sequenc
     for kind, of in cases.items():
         aurocs = []
         for case in of:
-            scaled = {score: weight / spread(case.known[score]) for score, weight in weights.items()}
-            known, strange = (sum(weight * part[score] for score, weight in scaled.items()) for part in case)
-            aurocs.append(auroc(-np.asarray(known), -np.asarray(strange)))
+            known, strange = (told(weights, case.known, part) for part in case)
+            aurocs.append(auroc(-known, -strange))
         found[kind] = round(100 * float(np.mean(aurocs)), 2)
     return NoveltyCandidate(score=name, weights=weights, auroc=found, lost=0.0)
 
 
+def told(weights: Mapping[str, float], known: Scores, scores: Scores) -> NDArray[np.float64]:
+    """What a candidate with such weights says for images' being known (n,), by their scores and those of known ones."""
+    terms = _terms(weights, known)
+    found = weighed(terms, scores, len(scores["nearest"]))
+    return found + terms.similarity * scores[_neighbor(weights)] if terms.similarity else found
+
+
+def _terms(weights: Mapping[str, float], known: Scores) -> Evidence:
+    """A candidate's evidence, without its limits, by the scores of known images."""
+    scales = {score: weight / _spread(known[score]) for score, weight in weights.items() if score != SURPLUS}
+    kept = {"similarity" if score in NEIGHBORS else score: weight for score, weight in scales.items()}
+    surplus = None
+    if (taken := weights.get(SURPLUS)) is not None:
+        energy, rmds = (taken / _spread(known[score]) for score in OF_SURPLUS)
+        middle = energy * float(known["energy"].mean()) - rmds * float(known["rmds"].mean())
+        surplus = Surplus(energy=energy, rmds=rmds, over=middle + taken * BORNE_OUT)
+    return Evidence(**kept, surplus=surplus, limit=0.0)
+
+
+def _neighbor(weights: Mapping[str, float]) -> str:
+    """Which entry's similarity a candidate goes by; the nearest where by none."""
+    return next((score for score in weights if score in NEIGHBORS), "nearest")
+
+
+def _needed(weights: Mapping[str, float]) -> set[str]:
+    """The scores that a candidate is made of."""
+    return set(weights) - {SURPLUS} | (set(OF_SURPLUS) if SURPLUS in weights else set())
+
+
 def _with_limits(chosen: NoveltyCandidate, known: Seen, scores: Scores) -> Novelty:
-    neighbors = [NEIGHBORS[score] for score in chosen.weights if score in NEIGHBORS]
-    weights = {score: weight / spread(scores[score]) for score, weight in chosen.weights.items()}
-    evidence = _limited(weights, scores)
-    neighbor = min(neighbors[0] if neighbors else 1, known.similarities.shape[1])
+    neighbor = min(NEIGHBORS[_neighbor(chosen.weights)], known.similarities.shape[1])
+    evidence = _limited(chosen.weights, scores)
     novelty = Novelty(
         neighbor=neighbor,
         threshold=0.5,
         false_alarm_rate=0.0,
         evidence=evidence,
-        of_added=_limited({"nearest": 1 / spread(scores["nearest"])}, scores),
+        of_added=_limited({"nearest": 1}, scores),
         score=chosen.score,
     )
-    own = sum((weights[s] * scores[s] for s in weights if s not in NEIGHBORS), np.zeros(len(known.keys)))
+    own = weighed(evidence, scores, len(known.keys))
     found = novelty_scores(novelty, known.similarities[:, neighbor - 1], own)
     return novelty.model_copy(update={"false_alarm_rate": float((found > novelty.threshold).mean())})
 
 
 def _limited(weights: Mapping[str, float], scores: Scores) -> Evidence:
-    found = sum((weight * scores[score] for score, weight in weights.items()), np.zeros(len(scores["nearest"])))
+    found = told(weights, scores, scores)
     limits = (_limit(found, rate, deviations) for rate, deviations in FEW.items())
-    kept = {"similarity" if score in NEIGHBORS else score: weight for score, weight in weights.items()}
-    return Evidence(**kept, **dict(zip(("limit", "doubtful"), limits, strict=True)))
+    return _terms(weights, scores).model_copy(update=dict(zip(("limit", "doubtful"), limits, strict=True)))
 
 
 def _limit(found: NDArray[np.float64], rate: float, deviations: float) -> float:
@@ -198,7 +233,7 @@ def _limit(found: NDArray[np.float64], rate: float, deviations: float) -> float:
     return limit - ROUNDING
 
 
-def _scores(seen: Seen, directions: Floats) -> Scores:
+def scores_of(seen: Seen, directions: Floats) -> Scores:
     """Each score of images (n,), higher for known ones."""
     most = seen.similarities.shape[1]
     # As far as the opposite key, where fewer entries were found.
@@ -226,17 +261,24 @@ def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case
     chosen = enough[np.unique(np.linspace(0, len(enough) - 1, CLASSES_LEFT_OUT).round().astype(np.int64))]
     step = -(-len(shape.values) // ENTRIES_LEFT)
     similar, values = keys @ shape.keys[::step].T, shape.values[::step]
+    most = min(TENTH, len(values))
+    places = np.argpartition(similar, len(values) - most, axis=1)[:, -most:]
+    nearest = -np.sort(-np.take_along_axis(similar, places, axis=1), axis=1)
     cases = []
     for label in chosen.tolist():
-        others = similar[:, values != label]
-        if not others.shape[1]:
+        is_other = values != label
+        if not is_other.any():
             continue
-        most = min(TENTH, others.shape[1])
-        near = -np.sort(-np.partition(others, others.shape[1] - most, axis=1)[:, -most:], axis=1)
+        listed = min(TENTH, int(is_other.sum()))
+        near = nearest[:, :listed].copy()
+        # Only for those that have entries of the class among their nearest does leaving it out change anything.
+        rows = np.flatnonzero((values[places] == label).any(axis=1))
+        others = similar[rows][:, is_other]
+        near[rows] = -np.sort(-np.partition(others, others.shape[1] - listed, axis=1)[:, -listed:], axis=1)
         left = logits
         if logits is not None and label < logits.shape[1] > 1:
             left = np.delete(logits, label, axis=1)
-        found = _scores(Seen(left, keys, near), shape.directions(without=label))
+        found = scores_of(Seen(left, keys, near), shape.directions(without=label))
         is_left_out = labels == label
         cases.append(_Case(*({name: of[part] for name, of in found.items()} for part in (~is_left_out, is_left_out))))
     return cases
@@ -251,6 +293,6 @@ def _beats_chance(percent: float, cases: Sequence[_Case]) -> bool:
     return area - 2 * math.sqrt(max(spread, 0.0) / (known * strange)) > 0.5
 
 
-def spread(scores: NDArray[np.float64]) -> float:
+def _spread(scores: NDArray[np.float64]) -> float:
     """The standard deviation that a candidate's weights are in."""
     return max(float(scores.std()), SMALLEST)

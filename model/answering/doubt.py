@@ -11,11 +11,16 @@ it::
 
     rmds = max_c (d(q, mean of all) - d(q, mean of c)) = max_c (w_c . q + b_c),   d(q, m) = (q - m)' S^-1 (q - m)
 
-Which of them are weighed, and how, was chosen on the bundle's own images (``indexer.fitting.novelty``)::
+A sum of them can't tell all unknown images. Some, noise above all, have more energy than known ones, and what a key's
+place says against them is lost in the sum. Known images that have much energy have much RMDS too; so what energy is
+beyond that, the *surplus*, speaks against an image, and less energy than that says nothing. Which scores are weighed,
+and how, was chosen on the bundle's own images (``indexer.fitting.novelty``)::
 
-    evidence = a softmax + b energy + c rmds + d similarity,      score = 1 / (1 + exp(evidence - limit))
+    evidence = a softmax + b energy + c rmds + d similarity - max(0, e energy - f rmds - over)
+    score    = 1 / (1 + exp(evidence - limit))
 
-with the holdout's standard deviations in the weights, and a limit that few of its images fall below.
+with the holdout's standard deviations in the weights, and a limit that few of its images fall below. With b = e / 1.5,
+as it is chosen, the terms of energy and surplus are the lesser of two: b energy, and f rmds + over - b energy / 2.
 
 *Prediction sets* (split conformal; Vovk et al., 2005; the 'LAC' of Sadinle et al., 2019). All labels whose 1 - p(y|x)
 is at most the r-th smallest of the same number for the true labels of n holdout images. For images like those the true
@@ -43,6 +48,8 @@ from secondlook.model.errors import ParameterError
 from secondlook.model.manifest import Calibration, Evidence, Novelty, Ranked, Standing
 
 Real = NDArray[np.float32] | NDArray[np.float64]
+Scores = dict[str, NDArray[np.float64]]
+"""Scores (n,) by their names, higher for known images."""
 
 COVERAGES = (0.5, 0.999)
 """Least and greatest coverage of a prediction set."""
@@ -84,17 +91,28 @@ def own_evidence(
 
     ``directions`` are RMDS's (C,D+1), where novelty goes by it.
     """
-    found = np.zeros(len(keys))
     evidence = novelty.evidence if novelty is not None else None
     if evidence is None:
-        return found
+        return np.zeros(len(keys))
+    scores: Scores = {}
     if evidence.softmax:
-        found += evidence.softmax * network.max(axis=1).astype(np.float64)
-    if evidence.energy:
-        found += evidence.energy * energies(logits, network).astype(np.float64)
-    if evidence.rmds:
+        scores["softmax"] = network.max(axis=1).astype(np.float64)
+    if evidence.energy or evidence.surplus:
+        scores["energy"] = energies(logits, network).astype(np.float64)
+    if evidence.goes_by_rmds:
         assert directions is not None
-        found += evidence.rmds * rmds_scores(keys, directions).astype(np.float64)
+        scores["rmds"] = rmds_scores(keys, directions).astype(np.float64)
+    return weighed(evidence, scores, len(keys))
+
+
+def weighed(evidence: Evidence, scores: Scores, count: int) -> NDArray[np.float64]:
+    """What scores (count,) say but those of neighbours: of softmax, energy and rmds, those that evidence goes by."""
+    found = np.zeros(count)
+    for name, weight in (("softmax", evidence.softmax), ("energy", evidence.energy), ("rmds", evidence.rmds)):
+        if weight:
+            found += weight * scores[name]
+    if (surplus := evidence.surplus) is not None:
+        found -= np.maximum(0.0, surplus.energy * scores["energy"] - surplus.rmds * scores["rmds"] - surplus.over)
     return found
 
 

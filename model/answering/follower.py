@@ -41,22 +41,22 @@ class JournalFollower:
         """
         return self._is_seen(overlay, self._journal.stamp())
 
-    def renew(self, predictor: Predictor, is_asked: bool) -> Predictor:
+    def renew(self, predictor: Predictor, embeds: bool) -> Predictor:
         """A predictor with all that was acknowledged until now; itself where that is nothing new.
 
-        ``is_asked`` = images that wait to be embedded are, some of them, although nothing is new.
+        ``embeds``: some images that wait for keys are embedded, although nothing is new.
 
         Raises:
             JournalError: the journal cannot be read.
         """
         overlay, stamp = predictor.overlay, self._journal.stamp()
         is_seen, is_behind = self._is_seen(overlay, stamp), bool(overlay.waiting)
-        if is_seen and not (is_asked and is_behind):
+        if is_seen and not (embeds and is_behind):
             return predictor
         if self._failed is not None and self._failed[1] == stamp and time.monotonic() < self._failed[2]:
             raise self._failed[0]
         # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
-        seconds = 0.0 if is_behind and not is_asked else EMBED_SECONDS
+        seconds = 0.0 if is_behind and not embeds else EMBED_SECONDS
         try:
             fresh = replayed(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
         except JournalError as error:

@@ -170,10 +170,8 @@ def open_bundle(
         return bundle
 
 
-def open_encoder(
-    root: Path, generation: str | None = None, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 0
-) -> OpenEncoder:
-    """Load a bundle's encoder alone (the active one's by default), its files verified; no key is read.
+def open_encoder(root: Path, generation: str | None, *, device: Literal["cpu", "cuda"], threads: int) -> OpenEncoder:
+    """Load a bundle's encoder alone (None = the active one's), its files verified; no key is read.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
@@ -243,7 +241,7 @@ def verify(
         raise refuse(ENTRIES, f"has {entries.count:,} entries for {store.count:,} keys")
     directions = read_matrix(folder, manifest, DIRECTIONS, len(manifest.classes), store.dim + 1)
     novelty = manifest.calibration.novelty if manifest.calibration else None
-    if directions is None and novelty and novelty.evidence and novelty.evidence.rmds:
+    if directions is None and novelty and novelty.evidence and novelty.evidence.goes_by_rmds:
         raise refuse(MANIFEST, f"does not list {DIRECTIONS}")
     bundle = Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries, None, directions)
     if FOLDED_KEYS not in manifest.files:

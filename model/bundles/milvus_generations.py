@@ -1,8 +1,8 @@
 """Activates generations whose keys are in Milvus, and drops collections that no generation needs.
 
 Where a Milvus server is set, its alias names the active generation, for every server at one moment, and CURRENT in the
-root is what a server starts with while Milvus is away. Without such an alias, CURRENT alone counts: the keys are in the
-root then (docs/decisions/012).
+root is what a server starts with while Milvus does not answer. Without such an alias, CURRENT alone counts: the keys
+are in the root then (docs/decisions/012).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from secondlook.evaluation.studies import same_picture as pictures
 from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import INPUT_SIZE, EncoderSource, FromBundle, FromNetwork
 from secondlook.indexer.results import Study, write
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
@@ -312,4 +312,33 @@ def promises(
         found = measure(root or default_root(), data_root, new, progress)
         if out is not None:
             write(found, out, "promises")
+    tell(found, as_json or progress_format == "json")
+
+
+@study.command()
+@network_options
+@result_options
+def novelty(
+    root: Path | None,
+    weights: tuple[Path, ...],
+    data_root: Path | None,
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Measure how near the score that novelty is told by is to the best of all candidates.
+
+    For the same networks as gain, on another dataset, drawings, noise, and classes left out.
+    """
+    from secondlook.evaluation.studies.novelties import Novelties, novelties
+
+    def others(dataset: str) -> list[Dataset]:
+        names = ("cifar10" if dataset == "cifar100" else "cifar100", *MADE)
+        return [unknown_images(name, INPUT_SIZE, data_root) for name in names]
+
+    with reporting(progress_format) as progress:
+        asked = networks(root, weights, data_root)
+        found = Novelties(tuple(novelties(*one, others(one.train.name), progress) for one in asked))
+        if out is not None:
+            write(found, out, "novelty")
     tell(found, as_json or progress_format == "json")

@@ -1,4 +1,4 @@
-"""What a new generation must show before it answers: sane answers, and no more errors than the active one."""
+"""Refuses a generation that gives no probabilities, or more errors than the active one."""
 
 from __future__ import annotations
 

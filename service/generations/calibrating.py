@@ -1,4 +1,4 @@
-"""Sets and credibility kept true while a server is taught: calibrated anew behind the answers, on its own thread."""
+"""Calibrates prediction sets and credibility anew after entries were added, on a thread that gives way to answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REST = 0.5
 
 
 async def keep_calibrated(batcher: Batcher) -> None:
-    """Calibrate anew whenever what answers was taught something; runs until cancelled."""
+    """Calibrate anew whenever entries were added, relabelled or removed; runs until cancelled."""
     complaint = ""
     thread = ThreadPoolExecutor(1, thread_name_prefix="calibrate", initializer=_behind_all)
     try:

@@ -1,4 +1,4 @@
-"""What a server does about Milvus beside searching it: shares what was taught, and drops what nobody needs."""
+"""Publishes added entries to replicas through Milvus, and drops the collections of removed generations there."""
 
 from __future__ import annotations
 

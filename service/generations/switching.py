@@ -28,9 +28,9 @@ from secondlook.service.shortage import causes
 logger = logging.getLogger(__name__)
 
 TAUGHT_SECONDS = 1.0
-"""How often it is looked whether anything was taught that nobody asked for, and replicas are told."""
+"""Between two looks for changes that no request asked for, and two publications to replicas."""
 FOLLOW_SECONDS = 2.0
-"""How often CURRENT is looked at for another process's switch."""
+"""Between two looks at CURRENT for another process's switch."""
 LONGEST_RETRY_SECONDS = 300.0
 """Between two tries to open what could not be read, or did not fit into memory; each is twice the one before."""
 
@@ -134,7 +134,7 @@ class Generations:
             StoreUnreachableError, StoreError: its keys are in Milvus, which does not answer or refuses; the same holds.
         """
         self.require_writable()
-        # To its end, whoever waits for that: of a switch that is given up halfway, nobody knows what is so.
+        # Shielded: a switch that is given up halfway could leave CURRENT naming one and another answering.
         switching = asyncio.create_task(self._switch(generation), name=f"switch to {generation}")
         switching.add_done_callback(_log_outcome)
         await asyncio.shield(switching)
@@ -153,7 +153,7 @@ class Generations:
         logger.info("generation %s answers", generation)
 
     async def catch_up(self) -> None:
-        """Know all that was acknowledged until now, here or by another process; every batch does so by itself.
+        """Apply every change acknowledged until now, here or by another process; each batch does so by itself.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -171,7 +171,7 @@ class Generations:
             raise UnavailableError("what was taught is not known yet: try again later") from error
 
     async def follow_taught(self) -> None:
-        """Embed what was kept without keys, and let replicas know what was taught; runs until cancelled."""
+        """Embed added images that have no keys, and publish added entries to replicas; runs until cancelled."""
         complaint = ""
         while True:
             await asyncio.sleep(TAUGHT_SECONDS)
@@ -234,6 +234,6 @@ class Generations:
                     logger.error("%s; generation %s keeps answering", said, self.active, exc_info=not is_ours)
 
     def close(self) -> None:
-        """Let another process write to Milvus."""
+        """Let another process be the one that writes to Milvus."""
         if self._primary is not None:
             self._primary.close()

@@ -1,4 +1,4 @@
-"""The outermost layer: names each request, counts it, and writes one line about it."""
+"""Names each request, counts it, and logs one line about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """An ASGI layer around everything that is ours."""
+    """An ASGI layer around all others but ``Prefix``."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics

@@ -50,7 +50,7 @@ async def require_predict(request: Request) -> Key | None:
         ProblemError: 401 where no key was sent, 403 where it opens nothing here.
     """
     keys: Keys = request.app.state.keys
-    if not keys.guard_predictions:
+    if not keys.predictions_need_key:
         return None
     scheme, sent = get_authorization_scheme_param(request.headers.get("authorization"))
     return _known(keys, sent if scheme.lower() == "bearer" else "", "a key")

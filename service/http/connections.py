@@ -1,4 +1,4 @@
-"""What all connections of a process may hold together: descriptors, and answers that their clients do not take."""
+"""Bounds what all connections of a process hold together: descriptors, and answers that clients do not take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSENT_BYTES = 64 << 20
 
 
 class Connection(Protocol):
-    """One that is open."""
+    """An open connection."""
 
     @property
     def unsent(self) -> int:
@@ -27,7 +27,7 @@ class Connection(Protocol):
 
 
 class Connections:
-    """Those that are open, ``most`` of them."""
+    """The open connections, at most ``most``."""
 
     def __init__(self, most: int, unsent_bytes: int = UNSENT_BYTES) -> None:
         self._most, self._unsent_bytes = most, unsent_bytes
@@ -37,7 +37,7 @@ class Connections:
         self._is_full = False
 
     def admit(self, connection: Connection) -> bool:
-        """Whether there was room for one more."""
+        """Count one more; False where there is no room for it."""
         if len(self._open) >= self._most:
             if not self._is_full:
                 logger.warning("%d connections are open: others are turned away", len(self._open))
@@ -48,12 +48,12 @@ class Connections:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """It is closed."""
+        """Forget one that is closed."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
     def waits(self, connection: Connection) -> None:
-        """Its client does not take its answers as fast as they are made."""
+        """Note that a client takes its answers too slowly; cut off the slowest where all hold too much."""
         self._waiting.setdefault(connection)
         unsent = sum(one.unsent for one in self._waiting)
         for one in list(self._waiting):
@@ -64,5 +64,5 @@ class Connections:
             one.cut_off()
 
     def took(self, connection: Connection) -> None:
-        """It has taken them."""
+        """Note that a client has taken its answers."""
         self._waiting.pop(connection, None)

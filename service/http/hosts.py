@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def tell_at_start(settings: Settings) -> None:
-    """Log what whoever starts a server should know of what it was told."""
+    """Warn of variables that are no settings, and where requests to any host are answered."""
     for sentence in unknown_variables(os.environ):
         logger.warning("%s", sentence)
     if settings.allowed_hosts is None and not is_loopback(settings.host):

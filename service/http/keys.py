@@ -105,16 +105,16 @@ class Keys:
         if self._path is not None:
             self._seen = _mark(self._path)
             self._read = read_keys(self._path)
-        self._guards_predictions = self._has_predict()
+        self._predictions_need_key = self._has_predict()
 
     @property
-    def guard_predictions(self) -> bool:
+    def predictions_need_key(self) -> bool:
         """Whether predictions need a key: once a predict key was there, until the server is restarted.
 
         An editor that empties the file before it fills it anew must not open them for a moment.
         """
         self._look()
-        return self._guards_predictions
+        return self._predictions_need_key
 
     @property
     def any_admin(self) -> bool:
@@ -152,7 +152,7 @@ class Keys:
                 logger.error("%s; the keys stay as they were", error)
             return  # and it is read again at the next look
         self._seen, self._complaint = mark, ""
-        self._guards_predictions |= self._has_predict()
+        self._predictions_need_key |= self._has_predict()
         logger.info("the file of keys was read again: %d keys", len(self._read))
 
 

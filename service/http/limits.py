@@ -1,4 +1,4 @@
-"""What holds for every call: whom it is for, bounds on its body, security headers, an answer to any error, an end."""
+"""Bounds a request's body and the time of its answer, adds security headers, and answers any error."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondlook.service.http.hosts import PROBED, Hosts
 from secondlook.service.prefix import link
 from secondlook.service.problems import Kind, ProblemError, compressed, to_problem
+from secondlook.service.settings import Settings
 from secondlook.service.shortage import is_passing
 
 logger = logging.getLogger(__name__)
@@ -52,21 +53,12 @@ class Drain:
 
 
 class RequestLimits:
-    """The outermost ASGI layer but for what counts and logs."""
+    """An ASGI layer that refuses what is too large, too slow or for another host, and ends what takes too long."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        hosts: Hosts,
-        max_request_bytes: int,
-        body_timeout_s: float = 60.0,
-        drain: Drain | None = None,
-        answer_timeout_s: float = 60.0,
-    ) -> None:
-        self.app, self.hosts, self.max_request_bytes = app, hosts, max_request_bytes
-        self.body_timeout_s = body_timeout_s
-        self.drain = drain or Drain()
-        self.answer_timeout_s = answer_timeout_s
+    def __init__(self, app: ASGIApp, settings: Settings, drain: Drain) -> None:
+        self.app, self.drain, self.hosts = app, drain, Hosts(settings)
+        self.max_request_bytes, self.body_timeout_s = settings.max_request_bytes, settings.body_timeout_s
+        self.answer_timeout_s = 2 * settings.request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on."""

@@ -1,4 +1,4 @@
-"""What calls declare that they take, from their OpenAPI document; all else is refused, naming what was likely meant."""
+"""Refuses parameters and fields that a call does not declare in its OpenAPI document, and names the likely one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Names = tuple[str, ...]
 
 
 class KnownParameters:
-    """The names that each call takes."""
+    """The names of the parameters and JSON fields that each call takes, from an OpenAPI document."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._query: dict[tuple[str, str], Names] = {}
@@ -29,8 +29,8 @@ class KnownParameters:
                 content = call.get("requestBody", {}).get("content", {})
                 self._body[path, method.upper()] = _fields(content.get("application/json", {}).get("schema"), schemas)
 
-    def check_query(self, scope: Scope) -> None:
-        """Refuse a query that has more than a call takes.
+    def check_query(self, scope: Scope) -> dict[str, str]:
+        """Read a query, and refuse one that has more than a call takes.
 
         Raises:
             ProblemError: a parameter that there is not, one given twice, or one that is not text in UTF-8.
@@ -38,17 +38,18 @@ class KnownParameters:
         known = self._query.get((scope["route"].path, scope["method"]))
         sent = scope["query_string"].decode("latin-1")
         if known is None or not sent:
-            return
-        seen = set()
+            return {}
+        given: dict[str, str] = {}
         # What is no UTF-8 becomes lone surrogates, which nothing that is becomes.
         for name, value in parse_qsl(sent, keep_blank_values=True, errors="surrogateescape"):
             if name not in known:
                 raise _wrong(name, f"there is no such parameter{likely(name, known)}")
-            if name in seen:
+            if name in given:
                 raise _wrong(name, "it is given twice: give it once")
             if not _is_text(value):
                 raise _wrong(name, "it is not text in UTF-8")
-            seen.add(name)
+            given[name] = value
+        return given
 
     def of_body(self, scope: Scope) -> Names:
         """The fields of a call's JSON object."""
@@ -66,14 +67,14 @@ class KnownParameters:
 
 
 async def only_known(request: Request) -> None:
-    """What a route depends on that takes nothing but what it declares."""
+    """Refuse what a call does not declare; a dependency of its route."""
     known: KnownParameters = request.app.state.known_parameters
     known.check_query(request.scope)
     await known.check_body(request)
 
 
 def install(app: FastAPI) -> None:
-    """Note what the app's calls declare, once all are there."""
+    """Collect what the app's calls declare; called when all routes are there."""
     app.state.known_parameters = KnownParameters(app.openapi())
 
 

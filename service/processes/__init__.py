@@ -1,1 +1,5 @@
-"""The server as processes: one or several, their signs of life, and their end."""
+"""The server as one process or several.
+
+``serve`` runs one, ``workers`` starts several and starts anew those that die, ``pulse`` tells which hang, ``ending``
+ends a process in time after a signal, ``listening`` binds the port.
+"""

@@ -20,7 +20,7 @@ SILENT_S = 5.0
 ALL_SILENT_S = 30.0
 """The same where another worker is being started anew: what keeps several silent may be the machine."""
 ASLEEP_S = 1.5
-"""Where the parent itself was away for so long (a machine that was suspended, say), silence before says nothing."""
+"""After the parent itself stood still for so long (a machine that was suspended, say), silence means nothing."""
 BEAT = b"\n"
 """An empty line: what else a worker says has one of its own."""
 

@@ -1,4 +1,4 @@
-"""The server process."""
+"""One server process, from its port to the end of its last request."""
 
 from __future__ import annotations
 

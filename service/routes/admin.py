@@ -1,4 +1,4 @@
-"""``/v1/admin``: rebuild, watch, switch."""
+"""``/v1/admin``: rebuilds, generations, and who changed what."""
 
 from __future__ import annotations
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Annotated, Literal
 
 from fastapi import Request
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from secondlook.model.answering.doubt import COVERAGES, check_coverage
-from secondlook.model.answering.predictor import MAX_NEIGHBORS, NO_OVERRIDES, Overrides
+from secondlook.model.answering.predictor import MAX_NEIGHBORS, Overrides
 from secondlook.model.cache import MAX_THETA
 from secondlook.service.problems import of_validation
 
@@ -38,10 +31,7 @@ K = Annotated[
 
 
 class PredictQuery(BaseModel):
-    """What a prediction's query asks for.
-
-    Raises ParameterError where theta, lam, k or coverage is out of its range.
-    """
+    """What a prediction's query asks for."""
 
     top: int = Field(5, ge=1, le=1000, description="Classes listed.")
     neighbors: int = Field(0, ge=0, le=MAX_NEIGHBORS, description="Nearest entries listed.")
@@ -69,20 +59,14 @@ class PredictQuery(BaseModel):
     )
     abstain: bool = Field(False, description="Say of each image whether to answer 'unknown' instead.")
 
-    _overrides: Overrides = PrivateAttr(NO_OVERRIDES)
-
-    # In the model's own words, not pydantic's: the command says the same.
-    @model_validator(mode="after")
-    def _check_ranges(self) -> PredictQuery:
-        self._overrides = Overrides(self.theta, self.lam, self.k)
-        if self.coverage is not None:
-            check_coverage(self.coverage)
-        return self
-
-    @property
+    @cached_property
     def overrides(self) -> Overrides:
-        """What is asked in place of the bundle's own parameters."""
-        return self._overrides
+        """What is asked in place of the bundle's own parameters.
+
+        Raises:
+            ParameterError: theta, lam or k is out of its range.
+        """
+        return Overrides(self.theta, self.lam, self.k)
 
     @property
     def nearest(self) -> int:
@@ -97,9 +81,14 @@ def read_query(request: Request) -> PredictQuery:
         ProblemError: it has a parameter that there is not, or one twice, or a value of the wrong type.
         ParameterError: theta, lam, k or coverage is out of its range.
     """
-    request.app.state.known_parameters.check_query(request.scope)
+    given = request.app.state.known_parameters.check_query(request.scope)
     try:
-        return PredictQuery.model_validate(dict(request.query_params))
+        query = PredictQuery.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise of_validation({**first, "loc": ("query", *first["loc"])}) from error
+    # In the model's own words, not pydantic's: the command says the same.
+    _ = query.overrides
+    if query.coverage is not None:
+        check_coverage(query.coverage)
+    return query

@@ -157,7 +157,7 @@ onModel(({ classes, entries, network_classes: known, taught, parameters_from: so
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
   if (source === "leave-one-out") {
     parts.push(" The mix is a cautious half: no images that the network never saw were there to fit it on, and doubt is not calibrated.");
-  } else if (holdout) {
+  } else if (source === "holdout" && holdout) {
     parts.push(` The mix was fitted on ${some(holdout.images, "image")}: ${holdout.name}.`);
   }
   byId("model").replaceChildren(...parts);

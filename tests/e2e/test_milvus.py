@@ -27,7 +27,7 @@ Serve = Callable[..., Server]
 Visit = Callable[..., Any]
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 NO_TIME = 2.0
-"""Seconds: an answer while Milvus is away takes its time limit at most, and then next to none."""
+"""Seconds: an answer without Milvus takes its time limit at most, and then next to none."""
 
 
 @pytest.fixture

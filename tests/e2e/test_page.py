@@ -1,5 +1,6 @@
 """The page as people meet it: images and answers, in a browser, from a real server."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -69,6 +70,17 @@ def test_an_image_is_answered_with_bars_and_neighbours(server: Server, visit: Vi
     expect(page.locator("#status")).to_contain_text("2 images answered")
     other.get_by_role("button", name="Take b.png off the page").click()
     expect(page.locator(".card")).to_have_count(2)
+
+
+def test_a_mix_that_was_given_is_not_called_fitted(serve: Serve, root: Path, visit: Visit) -> None:
+    page = visit(serve(bundles=root))
+    expect(page.locator("#model")).to_contain_text("The mix was fitted on 6 images")
+    # As after an index with --theta, --lam and --k, and a fit --calibrate.
+    manifest = next(root.glob("*/manifest.json"))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"parameters_from": "given"}))
+    page = visit(serve(bundles=root))
+    expect(page.locator("#model")).to_contain_text("known images of 3 classes")
+    expect(page.locator("#model")).not_to_contain_text("fitted")
 
 
 def test_the_pages_arithmetic_is_the_servers(server: Server, visit: Visit) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from secondlook.cli import cli
 from secondlook.evaluation.statistics.detection import ACCEPTED
 from secondlook.evaluation.studies.doubt import ERRORS, SCORES, Doubt, doubt
+from secondlook.evaluation.studies.novelties import WITHIN, Novelties, novelties
 from secondlook.evaluation.studies.unknown_images import unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset
@@ -92,12 +93,14 @@ def test_novelty_is_chosen_on_images_that_are_given(tiny_bundle: Path, colour_fo
     (chosen,) = (one for one in novelty.candidates if one.score == novelty.score)
     assert chosen.lost == min(one.lost for one in novelty.candidates)
     assert novelty.evidence is not None
-    assert (bundle.directions is None) == (novelty.evidence.rmds == 0)
+    assert (bundle.directions is not None) == novelty.evidence.goes_by_rmds
     assert bundle.manifest.calibration.standing is not None
     assert sum(bundle.manifest.calibration.standing.values()) == pytest.approx(100, abs=0.1)
 
 
-@pytest.mark.parametrize("score", ["rmds", "energy + rmds / 2 + nearest / 4", "softmax"])
+@pytest.mark.parametrize(
+    "score", ["rmds", "energy + rmds / 2 + nearest / 4", "softmax", "energy + nearest / 5 - surplus"]
+)
 def test_what_is_served_goes_by_what_was_fitted(
     score: str, tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,17 +125,36 @@ def test_what_is_served_goes_by_what_was_fitted(
     inverse = np.linalg.inv(covariance + np.eye(len(covariance)) * 1e-3 * np.trace(covariance) / len(covariance))
     far = [((key - m) @ inverse @ (key - m)) for key in keys for m in (*means, stored[own].mean(axis=0))]
     distances = np.reshape(far, (5, 4))
+    energy, rmds = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)), distances[:, 3] - distances[:, :3].min(axis=1)
     expected = (
         evidence.softmax * (softmax(logits).max(axis=1))
-        + evidence.energy * np.log(np.exp(logits.astype(np.float64)).sum(axis=1))
-        + evidence.rmds * (distances[:, 3] - distances[:, :3].min(axis=1))
+        + evidence.energy * energy
+        + evidence.rmds * rmds
         + evidence.similarity * (keys @ stored.T).max(axis=1)
     )
+    if (surplus := evidence.surplus) is not None:
+        expected -= np.maximum(0, surplus.energy * energy - surplus.rmds * rmds - surplus.over)
+    assert (evidence.surplus is not None) == score.endswith("surplus")
     answers = predictor.predict(images, [predictor.defaults] * 5)
     for answer, of in zip(answers, expected, strict=True):
         assert isinstance(answer, Answer)
         assert answer.novelty == pytest.approx(1 / (1 + np.exp(of - evidence.limit)), abs=1e-3)
         assert answer.is_novel == (answer.novelty > 0.5)
+
+
+def test_a_bundle_without_what_its_surplus_goes_by_is_refused(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = "energy + nearest / 5 - surplus"
+    monkeypatch.setattr("secondlook.indexer.fitting.novelty.CANDIDATES", {score: CANDIDATES[score]})
+    root = copy_root(tiny_bundle, tmp_path / "bundles")
+    generation = recalibrate(load(str(colour_folder)), root, generations(root)[0])
+    path = root / generation / "manifest.json"
+    written = json.loads(path.read_text())
+    del written["files"]["directions.npy"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(BundleError, match=r"does not list directions\.npy"):
+        open_bundle(root, generation)
 
 
 def test_calibrating_on_other_images_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -205,6 +227,35 @@ def test_the_study_is_told_in_full(found: Doubt, tmp_path: Path) -> None:
     for figure in figures:
         figure.write(tmp_path / f"{figure.name}.png")
         assert (tmp_path / f"{figure.name}.png").stat().st_size > 5_000
+
+
+def test_the_choice_is_held_to_the_best_candidate_on_what_it_did_not_see(
+    tiny_bundle: Path, colour_folder: Path, fresh: Dataset
+) -> None:
+    strange = [unknown_images(name, (32, 32), images=20) for name in ("drawings", "noise")]
+    dataset = load(str(colour_folder))
+    row = novelties("tiny", FromBundle(tiny_bundle), dataset, fresh, strange)
+    assert (row.entries, row.holdout, row.known) == (len(dataset.labels), 9, 9)
+    assert {"noise", "textures"} <= row.chosen_on[row.chosen].keys()
+    assert row.asked.keys() == row.chosen_on.keys() == CANDIDATES.keys()
+    assert set(row.lost) >= {"drawings", "noise"}
+    for kind, lost in row.lost.items():
+        best = max(of[kind] for of in row.asked.values())
+        assert lost == pytest.approx(best - row.asked[row.chosen][kind], abs=0.01)
+    engine = open_bundle(tiny_bundle).engine
+    entries, known, noise = (
+        embed_queries(of, np.arange(len(of.labels)), engine).keys for of in (dataset, fresh, strange[1])
+    )
+    rest = np.random.default_rng(0).permutation(len(known)) % 2 == 1
+    near, far = ((keys @ entries.T).max(axis=1) for keys in (known[rest], noise))
+    pairs = np.sign(near[:, None] - far[None]) / 2 + 0.5
+    assert row.asked["nearest"]["noise"] == pytest.approx(100 * pairs.mean(), abs=1)
+    first, *others = Novelties((row,)).tables()
+    assert [(cells[1], cells[-1]) for cells in first.rows] == [
+        (kind, "yes" if lost <= WITHIN else "no") for kind, lost in row.lost.items()
+    ]
+    assert [len(table.rows) for table in others] == [len(CANDIDATES)]
+    json.dumps(Novelties((row,)).as_dict(), allow_nan=False)
 
 
 def test_a_bundle_that_is_not_calibrated_is_refused(tiny_bundle: Path, fresh: Dataset) -> None:

@@ -17,11 +17,12 @@ from secondlook.model.answering.doubt import (
     prediction_set,
     rank_for,
     ranked,
+    rmds_scores,
     standing,
 )
 from secondlook.model.cache import softmax
 from secondlook.model.errors import ParameterError
-from secondlook.model.manifest import Evidence, Novelty, Ranked
+from secondlook.model.manifest import Evidence, Novelty, Ranked, Surplus
 
 SCORES = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1))
 COVERAGE = st.floats(0.5, 0.999)
@@ -141,6 +142,25 @@ def test_all_that_is_weighed_is_evidence_of_being_known() -> None:
     # A place for which no entry was found, and a key opposite to all, are the same.
     none, opposite = (novelty_scores(novelty, np.full(50, s, np.float32), own) for s in (-np.inf, -1.0))
     np.testing.assert_array_equal(none, opposite)
+
+
+def test_a_surplus_of_energy_speaks_against_an_image_and_a_lack_of_it_does_not() -> None:
+    random = np.random.default_rng(1)
+    logits, keys = random.normal(0, 3, (50, 4)).astype(np.float32), random.normal(size=(50, 6)).astype(np.float32)
+    directions, network = random.normal(size=(4, 7)).astype(np.float32), softmax(logits)
+    evidence = Evidence(energy=0.2, surplus=Surplus(energy=0.3, rmds=0.1, over=0.5), similarity=2.0, limit=1.0)
+    novelty = Novelty(neighbor=1, threshold=0.5, false_alarm_rate=0.01, evidence=evidence)
+    assert evidence.goes_by_rmds
+    own = own_evidence(novelty, logits, network, keys, directions)
+    energy, rmds = energies(logits, network).astype(np.float64), rmds_scores(keys, directions).astype(np.float64)
+    beyond = 0.3 * energy - 0.1 * rmds - 0.5
+    assert 0 < (beyond > 0).sum() < 50
+    np.testing.assert_allclose(own, 0.2 * energy - np.where(beyond > 0, beyond, 0))
+    # The lesser of two sums, as energy's weight in the surplus is the larger one.
+    np.testing.assert_allclose(own, np.minimum(0.2 * energy, 0.1 * rmds + 0.5 - 0.1 * energy))
+    scores = novelty_scores(novelty, np.full(50, 0.5, np.float32), own)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    np.testing.assert_array_equal(scores > 0.5, own + 1.0 < 1.0)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ from secondlook.indexer.fitting.novelty import (
     LEFT_OUT,
     NEIGHBORS,
     Seen,
+    class_left_out,
     fit_novelty,
+    told,
 )
 from secondlook.indexer.fitting.unknown import synthetic_images
 from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own_evidence, rmds_scores
 from secondlook.model.cache import softmax
 from secondlook.model.manifest import Novelty
+from secondlook.model.scoring import auroc
 
 CLASSES, DIM = 6, 12
 RANDOM = np.random.default_rng(0)
@@ -102,12 +105,45 @@ def test_the_candidate_is_taken_that_loses_least_where_it_loses_most() -> None:
     assert fitted.novelty.blind_to == ()
 
 
+def test_what_energy_has_beyond_rmds_tells_images_that_no_sum_tells() -> None:
+    """Of unknown images some have less energy than known ones, and some have more but lie elsewhere."""
+    random = np.random.default_rng(6)
+
+    def scores(count: int, energy: float | None = None, rmds: float | None = None) -> dict[str, np.ndarray]:
+        typical = random.normal(size=count)  # of a known image energy and place say the same
+        made = {"energy": 9 + 2 * (typical if energy is None else energy + random.normal(size=count))}
+        made["rmds"] = 50 + 30 * (typical if rmds is None else rmds + random.normal(size=count))
+        made |= {name: random.normal(size=count) for name in ("softmax", "nearest", "tenth")}
+        return {name: of + 0.3 * of.std() * random.normal(size=count) for name, of in made.items()}
+
+    known, unsure, elsewhere = scores(2000), scores(2000, energy=-2), scores(2000, energy=1, rmds=-1)
+    worst = {
+        name: min(auroc(-told(weights, known, known), -told(weights, known, of)) for of in (unsure, elsewhere))
+        for name, weights in CANDIDATES.items()
+    }
+    linear = max(area for name, area in worst.items() if "surplus" not in CANDIDATES[name])
+    assert worst["energy + nearest / 5 - surplus"] > linear + 0.05
+    assert told(CANDIDATES["energy"], known, elsewhere).mean() > told(CANDIDATES["energy"], known, known).mean()
+
+
+def test_a_class_left_out_has_no_entries() -> None:
+    """Against a plain search among the others."""
+    known = seen(KEYS, logits_of(KEYS))
+    found = class_left_out(known, LABELS, shape())
+    entries, values = shape().keys, shape().values
+    expected = []
+    for label in range(CLASSES):
+        tenth = -np.sort(-(KEYS @ entries[values != label].T), axis=1)[:, 9]
+        expected.append(100 * auroc(-tenth[label != LABELS], -tenth[label == LABELS]))
+    assert found["tenth"] == pytest.approx(np.mean(expected), abs=0.01)
+
+
 @pytest.mark.parametrize("score", CANDIDATES)
 def test_limits_are_those_of_the_promised_false_alarms(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secondlook.indexer.fitting.novelty.CANDIDATES", {score: CANDIDATES[score]})
     known = seen(KEYS, logits_of(KEYS))
     novelty, directions = fit_novelty(known, LABELS, shape(), {})
-    assert (directions is not None) == ("rmds" in CANDIDATES[score])
+    assert (directions is not None) == bool({"rmds", "surplus"} & CANDIDATES[score].keys())
     scores = scored(novelty, known, directions)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert 0 < (scores > novelty.threshold).mean() <= FALSE_ALARM_RATE

@@ -10,8 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from secondlook.service.http.connection import connection
-from secondlook.service.http.hosts import Hosts
-from secondlook.service.http.limits import RequestLimits
+from secondlook.service.http.limits import Drain, RequestLimits
 from tests.service_for_tests import settings
 
 HOST = b"Host: localhost\r\n"
@@ -52,7 +51,7 @@ async def exchange(sent: bytes, pieces: int) -> tuple[list[Answer], bool]:
 
 async def raw(sent: bytes, pieces: int) -> tuple[bytes, bool]:
     """The same, as bytes."""
-    limited = RequestLimits(app, Hosts(settings()), LIMIT)
+    limited = RequestLimits(app, settings(max_request_bytes=LIMIT), Drain())
     config = uvicorn.Config(limited, log_config=None, http=connection(1), lifespan="off")
     state = ServerState()
     listening = await asyncio.get_running_loop().create_server(lambda: connection(1)(config, state, {}), "127.0.0.1", 0)

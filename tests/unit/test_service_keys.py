@@ -103,11 +103,11 @@ def test_predictions_stay_guarded_when_an_editor_empties_the_file(tmp_path: Path
     path = tmp_path / "keys"
     path.write_text("")
     keys = Keys(settings(keys_file=path))
-    assert not keys.guard_predictions
+    assert not keys.predictions_need_key
     path.write_text(new_key("robot", "predict")[1].line)
-    assert keys.guard_predictions
+    assert keys.predictions_need_key
     path.write_text("")
-    assert keys.guard_predictions
+    assert keys.predictions_need_key
 
 
 def test_without_any_key_nothing_is_found() -> None:
