@@ -3,6 +3,7 @@
 # make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
+# make networks  architectures of torchvision and timm with random weights: found, exported, proven (needs timm)
 # make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test slow soak cluster numerics check bench paper lock setup setup-test clean
+.PHONY: serve test slow soak cluster networks numerics check bench paper lock setup setup-test clean
 
 serve: setup
 	$(BIN)/secondlook serve
@@ -31,6 +32,9 @@ soak: setup-test
 cluster: setup-test
 	$(BIN)/pytest -m "cluster and not soak" $(PYTEST_ARGS)
 
+networks: setup-test
+	$(BIN)/pytest -m networks $(PYTEST_ARGS)
+
 # What numpy, PyTorch, oneDNN, MKL, OpenBLAS and FAISS would run on an older processor; ONNX Runtime cannot be asked.
 LEVEL ?= default
 AVX512 := X86_V4 AVX512_ICL AVX512_SPR
@@ -40,7 +44,7 @@ OLDER_avx2 := NPY_DISABLE_CPU_FEATURES="$(AVX512)" ATEN_CPU_CAPABILITY=avx2 OPEN
               MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 FAISS_SIMD_LEVEL=AVX2
 
 numerics: setup-test
-	$(OLDER_$(LEVEL)) $(BIN)/pytest -m "not soak and not cluster" tests/unit tests/integration $(PYTEST_ARGS)
+	$(OLDER_$(LEVEL)) $(BIN)/pytest -m "not soak and not cluster and not networks" tests/unit tests/integration $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ Read = Callable[[int, Geometry], "NDArray[np.uint8]"]
 THETAS = (10.0, 20.0, 40.0)
 FEWEST = 30
 """Images below which nothing is told."""
-CLEARLY = 4.0
+CLEARLY = 3.0
 """Standard errors by which the mean of paired differences has to be above 0 for one preprocessing to beat another."""
 CONFIRMED = 2.0
 """The same, for what is declared to be confirmed against the best of the others."""
@@ -127,6 +127,8 @@ def measure(
     declared = network.preprocess
     arithmetic = candidates(declared.arithmetic)
     geometric = geometries(declared.geometry) if with_geometry else []
+    first = "declared" if declared.is_declared else "assumed"
+    arithmetic[0] = (first, declared.arithmetic)
     total, done = len(arithmetic) + max(0, len(geometric) - 1), 0
     images = _stacked(read, chosen, declared.geometry)
     tried: list[tuple[str, Preprocess, Floats]] = []
@@ -138,7 +140,7 @@ def measure(
     answer, better = decide([entry[2] for entry in tried], len(chosen))
     winner = None if better is None else next(entry for entry in ranked if entry.said == tried[better][0])
     best = tried[better] if better is not None and (answer == "beaten" or not declared.is_declared) else tried[0]
-    shaped = [("declared", best[1], best[2])]
+    shaped = [(first, best[1], best[2])]
     for said, geometry in geometric[1:]:
         preprocess = best[1].model_copy(update={"geometry": geometry})
         images = _stacked(read, chosen, geometry)
