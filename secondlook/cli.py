@@ -97,6 +97,7 @@ def main(command: click.Command = cli) -> None:
 def _extras_with(module: str) -> list[str]:
     """The extras of this distribution that install a module; gpu last, which few machines can use."""
     # A distribution is called like its module, or like it and more: faiss-cpu.
-    wanted = re.compile(rf"{re.escape(module)}\b.*extra == ['\"]([\w-]+)['\"]", re.IGNORECASE)
+    name = re.escape(module).replace("_", "[-_]")
+    wanted = re.compile(rf"{name}\b.*extra == ['\"]([\w-]+)['\"]", re.IGNORECASE)
     found = [match[1] for one in requires("secondlook") or () if (match := wanted.match(one))]
     return sorted(found, key=lambda extra: (extra == "gpu", extra))

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper
 
 from secondlook.model.errors import NetworkError
@@ -98,10 +97,12 @@ def read_graph(path: Path) -> OnnxGraph:
         raise NetworkError(f"there is no file {path}: name one, as in secondlook network X.onnx") from error
     except IsADirectoryError as error:
         raise NetworkError(f"{path} is a folder: name the .onnx file in it") from error
-    except DecodeError as error:
-        raise NetworkError(f"{path.name} is no ONNX file: export the network with {EXPORT}") from error
+    except NetworkError:
+        raise
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise NetworkError(f"{path.name} cannot be read whole ({_short(error)}): export it again") from error
+    except Exception as error:  # protobuf's, which is no dependency of ours
+        raise NetworkError(f"{path.name} is no ONNX file: export the network with {EXPORT}") from error
     return graph_of(model, path.name)
 
 

@@ -24,7 +24,7 @@ from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import METADATA, assumed
 from secondlook.model.networks.onnx_graph import LAYERS
 from secondlook.model.networks.onnx_session import save
-from secondlook.model.networks.torch_load import LOADERS, Loaded
+from secondlook.model.networks.torch_load import LOADERS, Loaded, TransformersModule
 
 REFUSED = 3
 
@@ -78,7 +78,8 @@ class Listened(nn.Module):
         """Names and aliases, as they were called."""
         self._calls: dict[str, int] = {}
         self._seen: dict[str, Tensor] = {}
-        for name, part in module.named_modules():
+        wrapped = module.module if isinstance(module, TransformersModule) else module
+        for name, part in wrapped.named_modules():
             if name and not isinstance(part, torch.jit.ScriptModule):
                 part.register_forward_hook(self._hook(name))
                 if isinstance(part, nn.Linear | nn.Conv2d):

@@ -86,7 +86,7 @@ def load_transformers(name: str, weights: str) -> Loaded:
         module = kind.from_pretrained(name)
     classes = of_config({"id2label": config.id2label}) if is_classifier else None
     declared = of_json(processor.to_dict(), f"preprocessor_config.json of {name}")
-    return Loaded(_Transformers(getattr(module, "vision_model", module)), declared, classes)
+    return Loaded(TransformersModule(getattr(module, "vision_model", module)), declared, classes)
 
 
 def load_file(name: str, weights: str) -> Loaded:
@@ -130,7 +130,7 @@ LOADERS: dict[str, Callable[[str, str], Loaded]] = {
 }
 
 
-class _Transformers(nn.Module):
+class TransformersModule(nn.Module):
     """A module of transformers that gives tensors in place of its output's record."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -138,6 +138,7 @@ class _Transformers(nn.Module):
         self.module = module
 
     def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits, or without a head the pooled output, if there is one, and the tokens."""
         made = self.module(pixel_values=pixel_values)
         if (logits := getattr(made, "logits", None)) is not None:
             return logits  # type: ignore[no-any-return]
