@@ -50,8 +50,8 @@ class OnnxEngine:
     def __init__(self, path: Path, threads: int = 0, *, spare_core: bool = False) -> None:
         threads = threads or os.cpu_count() or 1
         try:
-            # Read here: ONNX Runtime would follow a graph's references to other files.
-            graph = path.read_bytes()
+            # Read here: ONNX Runtime would follow a graph's references to other files. Weights over 2 GiB lie in one.
+            graph = str(path) if path.with_name(f"{path.name}.data").is_file() else path.read_bytes()
             self._alone = _session(graph, threads)
             self._batch = _session(graph, threads - 1) if spare_core and threads > 1 else self._alone
             (images,) = self._alone.get_inputs()
@@ -72,7 +72,7 @@ class OnnxEngine:
         return Encoding(logits, keys)
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+def _session(graph: bytes | str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -1,5 +1,6 @@
 """Architectures of torchvision and timm, with random weights: layers are found, encoders exported and proven."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,14 @@ def test_it_is_found_exported_and_proven(name: str, wide: int, tmp_path: Path) -
 
     torch.manual_seed(0)
     side = 256 if "mobilevit" in name else 224
-    if name.startswith("timm:"):
-        module = pytest.importorskip("timm").create_model(name.removeprefix("timm:"), pretrained=False)
-    else:
-        from torchvision.models import get_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as on how weights begin
+        if name.startswith("timm:"):
+            module = pytest.importorskip("timm").create_model(name.removeprefix("timm:"), pretrained=False)
+        else:
+            from torchvision.models import get_model
 
-        module = get_model(name, weights=None)
+            module = get_model(name, weights=None)
     for part in module.modules():  # some heads begin as zeros, and so would say nothing
         if isinstance(part, nn.Linear) and not part.weight.any():
             nn.init.normal_(part.weight, std=0.02)

@@ -1,6 +1,9 @@
 """One body of tests over every kind of network."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +12,12 @@ import pytest
 
 from secondlook.model.errors import EngineError, NetworkError, RecipeError
 from secondlook.model.images import Geometry
+from secondlook.model.networks import onnx_session
 from secondlook.model.networks.encoder_graph import export_encoder
 from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, default_recipe
-from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.onnx_network import OnnxNetwork, open_onnx
 from secondlook.model.networks.preprocess import Arithmetic, Preprocess
 from secondlook.model.networks.projection import Covariance
 from secondlook.model.networks.recipe import Pool, Recipe
@@ -216,7 +220,6 @@ def test_a_modules_layers_have_their_paths_and_calls(opened: Opens) -> None:
 
 def test_a_module_says_the_same_in_pytorch(opened: Opens, folder: Path) -> None:
     import importlib.util
-    import sys
 
     import torch
 
@@ -248,6 +251,55 @@ def test_an_encoder_that_says_something_else_is_refused(opened: Opens, tmp_path:
     with pytest.raises(EngineError, match="does not give the network's"):
         prove(engine, network, default_recipe(network), IMAGES)
     assert isinstance(engine, OnnxEngine)
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(
+    opened: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = opened("classifier")
+    assert isinstance(network, OnnxNetwork)
+    expected = network.activations(IMAGES).logits
+    monkeypatch.setattr(onnx_session, "MOST_BYTES", 4096)
+    engine = export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES)
+    assert (tmp_path / "encoder.onnx.data").stat().st_size > 4096 > (tmp_path / "encoder.onnx").stat().st_size
+    assert expected is not None
+    np.testing.assert_allclose(engine.encode(IMAGES).logits, expected, atol=1e-4)
+    again = open_onnx(tmp_path / "encoder.onnx")  # an encoder is a network too
+    assert again.preprocess.arithmetic.is_plain
+    np.testing.assert_allclose(again.activations(IMAGES).logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("below", ["", "onnx"])
+def test_a_repository_with_an_onnx_file_needs_no_pytorch(below: str, tmp_path: Path) -> None:
+    (tmp_path / below).mkdir(exist_ok=True)
+    written(dialects.classifier(), tmp_path / below, "model")
+    labels = {str(i): f"thing {i}" for i in range(CLASSES)}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": SIDE, "width": SIDE}}
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({**processor, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 3})
+    )
+    network = open_network(f"hf:{tmp_path}")
+    assert network.classes == tuple(labels.values())
+    assert network.preprocess.geometry == Geometry(height=SIDE, width=SIDE, rule="squash", interpolation="bicubic")
+    assert network.preprocess.arithmetic == Arithmetic(mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert network.preprocess.read_from == "preprocessor_config.json beside model.onnx"
+
+
+def test_reading_an_onnx_file_and_writing_its_encoder_needs_no_pytorch(folder: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from secondlook.model.networks.encoder_graph import export_encoder
+from secondlook.model.networks.network import default_recipe
+from secondlook.model.networks.sources import open_network
+
+network = open_network(sys.argv[1])
+export_encoder(network, default_recipe(network), Path(sys.argv[2]), network.probe(5))
+print([name for name in ("torch", "timm", "transformers", "safetensors") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(folder / "classifier.onnx"), str(tmp_path / "encoder.onnx")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_a_batch_that_is_baked_in_is_refused(tmp_path: Path) -> None:
