@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import NetworkError
-from secondlook.model.networks.declared import USUAL_SIZE, assumed, of_onnx
+from secondlook.model.networks.declared import USUAL_SIZE, assumed, of_onnx, read_json
 from secondlook.model.networks.network import Activations, Layer, check_layers
 from secondlook.model.networks.onnx_batch import free_batch, written
 from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, read_graph
@@ -38,15 +38,17 @@ _NO_LAYERS = frozenset(
 
 
 class OnnxNetwork:
-    """A graph that was read, held to a few runs.
+    """A graph that was read, held to a few runs; preprocessing may be given, or a JSON file of it.
 
     Raises:
         NetworkError: it does not run, does something else than to classify or embed images, takes a number of images
             that cannot be freed, or takes images of another size than the preprocessing says.
     """
 
-    def __init__(self, graph: OnnxGraph, preprocess: Preprocess | None = None, name: str | None = None) -> None:
+    def __init__(self, graph: OnnxGraph, preprocess: Preprocess | Path | None = None, name: str | None = None) -> None:
         self.name = name or graph.name
+        if isinstance(preprocess, Path):
+            preprocess = read_json(preprocess, graph.input.size)
         declared = preprocess or of_onnx(graph.metadata, graph.input.size, graph.name)
         self.graph, self.size = _sized(graph, declared)
         self._runner = Runner(self.graph.model, graph.name)

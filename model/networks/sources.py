@@ -21,6 +21,9 @@ from secondlook.model.networks.onnx_graph import EXPORT, read_graph
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import Preprocess
 
+Given = Preprocess | Path | None
+"""Preprocessing, or a JSON file of it, that a person gives in place of what is declared."""
+
 
 class Source(NamedTuple):
     """One way to name a network."""
@@ -28,11 +31,11 @@ class Source(NamedTuple):
     form: str
     """How it is written."""
     needs: str
-    opens: Callable[[str, Preprocess | None], Network]
+    opens: Callable[[str, Given], Network]
     """Given what is behind the scheme, or the whole path."""
 
 
-def open_network(name: str, preprocess: Preprocess | None = None) -> Network:
+def open_network(name: str, preprocess: Given = None) -> Network:
     """The network of that name, with other preprocessing than it declares where some is given.
 
     Raises:
@@ -50,7 +53,7 @@ def open_network(name: str, preprocess: Preprocess | None = None) -> Network:
     raise NetworkError(_refusal(name))
 
 
-def _onnx(name: str, preprocess: Preprocess | None) -> Network:
+def _onnx(name: str, preprocess: Given) -> Network:
     path = Path(name)
     graph = read_graph(path)
     classes, declared = _beside(path)
@@ -74,8 +77,8 @@ def _beside(path: Path) -> tuple[tuple[str, ...] | None, Preprocess | None]:
     return classes, declared
 
 
-def _exported(kind: str) -> Callable[[str, Preprocess | None], Network]:
-    def opens(name: str, preprocess: Preprocess | None) -> Network:
+def _exported(kind: str) -> Callable[[str, Given], Network]:
+    def opens(name: str, preprocess: Given) -> Network:
         weights = ""
         if kind != "file":
             name, _, weights = name.partition("@")
@@ -107,7 +110,7 @@ def _in_its_own_process(kind: str, name: str, weights: str, path: Path, shown: s
     raise NetworkError(f"{shown} could not be loaded and exported ({why[:200]}): export it by hand ({EXPORT})")
 
 
-def _hub(name: str, preprocess: Preprocess | None) -> Network:
+def _hub(name: str, preprocess: Given) -> Network:
     folder = Path(name)
     if not folder.is_dir():
         folder = _downloaded(name)
@@ -145,11 +148,13 @@ def _onnx_in(folder: Path) -> Path | None:
     return next(iter(sorted(folder.glob("*.onnx"))), None)
 
 
-def _cifar(name: str, preprocess: Preprocess | None) -> Network:
+def _cifar(name: str, preprocess: Given) -> Network:
     try:
         from secondlook.model.networks.cifar_network import open_cifar
     except ModuleNotFoundError as error:
         raise NetworkError(f"{name} needs {error.name}: install secondlook with the extra lab") from error
+    if preprocess is not None:
+        raise NetworkError(f"{name} takes pixels as it was trained on them: leave out --preprocess")
     return open_cifar(Path(name))
 
 

@@ -202,12 +202,17 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
+_DOWNLOADS = ("URLError", "HTTPError", "HfHubHTTPError", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
+
+
 def refusal(name: str, error: Exception) -> str:
     """What a person is told of a network that cannot be loaded, by a user's own code or a library's download too."""
     if isinstance(error, NetworkError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"{name} needs the package {error.name}: install it (pip install {error.name})"
+    if type(error).__name__ in _DOWNLOADS:
+        return f"the weights of {name} cannot be downloaded here ({_line(error)}): give a file of them, as {name}@FILE"
     return f"{name} cannot be loaded ({_line(error)}): check that it runs by itself"
 
 
@@ -218,7 +223,8 @@ def main() -> None:
     try:
         export(LOADERS[kind](name, weights), path)
     except Exception as error:
-        path.with_name(f"{path.name}.error").write_text(refusal(name, error))
+        shown = name if kind == "file" else f"{kind.replace('transformers', 'hf')}:{name}"
+        path.with_name(f"{path.name}.error").write_text(refusal(shown, error))
         sys.exit(REFUSED)
 
 

@@ -171,13 +171,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise NetworkError(f"{path.name} holds no state dict: save module.state_dict() with torch.save")
+    if not any(str(name).startswith("module.") for name in found):
+        return found  # with the versions of its parts
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
 def _filled(module: nn.Module, tensors: dict[str, Tensor], name: str, weights: str) -> nn.Module:
     try:
         module.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         wrong = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
         raise NetworkError(f"{Path(weights).name} does not hold the weights of {name} ({wrong[:150]})") from error
     return module

@@ -27,7 +27,6 @@ from secondlook.indexer.progress import Progress
 from secondlook.model.errors import DatasetError, ImageError
 from secondlook.model.images import Geometry, Limits, decode_as
 from secondlook.model.networks.classes import ClassMatch, match_classes, read_class_map
-from secondlook.model.networks.declared import read_json
 from secondlook.model.networks.network import Layer, Network, default_pool
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.sources import TABLE, open_network
@@ -75,9 +74,8 @@ def network(
 ) -> None:
     """Show what was understood, and with images whether they agree."""
     with reporting(progress_format) as progress:
-        given = None if preprocess_file is None else read_json(preprocess_file)
         class_map = None if class_map_file is None else read_class_map(class_map_file)
-        found = open_network(name, given)
+        found = open_network(name, preprocess_file)
         proof = match = None
         if images is not None:
             proof, match = _proof(found, images, split, count, class_map, limits, progress)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -309,6 +310,47 @@ def test_a_batch_that_is_baked_in_is_refused(tmp_path: Path) -> None:
     path = written(build.model((4, 3, SIDE, SIDE), [build.head(build.node("Sub", pooled, mean))]), tmp_path)
     with pytest.raises(NetworkError, match="takes exactly 4 images at a time: export it with the number free"):
         open_network(str(path))
+
+
+def test_a_json_file_may_leave_the_size_to_the_graph(folder: Path, tiny_network: Path, tmp_path: Path) -> None:
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps({"geometry": {"rule": "squash"}, "arithmetic": {"channels": "BGR"}}))
+    given = open_network(str(folder / "classifier.onnx"), path).preprocess
+    assert given.geometry == Geometry(height=SIDE, width=SIDE, rule="squash")
+    assert (given.arithmetic, given.read_from) == (Arithmetic(channels="BGR"), "given.json")
+    with pytest.raises(NetworkError, match="leave out --preprocess"):
+        open_network(str(tiny_network), path)
+
+
+def test_weights_are_read_from_a_checkpoint_or_not_at_all(tmp_path: Path) -> None:
+    import torch
+    from torchvision.models import mnasnet0_5
+
+    from secondlook.model.networks.torch_export import refusal
+    from secondlook.model.networks.torch_load import load_torchvision
+
+    torch.manual_seed(0)
+    module = mnasnet0_5(num_classes=3).eval()
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in module.state_dict().items()}}, tmp_path / "a.pth"
+    )
+    loaded = load_torchvision("mnasnet0_5", str(tmp_path / "a.pth"))
+    images = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module.eval()(images), module(images))
+    assert loaded.preprocess is not None
+    torch.save(module, tmp_path / "pickle.pth")
+    for file, said in (
+        ("pickle.pth", "holds more than tensors"),
+        ("none.pth", "neither a file nor one of its weights"),
+    ):
+        with pytest.raises(NetworkError, match=said):
+            load_torchvision("mnasnet0_5", str(tmp_path / file))
+    with pytest.raises(NetworkError, match="does not hold the weights of resnet18"):
+        load_torchvision("resnet18", str(tmp_path / "a.pth"))
+    with pytest.raises(NetworkError, match="did you mean torchvision:resnet"):
+        load_torchvision("resnet19", "")
+    assert "give a file of them" in refusal("torchvision:resnet18", URLError("no such host"))
 
 
 def test_images_of_another_size_than_declared_are_refused(folder: Path) -> None:
