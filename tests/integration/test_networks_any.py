@@ -324,17 +324,17 @@ def test_a_json_file_may_leave_the_size_to_the_graph(folder: Path, tiny_network:
 
 def test_weights_are_read_from_a_checkpoint_or_not_at_all(tmp_path: Path) -> None:
     import torch
-    from torchvision.models import mnasnet0_5
+    from torchvision.models import shufflenet_v2_x0_5
 
     from secondlook.model.networks.torch_export import refusal
     from secondlook.model.networks.torch_load import load_torchvision
 
     torch.manual_seed(0)
-    module = mnasnet0_5(num_classes=3).eval()
+    module = shufflenet_v2_x0_5(num_classes=3).eval()
     torch.save(
         {"state_dict": {f"module.{name}": value for name, value in module.state_dict().items()}}, tmp_path / "a.pth"
     )
-    loaded = load_torchvision("mnasnet0_5", str(tmp_path / "a.pth"))
+    loaded = load_torchvision("shufflenet_v2_x0_5", str(tmp_path / "a.pth"))
     images = torch.zeros(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded.module.eval()(images), module(images))
@@ -345,7 +345,7 @@ def test_weights_are_read_from_a_checkpoint_or_not_at_all(tmp_path: Path) -> Non
         ("none.pth", "neither a file nor one of its weights"),
     ):
         with pytest.raises(NetworkError, match=said):
-            load_torchvision("mnasnet0_5", str(tmp_path / file))
+            load_torchvision("shufflenet_v2_x0_5", str(tmp_path / file))
     with pytest.raises(NetworkError, match="does not hold the weights of resnet18"):
         load_torchvision("resnet18", str(tmp_path / "a.pth"))
     with pytest.raises(NetworkError, match="did you mean torchvision:resnet"):
