@@ -25,7 +25,7 @@ def calibrate_with_added(
     """The calibration of a bundle with what was taught to it, on what it keeps of its holdout; searches all of that.
 
     Images of the holdout that were relabelled or removed since count so. It is the manifest's own where nothing was
-    taught, or the bundle keeps no holdout. Where no entry is left, nothing but novelty is calibrated. ``step`` is called
+    taught, or the bundle keeps no holdout. Where no entry is left, only novelty is calibrated. ``step`` is called
     between batches.
 
     Raises:
