@@ -25,7 +25,8 @@ def calibrate_with_added(
     """The calibration of a bundle with what was taught to it, on what it keeps of its holdout; searches all of that.
 
     Images of the holdout that were relabelled or removed since count so. It is the manifest's own where nothing was
-    taught, or the bundle keeps no holdout. ``step`` is called between batches.
+    taught, or the bundle keeps no holdout. Where no entry is left, only novelty is calibrated. ``step`` is called
+    between batches.
 
     Raises:
         BundleError: the holdout's file is damaged.
@@ -43,6 +44,8 @@ def calibrate_with_added(
     served = ServedCache.of(
         overlay.store, classes, len(manifest.network_classes), np.isin(overlay.ids, held.out, assume_unique=True)
     )
+    if not served.count:  # the network answers alone, of which nothing was promised
+        return before.model_copy(update={"sets": None, "credibility": None, "standing": None})
     network = softmax(held.logits, classes)
     own = own_evidence(novelty, held.logits, network, held.keys, bundle.directions)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)

@@ -1,4 +1,4 @@
-"""Which images parameters may be fitted on: those that neither the network was trained on nor the cache holds.
+"""Which images parameters may be fitted on: those that the network was not trained on, whose own entries do not vote.
 
 A network that knows an image by heart says nothing of how it errs on new ones: fitted on such images, the cache looks
 useless. Whether it knows them is told by what it was trained on, where that was noted (networks trained here), by its

@@ -49,6 +49,9 @@ async def keep_calibrated(batcher: Batcher) -> None:
                 if str(error) != complaint:
                     complaint = str(error)
                     logger.warning("the calibration is not made anew: %s", error)
+            except Exception:  # a fault of ours: what is served stays as it is, and the next change is tried
+                logger.exception("the calibration is not made anew")
+                bundle.calibrated.change = overlay.change
             finally:
                 stopped.set()  # a server that stops does not wait for it
             await asyncio.sleep((time.monotonic() - started) * (1 - SHARE) / SHARE)

@@ -92,6 +92,14 @@ def test_what_was_taught_votes_where_it_is_calibrated_anew(bundle: Bundle) -> No
     assert found.credibility != manifest.calibration.credibility
 
 
+def test_where_no_entry_is_left_nothing_is_promised(bundle: Bundle) -> None:
+    held = KeptHoldout.read(bundle.path / HOLDOUT)
+    removed: dict[int, str | None] = {n: None for n in range(bundle.store.count) if n not in held.own}
+    found = calibrate_with_added(bundle, Overlay(bundle).changed(3, b"", labels={}, images={}, corrections=removed))
+    assert found is not None
+    assert (found.sets, found.credibility, found.standing) == (None, None, None)
+
+
 def test_a_server_that_is_taught_calibrates_anew(root: Path) -> None:
     app = create_app(settings(bundles=root, admin_key=KEY, threads=1))
     with serving(app) as call:
