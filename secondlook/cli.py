@@ -36,6 +36,13 @@ COMMANDS = {
     "key": "secondlook.commands.key:key",
 }
 
+GONE = {
+    "bench": "benchmarks are no command of secondlook any more: in the project's folder, type python -m benchmarks",
+    "plan": "there is no plan any more: docs/scaling.md has what was measured; in the project's folder, type "
+    "python -m benchmarks stores to measure your own machine",
+}
+"""Commands that there were, and what to type now."""
+
 BAD_REQUESTS = (RecipeError, StoreError, ParameterError, MemoryLimitError)
 """Errors in what was asked for, found before any work: exit 2, like a wrong option."""
 
@@ -45,6 +52,8 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in GONE:
+            raise click.UsageError(GONE[name])
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name].partition(":")

@@ -296,6 +296,9 @@ class Rebuilds:
             # Reached with the process alive only if its output could not be read.
             self._signal(signal.SIGKILL)
             await errors
+            while await process.stdout.read(LOG_BYTES):  # what nobody read would keep its pipe open
+                pass
+            await process.wait()
         if self._cancelling:
             raise _CancelledError
         if status == 0 and isinstance(last.get("generation"), str):

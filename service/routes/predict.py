@@ -36,21 +36,25 @@ class _Route(APIRoute):
 
 
 _BINARY = {"type": "string", "format": "binary"}
-REQUEST_BODY: dict[str, Any] = {
-    "required": True,
-    "description": "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC; of several images in one, the first.",
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "additionalProperties": False,
-                "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
-            }
+
+
+def images_body(**texts: dict[str, str]) -> dict[str, Any]:
+    """The request body, for OpenAPI, of a call that takes images, and these text fields beside them in a form."""
+    return {
+        "required": True,
+        "description": "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC; of several images in one, the first.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "additionalProperties": False,
+                    "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}, **texts},
+                }
+            },
+            "image/*": {"schema": _BINARY},
         },
-        "image/*": {"schema": _BINARY},
-    },
-}
+    }
 
 
 async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
@@ -84,7 +88,7 @@ def install(app: FastAPI) -> None:
         tags=["predict"],
         route_class_override=_Route,
         summary="Say what images show",
-        openapi_extra={"requestBody": REQUEST_BODY, **OPTIONAL},
+        openapi_extra={"requestBody": images_body(), **OPTIONAL},
         response_model=Predictions,
         responses=documented(
             Kind.UNDECODABLE_IMAGE,

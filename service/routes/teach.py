@@ -28,8 +28,8 @@ from secondlook.service.http.keys import Key
 from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
 from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
-from secondlook.service.routes.predict import REQUEST_BODY
-from secondlook.service.routes.receive import FIELD, Upload, announced_bytes, receive
+from secondlook.service.routes.predict import images_body
+from secondlook.service.routes.receive import Upload, announced_bytes, receive
 from secondlook.service.routes.write import Opinion
 from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
@@ -54,20 +54,6 @@ router = APIRouter(
 )
 
 _TEXT = {"type": "string", "description": "What the images show. A new label makes a new class."}
-_REQUEST_BODY = {
-    **REQUEST_BODY,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "additionalProperties": False,
-                "properties": {**REQUEST_BODY["content"]["multipart/form-data"]["schema"]["properties"], LABEL: _TEXT},
-            }
-        },
-        "image/*": REQUEST_BODY["content"]["image/*"],
-    },
-}
 
 
 class TaughtEntry(BaseModel):
@@ -107,7 +93,7 @@ Admin = Annotated[Key, Depends(require_admin)]
     "/v1/entries",
     status_code=201,
     summary="Teach images",
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    openapi_extra={"requestBody": images_body(**{LABEL: _TEXT})},
     response_model=Taught,
     responses=documented(
         Kind.UNDECODABLE_IMAGE,

@@ -201,3 +201,10 @@ def test_mistakes_get_one_line_and_the_right_status(
     assert ended.returncode == status, ended.stderr
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["bench", "plan"])
+def test_a_command_that_is_gone_says_what_to_type(name: str) -> None:
+    ended = secondlook(name, "serve")
+    assert ended.returncode == 2
+    assert "python -m benchmarks" in ended.stderr

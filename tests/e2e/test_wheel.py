@@ -66,7 +66,6 @@ def test_the_wheel_holds_one_package_and_its_default_bundle(wheel: Path) -> None
 
 
 def test_it_is_served_taught_and_rebuilt_in_a_folder_of_ones_own_packages(
-    module: bool,
     installed: Path,
     hostile: Path,
     tiny_bundle: Path,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -373,5 +374,12 @@ def test_a_manifest_is_written_with_the_fields_that_it_was_read_with() -> None:
     assert content["store"]["search"]["quick"]
     assert content["truncation"]
     written = json.loads(Manifest.model_validate(content).model_dump_json())
-    assert {name: written[name] for name in content} == content
+    assert _part(written, content) == content
     assert "taught" in written
+
+
+def _part(whole: Any, asked: Any) -> Any:
+    """Of JSON, at any depth, only the fields that other JSON has: a field that came later is not in older ones."""
+    if isinstance(whole, dict) and isinstance(asked, dict):
+        return {name: _part(whole[name], asked[name]) for name in asked}
+    return whole

@@ -2,14 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from secondlook.evaluation.evaluate import evaluate
 from secondlook.indexer.datasets.datasets import load
@@ -41,17 +39,6 @@ from tests.service_for_tests import (
 )
 
 NEW = "20990101T000000Z-abcd"
-
-
-@pytest.fixture
-def root(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return copy_root(tiny_bundle, tmp_path / "bundles")
-
-
-@pytest.fixture
-def call(root: Path, colour_folder: Path) -> Iterator[Call]:
-    with serving(create_app(settings(bundles=root, admin_key=KEY, data=colour_folder.parent, max_taught=8))) as call:
-        yield call
 
 
 def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path) -> None:

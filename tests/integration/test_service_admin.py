@@ -4,7 +4,7 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tests.service_for_tests import (
     Call,
     add_generation,
     answering,
-    copy_root,
     create_app,
     eventually,
     files,
@@ -43,18 +42,6 @@ ADMIN_CALLS = [
     ("GET", "/v1/admin/generations"),
     ("POST", f"/v1/admin/generations/{NEW}/activate"),
 ]
-
-
-@pytest.fixture
-def root(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return copy_root(tiny_bundle, tmp_path / "bundles")
-
-
-@pytest.fixture
-def call(root: Path, colour_folder: Path) -> Iterator[Call]:
-    given = settings(bundles=root, admin_key=KEY, data=colour_folder.parent)
-    with serving(create_app(given)) as call:
-        yield call
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_CALLS)

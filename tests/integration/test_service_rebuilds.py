@@ -1,6 +1,5 @@
 """Rebuilds over HTTP, by the real indexer: what may be asked for, what comes of it, what is told."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.service_for_tests import (
     KEY,
     Call,
     answering,
-    copy_root,
     create_app,
     eventually,
     files,
@@ -21,18 +19,6 @@ from tests.service_for_tests import (
     serving,
     settings,
 )
-
-
-@pytest.fixture
-def root(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return copy_root(tiny_bundle, tmp_path / "bundles")
-
-
-@pytest.fixture
-def call(root: Path, colour_folder: Path) -> Iterator[Call]:
-    given = settings(bundles=root, admin_key=KEY, data=colour_folder.parent)
-    with serving(create_app(given)) as call:
-        yield call
 
 
 @pytest.mark.parametrize(

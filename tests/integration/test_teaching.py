@@ -1,7 +1,6 @@
 """Teaching, relabelling and removing over HTTP: the next answer knows of it, rebuilds keep it, nothing is half done."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from tests.service_for_tests import (
     KEY,
     Call,
     add_generation,
-    copy_root,
     create_app,
     look,
     model,
@@ -27,17 +25,6 @@ from tests.service_for_tests import (
 )
 
 NEW = "20990101T000000Z-abcd"
-
-
-@pytest.fixture
-def root(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return copy_root(tiny_bundle, tmp_path / "bundles")
-
-
-@pytest.fixture
-def call(root: Path, colour_folder: Path) -> Iterator[Call]:
-    with serving(create_app(settings(bundles=root, admin_key=KEY, data=colour_folder.parent, max_taught=8))) as call:
-        yield call
 
 
 def test_a_new_class_is_known_to_the_next_answer(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

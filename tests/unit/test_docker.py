@@ -161,3 +161,15 @@ def test_grafana_asks_the_prometheus_that_asks_the_server() -> None:
     provider = yaml.safe_load((ROOT / "docker/grafana/provisioning/dashboards/secondlook.yml").read_text())
     (folder,) = (one["options"]["path"] for one in provider["providers"])
     assert f"./docker/grafana/dashboards:{folder}:ro" in SERVICES["grafana"]["volumes"]
+
+
+@pytest.mark.parametrize("dockerfile", sorted((ROOT / "docker").glob("*.Dockerfile")), ids=lambda path: path.name)
+def test_what_an_image_is_made_of_is_not_ignored(dockerfile: Path) -> None:
+    first, *allowed = (ROOT / ".dockerignore").read_text().split()
+    assert first == "*"
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile.read_text(), re.MULTILINE):
+        for source in sources.split():
+            assert f"!{source.partition('/')[0]}" in allowed
+    for room in (ROOT / "secondlook").iterdir():
+        if room.is_symlink():
+            assert f"COPY {room.name} {room.name}\n" in dockerfile.read_text()

@@ -4,8 +4,7 @@ from fastapi import FastAPI
 from secondlook.model.errors import BundleError, ImageError, ImageTooLargeError, ParameterError
 from secondlook.service import problems
 from secondlook.service.errors import QueueFullError, RebuildRunningError, UnavailableError, UnknownJobError
-from secondlook.service.http.hosts import Hosts
-from secondlook.service.http.limits import RequestLimits
+from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.problems import Kind, clean, of_image, to_problem
 from tests.service_for_tests import problem, serving, settings
 
@@ -56,7 +55,7 @@ def test_clients_text_is_bounded_and_printable() -> None:
 
 def test_an_unexpected_error_is_a_plain_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    app.add_middleware(RequestLimits, hosts=Hosts(settings()), max_request_bytes=10)
+    app.add_middleware(RequestLimits, settings=settings(), drain=Drain())
     problems.install(app)
 
     @app.get("/broken")
