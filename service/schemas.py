@@ -12,12 +12,12 @@ from secondlook.model.manifest import (
     Calibration,
     DatasetInfo,
     HoldoutInfo,
-    InputInfo,
     Manifest,
     NetworkInfo,
     ParametersFrom,
     StoreInfo,
 )
+from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
@@ -53,7 +53,7 @@ class ModelInfo(BaseModel):
     taught: TaughtInfo
     dataset: DatasetInfo
     network: NetworkInfo
-    input: InputInfo
+    preprocess: Preprocess = Field(description="How an image becomes the network's input.")
     store: StoreInfo
     engine: str
     parameters_from: ParametersFrom = Field(
@@ -127,7 +127,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
-        input=manifest.input,
+        preprocess=manifest.preprocess,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=predictor.bundle.calibrated.calibration,
