@@ -137,9 +137,6 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (other_graph, r"encoder.onnx cannot run"),
     (lambda root: change_manifest(root, schema_version=4), r"schema version 4, this secondlook reads 2 and 3"),
     (lambda root: change_manifest(root, preprocess=geometry_of(height=48)), r"encoder.onnx has other inputs or"),
-        lambda root: change_manifest(root, preprocess=geometry_of(height=48)),
-        r"encoder.onnx has other inputs or outputs",
-    ),
     (lambda root: change_manifest(root, preprocess=geometry_of(rule="stretch")), r"wrong at preprocess.geometry.rule"),
     (lambda root: change_manifest(root, preprocess=geometry_of(height=10**9)), r"wrong at preprocess.geometry.height"),
     (lambda root: change_manifest(root, preprocess=None), r"manifest.json is wrong at preprocess"),
@@ -427,7 +424,7 @@ def test_a_manifest_that_says_it_otherwise_is_refused(root: Path, said: Any) -> 
     content = json.loads((folder(root) / "manifest.json").read_text())
     del content["preprocess"]
     (folder(root) / "manifest.json").write_text(json.dumps(content | {"input": said}))
-    with pytest.raises(BundleError, match="is refused: (manifest.json is wrong at|encoder.onnx has other inputs)"):
+    with pytest.raises(BundleError, match=r"is refused: (manifest.json is wrong at|encoder.onnx has other inputs)"):
         open_bundle(root)
 
 
