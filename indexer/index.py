@@ -33,7 +33,7 @@ from secondlook.model.bundles.entry_table import write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, check_parameters
+from secondlook.model.cache import Floats, check_lam, check_parameters
 from secondlook.model.manifest import Manifest, StoreInfo, Trained
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
@@ -91,6 +91,8 @@ def index(
         check_parameters(*options.parameters)
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
+        if options.parameters:
+            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
@@ -163,7 +165,7 @@ def fit_entries(
     return fit_cache(
         store,
         len(dataset.classes),
-        min(engine.classes, len(dataset.classes)),
+        engine.classes or len(dataset.own_classes),
         voting,
         chosen,
         parameters=options.parameters,
@@ -218,6 +220,7 @@ def describe(
         dataset=entries.info(mirrored=options.mirror),
         classes=dataset.classes,
         network=network,
+        head="network" if engine.classes else "none",
         recipe=encoder.recipe,
         preprocess=encoder.preprocess,
         store=stored,
