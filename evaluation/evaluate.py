@@ -181,7 +181,7 @@ def evaluate(
     manifest = bundle.manifest
     dataset = unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = ServedCache.of_overlay(Overlay(bundle))
