@@ -20,12 +20,10 @@ from secondlook.model.networks.classes import ClassMatch
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic, Preprocess
-from secondlook.model.networks.proof import Answer, PreprocessProof, Tried
+from secondlook.model.networks.proof import FEWEST, Answer, PreprocessProof, Tried
 
 Read = Callable[[int, Geometry], "NDArray[np.uint8]"]
 
-FEWEST = 30
-"""Images below which nothing is told."""
 FIRST = 50
 """On so many all candidates are tried, then on twice as many those that are left, and so on."""
 MOST = 400
@@ -62,13 +60,14 @@ def candidates(declared: Arithmetic) -> list[tuple[str, Arithmetic]]:
             if made is not declared and channels == "BGR":
                 made = made.model_copy(update={"mean": made.mean[::-1], "std": made.std[::-1]})
             made = made.model_copy(update={"channels": channels})
-            if all(_differs(made, other) for _, other in found):
+            if all(differ(made, other) for _, other in found):
                 said = said if made.channels == "RGB" or said.startswith("declared") else f"BGR, {said}"
                 found.append((said, made))
     return found
 
 
-def _differs(one: Arithmetic, other: Arithmetic) -> bool:
+def differ(one: Arithmetic, other: Arithmetic) -> bool:
+    """Whether what two give a network is more than a fiftieth of its spread apart."""
     if one.channels != other.channels:
         return True
     (a, b), (c, d) = one.factors, other.factors

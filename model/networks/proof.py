@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from secondlook.model.networks.preprocess import Preprocess
 
 Answer = Literal["confirmed", "beaten", "cannot tell"]
+FEWEST = 30
+"""Images below which nothing is told."""
 Judge = Literal["head", "table", "neighbours"]
 """Who was asked (``indexer.fitting.evidence``)."""
 
@@ -58,8 +60,8 @@ class PreprocessProof(_Record):
 
         The geometry stays the declared one: see ``suggestion``.
         """
-        is_taken = self.better is not None and (self.answer == "beaten" or not self.declared.is_declared)
-        if self.better is None or not is_taken:
+        is_free = not self.declared.is_declared and self.images >= FEWEST
+        if self.better is None or not (is_free or self.answer == "beaten"):
             return self.declared
         return self.better.preprocess.model_copy(update={"read_from": f"measured on {self.images:,} images"})
 

@@ -7,43 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from secondlook.commands.network import network
 from secondlook.indexer.fitting.preprocessing import candidates, decide
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic
 from secondlook.model.networks.proof import PreprocessProof
-from tests.images_for_tests import COLOURS
-from tests.networks_for_tests import SIDE, Builder, written
+from tests.images_for_tests import COLOURS, make_shades
+from tests.networks_for_tests import SIDE, colour_classifier, written
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that tells blue, green and red by how far the mean of x/255 is from each."""
-    build = Builder()
-    colours = np.array([COLOURS[name] for name in sorted(COLOURS)], np.float32).reshape(-1) / 255
-    away = np.concatenate((np.tile(np.eye(3), 3), -np.tile(np.eye(3), 3)), axis=1).astype(np.float32)
-    less = np.concatenate((-colours, colours))
-    hidden = build.node("Gemm", build.pooled("image"), build.constant(away), build.constant(less))
-    sums = -20 * np.tile(np.repeat(np.eye(3), 3, axis=0), (2, 1)).astype(np.float32)
-    logits = build.node("MatMul", build.node("Relu", hidden), build.constant(sums))
-    model = build.model(outputs=[logits], metadata={"classes": json.dumps(sorted(COLOURS))})
+    model = colour_classifier({name: COLOURS[name] for name in sorted(COLOURS)})
     return written(model, tmp_path_factory.mktemp("networks"), "colours")
 
 
 @pytest.fixture(scope="module")
 def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Colours between two of those, each of the class that is nearer: 30 images a class, hardly two alike."""
-    root, random = tmp_path_factory.mktemp("datasets") / "shades", np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (root / name).mkdir(parents=True)
-        for i in range(30):
-            other, share = random.choice([other for other in COLOURS if other != name]), random.uniform(0, 0.48)
-            mixed = (
-                (1 - share) * np.array(colour) + share * np.array(COLOURS[other]) + random.normal(0, 6, (SIDE, SIDE, 3))
-            )
-            Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)).save(root / name / f"{i:02d}.png")
-    return root
+    return make_shades(tmp_path_factory.mktemp("datasets") / "shades")
 
 
 def declared(folder: Path, **arithmetic: Any) -> str:
