@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.derived import ordered
 from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
@@ -92,6 +93,7 @@ def index(
         check_parameters(*options.parameters)
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
+        dataset = ordered(dataset, encoder.classes)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
@@ -219,6 +221,7 @@ def describe(
         dataset=entries.info(mirrored=options.mirror),
         classes=dataset.classes,
         network=network,
+        head="network" if engine.classes else "none",
         recipe=encoder.recipe,
         input=InputInfo(height=engine.size[0], width=engine.size[1], resize=RESIZE),
         store=stored,
