@@ -33,7 +33,7 @@ class AllClasses:
 
     def wrong(self, labels: Ints) -> NDArray[np.float64]:
         """(N,) 1 where the most probable of all classes does not mean the label."""
-        return (np.concatenate(self._said) != labels).astype(np.float64)
+        return np.asarray(np.concatenate(self._said) != labels, np.float64)
 
     def quality(self, labels: Ints) -> tuple[float, float, float]:
         """Error and ECE in percent, NLL in nats; labels (N,) that the network does not know have no probability."""

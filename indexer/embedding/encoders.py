@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
@@ -93,17 +93,11 @@ class FromBundle:
         for name in (ENCODER, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
-        manifest, network = old.manifest, old.manifest.network
+        encoder, manifest = prepared(old, dataset), old.manifest
         if manifest.dataset.name != dataset.name:  # of other images nobody has said anything
-            network = network.model_copy(update={"trained_on_these": "unknown"})
-        return PreparedEncoder(
-            old.engine,
-            network,
-            manifest.recipe,
-            manifest.preprocess,
-            _in_order(dataset, manifest),
-            trained=read_trained(old.path, manifest),
-            holdout=read_given_holdout(old.path, manifest),
+            encoder = replace(encoder, network=manifest.network.model_copy(update={"trained_on_these": "unknown"}))
+        return replace(
+            encoder, trained=read_trained(old.path, manifest), holdout=read_given_holdout(old.path, manifest)
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:
@@ -153,6 +147,13 @@ def check_classes(dataset: Dataset, manifest: Manifest) -> None:
     """
     if dataset.own_classes not in (manifest.network_classes, manifest.classes):
         raise DatasetError(other_classes(dataset, manifest.network_classes))
+
+
+def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
+    """A bundle's encoder for a dataset of its classes."""
+    manifest = opened.manifest
+    classes = _in_order(dataset, manifest)
+    return PreparedEncoder(opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes)
 
 
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:

@@ -248,7 +248,7 @@ def _knows(network: OnnxNetwork, dataset: Dataset, usable: NDArray[np.int64], ma
     own = losses(network, images, labels, match)
     share = np.bincount(labels) / len(labels)
     gain = -np.log(share[labels]) - own
-    return float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+    return bool(gain.mean() > 3 * gain.std() / np.sqrt(len(gain)))
 
 
 def _chosen(own: tuple[str, ...], match: ClassMatch | None) -> tuple[tuple[str, ...], Groups]:
