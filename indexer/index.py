@@ -34,7 +34,7 @@ from secondlook.model.bundles.entry_table import write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, check_parameters
+from secondlook.model.cache import Floats, check_lam, check_parameters
 from secondlook.model.images import RESIZE
 from secondlook.model.manifest import InputInfo, Manifest, StoreInfo, Trained
 from secondlook.model.stores.factory import keeps_keys
@@ -94,6 +94,8 @@ def index(
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
         dataset = ordered(dataset, encoder.classes)
+        if options.parameters:
+            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
@@ -166,7 +168,7 @@ def fit_entries(
     return fit_cache(
         store,
         len(dataset.classes),
-        min(engine.classes, len(dataset.classes)),
+        engine.classes or len(dataset.own_classes),
         voting,
         chosen,
         parameters=options.parameters,

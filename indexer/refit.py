@@ -64,8 +64,8 @@ class _Opened:
 
     @property
     def known(self) -> int:
-        """How many of them the network knows."""
-        return len(self.bundle.manifest.network_classes)
+        """How many of them count alike in the vote."""
+        return self.bundle.manifest.equal_classes
 
 
 def refit(

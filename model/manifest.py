@@ -48,6 +48,8 @@ class DatasetInfo(_Part):
     in_two_classes: tuple[tuple[str, str], ...] = ()
     """Sources of some pictures that are in two classes."""
     in_two_classes_count: int = 0
+    classes: int | None = Field(None, ge=1)
+    """How many of the bundle's classes, the first ones, are the dataset's own; None = all. The others were taught."""
     sha256: str
 
 
@@ -279,7 +281,8 @@ class Calibration(_Part):
     """What was calibrated on the holdout."""
 
     novelty: Novelty
-    ece_percent_network: float
+    ece_percent_network: float | None
+    """None where the network has no head."""
     ece_percent_mixed: float
     sets: Ranked | None = None
     """By 1 - the mixture's probability of the label: for prediction sets."""
@@ -343,7 +346,29 @@ class Manifest(_Part):
                 }
         return content | added
 
+    @model_validator(mode="after")
+    def _head_and_classes_agree(self) -> Self:
+        """Without a head there are neither classes that the network knows nor a network to mix with."""
+        if self.has_head != (self.network.classes != 0):
+            raise ValueError(f"head is {self.head!r} and the network knows {self.network.classes} classes")
+        if not self.has_head and self.lam != 1:
+            raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
+        return self
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the network says anything; else the cache answers alone."""
+        return self.head != "none"
+
     @property
     def network_classes(self) -> tuple[str, ...]:
-        """The classes that the network knows."""
+        """The classes that the network knows; none without a head."""
         return self.classes[: self.network.classes]
+
+    @property
+    def equal_classes(self) -> int:
+        """How many of the classes, the first ones, count alike in the vote; others are small as few images were taught.
+
+        They are those that the network knows, and without a head the dataset's own.
+        """
+        return len(self.network_classes if self.has_head else self.classes[: self.dataset.classes])

@@ -134,6 +134,9 @@ def tenth_as_holdout(name: str, tenth: EmbeddedQueries, cached: Looks, known: Tr
         return chosen("no", tenth, "its user says that the network was not trained on them")
     if known.said == "yes":
         return chosen("yes", None, "its user says that the network was trained on them")
+    if not tenth.logits.shape[1]:
+        # Keys are learned by heart far less than logits.
+        return chosen("unknown", tenth, "the network has no head that could know their labels by heart")
     errs, expects, sure = expected_errors(softmax(tenth.logits), tenth.labels)
     told = f"the network errs on {100 * errs:.1f} % of them and expects to on {100 * expects:.1f} %"
     if sure > SURE and errs > TIMES * expects:

@@ -65,8 +65,10 @@ def manifest_in(folder: Path, generation: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong at {where or 'the top'}") from error
+        first = error.errors()[0]
+        where = f" at {place}" if (place := ".".join(map(str, first["loc"]))) else ""
+        why = f": {first['msg'].removeprefix('Value error, ')}" if first["type"] == "value_error" else ""
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong{where}{why}") from error
     if manifest.generation != generation:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is of generation {manifest.generation}")
     return manifest
