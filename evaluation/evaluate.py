@@ -186,9 +186,7 @@ def evaluate(
     check_unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
     whole = _all_classes(bundle)
-    asked = embed_queries(
-        dataset, sample(dataset, images), bundle.engine, progress, also=None if whole is None else whole.see
-    )
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress, also=None if whole is None else whole.see)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = ServedCache.of_overlay(Overlay(bundle))

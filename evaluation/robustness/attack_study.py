@@ -45,7 +45,7 @@ def draw_sample(bundle: Bundle, models: Models, dataset: Dataset, count: int) ->
     """
     check_classes(dataset, bundle.manifest)
     wanted = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:count])
-    read = list(batches(dataset, wanted, bundle.engine.size, AT_ONCE))
+    read = list(batches(dataset, wanted, bundle.geometry, AT_ONCE))
     if not read:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
     device = models.cache.place.device

@@ -257,7 +257,7 @@ def jacobians(
     found: dict[str, list[tuple[NDArray[np.bool_], NDArray[np.float64]]]] = {name: [] for name in MODELS}
     done = 0
     progress("jacobian", 0, len(wanted))
-    for positions, pixels in batches(dataset, wanted, bundle.engine.size, at_once):
+    for positions, pixels in batches(dataset, wanted, bundle.geometry, at_once):
         labels = dataset.labels[positions]
         for name, (probabilities, matrices) in of_batch(models, torch.from_numpy(pixels)).items():
             right = probabilities.argmax(1).cpu().numpy() == labels

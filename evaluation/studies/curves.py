@@ -183,8 +183,8 @@ def curves(
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
     k = min(manifest.k or K, bundle.store.count)
     asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
-    of_dataset = embed_queries(dataset, asked, bundle.engine, progress)
-    of_holdout = embed_queries(train, fitted, bundle.engine, progress)
+    of_dataset = embed_queries(dataset, asked, bundle, progress)
+    of_holdout = embed_queries(train, fitted, bundle, progress)
     network = softmax(np.concatenate((of_dataset.logits, of_holdout.logits)), len(manifest.classes))
     queries = Queries(network, np.concatenate((of_dataset.labels, of_holdout.labels)), len(of_holdout.labels))
     sizes: list[Point] = []

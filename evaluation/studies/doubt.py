@@ -257,7 +257,7 @@ def doubt(
             f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
         )
     shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
-    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress)
     keys, labels = asked.keys, asked.labels
     known, parts, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
     known |= _sums(parts, parts)
@@ -267,7 +267,7 @@ def doubt(
     novelties = {dataset.name: known["novelty"]}
     threshold = calibration.novelty.threshold
     for other in unknown:
-        asked = embed_queries(other, sample(other, images), bundle.engine, progress)
+        asked = embed_queries(other, sample(other, images), bundle, progress)
         scores, others, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
         scores |= _sums(parts, others)
         novelties[other.name] = scores["novelty"]

@@ -204,7 +204,7 @@ def new_classes(
 
 
 def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> NamedQueries:
-    found = embed_queries(dataset, positions, bundle.engine, progress)
+    found = embed_queries(dataset, positions, bundle, progress)
     return NamedQueries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
 
 
@@ -212,7 +212,7 @@ def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.r
     """Keys (count,copies,D) of some images of a class, in random order, copies as the bundle keeps them."""
     positions = random.permutation(np.flatnonzero(dataset.labels == label))[:count]
     found = []
-    for _, images in batches(dataset, positions, bundle.engine.size, BATCH):
+    for _, images in batches(dataset, positions, bundle.geometry, BATCH):
         copies = [images, images[:, :, ::-1]] if bundle.manifest.dataset.mirrored else [images]
         found.append(np.stack([bundle.engine.encode(np.ascontiguousarray(copy)).keys for copy in copies], axis=1))
     return np.concatenate(found)

@@ -255,7 +255,7 @@ def shift(
         if family:
             images = shifted(images, family, strength)
         before = done
-        found = embed_queries(images, positions, engine, lambda _, now, __: progress("shift", before + now, total))
+        found = embed_queries(images, positions, bundle, lambda _, now, __: progress("shift", before + now, total))
         done = before + len(positions)
         return found
 

@@ -19,6 +19,7 @@ from secondlook.model.bundles.files import ENCODER, NETWORK, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.images import Geometry
 from secondlook.model.manifest import Manifest, NetworkInfo
 from secondlook.model.networks.classes import Groups, of_groups
 from secondlook.model.networks.engines import Engine
@@ -47,6 +48,11 @@ class PreparedEncoder:
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to it."""
+        return self.preprocess.geometry
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def open_cifar(path: Path, dataset: Dataset, test: Callable[[], Dataset] | None 
     if not file.network.has_pixel_statistics:
         # Of training and test images: what the author of the imported weights took them of.
         datasets = [dataset, *([test()] if test else [])]
-        file.network.set_pixel_statistics(np.concatenate([read_all(part, CIFAR.geometry.size)[0] for part in datasets]))
+        file.network.set_pixel_statistics(np.concatenate([read_all(part, CIFAR.geometry)[0] for part in datasets]))
     return file
 
 
@@ -169,7 +169,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
         )
     features = np.empty((len(sample), wide.dim), np.float32)
     done = 0
-    for indices, images in batches(dataset, sample, CIFAR.geometry.size, 64):
+    for indices, images in batches(dataset, sample, CIFAR.geometry, 64):
         features[done : done + len(indices)] = wide.encode(images).keys
         done += len(indices)
         progress("reduce", done, len(sample))
@@ -189,7 +189,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
 def same_first_class(engine: Engine, other: Engine, dataset: Dataset) -> float:
     """Share of the holdout's images whose most probable class is the same on both engines; 0 without a holdout."""
     same, seen = 0, 0
-    for _, images in batches(dataset, dataset.holdout(), CIFAR.geometry.size, 64):
+    for _, images in batches(dataset, dataset.holdout(), CIFAR.geometry, 64):
         same += int((engine.encode(images).logits.argmax(1) == other.encode(images).logits.argmax(1)).sum())
         seen += len(images)
     return same / seen if seen else 0.0

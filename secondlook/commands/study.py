@@ -43,6 +43,7 @@ from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import Limits
+from secondlook.model.networks.preprocess import CIFAR
 
 Measure = Callable[..., Study]
 
@@ -335,7 +336,7 @@ def novelty(
 
     def others(dataset: str) -> list[Dataset]:
         names = ("cifar10" if dataset == "cifar100" else "cifar100", *MADE)
-        return [unknown_images(name, INPUT_SIZE, data_root) for name in names]
+        return [unknown_images(name, CIFAR.geometry.size, data_root) for name in names]
 
     with reporting(progress_format) as progress:
         asked = networks(root, weights, data_root)
