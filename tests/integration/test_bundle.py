@@ -424,7 +424,7 @@ def test_a_manifest_that_says_it_otherwise_is_refused(root: Path, said: Any) -> 
     content = json.loads((folder(root) / "manifest.json").read_text())
     del content["preprocess"]
     (folder(root) / "manifest.json").write_text(json.dumps(content | {"input": said}))
-    with pytest.raises(BundleError, match="is refused: (manifest.json is wrong at|encoder.onnx has other inputs)"):
+    with pytest.raises(BundleError, match=r"is refused: (manifest.json is wrong at|encoder.onnx has other inputs)"):
         open_bundle(root)
 
 
