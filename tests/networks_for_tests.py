@@ -216,6 +216,15 @@ def colour_classifier(colours: Mapping[str, Sequence[int]], *, named: bool = Tru
     return build.model(outputs=[logits], metadata={"classes": json.dumps(list(colours))} if named else {})
 
 
+def colour_backbone() -> ModelProto:
+    """How far each channel's mean is from each of some shades, and no head."""
+    model = colour_classifier({"a": (200, 40, 30), "b": (40, 180, 60), "c": (30, 60, 200)}, named=False)
+    relu = model.graph.node.pop()  # the head
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(relu.input[0], FLOAT, None))
+    return model
+
+
 def written(model: ModelProto, folder: Path, name: str = "network", *, external: bool = False) -> Path:
     """Its file."""
     path = folder / f"{name}.onnx"

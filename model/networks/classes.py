@@ -67,14 +67,15 @@ def match_classes(
     if tuple(networks) == tuple(map(str, range(len(networks)))) and tuple(ours) != tuple(networks):
         return ClassMatch(tuple((i,) for i in range(len(ours))), "order") if len(ours) == len(networks) else None
     exact = {name: i for i, name in enumerate(networks)}
-    if any(name in exact for name in ours):
-        return ClassMatch(tuple((exact[name],) if name in exact else () for name in ours), "exact")
+    if all(name in exact for name in ours):
+        return ClassMatch(tuple((exact[name],) for name in ours), "exact")
     folded: dict[str, list[int]] = {}
     for i, name in enumerate(networks):
         for synonym in dict.fromkeys((fold(name), *map(fold, name.split(",")))):
             folded.setdefault(synonym, []).append(i)
-    groups = tuple(tuple(folded.get(fold(name), ())[:1]) for name in ours)
-    return ClassMatch(groups, "folded") if any(groups) else None
+    groups = tuple((exact[name],) if name in exact else tuple(folded.get(fold(name), ())[:1]) for name in ours)
+    is_exact = all(not group or name in exact for name, group in zip(ours, groups, strict=True))
+    return ClassMatch(groups, "exact" if is_exact else "folded") if any(groups) else None
 
 
 def fold(name: str) -> str:
