@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,7 @@ class FromNetwork:
         progress("export", 1, 1)
         info = NetworkInfo(
             name=shown_name(self.name),
-            sha256=_weights_sha256(network),
+            sha256=network.graph.weights_sha256,
             all_classes=None if chosen is None else network.classes,
             groups=None if chosen is None else tuple(tuple(group) for group in chosen),
             matched="" if match is None else match.how,
@@ -258,13 +257,6 @@ def _chosen(own: tuple[str, ...], match: ClassMatch | None) -> tuple[tuple[str, 
     known = match.known
     others = [label for label in range(len(own)) if label not in known]
     return tuple(own[label] for label in (*known, *others)), [match.groups[label] for label in known]
-
-
-def _weights_sha256(network: OnnxNetwork) -> str:
-    digest = hashlib.sha256()
-    for tensor in sorted(network.graph.model.graph.initializer, key=lambda tensor: tensor.name):
-        digest.update(tensor.name.encode() + b"\0" + tensor.raw_data)
-    return digest.hexdigest()
 
 
 def _few(names: tuple[str, ...] | list[str]) -> str:

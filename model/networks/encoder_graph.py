@@ -22,8 +22,8 @@ from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
-from secondlook.model.networks.onnx_session import save
 from secondlook.model.networks.onnx_walk import pruned
+from secondlook.model.networks.onnx_weights import Weighted, save
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -43,7 +43,7 @@ def encoder_graph(
     *,
     head: bool = True,
     groups: Groups | None = None,
-) -> ModelProto:
+) -> Weighted:
     """The encoder; without ``head`` it has no logits, as where the network has none.
 
     With ``groups`` it has a logit for each of them: that of one of the network's classes, or of several together.
@@ -87,7 +87,7 @@ def encoder_graph(
         for name, classes in widths.items():
             graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]))
     graph.output.append(helper.make_tensor_value_info("keys", TensorProto.FLOAT, ["batch", dim]))
-    return made
+    return Weighted(made, {PREFIX + name: value for name, value in network.graph.weights.items()})
 
 
 def export_encoder(

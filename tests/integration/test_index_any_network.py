@@ -143,7 +143,7 @@ def test_classes_without_names_are_the_datasets_in_order_where_images_say_so(
     assert [labels(bundle, answer.network) for answer in answers(bundle, "blue", "red")] == ["blue", "red"]
     other = dict(zip(("x", "y", "z"), (COLOURS["green"], COLOURS["red"], COLOURS["blue"]), strict=True))
     network = written(colour_classifier(other, named=False), tmp_path, "other")
-    result = run(
+    run(
         "index", colour_folder, "--network", network, "--bundles", tmp_path / "other", "--preprocess", preprocess
     )
     assert "the cache answers alone" in caplog.text
@@ -182,8 +182,8 @@ def test_arithmetic_that_is_beaten_is_refused_and_the_better_one_named(colour_fo
 
 def test_keys_are_of_any_layer_and_reduced_without_torch(colour_folder: Path, tmp_path: Path, preprocess: Path) -> None:
     network = written(colour_classifier(MORE), tmp_path)
-    said = json.loads(run("network", network, "--json").stdout.splitlines()[-1])
-    names = [layer["name"] for layer in said["layers"]]
+    understood = json.loads(run("network", network, "--json").stdout.splitlines()[-1])
+    names = [layer["name"] for layer in understood["layers"]]
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"layers": names[-1:], "pool": [None], "reduce": 4}))
     bundle = index(colour_folder, network, tmp_path / "root", "--preprocess", preprocess, "--recipe", recipe)
