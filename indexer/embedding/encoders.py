@@ -93,7 +93,7 @@ class FromBundle:
 
         Raises:
             BundleError: the bundle is refused.
-            DatasetError: the dataset's classes are not the network's.
+            DatasetError: the dataset lacks a class that the network knows.
         """
         old = self.open(dataset)
         for name in (ENCODER, NETWORK, TRAINED):
@@ -111,13 +111,13 @@ class FromBundle:
 
         Raises:
             BundleError: the bundle is refused.
-            DatasetError: the dataset's classes are not the network's.
+            DatasetError: the dataset lacks a class that the network knows.
         """
         generation = self.generation or active_generation(self.root)
         has_network = NETWORK in read_manifest(self.root, generation).files
         device = best_device() if has_network else "cpu"
         old = bundles.open_encoder(self.root, generation, device=device, threads=threads)
-        check_classes(dataset, old.manifest)
+        _in_order(dataset, old.manifest)
         return old
 
 
@@ -145,27 +145,27 @@ def best_device() -> Literal["cpu", "cuda"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_classes(dataset: Dataset, manifest: Manifest) -> None:
-    """Hold a dataset to a bundle's classes: those that its network knows, or all of them.
+def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
+    """A bundle's encoder for a dataset.
 
     Raises:
-        DatasetError: it has others.
+        DatasetError: the dataset lacks a class that the network knows.
     """
-    if dataset.own_classes not in (manifest.network_classes, manifest.classes):
-        raise DatasetError(other_classes(dataset, manifest.network_classes))
-
-
-def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
-    """A bundle's encoder for a dataset of its classes."""
     manifest = opened.manifest
     classes = _in_order(dataset, manifest)
     return PreparedEncoder(opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes)
 
 
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
-    """A dataset's own classes in the order in which a bundle has them."""
+    """A dataset's own classes in the order in which a bundle has them, those that it has not last.
+
+    Raises:
+        DatasetError: it lacks one that the network knows.
+    """
+    if not set(manifest.network_classes) <= set(dataset.own_classes):
+        raise DatasetError(other_classes(dataset, manifest.network_classes))
     place = {name: i for i, name in enumerate(manifest.classes)}
-    return tuple(sorted(dataset.own_classes, key=lambda name: place[name]))
+    return tuple(sorted(dataset.own_classes, key=lambda name: place.get(name, len(place))))
 
 
 def other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:

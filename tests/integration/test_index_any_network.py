@@ -78,7 +78,7 @@ def test_evaluate_also_asks_among_all_of_the_networks_classes(
     colour_folder: Path, tmp_path: Path, preprocess: Path
 ) -> None:
     """A class of the network's that is nearly blue takes what is blue; among the dataset's classes blue is right."""
-    known = {**MORE, "navy": COLOURS["blue"], "blue": (60, 60, 255)}
+    known = {**MORE, "navy": COLOURS["blue"], "blue": (36, 66, 206)}
     root = tmp_path / "root"
     index(colour_folder, written(colour_classifier(known), tmp_path), root, "--preprocess", preprocess)
     tested = tmp_path / "test"
@@ -143,9 +143,7 @@ def test_classes_without_names_are_the_datasets_in_order_where_images_say_so(
     assert [labels(bundle, answer.network) for answer in answers(bundle, "blue", "red")] == ["blue", "red"]
     other = dict(zip(("x", "y", "z"), (COLOURS["green"], COLOURS["red"], COLOURS["blue"]), strict=True))
     network = written(colour_classifier(other, named=False), tmp_path, "other")
-    run(
-        "index", colour_folder, "--network", network, "--bundles", tmp_path / "other", "--preprocess", preprocess
-    )
+    run("index", colour_folder, "--network", network, "--bundles", tmp_path / "other", "--preprocess", preprocess)
     assert "the cache answers alone" in caplog.text
 
 
