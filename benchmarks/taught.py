@@ -24,7 +24,7 @@ from secondlook.model.added.replay import replayed
 from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_sha256
 from secondlook.model.cache import Floats, Ints, mix, softmax, vote
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.stores.added_keys import FIRST_ID, AddedKeys
@@ -110,7 +110,7 @@ def _new(
     bundle: Bundle, images: NDArray[np.uint8], keys: Floats, labels: list[str]
 ) -> Iterator[tuple[str, list[NewImage]]]:
     """Images to teach under each label, with keys made already: an image's own and that of its mirrored copy."""
-    encoder = bundle.manifest.files[ENCODER].sha256
+    encoder = encoder_sha256(bundle.manifest)
     content = [png(image) for image in images[:100]]
     for label in sorted(set(labels)):
         places = [i for i, of in enumerate(labels) if of == label]
@@ -129,7 +129,7 @@ def _teach(journal: Journal, follower: JournalFollower, opened: list[Predictor],
 
 
 def _keep(journal: Journal, bundle: Bundle, image: NDArray[np.uint8], keys: Floats) -> None:
-    known, encoder = bundle.manifest.classes, bundle.manifest.files[ENCODER].sha256
+    known, encoder = bundle.manifest.classes, encoder_sha256(bundle.manifest)
     made = {(encoder, False): keys[0], (encoder, True): keys[1]}
     journal.add(known[0], [NewImage("a.png", png(image), made)], "bench", known=known)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_sha256
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ImageError, JournalError
 from secondlook.model.images import Limits, decode
@@ -59,7 +59,7 @@ def replayed(
 
 
 def _encoder(overlay: Overlay) -> str:
-    return overlay.bundle.manifest.files[ENCODER].sha256
+    return encoder_sha256(overlay.bundle.manifest)
 
 
 def _copies(overlay: Overlay) -> tuple[bool, ...]:

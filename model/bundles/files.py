@@ -4,6 +4,7 @@
 
     <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
                    directions.npy (C,D+1), where novelty goes by RMDS
+                   encoder.onnx.data, weights of encoder.onnx, where they are over 2 GiB
                    taught.npy (n,D), keys of added entries that were folded in, where the store keeps keys in fewer bits
 """
 
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError
 from secondlook.model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
+from secondlook.model.networks.engines import DATA
 
 ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
     "encoder.onnx",
@@ -32,6 +34,7 @@ ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
     "taught.npy",
 )
 
+ENCODER_DATA = f"{ENCODER}{DATA}"
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 
 
@@ -80,6 +83,8 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     for name in (*REQUIRED, *([KEYS] if manifest.store.kind == "faiss" else [])):
         if name not in manifest.files:
             raise refuse(MANIFEST, f"does not list {name}")
+    if ENCODER_DATA not in manifest.files and (folder / ENCODER_DATA).exists():
+        raise refuse(MANIFEST, f"does not list {ENCODER_DATA}")
     for name in names:
         path, info = folder / name, manifest.files[name]
         if Path(name).name != name or not path.is_file():
@@ -126,6 +131,14 @@ def read_matrix(folder: Path, manifest: Manifest, name: str, rows: int, columns:
     if not np.isfinite(numbers).all():
         raise refuse(name, "has a number that is not finite")
     return np.asarray(numbers, np.float32)
+
+
+def encoder_sha256(manifest: Manifest) -> str:
+    """What keys are made with, as hexadecimal: the graph's hash, or where its weights lie beside it, that of both."""
+    graph = manifest.files[ENCODER].sha256
+    if ENCODER_DATA not in manifest.files:
+        return graph
+    return hashlib.sha256(f"{graph}{manifest.files[ENCODER_DATA].sha256}".encode()).hexdigest()
 
 
 def file_info(path: Path) -> FileInfo:

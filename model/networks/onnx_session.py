@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto, external_data_helper
 
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.engines import DATA
 
 MOST_BYTES = (1 << 31) - (1 << 24)
 """Of a graph in one piece: a protobuf holds 2 GiB."""
@@ -25,13 +26,13 @@ def weight_bytes(model: ModelProto) -> int:
     return sum(len(tensor.raw_data) or 4 * int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
 
 
-def save(model: ModelProto, path: Path) -> None:
-    """Write a graph; with weights over 2 GiB, those to ``path`` and ``.data``."""
-    if weight_bytes(model) < MOST_BYTES:
+def save(model: ModelProto, path: Path, most_bytes: int = MOST_BYTES) -> None:
+    """Write a graph; with weights of ``most_bytes`` or more, these to ``path`` and ``.data``."""
+    data = f"{path.name}{DATA}"
+    (path.parent / data).unlink(missing_ok=True)
+    if weight_bytes(model) < most_bytes:
         path.write_bytes(model.SerializeToString())
         return
-    data = f"{path.name}.data"
-    (path.parent / data).unlink(missing_ok=True)
     onnx.save_model(model, str(path), save_as_external_data=True, location=data, size_threshold=1024)
     external_data_helper.load_external_data_for_model(model, str(path.parent))  # saving took the weights out
 
