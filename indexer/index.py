@@ -34,8 +34,7 @@ from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VAL
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_lam, check_parameters
-from secondlook.model.images import RESIZE
-from secondlook.model.manifest import InputInfo, Manifest, StoreInfo, Trained
+from secondlook.model.manifest import Manifest, StoreInfo, Trained
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.store import TunableStore
@@ -158,7 +157,7 @@ def fit_entries(
         dataset.classes,
         entries.embedded.looks,
         TrainedOn.of(encoder.trained, encoder.network, title, options.trained),
-        engine,
+        encoder,
         named=options.holdout,
         earlier=encoder.holdout,
         progress=progress,
@@ -171,7 +170,7 @@ def fit_entries(
         chosen,
         parameters=options.parameters,
         is_exact=_is_exact(options, builder),
-        unknown=lambda: unknown_kinds(engine, options.unknown, progress),
+        unknown=lambda: unknown_kinds(encoder, options.unknown, progress),
         progress=progress,
     )
 
@@ -223,7 +222,7 @@ def describe(
         network=network,
         head="network" if engine.classes else "none",
         recipe=encoder.recipe,
-        input=InputInfo(height=engine.size[0], width=engine.size[1], resize=RESIZE),
+        preprocess=encoder.preprocess,
         store=stored,
         **fitted.manifest_fields(),
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
@@ -68,14 +69,6 @@ class NetworkInfo(_Part):
     to the cache alone."""
     bfloat16: bool = False
     """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
-
-
-class InputInfo(_Part):
-    """How an image is brought to the encoder."""
-
-    height: int
-    width: int
-    resize: str
 
 
 class EarlyExit(_Part):
@@ -287,7 +280,7 @@ class Manifest(_Part):
     network: NetworkInfo
     head: HeadKind = "network"
     recipe: Recipe
-    input: InputInfo
+    preprocess: Preprocess
     store: StoreInfo
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
@@ -305,8 +298,11 @@ class Manifest(_Part):
     @model_validator(mode="before")
     @classmethod
     def _of_an_older_version(cls, content: Any) -> Any:
-        """A manifest of version 2 says not where its parameters are from."""
-        if not isinstance(content, dict) or content.get("schema_version") != 2:
+        """A manifest of version 2 says not where its parameters are from; older ones say only the size of images."""
+        if not isinstance(content, dict):
+            return content
+        content = _with_preprocess(content)
+        if content.get("schema_version") != 2:
             return content
         added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
         with suppress(KeyError, TypeError):  # what is amiss is said by those that know the fields
@@ -348,3 +344,16 @@ class Manifest(_Part):
         They are those that the network knows, and without a head the dataset's own.
         """
         return len(self.network_classes if self.has_head else self.classes[: self.dataset.classes])
+
+
+def _with_preprocess(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest from before there was any network but those of the CIFAR family, which all took images in one way."""
+    match content:
+        case {"preprocess": _}:
+            return content
+        case {"input": {"height": height, "width": width, "resize": "cover-bicubic"}}:
+            geometry = CIFAR.geometry.model_dump() | {"height": height, "width": width}
+            others = {name: value for name, value in content.items() if name != "input"}
+            return others | {"preprocess": CIFAR.model_dump() | {"geometry": geometry}}
+        case _:
+            return content

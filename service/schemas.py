@@ -13,12 +13,12 @@ from secondlook.model.manifest import (
     DatasetInfo,
     HeadKind,
     HoldoutInfo,
-    InputInfo,
     Manifest,
     NetworkInfo,
     ParametersFrom,
     StoreInfo,
 )
+from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
     taught: TaughtInfo
     dataset: DatasetInfo
     network: NetworkInfo
-    input: InputInfo
+    preprocess: Preprocess = Field(description="How an image becomes the network's input.")
     store: StoreInfo
     engine: str
     parameters_from: ParametersFrom = Field(
@@ -133,7 +133,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
-        input=manifest.input,
+        preprocess=manifest.preprocess,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=predictor.bundle.calibrated.calibration,

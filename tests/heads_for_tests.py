@@ -59,7 +59,8 @@ def classifier_of(dataset: Dataset, known: int, folder: Path) -> Path:
     build = Builder()
     pooled = build.pooled(build.trunk("image"))
     body = open_onnx(written(build.model(outputs=[pooled]), folder, "body"))
-    images, labels = read_all(dataset, (SIDE, SIDE))
+    images, positions = read_all(dataset, body.preprocess.geometry)
+    labels = dataset.labels[positions]
     layer = body.default_layer
     seen = body.activations(images[labels < known], (layer,)).seen[layer].reshape(-1, 24)
     targets = 8 * np.eye(known, dtype=np.float32)[labels[labels < known]]
@@ -78,10 +79,10 @@ class Exported:
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         recipe = default_recipe(self.network)
-        images = np.stack([dataset.read(i, (SIDE, SIDE)) for i in range(5)])
+        images = np.stack([dataset.read(i, self.network.preprocess.geometry) for i in range(5)])
         engine = export_encoder(self.network, recipe, folder / ENCODER, images, head=self.head)
         info = NetworkInfo(arch="onnx", variant="", sha256=file_sha256(folder / ENCODER))
-        return PreparedEncoder(engine, info, recipe)
+        return PreparedEncoder(engine, info, recipe, self.network.preprocess)
 
 
 def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None) -> Path:

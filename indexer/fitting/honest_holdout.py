@@ -22,7 +22,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import HoldoutInfo, NetworkInfo, Trained
-from secondlook.model.networks.engines import Engine
+from secondlook.model.networks.engines import ImageEncoder
 
 SURE = 3.0
 """Standard errors by which a network must err more often than it expects, to be taken for new to images."""
@@ -69,7 +69,7 @@ def choose_holdout(
     classes: tuple[str, ...],
     cached: Looks,
     known: TrainedOn,
-    engine: Engine,
+    encoder: ImageEncoder,
     *,
     named: Dataset | None = None,
     earlier: GivenHoldout | None = None,
@@ -84,7 +84,7 @@ def choose_holdout(
         DatasetError: those that were named cannot be fitted on.
     """
     if named is not None:
-        seen = embed_queries(named, np.arange(len(named.labels)), engine, progress)
+        seen = embed_queries(named, np.arange(len(named.labels)), encoder, progress)
         return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
     if earlier is not None:
         names = tuple(label for label in earlier.classes if label in classes)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError
+from secondlook.model.images import Geometry
 from secondlook.model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
 from secondlook.model.networks.engines import DATA
 
@@ -77,6 +78,21 @@ def manifest_in(folder: Path, generation: str) -> Manifest:
     return manifest
 
 
+def encoder_id(manifest: Manifest) -> str:
+    """What keys of images depend on, in hexadecimal: the encoder's files, and how images are brought to it.
+
+    It is the graph's own SHA-256 where its weights are in it and images cover the encoder's size, as they all did once:
+    journals keep keys by it.
+    """
+    files, geometry = manifest.files, manifest.preprocess.geometry
+    encoder = files[ENCODER].sha256
+    if ENCODER_DATA in files:
+        encoder = hashlib.sha256(f"{encoder} {files[ENCODER_DATA].sha256}".encode()).hexdigest()
+    if geometry == Geometry.covering(*geometry.size):
+        return encoder
+    return hashlib.sha256(f"{encoder} {geometry.model_dump_json()}".encode()).hexdigest()
+
+
 def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     """Hold files to the manifest: that it lists what a bundle needs, and their sizes and hashes."""
     refuse = partial(refusal, manifest.generation)
@@ -131,14 +147,6 @@ def read_matrix(folder: Path, manifest: Manifest, name: str, rows: int, columns:
     if not np.isfinite(numbers).all():
         raise refuse(name, "has a number that is not finite")
     return np.asarray(numbers, np.float32)
-
-
-def encoder_sha256(manifest: Manifest) -> str:
-    """What keys are made with, as hexadecimal: the graph's hash, or where its weights lie beside it, that of both."""
-    graph = manifest.files[ENCODER].sha256
-    if ENCODER_DATA not in manifest.files:
-        return graph
-    return hashlib.sha256(f"{graph}{manifest.files[ENCODER_DATA].sha256}".encode()).hexdigest()
 
 
 def file_info(path: Path) -> FileInfo:

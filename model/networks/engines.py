@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
+from secondlook.model.images import Geometry
 from secondlook.model.networks.onnx_files import referenced
+
+DATA = ".data"
+"""Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
+LIGHT = 8 << 20
+"""Bytes of an encoder that is so cheap beside HTTP and decoding that batches leave these a core."""
 
 
 class Encoding(NamedTuple):
@@ -40,10 +46,16 @@ class Engine(Protocol):
         ...
 
 
-DATA = ".data"
-"""Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
-LIGHT = 8 << 20
-"""Bytes of an encoder that is so cheap beside HTTP and decoding that batches leave these a core."""
+class ImageEncoder(Protocol):
+    """An engine, and how images are brought to it."""
+
+    @property
+    def engine(self) -> Engine:
+        """Runs it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """What images are decoded with for it; its size is the engine's."""
 
 
 class OnnxEngine:

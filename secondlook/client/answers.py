@@ -152,9 +152,10 @@ class Model:
     entries: int
     dataset: dict[str, Any]
     network: dict[str, Any]
-    input: dict[str, Any]
     store: dict[str, Any]
     engine: str
+    preprocess: dict[str, Any] | None = None
+    """How an image becomes the network's input: geometry and arithmetic; None = the server is an older one."""
     calibration: dict[str, Any] | None = None
     truncation: dict[str, Any] | None = None
     parameters_from: str | None = None

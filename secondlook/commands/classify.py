@@ -154,7 +154,7 @@ def _here(
 
     def one(path: Path) -> Row | Failure:
         try:
-            image = decode(read_image(path, limits), bundle.engine.size, limits)
+            image = decode(read_image(path, limits), bundle.geometry, limits)
         except ImageError as error:
             return Failure(str(error), reason_of(error))
         (answer,) = predictor.predict(image[None], [parameters])
