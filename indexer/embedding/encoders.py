@@ -15,7 +15,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.files import ENCODER, NETWORK, read_manifest
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
@@ -96,7 +96,7 @@ class FromBundle:
             DatasetError: the dataset lacks a class that the network knows.
         """
         old = self.open(dataset)
-        for name in (ENCODER, NETWORK, TRAINED):
+        for name in (ENCODER, ENCODER_DATA, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
         encoder, manifest = prepared(old, dataset), old.manifest
