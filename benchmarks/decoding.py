@@ -23,7 +23,7 @@ import uvloop
 from PIL import Image
 
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
+from secondlook.model.images import DEFAULT_PIXELS, Geometry, Limits, decode
 from secondlook.service.batching.thread import step_back
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.metrics import Metrics
@@ -97,8 +97,8 @@ async def _decoding(for_seconds: float, progress: Progress) -> list[DecodingResu
     await decoders.start()
     loop = asyncio.get_running_loop()
     kinds = {
-        "PNG 32 x 32": (picture(32, 32, "PNG"), (32, 32)),
-        "JPEG 500 x 373": (picture(500, 373, "JPEG"), (224, 224)),
+        "PNG 32 x 32": (picture(32, 32, "PNG"), Geometry.covering(32, 32)),
+        "JPEG 500 x 373": (picture(500, 373, "JPEG"), Geometry.covering(224, 224)),
     }
 
     def spent() -> float:
@@ -106,9 +106,9 @@ async def _decoding(for_seconds: float, progress: Progress) -> list[DecodingResu
         return time.process_time() + sum(process.seconds + process.used_s() for process in processes)
 
     results: list[DecodingResult] = []
-    for name, (file, size) in kinds.items():
-        in_thread = partial(loop.run_in_executor, pool, decode, file, size, LIMITS)
-        in_process = partial(decoded, decoders, file, size)
+    for name, (file, geometry) in kinds.items():
+        in_thread = partial(loop.run_in_executor, pool, decode, file, geometry, LIMITS)
+        in_process = partial(decoded, decoders, file, geometry)
         for waiting in (WAITING, 1):
             turns = [
                 [await measure(one, waiting, for_seconds, spent) for one in (in_thread, in_process)]
@@ -126,7 +126,7 @@ async def _decoding(for_seconds: float, progress: Progress) -> list[DecodingResu
     return results
 
 
-async def decoded(decoders: Decoders, file: bytes, size: tuple[int, int]) -> None:
+async def decoded(decoders: Decoders, file: bytes, geometry: Geometry) -> None:
     """Decode in a process, as a server does."""
-    out = np.empty((*size, 3), np.uint8)
-    await decoders.decode(file, out, LIMITS, decoders.spending(1), time.monotonic() + 60)
+    out = np.empty((*geometry.size, 3), np.uint8)
+    await decoders.decode(file, out, geometry, LIMITS, decoders.spending(1), time.monotonic() + 60)

@@ -152,7 +152,7 @@ def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0)
 
 def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
     """Measure images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
-    images = np.stack([dataset.read(i, bundle.engine.size) for i in range(min(len(dataset.labels), 5000))])
+    images = np.stack([dataset.read(i, bundle.geometry) for i in range(min(len(dataset.labels), 5000))])
     options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
     source = FromBundle(root, bundle.manifest.generation)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.on_ray import LOCAL, Job, default_shards, embed_on_ray
 from secondlook.indexer.sharding.shards import CHUNK, Plan, Shards, chunk_ranges, shard_folder
 from secondlook.model.errors import ParameterError
+from secondlook.model.networks.preprocess import CIFAR
 
 INDEX = "index"
 WORKERS = (1, 2)
@@ -88,7 +89,7 @@ def _files(dataset: Dataset, folder: Path, count: int) -> Dataset:
     for title in dataset.classes:
         (folder / title).mkdir(parents=True)
     for i in range(count):
-        image = Image.fromarray(dataset.read(i, (32, 32)))
+        image = Image.fromarray(dataset.read(i, CIFAR.geometry))
         image.save(folder / dataset.classes[dataset.labels[i]] / f"{i:06d}.png")
     return load(str(folder))
 
@@ -96,7 +97,9 @@ def _files(dataset: Dataset, folder: Path, count: int) -> Dataset:
 def _plain(source: FromBundle, dataset: Dataset, progress: Progress) -> float:
     """Seconds that ``index`` embeds for."""
     opened = source.open(dataset)
-    encoder = PreparedEncoder(opened.engine, opened.manifest.network, opened.manifest.recipe)
+    encoder = PreparedEncoder(
+        opened.engine, opened.manifest.network, opened.manifest.recipe, opened.manifest.preprocess
+    )
     everything = np.arange(len(dataset.labels))
     started = time.perf_counter()
     embed_entries(dataset, everything, encoder, progress, mirror=False, thumbnails=True)

@@ -75,7 +75,7 @@ class _Bench:
     @cached_property
     def images(self) -> NDArray[np.uint8]:
         """Test images (N,H,W,3)."""
-        return read_all(self.test, self.bundle.engine.size)[0]
+        return read_all(self.test, self.bundle.geometry)[0]
 
     @property
     def parameters(self) -> Parameters:
@@ -141,7 +141,7 @@ class _Bench:
 
     def _embedded(self, dataset: Dataset, most: int | None = None) -> EmbeddedQueries:
         positions = np.arange(len(dataset.labels))[:most]
-        return embed_queries(dataset, positions, self.bundle.engine, self.progress)
+        return embed_queries(dataset, positions, self.bundle, self.progress)
 
 
 PARTS = ("engines", "index", "stages", "taught", "serve", "stores", "decoding", "milvus", "ray")

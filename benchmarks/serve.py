@@ -160,7 +160,7 @@ class Direct:
         return repeated(lambda: self.answer(1), seconds)
 
     def _predict(self, pngs: Sequence[bytes]) -> list[Answer]:
-        images = np.stack([decode(file, self._predictor.bundle.engine.size, Limits(DEFAULT_PIXELS)) for file in pngs])
+        images = np.stack([decode(file, self._predictor.bundle.geometry, Limits(DEFAULT_PIXELS)) for file in pngs])
         answers = self._predictor.predict(images, [self._predictor.defaults] * len(images))
         return [answer for answer in answers if isinstance(answer, Answer)]
 

@@ -88,7 +88,7 @@ def stages(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) 
             StageResult(
                 batch,
                 _mean_ms(
-                    lambda rows: [decode(file, engine.size, Limits(DEFAULT_PIXELS)) for file in files],
+                    lambda rows: [decode(file, bundle.geometry, Limits(DEFAULT_PIXELS)) for file in files],
                     32,
                     32,
                     for_seconds / 2,

@@ -24,7 +24,7 @@ from secondlook.model.added.replay import replayed
 from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_id
 from secondlook.model.cache import Floats, Ints, mix, softmax, vote
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.stores.added_keys import FIRST_ID, AddedKeys
@@ -110,7 +110,7 @@ def _new(
     bundle: Bundle, images: NDArray[np.uint8], keys: Floats, labels: list[str]
 ) -> Iterator[tuple[str, list[NewImage]]]:
     """Images to teach under each label, with keys made already: an image's own and that of its mirrored copy."""
-    encoder = bundle.manifest.files[ENCODER].sha256
+    encoder = encoder_id(bundle.manifest)
     content = [png(image) for image in images[:100]]
     for label in sorted(set(labels)):
         places = [i for i, of in enumerate(labels) if of == label]
@@ -129,7 +129,7 @@ def _teach(journal: Journal, follower: JournalFollower, opened: list[Predictor],
 
 
 def _keep(journal: Journal, bundle: Bundle, image: NDArray[np.uint8], keys: Floats) -> None:
-    known, encoder = bundle.manifest.classes, bundle.manifest.files[ENCODER].sha256
+    known, encoder = bundle.manifest.classes, encoder_id(bundle.manifest)
     made = {(encoder, False): keys[0], (encoder, True): keys[1]}
     journal.add(known[0], [NewImage("a.png", png(image), made)], "bench", known=known)
 
@@ -175,10 +175,10 @@ def merged(bundle: Bundle, train: Dataset, test: Dataset, progress: Progress = s
     manifest, k = bundle.manifest, bundle.manifest.k or 200
     count = min(BASE, len(train.labels))
     added, removed = ADDED * count // BASE, REMOVED * count // BASE
-    cached = embed_queries(train, np.arange(count), bundle.engine, progress)
+    cached = embed_queries(train, np.arange(count), bundle, progress)
     keys, values = cached.keys, cached.labels
     more = _mirrored(bundle, train, added)
-    queries = embed_queries(test, np.arange(len(test.labels)), bundle.engine, progress)
+    queries = embed_queries(test, np.arange(len(test.labels)), bundle, progress)
     asked = queries.keys
     random = np.random.default_rng(0)
     gone = np.sort(random.permutation(count)[:removed])
@@ -214,6 +214,6 @@ def _shared(ours: Ints, theirs: Ints) -> int:
 def _mirrored(bundle: Bundle, dataset: Dataset, count: int) -> Floats:
     found = []
     for start in range(0, count, 64):
-        images = np.stack([dataset.read(i, bundle.engine.size) for i in range(start, min(count, start + 64))])
+        images = np.stack([dataset.read(i, bundle.geometry) for i in range(start, min(count, start + 64))])
         found.append(bundle.engine.encode(np.ascontiguousarray(images[:, :, ::-1])).keys)
     return np.concatenate(found)

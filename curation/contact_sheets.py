@@ -41,7 +41,7 @@ def pictures_of(bundle: Bundle, dataset: Dataset | None) -> Show:
         if dataset is None or source not in places:
             return None
         try:
-            return Image.fromarray(dataset.read(places[source], bundle.engine.size))
+            return Image.fromarray(dataset.read(places[source], bundle.geometry))
         except ImageError:
             return None
 

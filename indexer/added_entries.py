@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import ImageError, JournalError, ParameterError
-from secondlook.model.images import Limits, decode, sniff
+from secondlook.model.images import SMALL, Limits, decode, sniff
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.labels import check_label
 
 LINES, IMAGES = "taught.jsonl", "images"
-CHECKED_SIZE = (32, 32)
 AT_ONCE = 100
 """Images taken in by one change."""
 
@@ -151,7 +150,7 @@ def _image(folder: Path, name: str, line: dict[str, Any], number: int, limits: L
         raise ParameterError(f"{LINES}, line {number}: its image lies outside of the folder")
     try:
         content = (folder / path).read_bytes()
-        decode(content, CHECKED_SIZE, limits)
+        decode(content, SMALL, limits)
     except OSError as error:
         raise ParameterError(f"{LINES}, line {number}: {name} cannot be read: {error.strerror}") from error
     except ImageError as error:

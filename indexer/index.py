@@ -33,9 +33,8 @@ from secondlook.model.bundles.entry_table import write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
-from secondlook.model.cache import Floats, check_parameters
-from secondlook.model.images import RESIZE
-from secondlook.model.manifest import InputInfo, Manifest, StoreInfo, Trained
+from secondlook.model.cache import Floats, check_lam, check_parameters
+from secondlook.model.manifest import Manifest, StoreInfo, Trained
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.store import TunableStore
@@ -92,6 +91,8 @@ def index(
         check_parameters(*options.parameters)
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
+        if options.parameters:
+            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
@@ -156,7 +157,7 @@ def fit_entries(
         dataset.classes,
         entries.embedded.looks,
         TrainedOn.of(encoder.trained, encoder.network, title, options.trained),
-        engine,
+        encoder,
         named=options.holdout,
         earlier=encoder.holdout,
         progress=progress,
@@ -164,12 +165,12 @@ def fit_entries(
     return fit_cache(
         store,
         len(dataset.classes),
-        min(engine.classes, len(dataset.classes)),
+        engine.classes or len(dataset.own_classes),
         voting,
         chosen,
         parameters=options.parameters,
         is_exact=_is_exact(options, builder),
-        unknown=lambda: unknown_kinds(engine, options.unknown, progress),
+        unknown=lambda: unknown_kinds(encoder, options.unknown, progress),
         progress=progress,
     )
 
@@ -219,8 +220,9 @@ def describe(
         dataset=entries.info(mirrored=options.mirror),
         classes=dataset.classes,
         network=network,
+        head="network" if engine.classes else "none",
         recipe=encoder.recipe,
-        input=InputInfo(height=engine.size[0], width=engine.size[1], resize=RESIZE),
+        preprocess=encoder.preprocess,
         store=stored,
         **fitted.manifest_fields(),
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,

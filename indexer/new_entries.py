@@ -110,6 +110,7 @@ class NewEntries:
             duplicates=repeats.images,
             in_two_classes=tuple((one, other) for one, other in named),
             in_two_classes_count=len(repeats.across),
+            classes=len(dataset.own_classes) if len(dataset.own_classes) < len(dataset.classes) else None,
             sha256=dataset.content_hash(),
         )
 

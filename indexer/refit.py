@@ -14,7 +14,7 @@ from secondlook.indexer.datasets.copies import Looks, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import check_classes, read_trained
+from secondlook.indexer.embedding.encoders import read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
@@ -64,8 +64,8 @@ class _Opened:
 
     @property
     def known(self) -> int:
-        """How many of them the network knows."""
-        return len(self.bundle.manifest.network_classes)
+        """How many of them count alike in the vote."""
+        return self.bundle.manifest.equal_classes
 
 
 def refit(
@@ -97,7 +97,7 @@ def refit(
         opened.entries,
         opened.chosen,
         ks=ks,
-        unknown=lambda: unknown_kinds(old.engine, options.unknown, progress),
+        unknown=lambda: unknown_kinds(old, options.unknown, progress),
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
@@ -144,7 +144,7 @@ def recalibrate(
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     most = min(max(TENTH, manifest.k or 1), served.count)
     found = nearest_entries(served, holdout.keys, most, progress=progress)
-    unknown = unknown_kinds(opened.bundle.engine, options.unknown, progress)
+    unknown = unknown_kinds(opened.bundle, options.unknown, progress)
     doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
     cache = served_votes(
         served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
@@ -192,7 +192,7 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         overlay.classes,
         looks.looks,
         TrainedOn.of(read_trained(old.path, manifest), manifest.network, cached, options.trained),
-        old.engine,
+        old,
         named=options.holdout,
         progress=progress,
     )
@@ -218,7 +218,7 @@ class _ExactKeys:
         for row, entry_id in enumerate(ids):
             entry = bundle.entries.get(entry_id) if number_of(entry_id) is None else None
             if entry is not None and entry.source in at:
-                image = self.dataset.read(at[entry.source], bundle.engine.size)
+                image = self.dataset.read(at[entry.source], bundle.geometry)
                 image = image[:, ::-1] if entry.mirrored else image
                 found[row] = bundle.engine.encode(np.ascontiguousarray(image)[None]).keys[0]
         return found
@@ -238,7 +238,7 @@ def _looks_of(dataset: Dataset | None, old: Bundle, sources: list[str], progress
     rows = {source: row for row, source in enumerate(dict.fromkeys(sources))}
     found = Looks.joined([Looks.of(np.zeros((1, *old.engine.size, 3), np.uint8))] * len(rows))
     everything = np.arange(len(dataset.labels))
-    for indices, images in batches(dataset, everything, old.engine.size, 256):
+    for indices, images in batches(dataset, everything, old.geometry, 256):
         at = np.array([rows.get(dataset.source(index), -1) for index in indices.tolist()])
         some, places = Looks.of(images)[at >= 0], at[at >= 0]
         found.digests[places], found.luma[places], found.colours[places] = some.digests, some.luma, some.colours
@@ -270,13 +270,12 @@ def _tenth(
     )
     if dataset is None or not len(dataset.holdout()):
         return empty, np.zeros(count, bool)
-    check_classes(dataset, old.manifest)
     row_of = {entry: row for row, entry in enumerate(ids.tolist())}
     first: dict[str, int] = {}
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
-    found = embed_queries(dataset, dataset.holdout(), old.engine, progress)
+    found = embed_queries(dataset, dataset.holdout(), old, progress)
     own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
     found, own = found.part(own >= 0), own[own >= 0]
     tenth = replace(found, labels=overlay.store.values[own], own=own)

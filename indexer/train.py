@@ -24,10 +24,9 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError, EngineError, NetworkError
 from secondlook.model.networks.cifar import ResNet
 from secondlook.model.networks.file import load_network, save_network
+from secondlook.model.networks.preprocess import CIFAR
 
 log = logging.getLogger(__name__)
-
-INPUT_SIZE = (32, 32)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("PyTorch finds no CUDA device here: train with --device cpu")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    images, positions = read_all(dataset, INPUT_SIZE, progress)
+    images, positions = read_all(dataset, CIFAR.geometry, progress)
     labels = dataset.labels[positions]
     held = np.isin(positions, dataset.holdout())
     looks = Looks.joined([Looks.of(images[start : start + 1000]) for start in range(0, len(images), 1000)])
@@ -256,7 +255,7 @@ class _Run:
 
 def _augment(images: Tensor, chosen: NDArray[np.int64], random: np.random.Generator) -> Tensor:
     """Random crops of the padded images (N,40,40,3), half of them mirrored: (B,3,32,32) uint8."""
-    side = INPUT_SIZE[0]
+    side = CIFAR.geometry.height
     room = images.shape[1] - side + 1
     rows = random.integers(0, room, (len(chosen), 1, 1)) + np.arange(side)[None, :, None]
     columns = random.integers(0, room, (len(chosen), 1, 1)) + np.arange(side)[None, None, :]

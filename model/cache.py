@@ -39,8 +39,23 @@ def check_parameters(theta: float, lam: float, k: int | None) -> None:
         raise ParameterError(f"k must be at least 1 (or all), not {k}")
 
 
+def check_lam(lam: float | None, *, has_head: bool) -> None:
+    """Refuse another lam than 1 where the network has no head; None = that is left to the bundle.
+
+    Raises:
+        ParameterError: lam is another one.
+    """
+    if not has_head and lam is not None and lam != 1:
+        raise ParameterError(f"lam is 1 here, not {lam:g}: the network has no head, and the cache answers alone")
+
+
 def softmax(logits: Floats, classes: int | None = None) -> Floats:
-    """p_net: logits (B,C) -> probabilities (B,classes) float32, 0 from C on: the network does not know those."""
+    """p_net: logits (B,C) -> probabilities (B,classes) float32, 0 from C on: the network does not know those.
+
+    Without a head, C = 0, all are 0.
+    """
+    if not logits.shape[1]:
+        return np.zeros((len(logits), classes or 0), np.float32)
     shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
     probabilities: Floats = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     unknown = (classes or 0) - logits.shape[1]
@@ -97,11 +112,17 @@ def reweigh(cache: Floats, by_class: NDArray[np.float64] | None) -> Floats:
 
 
 def mix(network: Floats, cache: Floats, lam: float) -> Floats:
-    """The mixture of p_net and p_cache, both (B,C); p_net alone where no entry voted (a row of 0)."""
+    """The mixture of p_net and p_cache, both (B,C); p_net alone where no entry voted (a row of 0).
+
+    Where neither says anything, all classes are as likely.
+    """
     has_votes = cache.any(axis=1)
-    share = np.float32(lam) if has_votes.all() else np.where(has_votes, np.float32(lam), np.float32(0))[:, None]
+    is_voted = has_votes.all()
+    share = np.float32(lam) if is_voted else np.where(has_votes, np.float32(lam), np.float32(0))[:, None]
     mixed: Floats = (np.float32(1) - share) * network
     mixed += share * cache
+    if not is_voted:
+        mixed[~has_votes & ~network.any(axis=1)] = np.float32(1 / network.shape[1])
     return mixed
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
@@ -20,6 +21,8 @@ GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 Standing = Literal["known", "doubtful", "unknown"]
 """How far to trust an answer, in one word (``model.answering.doubt``)."""
 ParametersFrom = Literal["holdout", "cross-validation", "leave-one-out", "given"]
+HeadKind = Literal["network", "linear", "none"]
+"""Whose opinion the cache is mixed with: the network's own head's, that of a linear one made of the keys, nobody's."""
 Trained = Literal["yes", "no", "unknown"]
 
 
@@ -46,6 +49,8 @@ class DatasetInfo(_Part):
     in_two_classes: tuple[tuple[str, str], ...] = ()
     """Sources of some pictures that are in two classes."""
     in_two_classes_count: int = 0
+    classes: int | None = Field(None, ge=1)
+    """How many of the bundle's classes, the first ones, are the dataset's own; None = all. The others were taught."""
     sha256: str
 
 
@@ -59,18 +64,11 @@ class NetworkInfo(_Part):
     """For people."""
     trained_on_these: Trained = "unknown"
     """Whether it was trained on cached images."""
-    classes: int | None = Field(None, ge=1)
-    """How many of the bundle's classes it knows, the first ones; None = all. The others were taught to the cache."""
+    classes: int | None = Field(None, ge=0)
+    """How many of the bundle's classes it knows, the first ones; None = all, 0 = it has no head. The others are known
+    to the cache alone."""
     bfloat16: bool = False
     """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
-
-
-class InputInfo(_Part):
-    """How an image is brought to the encoder."""
-
-    height: int
-    width: int
-    resize: str
 
 
 class EarlyExit(_Part):
@@ -252,7 +250,8 @@ class Calibration(_Part):
     """What was calibrated on the holdout."""
 
     novelty: Novelty
-    ece_percent_network: float
+    ece_percent_network: float | None
+    """None where the network has no head."""
     ece_percent_mixed: float
     sets: Ranked | None = None
     """By 1 - the mixture's probability of the label: for prediction sets."""
@@ -279,8 +278,9 @@ class Manifest(_Part):
     dataset: DatasetInfo
     classes: tuple[str, ...] = Field(min_length=1)
     network: NetworkInfo
+    head: HeadKind = "network"
     recipe: Recipe
-    input: InputInfo
+    preprocess: Preprocess
     store: StoreInfo
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
@@ -298,8 +298,11 @@ class Manifest(_Part):
     @model_validator(mode="before")
     @classmethod
     def _of_an_older_version(cls, content: Any) -> Any:
-        """A manifest of version 2 says not where its parameters are from."""
-        if not isinstance(content, dict) or content.get("schema_version") != 2:
+        """A manifest of version 2 says not where its parameters are from; older ones say only the size of images."""
+        if not isinstance(content, dict):
+            return content
+        content = _with_preprocess(content)
+        if content.get("schema_version") != 2:
             return content
         added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
         with suppress(KeyError, TypeError):  # what is amiss is said by those that know the fields
@@ -315,7 +318,42 @@ class Manifest(_Part):
                 }
         return content | added
 
+    @model_validator(mode="after")
+    def _head_and_classes_agree(self) -> Self:
+        """Without a head there are neither classes that the network knows nor a network to mix with."""
+        if self.has_head != (self.network.classes != 0):
+            raise ValueError(f"head is {self.head!r} and the network knows {self.network.classes} classes")
+        if not self.has_head and self.lam != 1:
+            raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
+        return self
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the network says anything; else the cache answers alone."""
+        return self.head != "none"
+
     @property
     def network_classes(self) -> tuple[str, ...]:
-        """The classes that the network knows."""
+        """The classes that the network knows; none without a head."""
         return self.classes[: self.network.classes]
+
+    @property
+    def equal_classes(self) -> int:
+        """How many of the classes, the first ones, count alike in the vote; others are small as few images were taught.
+
+        They are those that the network knows, and without a head the dataset's own.
+        """
+        return len(self.network_classes if self.has_head else self.classes[: self.dataset.classes])
+
+
+def _with_preprocess(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest from before there was any network but those of the CIFAR family, which all took images in one way."""
+    match content:
+        case {"preprocess": _}:
+            return content
+        case {"input": {"height": height, "width": width, "resize": "cover-bicubic"}}:
+            geometry = CIFAR.geometry.model_dump() | {"height": height, "width": width}
+            others = {name: value for name, value in content.items() if name != "input"}
+            return others | {"preprocess": CIFAR.model_dump() | {"geometry": geometry}}
+        case _:
+            return content

@@ -6,7 +6,7 @@
     └── ServiceError
         ├── QueueFullError           too much is being answered already
         ├── UnavailableError         the batcher is down
-        ├── SizeChangedError         a switch of generations changed the encoder's input size
+        ├── GeometryChangedError         a switch of generations changed the encoder's input size
         ├── ReadOnlyError            the default bundle's folder is never written
         ├── UnknownGenerationError
         ├── UnknownJobError
@@ -35,7 +35,7 @@ class UnavailableError(ServiceError):
     """Nothing computes answers: the batcher was stopped, or died."""
 
 
-class SizeChangedError(ServiceError):
+class GeometryChangedError(ServiceError):
     """Images were decoded for an encoder of another input size than the one that should answer."""
 
 

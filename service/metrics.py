@@ -206,7 +206,7 @@ class Metrics:
             self._answered.inc()
             if not result.has_cache:
                 self._without_cache.inc()
-            elif result.network.argmax() != result.cache.argmax():
+            elif result.has_network and result.network.argmax() != result.cache.argmax():
                 self._differing.inc()
             if result.is_novel:
                 self._novel.inc()

@@ -120,7 +120,7 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(
                 Kind.NOT_READY, "The cache cannot be asked now: try again later.", headers={"Retry-After": "1"}
             )
-        case errors.UnavailableError() | errors.SizeChangedError():
+        case errors.UnavailableError() | errors.GeometryChangedError():
             return ProblemError(Kind.NOT_READY, sentence, headers={"Retry-After": "5"})
         case errors.ReadOnlyError():
             return ProblemError(Kind.BUNDLES_READ_ONLY, sentence)

@@ -11,13 +11,14 @@ from secondlook.model.manifest import (
     ApproximationError,
     Calibration,
     DatasetInfo,
+    HeadKind,
     HoldoutInfo,
-    InputInfo,
     Manifest,
     NetworkInfo,
     ParametersFrom,
     StoreInfo,
 )
+from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
@@ -40,8 +41,12 @@ class ModelInfo(BaseModel):
 
     generation: str
     created: str
-    classes: list[str] = Field(description="Those that the network knows, then those that were taught.")
+    classes: list[str] = Field(description="Those that the network knows, then the others.")
     network_classes: int = Field(description="How many of them the network knows; it gives the others 0.")
+    head: HeadKind = Field(
+        description="What gives the network's probabilities: its own head, a linear one that was fitted for the "
+        "bundle, or nothing; then the cache answers alone, and `lam` is 1."
+    )
     theta: float
     lam: float
     k: int | None = Field(description="null = all entries vote.")
@@ -53,7 +58,7 @@ class ModelInfo(BaseModel):
     taught: TaughtInfo
     dataset: DatasetInfo
     network: NetworkInfo
-    input: InputInfo
+    preprocess: Preprocess = Field(description="How an image becomes the network's input.")
     store: StoreInfo
     engine: str
     parameters_from: ParametersFrom = Field(
@@ -118,6 +123,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         created=manifest.created,
         classes=list(predictor.classes),
         network_classes=len(manifest.network_classes),
+        head=manifest.head,
         theta=manifest.theta,
         lam=manifest.lam,
         k=manifest.k,
@@ -127,7 +133,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         taught=taught_info(predictor),
         dataset=manifest.dataset,
         network=manifest.network,
-        input=manifest.input,
+        preprocess=manifest.preprocess,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=predictor.bundle.calibrated.calibration,

@@ -60,12 +60,13 @@ async def _made(state: State, journal: Journal, number: int) -> bytes:
     content = await asyncio.to_thread(journal.content, number)
     if content is None:
         return NONE
-    pixels = np.empty((*state.batcher.predictor.bundle.engine.size, 3), np.uint8)
+    geometry = state.batcher.predictor.bundle.geometry
+    pixels = np.empty((*geometry.size, 3), np.uint8)
     deadline = time.monotonic() + state.settings.request_timeout_s
     with state.admission.admit(len(content)) as ticket:
         ticket.add(received=len(content))
         try:
-            await state.decoders.decode(content, pixels, ACCEPTED, state.decoders.spending(1), deadline)
+            await state.decoders.decode(content, pixels, geometry, ACCEPTED, state.decoders.spending(1), deadline)
             made = await asyncio.to_thread(thumbnail, pixels)
         except ImageError as error:
             logger.warning("taught image %d has no thumbnail: %s", number, error)

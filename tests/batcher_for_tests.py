@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Overrides, Parameters
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.errors import ParameterError
+from secondlook.model.images import Geometry
 from secondlook.service.batching.batcher import Batcher
 
 BAD = 255
 MOST = 2000
 """The largest k that the scripted store serves."""
 PATIENCE = 10.0
+TINY = Geometry.covering(2, 2)
 
 
 class DeadlyError(BaseException):
@@ -28,9 +30,9 @@ class DeadlyError(BaseException):
 class Scripted:
     """Says of each image its first byte; one of 255 breaks the call that it is in. Waits while ``gate`` is shut."""
 
-    def __init__(self, name: str = "first", size: tuple[int, int] = (2, 2)) -> None:
+    def __init__(self, name: str = "first", geometry: Geometry = TINY) -> None:
         self.name = name
-        self.bundle = SimpleNamespace(engine=SimpleNamespace(size=size))
+        self.bundle = SimpleNamespace(geometry=geometry)
         self.calls: list[list[int]] = []
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
@@ -68,8 +70,8 @@ class Scripted:
         return Answer(said, said, said, 0.0, None, ids, ids, near, weights, said, said)
 
 
-def image(*values: int, side: int = 2) -> NDArray[np.uint8]:
-    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+def image(*values: int, geometry: Geometry = TINY) -> tuple[NDArray[np.uint8], Geometry]:
+    return np.stack([np.full((*geometry.size, 3), value, np.uint8) for value in values]), geometry
 
 
 def said(answers: Sequence[Answer | Exception]) -> list[int | str]:
@@ -97,12 +99,12 @@ async def busy(batcher: Batcher, scripted: Scripted) -> "asyncio.Task[Any]":
     """Shut the gate and bring one request (of value 1) to it."""
     scripted.gate.clear()
     scripted.entered.clear()
-    task = asyncio.create_task(batcher.submit(image(1)))
+    task = asyncio.create_task(batcher.submit(*image(1)))
     assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
     return task
 
 
-async def queued(batcher: Batcher, *requests: NDArray[np.uint8]) -> "list[asyncio.Task[Any]]":
-    tasks = [asyncio.create_task(batcher.submit(request)) for request in requests]
+async def queued(batcher: Batcher, *requests: tuple[NDArray[np.uint8], Geometry]) -> "list[asyncio.Task[Any]]":
+    tasks = [asyncio.create_task(batcher.submit(*request)) for request in requests]
     await asyncio.sleep(0)
     return tasks

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from secondlook.model.networks.preprocess import CIFAR
 from tests.images_for_tests import make_folder
 from tests.milvus_for_tests import MilvusProcess
 
@@ -77,7 +78,7 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
     torch.manual_seed(1)
     dataset = load(str(colour_folder))
     network = ResNet(20, len(dataset.classes))
-    network.set_pixel_statistics(read_all(dataset, (32, 32))[0])
+    network.set_pixel_statistics(read_all(dataset, CIFAR.geometry)[0])
     path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
     save_network(
         network.eval(),

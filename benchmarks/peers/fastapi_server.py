@@ -17,12 +17,12 @@ TOP = 5
 def create_app(root: Path) -> FastAPI:
     """An app with one call."""
     predictor = Predictor(open_bundle(root))
-    size, classes = predictor.bundle.engine.size, predictor.bundle.manifest.classes
+    geometry, classes = predictor.bundle.geometry, predictor.bundle.manifest.classes
     app = FastAPI()
 
     @app.post("/v1/predict")
     async def predict(image: Annotated[bytes, Body(media_type="image/png")]) -> dict[str, Any]:
-        answer: Any = predictor.predict(decode(image, size, Limits(DEFAULT_PIXELS))[None], [predictor.defaults])[0]
+        answer: Any = predictor.predict(decode(image, geometry, Limits(DEFAULT_PIXELS))[None], [predictor.defaults])[0]
         top = [{"label": classes[i], "probability": float(answer.mixed[i])} for i in (-answer.mixed).argsort()[:TOP]]
         return {"predictions": [{**top[0], "top": top}]}
 

@@ -31,7 +31,7 @@ class SecondOpinion(litserve.LitAPI):
     # A raw body as bytes is the leanest that LitServe takes: a form or base64 in JSON would be parsed first.
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/png")]) -> NDArray[np.uint8]:
         """One image's pixels."""
-        return decode(request, self.predictor.bundle.engine.size, Limits(DEFAULT_PIXELS))
+        return decode(request, self.predictor.bundle.geometry, Limits(DEFAULT_PIXELS))
 
     def batch(self, inputs: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """Images to a batch."""

@@ -17,6 +17,7 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import DerivedDataset
+from secondlook.model.images import Geometry
 
 Pixels = NDArray[np.float64]
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -94,10 +95,10 @@ def corrupt(image: NDArray[np.uint8], family: str, strength: int, seed: tuple[in
 def shifted(dataset: Dataset, family: str, strength: int) -> DerivedDataset:
     """A dataset whose images are all corrupted as they are read, at the size that is asked for."""
 
-    def read(index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(index: int, geometry: Geometry) -> NDArray[np.uint8]:
         # Training and test image of the same position must not share their noise.
         seed = (index, strength, int(dataset.split == "test"))
-        return corrupt(dataset.read(index, size), family, strength, seed)
+        return corrupt(dataset.read(index, geometry), family, strength, seed)
 
     return DerivedDataset.of(
         dataset,

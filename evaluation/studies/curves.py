@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.evaluate import check_unseen, sample
+from secondlook.evaluation.evaluate import need_network, sample, unseen
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.encoders import best_device, check_classes
+from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.plots import INK, MODELS
@@ -161,14 +162,14 @@ def curves(
     once are sizes only.
 
     Raises:
-        BundleError: layers alone are to be measured, and the bundle has no network file.
+        BundleError: layers alone are to be measured, and the bundle has no network file; or the network has no head.
         DatasetError: a dataset's classes are not the bundle's, ``train`` is not what it caches, or it has no holdout.
         RecipeError: the network has no such layer.
         MemoryLimitError: the keys of the images that ask would not fit.
     """
     manifest = bundle.manifest
-    check_unseen(dataset, manifest)
-    check_classes(train, manifest)
+    need_network(manifest, "a curve")
+    dataset, train = unseen(dataset, manifest), of_bundle(train, manifest)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(
             f"{train.name} ({train.split}) is not the dataset that generation {manifest.generation} caches"
@@ -183,8 +184,8 @@ def curves(
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
     k = min(manifest.k or K, bundle.store.count)
     asked, fitted = sample(dataset, images), sample(train, held, train.holdout())
-    of_dataset = embed_queries(dataset, asked, bundle.engine, progress)
-    of_holdout = embed_queries(train, fitted, bundle.engine, progress)
+    of_dataset = embed_queries(dataset, asked, bundle, progress)
+    of_holdout = embed_queries(train, fitted, bundle, progress)
     network = softmax(np.concatenate((of_dataset.logits, of_holdout.logits)), len(manifest.classes))
     queries = Queries(network, np.concatenate((of_dataset.labels, of_holdout.labels)), len(of_holdout.labels))
     sizes: list[Point] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, need_network, sample, unseen
 from secondlook.evaluation.statistics.conformal import METHODS, TABLED, Sets, compared, served
 from secondlook.evaluation.statistics.detection import Detection, Scores, detect
 from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
@@ -246,18 +246,19 @@ def doubt(
     """Ask a bundle how far to trust its answers, on a dataset that it knows and others that it does not.
 
     Raises:
-        BundleError: the bundle has no calibration of sets and credibility.
+        BundleError: the bundle has no calibration of sets and credibility, or its network no head.
         DatasetError: the dataset's classes are not the bundle's, the bundle caches it, or images are unreadable.
     """
     manifest = bundle.manifest
-    check_unseen(dataset, manifest)
+    need_network(manifest, "doubt")
+    dataset = unseen(dataset, manifest)
     calibration = manifest.calibration
     if calibration is None or calibration.sets is None or calibration.credibility is None:
         raise BundleError(
             f"bundle {manifest.generation} has no calibration of its doubt: secondlook fit --calibrate makes one"
         )
     shape = ClassShape.of(bundle.store.chunks(), bundle.store.count, len(manifest.classes))
-    asked = embed_queries(dataset, sample(dataset, images), bundle.engine, progress)
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress)
     keys, labels = asked.keys, asked.labels
     known, parts, mixed, cache = _scores(bundle, calibration, shape, asked.logits, keys)
     known |= _sums(parts, parts)
@@ -267,7 +268,7 @@ def doubt(
     novelties = {dataset.name: known["novelty"]}
     threshold = calibration.novelty.threshold
     for other in unknown:
-        asked = embed_queries(other, sample(other, images), bundle.engine, progress)
+        asked = embed_queries(other, sample(other, images), bundle, progress)
         scores, others, *votes = _scores(bundle, calibration, shape, asked.logits, asked.keys)
         scores |= _sums(parts, others)
         novelties[other.name] = scores["novelty"]

@@ -126,7 +126,7 @@ def gain(
         encoder = source.prepare(train, Path(folder), progress)
         everything = np.arange(len(train.labels))
         embedded = embed_entries(train, everything, encoder, progress, mirror=mirror, thumbnails=False)
-        asked = embed_queries(test, np.arange(len(test.labels)), encoder.engine, progress)
+        asked = embed_queries(test, np.arange(len(test.labels)), encoder, progress)
     values = train.labels[embedded.positions]
     classes = len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")

@@ -71,9 +71,8 @@ def by_layer(
         logits, seen = network.activations(given, names)
         return logits, {name: encoder.keys(seen) for name, encoder in encoders.items()}
 
-    size = bundle.engine.size
     with torch.inference_mode():
-        dims = {name: key.shape[1] for name, key in encode(np.zeros((1, *size, 3), np.uint8))[1].items()}
+        dims = {name: key.shape[1] for name, key in encode(np.zeros((1, *bundle.engine.size, 3), np.uint8))[1].items()}
         check_memory(
             8.0 * sum(dims.values()) * (len(asked) + len(fitted)),
             f"keys of {len(dims)} layers for {len(asked) + len(fitted):,} images",
@@ -84,7 +83,7 @@ def by_layer(
         labels: list[NDArray[np.int64]] = []
         readable = [0, 0]
         for which, (images, positions) in enumerate(((dataset, asked), (train, fitted))):
-            for indices, pixels in batches(images, positions, size, BATCH):
+            for indices, pixels in batches(images, positions, bundle.geometry, BATCH):
                 found, made = encode(pixels)
                 logits.append(found.float().cpu())
                 labels.append(images.labels[indices])
@@ -99,7 +98,7 @@ def by_layer(
             (name, copy): _Nearest(len(queries.labels), k, device) for name in encoders for copy in (False, True)
         }
         entries = 0
-        for indices, pixels in batches(train, caching, size, BATCH):
+        for indices, pixels in batches(train, caching, bundle.geometry, BATCH):
             values = torch.from_numpy(train.labels[indices]).to(device)
             for copy in (False, True):
                 seen = np.ascontiguousarray(pixels[:, :, ::-1]) if copy else pixels

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, sample, unseen
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
@@ -141,7 +141,7 @@ def new_classes(
         DatasetError: ``known`` is not of the bundle's classes, the others have too few classes or images, or too many
             images are unreadable.
     """
-    check_unseen(known, bundle.manifest)
+    known = unseen(known, bundle.manifest)
     strangers = [c for c, name in enumerate(new_train.classes) if name not in bundle.manifest.classes]
     counts = np.bincount(new_train.labels, minlength=len(new_train.classes))
     strangers = [c for c in strangers if counts[c] >= max(shots)]
@@ -204,7 +204,7 @@ def new_classes(
 
 
 def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> NamedQueries:
-    found = embed_queries(dataset, positions, bundle.engine, progress)
+    found = embed_queries(dataset, positions, bundle, progress)
     return NamedQueries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
 
 
@@ -212,7 +212,7 @@ def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.r
     """Keys (count,copies,D) of some images of a class, in random order, copies as the bundle keeps them."""
     positions = random.permutation(np.flatnonzero(dataset.labels == label))[:count]
     found = []
-    for _, images in batches(dataset, positions, bundle.engine.size, BATCH):
+    for _, images in batches(dataset, positions, bundle.geometry, BATCH):
         copies = [images, images[:, :, ::-1]] if bundle.manifest.dataset.mirrored else [images]
         found.append(np.stack([bundle.engine.encode(np.ascontiguousarray(copy)).keys for copy in copies], axis=1))
     return np.concatenate(found)

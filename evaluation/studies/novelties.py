@@ -146,12 +146,11 @@ def novelties(
     """
     with tempfile.TemporaryDirectory() as folder:
         encoder = source.prepare(train, Path(folder), progress)
-        engine = encoder.engine
         everything = np.arange(len(train.labels))
         embedded = embed_entries(train, everything, encoder, progress, mirror=False, thumbnails=False)
-        tested = embed_queries(test, np.arange(len(test.labels)), engine, progress)
-        made = unknown_kinds(engine, [], progress)
-        others = {of.name: embed_queries(of, np.arange(len(of.labels)), engine, progress) for of in unknown}
+        tested = embed_queries(test, np.arange(len(test.labels)), encoder, progress)
+        made = unknown_kinds(encoder, [], progress)
+        others = {of.name: embed_queries(of, np.arange(len(of.labels)), encoder, progress) for of in unknown}
     values, classes = train.labels[embedded.positions], len(train.classes)
     store = FaissStore.build(embedded.keys, values, "Flat")
     served, shape = ServedCache.of(store, classes, classes), ClassShape.of(store.chunks(), store.count, classes)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.statistics.intervals import Interval, wilson
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import DerivedDataset
@@ -36,6 +37,7 @@ from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE
 from secondlook.model.manifest import Calibration
 
@@ -144,12 +146,12 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     manifest = bundle.manifest
     if manifest.calibration is None or manifest.calibration.sets is None:
         raise BundleError(f"bundle {generation} has no calibration of its doubt: secondlook fit --holdout makes one")
-    test = load(manifest.dataset.name, "test", data_root)
-    train = load(manifest.dataset.name, manifest.dataset.split, data_root)
+    test = of_bundle(load(manifest.dataset.name, "test", data_root), manifest)
+    train = of_bundle(load(manifest.dataset.name, manifest.dataset.split, data_root), manifest)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{train.name} ({train.split}) is not the dataset that generation {generation} caches")
-    asked = embed_queries(test, np.arange(len(test.labels)), bundle.engine, progress)
-    newer = _one_of_each(load(new, "train", data_root), manifest.classes, bundle.engine.size)
+    asked = embed_queries(test, np.arange(len(test.labels)), bundle, progress)
+    newer = _one_of_each(load(new, "train", data_root), manifest.classes, bundle.geometry)
     random = np.random.default_rng(0)
     count = min(REMOVED, bundle.store.count // 5)
     removed = random.permutation(bundle.store.count)[:count]
@@ -244,11 +246,11 @@ class _New:
     images: NDArray[np.uint8]
 
 
-def _one_of_each(dataset: Dataset, known: tuple[str, ...], size: tuple[int, int]) -> _New:
+def _one_of_each(dataset: Dataset, known: tuple[str, ...], geometry: Geometry) -> _New:
     names = [(label, name) for label, name in enumerate(dataset.classes) if name not in known][:CLASSES]
     if not names:
         raise DatasetError(f"{dataset.name} has no classes that the bundle does not know")
-    images = [dataset.read(int(np.flatnonzero(dataset.labels == label)[0]), size) for label, _ in names]
+    images = [dataset.read(int(np.flatnonzero(dataset.labels == label)[0]), geometry) for label, _ in names]
     return _New(tuple(name for _, name in names), np.stack(images))
 
 
@@ -271,7 +273,7 @@ def _longer(dataset: Dataset, new: _New) -> Dataset:
         classes=classes,
         labels=np.concatenate((dataset.labels, np.arange(len(dataset.classes), len(classes)))),
         left_out=LeftOut(),
-        read=lambda index, size: dataset.read(index, size) if index < count else new.images[index - count],
+        read=lambda index, how: dataset.read(index, how) if index < count else new.images[index - count],
         source=lambda index: dataset.source(index) if index < count else f"{SOURCE}{index - count + 1}",
     )
 
@@ -289,12 +291,12 @@ def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress],
         more = embed_entries(dataset, new, encoder, progress, mirror=bool(mirrored.any()), thumbnails=False)
         order = positions[~mirrored]
         looks = []
-        for indices, images in batches(dataset, order, encoder.engine.size, BATCH):
+        for indices, images in batches(dataset, order, encoder.geometry, BATCH):
             looks.append(Looks.of(images))
             progress("looks", sum(map(len, looks)), len(order))
             assert len(indices) == len(images)
         held = order[np.isin(order, dataset.holdout())]
-        logits = embed_queries(dataset, held, encoder.engine, progress).logits
+        logits = embed_queries(dataset, held, encoder, progress).logits
         nothing = np.full(len(positions), -1)
         return replace(
             more,

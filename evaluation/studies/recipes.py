@@ -12,7 +12,7 @@ import numpy as np
 from secondlook.evaluation.timing import median_ms
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import INPUT_SIZE, best_device, fitted_encoder, open_network
+from secondlook.indexer.embedding.encoders import best_device, fitted_encoder, open_network
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
@@ -24,6 +24,7 @@ from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
+from secondlook.model.networks.preprocess import CIFAR
 from secondlook.model.networks.recipe import Recipe, named_recipe
 from secondlook.model.stores.factory import choose_store
 from secondlook.model.stores.faiss_store import FaissStore
@@ -195,7 +196,7 @@ def compare(
     logits: list[Floats] = []
     keys: dict[str, list[Floats]] = {name: [] for name in encoders}
     order = np.arange(len(dataset.labels))
-    blank = torch.zeros((1, *INPUT_SIZE, 3), dtype=torch.uint8, device=device)
+    blank = torch.zeros((1, *CIFAR.geometry.size, 3), dtype=torch.uint8, device=device)
     with torch.inference_mode():
         dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
     # All keys, and of one recipe at a time what an index needs.
@@ -204,7 +205,7 @@ def compare(
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
-    for indices, images in batches(dataset, order, INPUT_SIZE, BATCH):
+    for indices, images in batches(dataset, order, CIFAR.geometry, BATCH):
         for copy in copies:
             seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
             with torch.inference_mode():

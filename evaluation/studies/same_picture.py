@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from secondlook.evaluation.evaluate import check_unseen
+from secondlook.evaluation.evaluate import unseen
 from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.progress import Progress, silent
@@ -25,7 +25,7 @@ from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.images import fit
+from secondlook.model.images import Geometry, fit
 
 Pixels = NDArray[np.uint8]
 
@@ -48,14 +48,14 @@ def _scaled(share: float) -> Callable[[Pixels], Pixels]:
     def again(image: Pixels) -> Pixels:
         height, width = (max(1, round(side * share)) for side in image.shape[:2])
         small = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        return fit(small, (image.shape[0], image.shape[1]))
+        return fit(small, Geometry.covering(*image.shape[:2]))
 
     return again
 
 
 def _cut(image: Pixels) -> Pixels:
     height, width = (max(1, round(side * 0.03)) for side in image.shape[:2])
-    return fit(Image.fromarray(image[height:, width:]), (image.shape[0], image.shape[1]))
+    return fit(Image.fromarray(image[height:, width:]), Geometry.covering(*image.shape[:2]))
 
 
 COPIES: dict[str, Callable[[Pixels], Pixels]] = {
@@ -118,7 +118,7 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
         BundleError: the bundle has no limit beyond which a picture is the same.
         DatasetError: the dataset's classes are not the bundle's, it caches it, or it has too few images.
     """
-    check_unseen(dataset, bundle.manifest)
+    dataset = unseen(dataset, bundle.manifest)
     limits = bundle.manifest.same_as
     if limits is None:
         raise BundleError(
@@ -128,7 +128,7 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
     if not images:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has too few images")
     drawn = np.random.default_rng(0).permutation(len(dataset.labels))[: 2 * images]
-    taught, others = (np.stack([dataset.read(int(i), bundle.engine.size) for i in part]) for part in np.split(drawn, 2))
+    taught, others = (np.stack([dataset.read(int(i), bundle.geometry) for i in part]) for part in np.split(drawn, 2))
     classes = bundle.manifest.classes
     first = Predictor(bundle)
     before = _answers(first, taught)

@@ -29,7 +29,7 @@ from secondlook.indexer.datasets.folders import (
 )
 from secondlook.indexer.datasets.left_out import LeftOut
 from secondlook.model.errors import DatasetError
-from secondlook.model.images import DEFAULT_PIXELS, Limits, fit
+from secondlook.model.images import DEFAULT_PIXELS, Geometry, Limits, fit
 
 DEFAULT_LIMITS = Limits(DEFAULT_PIXELS)
 """Of images in folders, where nobody says otherwise."""
@@ -62,8 +62,8 @@ class Dataset(Protocol):
     def left_out(self) -> LeftOut:
         """What was left out so far: what is no image, and what could not be read; whoever reads notes it here."""
 
-    def read(self, index: int, size: tuple[int, int], /) -> NDArray[np.uint8]:
-        """One image as RGB, shape (height, width, 3) for size (height, width).
+    def read(self, index: int, geometry: Geometry, /) -> NDArray[np.uint8]:
+        """One image as RGB, shape (height, width, 3), as the geometry has it.
 
         Raises:
             ImageError: the image cannot be decoded.
@@ -96,12 +96,10 @@ class ArrayDataset:
         """All of them."""
         return self.classes
 
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The image; resized only where the encoder wants another size."""
+    def read(self, index: int, geometry: Geometry) -> NDArray[np.uint8]:
+        """The image, as the geometry has it: as it is, where that is all of it and its size."""
         image: NDArray[np.uint8] = self.images[index]
-        if image.shape[:2] == size:
-            return image
-        return fit(Image.fromarray(image), size)
+        return image if geometry.keeps(image.shape[1], image.shape[0]) else fit(Image.fromarray(image), geometry)
 
     def source(self, index: int) -> str:
         """The published file name."""

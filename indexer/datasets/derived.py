@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.left_out import LeftOut
+from secondlook.model.images import Geometry
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DerivedDataset:
     own_classes: tuple[str, ...]
     labels: NDArray[np.int64]
     left_out: LeftOut
-    read: Callable[[int, tuple[int, int]], NDArray[np.uint8]]
+    read: Callable[[int, Geometry], NDArray[np.uint8]]
     source: Callable[[int], str]
     content_hash: Callable[[], str]
     holdout: Callable[[], NDArray[np.int64]]
@@ -42,7 +43,7 @@ def subset(dataset: Dataset, positions: NDArray[np.int64]) -> DerivedDataset:
     return DerivedDataset.of(
         dataset,
         labels=dataset.labels[positions],
-        read=lambda index, size: dataset.read(int(positions[index]), size),
+        read=lambda index, geometry: dataset.read(int(positions[index]), geometry),
         source=lambda index: dataset.source(int(positions[index])),
         content_hash=lambda: hashlib.sha256(dataset.content_hash().encode() + positions.tobytes()).hexdigest(),
         holdout=lambda: np.flatnonzero(np.isin(positions, dataset.holdout())),

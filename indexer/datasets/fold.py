@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOutError, Reason
-from secondlook.model.images import decode
+from secondlook.model.images import Geometry, decode
 from secondlook.model.journal import ACCEPTED, SOURCE, Journal
 from secondlook.model.labels import new_labels
 
@@ -64,13 +64,13 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
     kept, numbers = np.flatnonzero(stays), [number for number, _ in images]
     state = json.dumps([images, sorted(decided.items())])
 
-    def read(position: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(position: int, geometry: Geometry) -> NDArray[np.uint8]:
         if position < len(kept):
-            return dataset.read(int(kept[position]), size)
+            return dataset.read(int(kept[position]), geometry)
         content = journal.content(numbers[position - len(kept)])
         if content is None:
             raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
-        return decode(content, size, ACCEPTED)
+        return decode(content, geometry, ACCEPTED)
 
     def source(position: int) -> str:
         if position < len(kept):

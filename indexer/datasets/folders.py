@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.left_out import LeftOut, LeftOutError, Reason, as_utf8, printable
 from secondlook.indexer.datasets.walk import is_system, kind_of, read_image, unreadable, walk, why_not
 from secondlook.model.errors import DatasetError, ImageError, ParameterError
-from secondlook.model.images import Limits, decode
+from secondlook.model.images import SMALL, Geometry, Limits, decode
 from secondlook.model.labels import fold, normalize_label
 
 HOLDOUT_SHARE = 0.1
@@ -45,9 +45,9 @@ class FolderDataset:
         """All of them."""
         return self.classes
 
-    def read(self, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(self, index: int, geometry: Geometry) -> NDArray[np.uint8]:
         """Decode one file."""
-        return decode(read_image(self.root / self.files[index], self.limits), size, self.limits)
+        return decode(read_image(self.root / self.files[index], self.limits), geometry, self.limits)
 
     def source(self, index: int) -> str:
         """The path below the root, as text."""
@@ -173,7 +173,7 @@ def why_empty(dataset: FolderDataset, labels: list[int]) -> str:
 def _is_readable(dataset: FolderDataset, position: int) -> bool:
     """Whether an image can be decoded; if not, it is noted."""
     try:
-        dataset.read(position, (32, 32))
+        dataset.read(position, SMALL)
     except ImageError as error:
         dataset.left_out.note(dataset.source(position), error)
         return False

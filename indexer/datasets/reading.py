@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import ImageError
+from secondlook.model.images import Geometry
 
 Decoded = list[tuple[int, "NDArray[np.uint8] | ImageError"]]
 
 
 def batches(
-    dataset: Dataset, indices: NDArray[np.int64], size: tuple[int, int], batch_size: int
+    dataset: Dataset, indices: NDArray[np.int64], geometry: Geometry, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Decode the images at indices, in that order: (positions (b,), images (b,height,width,3)) with b <= batch_size.
 
@@ -30,7 +31,7 @@ def batches(
         decoded: Decoded = []
         for index in chunk.tolist():
             try:
-                decoded.append((index, dataset.read(index, size)))
+                decoded.append((index, dataset.read(index, geometry)))
             except ImageError as error:
                 decoded.append((index, error))
         return decoded
@@ -59,14 +60,14 @@ def batches(
 
 
 def read_all(
-    dataset: Dataset, size: tuple[int, int], progress: Progress = silent
+    dataset: Dataset, geometry: Geometry, progress: Progress = silent
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Every image (n,height,width,3) of a dataset that can be read, in memory, and its position (n,)."""
     count = len(dataset.labels)
-    images = np.empty((count, *size, 3), np.uint8)
+    images = np.empty((count, *geometry.size, 3), np.uint8)
     positions = np.empty(count, np.int64)
     done = 0
-    for indices, decoded in batches(dataset, np.arange(count), size, 256):
+    for indices, decoded in batches(dataset, np.arange(count), geometry, 256):
         rows = slice(done, done + len(indices))
         images[rows], positions[rows] = decoded, indices
         done += len(indices)

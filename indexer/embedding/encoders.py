@@ -22,8 +22,10 @@ from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.files import ENCODER, NETWORK, file_sha256, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import BundleError, DatasetError, EngineError, RecipeError
+from secondlook.model.images import Geometry
 from secondlook.model.manifest import Manifest, NetworkInfo
 from secondlook.model.networks.engines import Engine, OnnxEngine
+from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.recipe import Recipe, named_recipe
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INPUT_SIZE = (32, 32)
 TRAINED = "trained.npy"
 """A bundle's file of the digests of the images that its network was trained on."""
 SAME_FIRST_CLASS = 0.999
@@ -50,12 +51,19 @@ class PreparedEncoder:
     engine: Engine
     network: NetworkInfo
     recipe: Recipe
+    preprocess: Preprocess
+    """What images are decoded with for it."""
     mirror_engine: Engine | None = None
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to it."""
+        return self.preprocess.geometry
 
 
 class EncoderSource(Protocol):
@@ -90,6 +98,7 @@ class FromBundle:
             old.engine,
             network,
             manifest.recipe,
+            manifest.preprocess,
             trained=read_trained(old.path, manifest),
             holdout=read_given_holdout(old.path, manifest),
         )
@@ -144,7 +153,7 @@ class FromNetwork:
         recipe = encoder.recipe
         encoder.cpu()
         progress("export", 0, 1)
-        encoder.export(folder / ENCODER, INPUT_SIZE)
+        encoder.export(folder / ENCODER, CIFAR.geometry.size)
         progress("export", 1, 1)
         save_network(
             network,
@@ -164,8 +173,8 @@ class FromNetwork:
         )
         engine: Engine = OnnxEngine(folder / ENCODER)
         if device == "cuda":
-            engine = TorchEngine(encoder, INPUT_SIZE, device)
-            reduced = TorchEngine(encoder, INPUT_SIZE, device, bfloat16=True)
+            engine = TorchEngine(encoder, CIFAR.geometry.size, device)
+            reduced = TorchEngine(encoder, CIFAR.geometry.size, device, bfloat16=True)
             if same_first_class(engine, reduced, dataset) >= SAME_FIRST_CLASS:
                 engine, info = reduced, info.model_copy(update={"bfloat16": True})
         mirror_engine = None
@@ -174,8 +183,8 @@ class FromNetwork:
             mirrored = copy.deepcopy(encoder)
             mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
             mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
-            mirror_engine = TorchEngine(mirrored, INPUT_SIZE, device, bfloat16=info.bfloat16)
-        return PreparedEncoder(engine, info, recipe, mirror_engine, file.trained)
+            mirror_engine = TorchEngine(mirrored, CIFAR.geometry.size, device, bfloat16=info.bfloat16)
+        return PreparedEncoder(engine, info, recipe, CIFAR, mirror_engine, file.trained)
 
 
 def read_trained(folder: Path, manifest: Manifest) -> NDArray[np.uint64] | None:
@@ -213,7 +222,7 @@ def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | Non
     if not file.network.has_pixel_statistics:
         # Of training and test images: what the author of the imported weights took them of.
         datasets = [dataset, *([test()] if test else [])]
-        file.network.set_pixel_statistics(np.concatenate([read_all(part, INPUT_SIZE)[0] for part in datasets]))
+        file.network.set_pixel_statistics(np.concatenate([read_all(part, CIFAR.geometry)[0] for part in datasets]))
     return file
 
 
@@ -234,7 +243,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
 
     if recipe.reduce is None:
         return Encoder(network, recipe)
-    wide = TorchEngine(Encoder(network, recipe.unreduced), INPUT_SIZE, device)
+    wide = TorchEngine(Encoder(network, recipe.unreduced), CIFAR.geometry.size, device)
     candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
     sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
     if recipe.reduce > wide.dim:
@@ -244,7 +253,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
         )
     features = np.empty((len(sample), wide.dim), np.float32)
     done = 0
-    for indices, images in batches(dataset, sample, INPUT_SIZE, 64):
+    for indices, images in batches(dataset, sample, CIFAR.geometry, 64):
         features[done : done + len(indices)] = wide.encode(images).keys
         done += len(indices)
         progress("reduce", done, len(sample))
@@ -264,7 +273,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
 def same_first_class(engine: Engine, other: Engine, dataset: Dataset) -> float:
     """Share of the holdout's images whose most probable class is the same on both engines; 0 without a holdout."""
     same, seen = 0, 0
-    for _, images in batches(dataset, dataset.holdout(), INPUT_SIZE, 64):
+    for _, images in batches(dataset, dataset.holdout(), CIFAR.geometry, 64):
         same += int((engine.encode(images).logits.argmax(1) == other.encode(images).logits.argmax(1)).sum())
         seen += len(images)
     return same / seen if seen else 0.0

@@ -73,7 +73,7 @@ def embed_entries(
     done = asked = 0
     # Contact sheets are made beside the encoder: between two batches they would leave it idle.
     with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
-        for indices, images in batches(dataset, positions, engine.size, BATCH):
+        for indices, images in batches(dataset, positions, encoder.geometry, BATCH):
             seen = [images, *([np.ascontiguousarray(images[:, :, ::-1])] if mirror else [])]
             encodings = [engine.encode(seen[0]), *((encoder.mirror_engine or engine).encode(copy) for copy in seen[1:])]
             if not (finite := np.all([_finite(encoding) for encoding in encodings], axis=0)).all():

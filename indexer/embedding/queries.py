@@ -14,7 +14,7 @@ from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
-from secondlook.model.networks.engines import Engine
+from secondlook.model.networks.engines import ImageEncoder
 
 
 def _none() -> Ints:
@@ -46,7 +46,7 @@ class EmbeddedQueries:
 
 
 def embed_queries(
-    dataset: Dataset, positions: NDArray[np.int64], engine: Engine, progress: Progress = silent
+    dataset: Dataset, positions: NDArray[np.int64], encoder: ImageEncoder, progress: Progress = silent
 ) -> EmbeddedQueries:
     """Embed the images at positions (p,) of a dataset, as they are, in order; those that cannot be read are left out.
 
@@ -57,8 +57,8 @@ def embed_queries(
     keys: list[Floats] = []
     done: list[NDArray[np.int64]] = []
     looks: list[Looks] = []
-    for indices, images in batches(dataset, positions, engine.size, BATCH):
-        encoding = engine.encode(images)
+    for indices, images in batches(dataset, positions, encoder.geometry, BATCH):
+        encoding = encoder.engine.encode(images)
         logits.append(encoding.logits)
         keys.append(encoding.keys)
         done.append(indices)

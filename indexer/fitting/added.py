@@ -42,7 +42,7 @@ def calibrate_with_added(
         return before
     classes, novelty = len(overlay.classes), before.novelty
     served = ServedCache.of(
-        overlay.store, classes, len(manifest.network_classes), np.isin(overlay.ids, held.out, assume_unique=True)
+        overlay.store, classes, manifest.equal_classes, np.isin(overlay.ids, held.out, assume_unique=True)
     )
     if not served.count:  # the network answers alone, of which nothing was promised
         return before.model_copy(update={"sets": None, "credibility": None, "standing": None})

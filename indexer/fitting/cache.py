@@ -120,7 +120,7 @@ def fit_cache(
     own_classes: int | None = None,
     progress: Progress = silent,
 ) -> FittedCache[S]:
-    """Fit, measure and calibrate a cache of ``classes`` classes, the first ``known`` of which are the network's.
+    """Fit, measure and calibrate a cache of ``classes`` classes, the first ``known`` of which count alike in the vote.
 
     Where ``parameters`` are given, only the search is fitted to them, and nothing is calibrated; ``is_exact`` says that
     a search for them leaves nothing out. ``unknown`` gives kinds of unknown images, and ``own_classes`` is how many of
@@ -204,8 +204,9 @@ def _alone(
     k = min(max(k or 1 for k in ks), served.count)
     found = nearest_entries(served, entries.keys(rows), k, entries.pictures, entries.pictures[rows], progress)
     tenth = entries.tenth
-    errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if len(tenth.labels) else None
-    fitted = fit_by_leave_one_out(store.values[rows], found, served, errs, ks=ks)
+    has_head = tenth.logits.shape[1] > 0
+    errs = error_percent(softmax(tenth.logits, classes), tenth.labels) if has_head and len(tenth.labels) else None
+    fitted = fit_by_leave_one_out(store.values[rows], found, served, errs, ks=ks, has_head=has_head)
     info = chosen.info.model_copy(update={"images": len(rows)})
     same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
     return FittedCache(

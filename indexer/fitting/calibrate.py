@@ -42,7 +42,7 @@ def calibrate(
     mixed = mix(network, cache, lam)
     calibration = Calibration(
         novelty=novelty,
-        ece_percent_network=ece_percent(network, labels),
+        ece_percent_network=ece_percent(network, labels) if network.any() else None,
         ece_percent_mixed=ece_percent(mixed, labels),
         sets=ranked(1.0 - _of_labels(mixed, labels)),
         credibility=ranked(1.0 - _of_labels(cache, labels)),

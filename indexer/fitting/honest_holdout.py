@@ -22,7 +22,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import HoldoutInfo, NetworkInfo, Trained
-from secondlook.model.networks.engines import Engine
+from secondlook.model.networks.engines import ImageEncoder
 
 SURE = 3.0
 """Standard errors by which a network must err more often than it expects, to be taken for new to images."""
@@ -69,7 +69,7 @@ def choose_holdout(
     classes: tuple[str, ...],
     cached: Looks,
     known: TrainedOn,
-    engine: Engine,
+    encoder: ImageEncoder,
     *,
     named: Dataset | None = None,
     earlier: GivenHoldout | None = None,
@@ -84,7 +84,7 @@ def choose_holdout(
         DatasetError: those that were named cannot be fitted on.
     """
     if named is not None:
-        seen = embed_queries(named, np.arange(len(named.labels)), engine, progress)
+        seen = embed_queries(named, np.arange(len(named.labels)), encoder, progress)
         return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
     if earlier is not None:
         names = tuple(label for label in earlier.classes if label in classes)
@@ -134,6 +134,9 @@ def tenth_as_holdout(name: str, tenth: EmbeddedQueries, cached: Looks, known: Tr
         return chosen("no", tenth, "its user says that the network was not trained on them")
     if known.said == "yes":
         return chosen("yes", None, "its user says that the network was trained on them")
+    if not tenth.logits.shape[1]:
+        # Keys are learned by heart far less than logits.
+        return chosen("unknown", tenth, "the network has no head that could know their labels by heart")
     errs, expects, sure = expected_errors(softmax(tenth.logits), tenth.labels)
     told = f"the network errs on {100 * errs:.1f} % of them and expects to on {100 * expects:.1f} %"
     if sure > SURE and errs > TIMES * expects:

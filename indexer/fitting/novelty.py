@@ -85,8 +85,8 @@ SMALLEST = 1e-6
 class Seen(NamedTuple):
     """Images, and what novelty is told from."""
 
-    logits: Floats | None
-    """(n,C) of the network; None where it has no head."""
+    logits: Floats
+    """(n,C) of the network; C is 0 where it has no head."""
     keys: Floats
     """(n,D)."""
     similarities: Floats
@@ -157,7 +157,12 @@ def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, fl
     cases = _without_a_class(known, labels, shape)
     if not cases:
         return {}
-    candidates = (_candidate(name, weights, {LEFT_OUT: cases}) for name, weights in CANDIDATES.items())
+    scores = cases[0].known.keys()
+    candidates = (
+        _candidate(name, weights, {LEFT_OUT: cases})
+        for name, weights in CANDIDATES.items()
+        if _needed(weights) <= scores
+    )
     return {one.score: one.auroc[LEFT_OUT] for one in candidates}
 
 
@@ -242,7 +247,7 @@ def scores_of(seen: Seen, directions: Floats) -> Scores:
         for name, nth in NEIGHBORS.items()
     }
     found["rmds"] = rmds_scores(seen.keys, directions).astype(np.float64)
-    if seen.logits is not None:
+    if seen.logits.shape[1]:
         network = softmax(seen.logits)
         found["softmax"] = network.max(axis=1).astype(np.float64)
         found["energy"] = energies(seen.logits, network).astype(np.float64)
@@ -253,7 +258,7 @@ def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case
     """The holdout's images of a class as unknown ones, asked as if neither network nor cache had that class."""
     some = np.linspace(0, len(labels) - 1, min(len(labels), IMAGES_LEFT_OUT)).round().astype(np.int64)
     labels, keys = labels[some], known.keys[some]
-    logits = known.logits[some] if known.logits is not None else None
+    logits = known.logits[some]
     counts = np.bincount(labels, minlength=len(shape.shares))
     enough = np.flatnonzero((counts >= FEWEST) & (counts < len(labels)))
     if (shape.shares > 0).sum() < 3 or not len(enough):
@@ -276,7 +281,7 @@ def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case
         others = similar[rows][:, is_other]
         near[rows] = -np.sort(-np.partition(others, others.shape[1] - listed, axis=1)[:, -listed:], axis=1)
         left = logits
-        if logits is not None and label < logits.shape[1] > 1:
+        if label < logits.shape[1] > 1:
             left = np.delete(logits, label, axis=1)
         found = scores_of(Seen(left, keys, near), shape.directions(without=label))
         is_left_out = labels == label

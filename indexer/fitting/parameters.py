@@ -49,7 +49,7 @@ def fit_parameters(
     """
     count = served.count
     ks = sorted({k if k is None else min(k, count) for k in ks}, key=lambda k: k or count + 1)
-    network = softmax(holdout.logits, served.classes)
+    network, has_head = softmax(holdout.logits, served.classes), holdout.logits.shape[1] > 0
     found = nearest_entries(served, holdout.keys, min(max(k or 1 for k in ks), count), progress=progress)
     fitted = choose_parameters(
         network,
@@ -58,6 +58,7 @@ def fit_parameters(
         found.values,
         count,
         ks=ks,
+        lams=LAMS if has_head else (1.0,),
         by_class=served.class_weights,
         exact=_exact(served, holdout.keys, progress) if None in ks else None,
     )
@@ -71,8 +72,11 @@ def fit_by_leave_one_out(
     network_error_percent: float | None,
     *,
     ks: Sequence[int | None] = KS,
+    has_head: bool = True,
 ) -> FittedParameters:
     """Choose theta and k by the cache alone, and lam with caution: for a network that may know its images by heart.
+
+    Without a head lam is 1, and they are chosen as on a holdout, by what will be answered.
 
     ``labels`` (n,) are of cached images, ``found`` their nearest entries other than themselves. Keys are learned by
     heart far less than logits, so that the theta at which they tell most of each other is that of new images too; how
@@ -89,10 +93,10 @@ def fit_by_leave_one_out(
         found.values,
         served.count,
         ks=ks,
-        lams=(CAUTIOUS_LAM,),
+        lams=(CAUTIOUS_LAM,) if has_head else (1.0,),
         by_class=served.class_weights,
         # By its errors a duller theta kept 66 % of what the cache can gain on the paper's CIFAR-100 weights.
-        likeliest=True,
+        likeliest=has_head,
     )
     # Of the network, images that it may know by heart tell its errors and nothing more.
     unknown = {"network_nll": None, "network_ece_percent": None, "fewer_errors": None}
@@ -125,9 +129,9 @@ def choose_parameters(
 ) -> FittedParameters:
     """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
 
-    ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of them all, for k = None;
-    ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest negative log-likelihood,
-    whatever its error.
+    Without a head p_net is 0. ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of
+    them all, for k = None; ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest
+    negative log-likelihood, whatever its error.
     """
 
     def voted(i: int, j: int) -> Floats:
@@ -150,7 +154,7 @@ def choose_parameters(
     lowest = errors.min() / 100
     allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
     i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
-    mixed = mix(network, voted(i, j), lams[m])
+    mixed, has_network = mix(network, voted(i, j), lams[m]), bool(network.any())
     return FittedParameters(
         Parameters(THETAS[j], lams[m], ks[i]),
         FitReport(
@@ -161,13 +165,13 @@ def choose_parameters(
             lams=tuple(lams),
             error_percent=_rounded(errors),
             nll=_rounded(losses),
-            network_error_percent=error_percent(network, labels),
-            network_nll=nll(network, labels),
-            network_ece_percent=ece_percent(network, labels),
+            network_error_percent=error_percent(network, labels) if has_network else None,
+            network_nll=nll(network, labels) if has_network else None,
+            network_ece_percent=ece_percent(network, labels) if has_network else None,
             chosen_error_percent=float(errors[i, j, m]),
             chosen_nll=float(losses[i, j, m]),
             chosen_ece_percent=ece_percent(mixed, labels),
-            fewer_errors=_fewer(network, mixed, labels),
+            fewer_errors=_fewer(network, mixed, labels) if has_network else None,
         ),
     )
 

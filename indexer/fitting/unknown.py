@@ -15,7 +15,7 @@ from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.datasets.walk import walk
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError
-from secondlook.model.networks.engines import Encoding, Engine
+from secondlook.model.networks.engines import Encoding, ImageEncoder
 
 BATCH = 64
 MOST = 2000
@@ -44,12 +44,13 @@ def load_unknown(name: str, split: str, data_root: Path | None = None) -> Datase
     )
 
 
-def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress = silent) -> dict[str, Encoding]:
+def unknown_kinds(encoder: ImageEncoder, named: Sequence[Dataset], progress: Progress = silent) -> dict[str, Encoding]:
     """What an encoder says of each kind of unknown images: those that are made here, and some of each dataset.
 
     Raises:
         DatasetError: too many images of a dataset are unreadable.
     """
+    engine = encoder.engine
     made = synthetic_images(engine.size)
     found = {
         kind: _joined([engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
@@ -59,7 +60,7 @@ def unknown_kinds(engine: Engine, named: Sequence[Dataset], progress: Progress =
         count = len(dataset.labels)
         positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
         parts, done = [], 0
-        for _, images in batches(dataset, positions, engine.size, BATCH):
+        for _, images in batches(dataset, positions, encoder.geometry, BATCH):
             parts.append(engine.encode(images))
             done += len(images)
             progress("unknown", done, len(positions))

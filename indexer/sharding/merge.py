@@ -36,7 +36,7 @@ from secondlook.indexer.sharding.shards import (
     shard_range,
 )
 from secondlook.model.bundles.entry_table import contact_sheet
-from secondlook.model.bundles.files import ENCODER, read_manifest
+from secondlook.model.bundles.files import encoder_id, read_manifest
 from secondlook.model.bundles.root import active_generation, generations
 from secondlook.model.errors import PartsError
 from secondlook.model.journal import Journal
@@ -136,7 +136,7 @@ def merge(
     if listing_hash(dataset) != plan.listing:
         raise PartsError(f"{parts.folder} has parts of {plan.dataset} that are not of this dataset as it now is")
     generation = plan.generation if plan.generation in generations(source) else active_generation(source)
-    if read_manifest(source, generation).files[ENCODER].sha256 != plan.encoder:
+    if encoder_id(read_manifest(source, generation)) != plan.encoder:
         raise PartsError(
             f"{parts.folder} was embedded by the encoder of generation {plan.generation}, "
             f"which {source} does not have any more: give the --bundles that have it"

@@ -41,7 +41,7 @@ from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import BATCH, embed_entries
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.bundles.files import ENCODER, read_manifest
+from secondlook.model.bundles.files import encoder_id, read_manifest
 from secondlook.model.bundles.locks import fsync
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import ParameterError, PartsError
@@ -156,7 +156,7 @@ class Shards:
             listing=listing_hash(dataset),
             dataset=dataset.name,
             images=len(dataset.labels),
-            encoder=read_manifest(source.root, generation).files[ENCODER].sha256,
+            encoder=encoder_id(read_manifest(source.root, generation)),
             generation=generation,
             mirror=mirror,
             thumbnails=thumbnails,
@@ -167,7 +167,9 @@ class Shards:
     def _encoder(self) -> PreparedEncoder:
         opened = self._source.open(self._dataset, self._threads)
         self._lease = opened.lease
-        return PreparedEncoder(opened.engine, opened.manifest.network, opened.manifest.recipe)
+        return PreparedEncoder(
+            opened.engine, opened.manifest.network, opened.manifest.recipe, opened.manifest.preprocess
+        )
 
     def unfinished(self) -> list[int]:
         """The shards that are yet to be embedded, or to be embedded further.

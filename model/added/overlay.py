@@ -162,7 +162,7 @@ class Overlay:
     @cached_property
     def class_weights(self) -> NDArray[np.float64] | None:
         """How much an entry of each class counts in the vote (C,); None where all count the same."""
-        return class_weights(self.counts, len(self.bundle.manifest.network_classes))
+        return class_weights(self.counts, self.bundle.manifest.equal_classes)
 
     @cached_property
     def index(self) -> dict[str, int]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_id
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ImageError, JournalError
-from secondlook.model.images import Limits, decode
+from secondlook.model.images import Geometry, Limits, decode
 from secondlook.model.journal import ACCEPTED, BUSY_SECONDS, Changed, Journal
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LOOKED_UP = 256
 """Images whose keys are asked for at once."""
 
 
-Decode = Callable[[bytes, tuple[int, int], Limits], NDArray[np.uint8]]
+Decode = Callable[[bytes, Geometry, Limits], NDArray[np.uint8]]
 """As ``model.images.decode``; a server's has it done by processes that can be ended."""
 
 
@@ -54,12 +54,8 @@ def replayed(
     if changed.is_anew:
         overlay = Overlay(overlay.bundle)
     if changed.change != overlay.change:
-        overlay = _with(overlay, changed, journal.keys(_encoder(overlay), overlay.change, wait))
+        overlay = _with(overlay, changed, journal.keys(encoder_id(overlay.bundle.manifest), overlay.change, wait))
     return _embedded(overlay, journal, seconds, wait, decode) if overlay.waiting else overlay
-
-
-def _encoder(overlay: Overlay) -> str:
-    return overlay.bundle.manifest.files[ENCODER].sha256
 
 
 def _copies(overlay: Overlay) -> tuple[bool, ...]:
@@ -98,7 +94,7 @@ def _corrections(overlay: Overlay, changed: Changed) -> Iterator[tuple[int, str 
 
 def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, decode: Decode) -> Overlay:
     """The overlay with keys of images that had none, embedded until the seconds are over."""
-    encoder, copies, engine = _encoder(overlay), _copies(overlay), overlay.bundle.engine
+    encoder, copies, engine = encoder_id(overlay.bundle.manifest), _copies(overlay), overlay.bundle.engine
     until = time.monotonic() + seconds
     waiting = sorted(overlay.waiting)
     for start in range(0, len(waiting), LOOKED_UP):
@@ -107,7 +103,7 @@ def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, d
         overlay = _with_keys(overlay, [n for n in some if all((n, mirrored) in keys for mirrored in copies)], keys)
         missing = deque(number for number in some if number in overlay.waiting)
         while missing and time.monotonic() < until:
-            looked_at, images = _decoded(journal, missing, engine.size, until, decode)
+            looked_at, images = _decoded(journal, missing, overlay.bundle.geometry, until, decode)
             made: dict[tuple[int, bool], Floats] = {}
             for mirrored in copies if images else ():
                 stacked = np.stack([image[:, ::-1] if mirrored else image for image in images.values()])
@@ -123,7 +119,7 @@ def _embedded(overlay: Overlay, journal: Journal, seconds: float, wait: float, d
 
 
 def _decoded(
-    journal: Journal, missing: deque[int], size: tuple[int, int], until: float, decode: Decode
+    journal: Journal, missing: deque[int], geometry: Geometry, until: float, decode: Decode
 ) -> tuple[list[int], dict[int, NDArray[np.uint8]]]:
     """Take some images out of those that are missing, one at least: their numbers, and those that can be decoded."""
     looked_at: list[int] = []
@@ -135,7 +131,7 @@ def _decoded(
         if content is None:  # removed meanwhile
             continue
         try:
-            images[number] = decode(content, size, ACCEPTED)
+            images[number] = decode(content, geometry, ACCEPTED)
         except ImageError as error:
             logger.error("taught image %d is left out: %s", number, error)
     return looked_at, images

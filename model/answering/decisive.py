@@ -28,8 +28,9 @@ def decisive(
     """The fewest of the listed entries that decide for the winner; None where another wins only without more of them.
 
     p_net and p_cache are (C,), values and weights (n,) are the listed entries' classes and shares of p_cache. Votes are
-    taken away, and what the others say is normalised anew; where none is left, p_net is the answer. What the absence of
-    a winner's entries does depends on the sum of their weights alone: so the heaviest first are the fewest.
+    taken away, and what the others say is normalised anew; where none is left, p_net is the answer, or none is given
+    where it is 0 too. What the absence of a winner's entries does depends on the sum of their weights alone: so the
+    heaviest first are the fewest.
     """
     own = np.flatnonzero(values == winner)
     own = own[np.argsort(-weights[own], kind="stable")]
@@ -39,7 +40,7 @@ def decisive(
     has_votes = remaining > NOTHING
     left /= np.where(has_votes, remaining, 1.0)
     answers = np.where(has_votes, (1 - lam) * network + lam * left, network)
-    first = answers.argmax(axis=1)
+    first = np.where(answers.any(axis=1), answers.argmax(axis=1), winner)
     changed = np.flatnonzero(first != winner)
     if not len(changed):
         return None

@@ -26,7 +26,18 @@ from secondlook.model.answering.served_cache import Parameters as Parameters
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.cache import Floats, Ints, check_parameters, exact_vote, mix, reweigh, softmax, vote, weights
+from secondlook.model.cache import (
+    Floats,
+    Ints,
+    check_lam,
+    check_parameters,
+    exact_vote,
+    mix,
+    reweigh,
+    softmax,
+    vote,
+    weights,
+)
 from secondlook.model.errors import ImageError, StoreUnreachableError
 from secondlook.model.manifest import Standing
 from secondlook.model.stores.factory import check_k
@@ -40,7 +51,7 @@ class Answer:
     """What network, cache and mixture say of one image, and why."""
 
     network: Floats
-    """(C,) probabilities."""
+    """(C,) probabilities; all 0 where it has no head."""
     cache: Floats
     """(C,)."""
     mixed: Floats
@@ -65,6 +76,11 @@ class Answer:
     """Whether the image is novel, or nearly so; None where the cache could not be asked, or has no limit for that."""
     same_as: int | None = None
     """Id of the entry that is the same picture, and decides: ``mixed`` is its label's alone."""
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the network says anything: not where it has no head."""
+        return bool(self.network.any())
 
     @property
     def has_cache(self) -> bool:
@@ -104,11 +120,11 @@ class Given(Parameters):
 class Predictor:
     """Answers with one bundle, and what was added since; ``predict`` is called from one thread at a time.
 
-    While the store does not answer, the network does without it where ``network_fallback`` says so.
+    While the store does not answer, the network does without it where ``network_fallback`` says so and it has a head.
     """
 
     def __init__(self, bundle: Bundle, overlay: Overlay | None = None, *, network_fallback: bool = False) -> None:
-        self.network_fallback = network_fallback
+        self.network_fallback = network_fallback and bundle.manifest.has_head
         self.bundle, self.overlay = bundle, overlay or Overlay(bundle)
         self.classes, self.store = self.overlay.classes, self.overlay.store
         self.served = ServedCache.of_overlay(self.overlay)
@@ -126,8 +142,9 @@ class Predictor:
         """The bundle's parameters, with some replaced.
 
         Raises:
-            ParameterError: the bundle's store cannot serve that k.
+            ParameterError: the bundle's store cannot serve that k, or its network has no head and lam is not 1.
         """
+        check_lam(overrides.lam, has_head=self.bundle.manifest.has_head)
         theta, lam, k = overrides.theta, overrides.lam, overrides.k
         chosen = (Parameters if overrides == NO_OVERRIDES else Given)(
             self.defaults.theta if theta is None else theta,
@@ -210,7 +227,9 @@ class Predictor:
         novelty = self._novelty
         scores = novelty_scores(novelty, hits.similarities[:, self._nth - 1], own)
         limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
-        is_new = said >= len(self.bundle.manifest.network_classes)
+        manifest = self.bundle.manifest
+        # Without a head evidence goes by keys alone, which know all of the bundle's classes.
+        is_new = said >= len(manifest.network_classes if manifest.has_head else manifest.classes)
         if novelty is not None and novelty.of_added is not None and is_new.any():
             # Of a class that it does not know, the network has only doubt.
             scores[is_new] = evidence_scores(novelty.of_added, hits.similarities[is_new, 0])
@@ -221,6 +240,8 @@ class Predictor:
         """How far to trust an answer, in one word; None where the bundle has no calibration."""
         if answer.same_as is not None:
             return "known"
+        if not answer.has_network and not answer.has_cache:
+            return "unknown"
         labels = self.prediction_set(answer, parameters, SET_COVERAGE)
         return standing(
             answer.is_novel,

@@ -43,7 +43,7 @@ class ServedCache:
 
     @classmethod
     def of(cls, store: Store, classes: int, known: int, out: NDArray[np.bool_] | None = None) -> ServedCache:
-        """Entries of ``classes`` classes, the first ``known`` of which are the network's; those in out (N,) left out.
+        """Entries of ``classes`` classes, the first ``known`` of which count alike; those in out (N,) left out.
 
         A class that was taught weighs by the entries that take part, so that it counts here as it does among all.
         """

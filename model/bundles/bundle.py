@@ -34,6 +34,7 @@ from secondlook.model.bundles.locks import Lease
 from secondlook.model.bundles.root import active_generation, publish
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError, EngineError, StoreError, StoreUnreachableError
+from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE, number_in
 from secondlook.model.manifest import GENERATION, MANIFEST, Manifest
 from secondlook.model.networks.engines import Engine, OnnxEngine
@@ -63,6 +64,11 @@ class Bundle:
     """(C,D+1) of RMDS; None where novelty does not go by it."""
     folded_keys: Floats | None = None
     """(n,D) keys of its folded entries, in order of id; None where the store keeps keys as they are."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to its encoder."""
+        return self.manifest.preprocess.geometry
 
     @cached_property
     def calibrated(self) -> Calibrated:
@@ -106,6 +112,11 @@ class OpenEncoder:
     engine: Engine
     lease: Lease
     """Keeps the bundle from being pruned."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to it."""
+        return self.manifest.preprocess.geometry
 
 
 def commit(root: Path, folder: Path, manifest: Manifest, milvus: Milvus | None = None) -> Path:
@@ -206,7 +217,7 @@ def _on_device(folder: Path, manifest: Manifest, device: str, bfloat16: bool) ->
         raise EngineError(f"running on {device} needs {error.name}: install secondlook with the gpu extra") from error
     file = load_network(folder / NETWORK)
     encoder = Encoder(file.network, manifest.recipe, file.projection)
-    return TorchEngine(encoder, (manifest.input.height, manifest.input.width), device, bfloat16=bfloat16)
+    return TorchEngine(encoder, manifest.preprocess.geometry.size, device, bfloat16=bfloat16)
 
 
 def verify(
@@ -293,7 +304,7 @@ def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = F
     except EngineError as error:
         raise refuse(ENCODER, f"cannot run: {error}") from error
     if (engine.size, engine.classes, engine.dim) != (
-        (manifest.input.height, manifest.input.width),
+        manifest.preprocess.geometry.size,
         len(manifest.network_classes),
         manifest.store.dim,
     ):

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError
+from secondlook.model.images import Geometry
 from secondlook.model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
 
 ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
@@ -65,11 +66,24 @@ def manifest_in(folder: Path, generation: str) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong at {where or 'the top'}") from error
+        first = error.errors()[0]
+        where = f" at {place}" if (place := ".".join(map(str, first["loc"]))) else ""
+        why = f": {first['msg'].removeprefix('Value error, ')}" if first["type"] == "value_error" else ""
+        raise BundleError(f"bundle {generation} is refused: {MANIFEST} is wrong{where}{why}") from error
     if manifest.generation != generation:
         raise BundleError(f"bundle {generation} is refused: {MANIFEST} is of generation {manifest.generation}")
     return manifest
+
+
+def encoder_id(manifest: Manifest) -> str:
+    """What keys of images depend on, in hexadecimal: the encoder's file, and how images are brought to it.
+
+    It is the file's own SHA-256 where images cover the encoder's size, as they all did once: journals keep keys by it.
+    """
+    encoder, geometry = manifest.files[ENCODER].sha256, manifest.preprocess.geometry
+    if geometry == Geometry.covering(*geometry.size):
+        return encoder
+    return hashlib.sha256(f"{encoder} {geometry.model_dump_json()}".encode()).hexdigest()
 
 
 def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:

@@ -5,26 +5,24 @@ that few bytes cost much work, is refused before a decoder sees it, and what no 
 thumbnails) is left out. Pillow and libheif then decode the rest, and what they give becomes RGB in bands.
 """
 
-from secondlook.model.images.decoding import DRAFT, decode, decode_as, read_header
-from secondlook.model.images.fitting import RESIZE, fit, fit_to
+from secondlook.model.images.decoding import DRAFT, decode, read_header
+from secondlook.model.images.fitting import fit
 from secondlook.model.images.formats import DEFAULT_PIXELS, EXTENSIONS, FORMATS, Header, Limits, sniff
-from secondlook.model.images.geometry import Geometry, Interpolation, Rule
+from secondlook.model.images.geometry import SMALL, Geometry, Interpolation, Rule
 
 __all__ = [
     "DEFAULT_PIXELS",
     "DRAFT",
     "EXTENSIONS",
     "FORMATS",
-    "RESIZE",
+    "SMALL",
     "Geometry",
     "Header",
     "Interpolation",
     "Limits",
     "Rule",
     "decode",
-    "decode_as",
     "fit",
-    "fit_to",
     "read_header",
     "sniff",
 ]

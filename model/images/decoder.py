@@ -23,22 +23,60 @@ import struct
 import time
 from contextlib import suppress
 from math import ceil
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, Self, get_args
 
 import numpy as np
 from PIL import Image
 
 from secondlook.model.errors import ImageError, ImageTooLargeError
-from secondlook.model.images import Limits, decode, read_header
+from secondlook.model.images import Geometry, Interpolation, Limits, Rule, decode, read_header
 from secondlook.model.malloc import give_back
 
 FORK, REAP = b"F", b"R"
 PID = struct.Struct("<q")
 READY = PID.pack(0)
 
-JOB = struct.Struct("<7Q")
-"""Bytes of the file, which begin the shared memory; height and width wanted; pixels accepted; pixels that are decoded
-without asking; bytes and seconds of the processor that decoding may take at the very most."""
+_JOB = struct.Struct("<5Q2H2B3Bd")
+JOB_BYTES = _JOB.size
+_RULES, _INTERPOLATIONS = get_args(Rule), get_args(Interpolation)
+
+
+class Job(NamedTuple):
+    """What a decoder is asked for, beside the file, which begins the shared memory."""
+
+    file_bytes: int
+    pixels: int
+    """That are accepted."""
+    at_once: int
+    """Pixels that are decoded without asking."""
+    most_bytes: int
+    """That decoding may take at the very most."""
+    most_seconds: int
+    """The same, of the processor."""
+    geometry: Geometry
+
+    def packed(self) -> bytes:
+        """The message, JOB_BYTES long."""
+        how = self.geometry
+        rule, interpolation = _RULES.index(how.rule), _INTERPOLATIONS.index(how.interpolation)
+        return _JOB.pack(*self[:5], how.height, how.width, rule, interpolation, *how.fill, how.crop_share)
+
+    @classmethod
+    def unpacked(cls, message: bytes) -> Self:
+        """What ``packed`` gave."""
+        *numbers, height, width, rule, interpolation, red, green, blue, crop_share = _JOB.unpack(message)
+        file_bytes, pixels, at_once, most_bytes, most_seconds = numbers
+        geometry = Geometry(
+            height=height,
+            width=width,
+            rule=_RULES[rule],
+            crop_share=crop_share,
+            interpolation=_INTERPOLATIONS[interpolation],
+            fill=(red, green, blue),
+        )
+        return cls(file_bytes, pixels, at_once, most_bytes, most_seconds, geometry)
+
+
 REPLY = struct.Struct("<cdQQ")
 """What came of it, and the processor's seconds that this process has taken in all. For LARGE: the pixels, and the bytes
 that decoding them takes. For REFUSED and TOO_LARGE, the error's sentence follows."""
@@ -57,21 +95,21 @@ _PR_SET_PDEATHSIG = 1
 def _work(jobs: socket.socket, shared: int) -> None:
     """Decode one image after another, until the server hangs up."""
     memory, bounds = mmap.mmap(shared, 0), _Bounds()
-    while message := jobs.recv(JOB.size):
-        count, height, width, pixels, at_once, most_bytes, most_seconds = JOB.unpack(message)
-        size, pixel_bytes = (height, width), 3 * height * width
-        if max(count, pixel_bytes) > len(memory):  # the server has enlarged it
+    while message := jobs.recv(JOB_BYTES):
+        file_bytes, pixels, at_once, most_bytes, most_seconds, geometry = Job.unpacked(message)
+        pixel_bytes = 3 * geometry.height * geometry.width
+        if max(file_bytes, pixel_bytes) > len(memory):  # the server has enlarged it
             memory = mmap.mmap(shared, 0)
         bounds.set(most_bytes, most_seconds)
-        file = memory[:count]
+        file = memory[:file_bytes]
         kind, first, second, sentence = DONE, 0, 0, ""
         try:
             try:
-                image = decode(file, size, Limits(min(pixels, at_once)))
+                image = decode(file, geometry, Limits(min(pixels, at_once)))
             except ImageTooLargeError:
                 if pixels <= at_once:
                     raise
-                header = read_header(file, Limits(pixels), size)
+                header = read_header(file, Limits(pixels), geometry)
                 kind, first, second = LARGE, header.width * header.height, header.peak_bytes
             else:
                 np.frombuffer(memory, np.uint8, pixel_bytes)[:] = image.reshape(-1)

@@ -22,7 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from secondlook.model.errors import ImageError
 from secondlook.model.images import jpeg, png, simple, tiff
 from secondlook.model.images.exif import orientation
-from secondlook.model.images.fitting import INVERTED, fit_to, lay_on_white, spare
+from secondlook.model.images.fitting import INVERTED, fit, lay_on_white, spare
 from secondlook.model.images.formats import FORMATS, Header, Inspected, Limits, sniff
 from secondlook.model.images.geometry import Geometry
 
@@ -43,11 +43,11 @@ MISSING = 1 / 8
 """The part of a JPEG's rows, at its end, without which it is still answered: most of what is seen is there."""
 
 
-def read_header(data: bytes, limits: Limits, size: tuple[int, int] | None = None) -> Header:
+def read_header(data: bytes, limits: Limits, geometry: Geometry | None = None) -> Header:
     """Read what a file says of its image, without decoding any pixel of it.
 
-    ``peak_bytes`` holds for any size (height, width) that it is decoded for, or for the one that is given: a JPEG that
-    is much larger takes less.
+    ``peak_bytes`` holds for any geometry of up to 560 x 560 that it is decoded for, or for the one that is given: a
+    JPEG that is much larger takes less.
 
     Raises:
         ImageError: empty, not one of the formats, damaged before its pixels, or made to cost far more than it shows.
@@ -64,23 +64,19 @@ def read_header(data: bytes, limits: Limits, size: tuple[int, int] | None = None
     copied = 0 if found.data is data else len(found.data)
     # Decoders hold rows, and Pillow the place of each: what counts where an image has one row, or one column.
     pixels = width * height
-    decoded = pixels / _fraction(width, height, size) ** 2 if found.scalable and size is not None else pixels
+    decoded = pixels / _fraction(width, height, geometry) ** 2 if found.scalable and geometry is not None else pixels
     held = (found.bytes_per_pixel - found.scalable) * pixels + found.scalable * decoded + 16 * width + 12 * height
     return Header(format, width, height, copied + int(held) + spare(int(decoded)))
 
 
-def _fraction(width: int, height: int, size: tuple[int, int]) -> int:
+def _fraction(width: int, height: int, geometry: Geometry) -> int:
     """One of how many pixels of a side a JPEG is decoded to, as ``draft`` chooses."""
-    most = min(width // (DRAFT * size[1]), height // (DRAFT * size[0]))
+    tall, wide = geometry.scaled
+    most = min(width // (DRAFT * wide), height // (DRAFT * tall))
     return next(scale for scale in (8, 4, 2, 1) if most >= scale or scale == 1)
 
 
-def decode(data: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
-    """``decode_as``, scaled until it covers size (height, width), its centre cut out."""
-    return decode_as(data, Geometry(height=size[0], width=size[1], rule="cover", interpolation="bicubic"), limits)
-
-
-def decode_as(data: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
+def decode(data: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
     """Decode one image (the first of several) to RGB, shape (height, width, 3).
 
     EXIF orientation is applied, transparent pixels are laid on white, 16-bit samples are scaled to 8, and any other
@@ -144,34 +140,34 @@ def _sized(size: tuple[int, int], bytes_per_pixel: float, data: bytes, limits: L
 def _decode(format: str, data: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
     if format == "GIF":
         found, frame = simple.inspect_gif(data, limits)
-        return fit_to(_loaded(GifImageFile, found.data), geometry, canvas=frame.canvas, offset=frame.offset)
+        return fit(_loaded(GifImageFile, found.data), geometry, canvas=frame.canvas, offset=frame.offset)
     found = _inspect(format, data, limits)
     match format:
         case "JPEG":
             image = _jpeg(found.data, geometry)
             if found.is_cut:
                 _check_rows(image, _jpeg(found.data.removesuffix(jpeg.END) + jpeg.FILL + jpeg.END, geometry))
-            return fit_to(image, geometry, found.orientation)
+            return fit(image, geometry, found.orientation)
         case "PNG":
-            return fit_to(_png(found.data), geometry, found.orientation)
+            return fit(_png(found.data), geometry, found.orientation)
         case "BMP":
             image = _loaded(BmpImageFile, found.data)
             if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
                 image.putalpha(255)  # whoever wrote it knew of no alpha
-            return fit_to(image, geometry)
+            return fit(image, geometry)
         case "WEBP":
             image = _loaded(WebPImageFile, found.data)
-            return fit_to(image, geometry, orientation(image.info.get("exif", b"")))
+            return fit(image, geometry, orientation(image.info.get("exif", b"")))
         case "TIFF":
             image = _loaded(TiffImageFile, found.data)
             if image.mode.startswith("I;16") and tiff.is_white_zero(found.data):
                 image.info[INVERTED] = True
-            return fit_to(image, geometry, found.orientation)
+            return fit(image, geometry, found.orientation)
         case "AVIF":
             image = _loaded(AvifImageFile, found.data)
-            return fit_to(image, geometry, orientation(image.info.get("exif", b"")))
+            return fit(image, geometry, orientation(image.info.get("exif", b"")))
         case _:
-            return fit_to(_heif(found.data).to_pillow(), geometry)
+            return fit(_heif(found.data).to_pillow(), geometry)
 
 
 def _loaded(kind: type[ImageFile], data: bytes) -> Image.Image:

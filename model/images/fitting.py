@@ -13,10 +13,6 @@ from PIL import Image, ImageCms
 from secondlook.model.errors import ImageError
 from secondlook.model.images.geometry import Geometry
 
-RESIZE = "cover-bicubic"
-"""How an image becomes the encoder's size, as written in a bundle's manifest: scaled with a bicubic filter until it
-covers the target, then its centre is cut out."""
-
 WHOLE = 1 << 21
 """Pixels up to which an image is scaled at once."""
 BAND = 1 << 19
@@ -40,18 +36,6 @@ Box = tuple[int, int, int, int]
 
 
 def fit(
-    image: Image.Image,
-    size: tuple[int, int],
-    orientation: int = 1,
-    canvas: tuple[int, int] | None = None,
-    offset: tuple[int, int] = (0, 0),
-) -> NDArray[np.uint8]:
-    """``fit_to`` (height, width) by scaling an image until it covers them, and cutting out the centre."""
-    geometry = Geometry(height=size[0], width=size[1], rule="cover", interpolation="bicubic")
-    return fit_to(image, geometry, orientation, canvas, offset)
-
-
-def fit_to(
     image: Image.Image,
     geometry: Geometry,
     orientation: int = 1,
@@ -79,8 +63,7 @@ def fit_to(
     (left, top, right, bottom), (width, height), corner = place = geometry.place(across, down)
     is_plain = image.mode in ("RGB", "L") and not canvas and not image.has_transparency_data
     if is_plain and orientation == 1:
-        whole = place.box == (0, 0, *image.size) and image.size == place.size
-        scaled = image if whole else image.resize(place.size, resampling, place.box)
+        scaled = image if geometry.keeps(*image.size) else image.resize(place.size, resampling, place.box)
         return _framed(scaled if scaled.mode == "RGB" else scaled.convert("RGB"), corner, geometry)
     if across * down <= WHOLE:
         bands = [(0, down)] if is_plain else list(_bands(across, 0, down))

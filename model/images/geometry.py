@@ -67,6 +67,11 @@ class Geometry(BaseModel):
     fill: tuple[int, int, int] = (0, 0, 0)
     """RGB around a padded image."""
 
+    @classmethod
+    def covering(cls, height: int, width: int) -> Self:
+        """The geometry by which an image covers a size, scaled with a bicubic filter, and shows its centre."""
+        return cls(height=height, width=width, rule="cover", interpolation="bicubic")
+
     @model_validator(mode="after")
     def _pad_shows_all(self) -> Self:
         if self.rule == "pad" and self.crop_share != 1:
@@ -116,6 +121,11 @@ class Geometry(BaseModel):
         x, y = across / wide, down / tall
         return Placement((left * x, top * y, (left + width) * x, (top + height) * y), (width, height), (0, 0))
 
+    def keeps(self, across: int, down: int) -> bool:
+        """Whether an image of so many pixels across and down stays as it is."""
+        place = self.place(across, down)
+        return place.box == (0, 0, across, down) and place.size == (across, down) == (self.width, self.height)
+
     def _middle(self, across: int, down: int) -> tuple[float, float, float, float]:
         ratio = self.width / self.height
         if across / down >= ratio:
@@ -130,3 +140,7 @@ class Geometry(BaseModel):
         """A few words: ``224 x 224, crop .875, bicubic``."""
         share = "" if self.crop_share == 1 else f" {self.crop_share:.3g}".replace(" 0.", " .")
         return f"{self.height} x {self.width}, {self.rule}{share}, {self.interpolation}"
+
+
+SMALL = Geometry.covering(32, 32)
+"""For those who only want to know whether an image can be decoded."""

@@ -20,8 +20,8 @@ from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
-from secondlook.model.networks.onnx_session import save
 from secondlook.model.networks.onnx_walk import pruned
+from secondlook.model.networks.onnx_weights import Weighted, save
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -36,7 +36,7 @@ _TYPE_OF = {
 
 def encoder_graph(
     network: OnnxNetwork, recipe: Recipe, projection: Floats | None = None, *, head: bool = True
-) -> ModelProto:
+) -> Weighted:
     """The encoder; without ``head`` it has no logits, as where the network has none.
 
     Raises:
@@ -75,7 +75,7 @@ def encoder_graph(
         classes = len(network.classes)
         graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes]))
     graph.output.append(helper.make_tensor_value_info("keys", TensorProto.FLOAT, ["batch", dim]))
-    return made
+    return Weighted(made, {PREFIX + name: value for name, value in network.graph.weights.items()})
 
 
 def export_encoder(

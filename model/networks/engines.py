@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
+from secondlook.model.images import Geometry
 
 
 class Encoding(NamedTuple):
@@ -35,6 +36,18 @@ class Engine(Protocol):
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
         """Images (B,height,width,3) uint8, B >= 1."""
         ...
+
+
+class ImageEncoder(Protocol):
+    """An engine, and how images are brought to it."""
+
+    @property
+    def engine(self) -> Engine:
+        """Runs it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """What images are decoded with for it; its size is the engine's."""
 
 
 class OnnxEngine:

@@ -95,7 +95,7 @@ class Preprocess(BaseModel):
 
 
 CIFAR = Preprocess(
-    geometry=Geometry(height=32, width=32, rule="cover", interpolation="bicubic"),
+    geometry=Geometry.covering(32, 32),
     arithmetic=Arithmetic(scale=1.0, layout="NHWC"),
     read_from="the CIFAR family: its networks normalise pixels themselves",
 )

@@ -38,7 +38,8 @@ class ClassScore:
     label: str
     index: int
     probability: float
-    network: float
+    network: float | None
+    """None where the network has no head."""
     cache: float | None
     """None where no entry voted."""
 
@@ -104,7 +105,8 @@ class Prediction:
     index: int
     probability: float
     top: list[ClassScore]
-    network: Opinion
+    network: Opinion | None
+    """None where the network has no head: the cache answers alone."""
     cache: Opinion | None
     """None where no entry voted: the cache has none, or it could not be asked, and the network answered alone."""
     novelty: Novelty | None
@@ -150,9 +152,10 @@ class Model:
     entries: int
     dataset: dict[str, Any]
     network: dict[str, Any]
-    input: dict[str, Any]
     store: dict[str, Any]
     engine: str
+    preprocess: dict[str, Any] | None = None
+    """How an image becomes the network's input: geometry and arithmetic; None = the server is an older one."""
     calibration: dict[str, Any] | None = None
     truncation: dict[str, Any] | None = None
     parameters_from: str | None = None
@@ -161,6 +164,8 @@ class Model:
     """What the parameters were fitted on; None where they were given."""
     network_classes: int | None = None
     """How many of the classes, the first ones, the network knows; the others were taught."""
+    head: str | None = None
+    """``network``, ``linear`` or ``none``: what gives the network's probabilities."""
     counts: list[int] = field(default_factory=list)
     """Entries of each class."""
     class_weights: list[float] = field(default_factory=list)

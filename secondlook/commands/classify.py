@@ -154,7 +154,7 @@ def _here(
 
     def one(path: Path) -> Row | Failure:
         try:
-            image = decode(read_image(path, limits), bundle.engine.size, limits)
+            image = decode(read_image(path, limits), bundle.geometry, limits)
         except ImageError as error:
             return Failure(str(error), reason_of(error))
         (answer,) = predictor.predict(image[None], [parameters])
@@ -167,7 +167,7 @@ def _here(
         return Row(
             bundle.manifest.generation,
             mixed,
-            network,
+            network if answer.has_network else None,
             cache if answer.has_cache else None,
             answer.novelty,
             answer.is_novel,
@@ -220,7 +220,7 @@ def _there(
         return Row(
             answer.generation,
             Opinion(answer.label, answer.probability),
-            Opinion(answer.network.label, answer.network.probability),
+            Opinion(answer.network.label, answer.network.probability) if answer.network else None,
             Opinion(answer.cache.label, answer.cache.probability) if answer.cache else None,
             answer.novelty.score if answer.novelty else None,
             answer.novelty.is_novel if answer.novelty else None,

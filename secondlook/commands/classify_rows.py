@@ -36,7 +36,8 @@ class Row(NamedTuple):
 
     generation: str
     mixed: Opinion
-    network: Opinion
+    network: Opinion | None
+    """None where the network has no head."""
     cache: Opinion | None
     """None where no entry voted."""
     novelty: float | None
@@ -102,8 +103,7 @@ def as_json(coverage: float | None) -> Line:
             "standing": said.standing,
             **opinions,
         }
-        if said.cache is None:
-            told["cache"] = None
+        told |= {name: None for name in ("network", "cache") if getattr(said, name) is None}
         told |= {
             "novelty": _rounded(said.novelty),
             "is_novel": said.is_novel,
@@ -138,7 +138,8 @@ def csv_line(values: list[object]) -> str:
 
 
 def _others(said: Row) -> tuple[tuple[str, Opinion], ...]:
-    return (("network", said.network), *((("cache", said.cache),) if said.cache is not None else ()))
+    both = (("network", said.network), ("cache", said.cache))
+    return tuple((name, opinion) for name, opinion in both if opinion is not None)
 
 
 def _rounded(number: float | None) -> float | None:

@@ -167,7 +167,12 @@ def _print_table(manifest: Manifest, report: FitReport) -> None:
     table = Table(
         title=f"error % on {report.images:,} images of the cache, by its others alone"
         if manifest.parameters_from == "leave-one-out"
-        else f"holdout error % (best lam), {report.images:,} images, network alone {report.network_error_percent:.2f}"
+        else f"holdout error % (best lam), {report.images:,} images, "
+        + (
+            "no network"
+            if report.network_error_percent is None
+            else f"network alone {report.network_error_percent:.2f}"
+        )
     )
     table.add_column("theta", justify="right")
     for k in report.ks:
@@ -203,9 +208,10 @@ def _print_calibration(manifest: Manifest, as_json: bool) -> None:
             one.score, *figures, f"{one.lost:.2f}", style="bold green" if one.score == novelty.score else None
         )
     Console().print(table)
+    network = calibration.ece_percent_network
     click.echo(
         f"novelty by {novelty.score}: {100 * novelty.false_alarm_rate:.2f} % of the holdout's images are novel; "
-        f"ECE of network {calibration.ece_percent_network:.2f} %, mixture {calibration.ece_percent_mixed:.2f} %"
+        f"ECE of {'' if network is None else f'network {network:.2f} %, '}mixture {calibration.ece_percent_mixed:.2f} %"
     )
     for line in describe_novelty(manifest):
         click.echo(line, err=True)

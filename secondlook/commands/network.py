@@ -25,7 +25,7 @@ from secondlook.indexer.datasets.walk import read_image
 from secondlook.indexer.fitting.preprocessing import Proof, Tried, measure
 from secondlook.indexer.progress import Progress
 from secondlook.model.errors import DatasetError, ImageError
-from secondlook.model.images import Geometry, Limits, decode_as
+from secondlook.model.images import Geometry, Limits, decode
 from secondlook.model.networks.classes import ClassMatch, match_classes, read_class_map
 from secondlook.model.networks.network import Layer, Network, default_pool
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -139,7 +139,7 @@ def _drawn(
 
 
 def _read(dataset: FolderDataset, index: int, geometry: Geometry) -> NDArray[np.uint8]:
-    return decode_as(read_image(dataset.root / dataset.files[index], dataset.limits), geometry, dataset.limits)
+    return decode(read_image(dataset.root / dataset.files[index], dataset.limits), geometry, dataset.limits)
 
 
 def _content(found: Network, proof: Proof | None, match: ClassMatch | None) -> dict[str, Any]:

@@ -35,13 +35,14 @@ from secondlook.evaluation.studies import same_picture as pictures
 from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import INPUT_SIZE, EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
 from secondlook.indexer.results import Study, write
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import Limits
+from secondlook.model.networks.preprocess import CIFAR
 
 Measure = Callable[..., Study]
 
@@ -334,7 +335,7 @@ def novelty(
 
     def others(dataset: str) -> list[Dataset]:
         names = ("cifar10" if dataset == "cifar100" else "cifar100", *MADE)
-        return [unknown_images(name, INPUT_SIZE, data_root) for name in names]
+        return [unknown_images(name, CIFAR.geometry.size, data_root) for name in names]
 
     with reporting(progress_format) as progress:
         asked = networks(root, weights, data_root)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from secondlook.model.answering.predictor import NO_OVERRIDES, Overrides, Predictor
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
+from secondlook.model.images import Geometry
 from secondlook.service.batching.compute import compute, embed
 from secondlook.service.batching.thread import ComputeThread
 from secondlook.service.batching.turns import USUAL, Reply, Request, Timing, Turns
@@ -154,6 +155,7 @@ class Batcher:
     async def submit(
         self,
         images: NDArray[np.uint8],
+        geometry: Geometry,
         overrides: Overrides = NO_OVERRIDES,
         neighbors: int = 0,
         *,
@@ -167,14 +169,14 @@ class Batcher:
 
         Raises:
             TimeoutError: the deadline passed before it was computed.
-            SizeChangedError: the images do not have the input size of the encoder that is to answer.
+            GeometryChangedError: the encoder that is to answer takes images of another geometry.
             ParameterError: an override is out of its range.
             UnavailableError: the batcher does not run, or stops before the answer.
         """
         if self._thread is None or self._thread.ended.done():
             raise _unavailable()
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        request = Request(images, overrides, neighbors, deadline, timing or Timing(), reply)
+        request = Request(images, geometry, overrides, neighbors, deadline, timing or Timing(), reply)
         self._turns.add(request)
         self._thread.wake()
         try:

@@ -15,7 +15,7 @@ from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
 from secondlook.model.errors import StoreUnreachableError
 from secondlook.service.batching.turns import Part, Reply, Request, Turns
-from secondlook.service.errors import SizeChangedError
+from secondlook.service.errors import GeometryChangedError
 from secondlook.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def compute(
     for part in batch:
         request = part.request
         try:
-            if request.images.shape[1:3] != predictor.bundle.engine.size:
-                raise SizeChangedError("another generation took over while the images were decoded: try again")
+            if request.geometry != predictor.bundle.geometry:
+                raise GeometryChangedError("another generation took over while the images were decoded: try again")
             request.predictor = predictor
             request.parameters = request.parameters or predictor.parameters(request.overrides)
             accepted.append((part, request.parameters))

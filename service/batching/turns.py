@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.answering.stage_timer import StageTimer
+from secondlook.model.images import Geometry
 
 TURN_S = 0.2
 """What one batch is to take. A single image may take longer, as it cannot be divided."""
@@ -59,6 +60,8 @@ class Request:
     """Images that wait, or are partly computed."""
 
     images: NDArray[np.uint8]
+    geometry: Geometry
+    """What they were decoded with."""
     overrides: Overrides
     neighbors: int
     deadline: float

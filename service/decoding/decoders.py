@@ -16,13 +16,12 @@ import asyncio
 import itertools
 import logging
 import time
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.errors import ImageError, ImageTooLargeError, JournalError
-from secondlook.model.images import Limits
+from secondlook.model.images import Geometry, Limits
 from secondlook.model.images.decoder import DONE, LARGE, REPLY, TOO_LARGE
 from secondlook.service.batching.thread import STEPS
 from secondlook.service.decoding.jobs import (
@@ -107,7 +106,13 @@ class Decoders:
         return Spending(max(self._max_seconds, images * IMAGE_S))
 
     async def decode(
-        self, file: bytes | bytearray, out: NDArray[np.uint8], limits: Limits, spending: Spending, deadline: float
+        self,
+        file: bytes | bytearray,
+        out: NDArray[np.uint8],
+        geometry: Geometry,
+        limits: Limits,
+        spending: Spending,
+        deadline: float,
     ) -> None:
         """Decode an image into ``out`` (height,width,3), by ``deadline`` (of ``time.monotonic()``).
 
@@ -122,7 +127,7 @@ class Decoders:
         """
         if not self._nursery.is_ready or self._is_closed:
             raise _unavailable()
-        job = Job(file, out, limits, spending, deadline, self._loop.create_future(), next(self._order))
+        job = Job(file, out, geometry, limits, spending, deadline, self._loop.create_future(), next(self._order))
         if len(file) <= QUICK_FILE_BYTES:
             self._lanes.add_quick(job)
         else:
@@ -131,15 +136,15 @@ class Decoders:
         self._go_on()
         await job.done
 
-    def decode_in_thread(self, file: bytes, size: tuple[int, int], limits: Limits) -> NDArray[np.uint8]:
+    def decode_in_thread(self, file: bytes, geometry: Geometry, limits: Limits) -> NDArray[np.uint8]:
         """As ``model.images.decode``, for another thread than the event loop's, which waits.
 
         Raises:
             ImageError: as ``decode``.
             JournalError: it cannot be decoded now.
         """
-        out = np.empty((*size, 3), np.uint8)
-        decoding = self.decode(file, out, limits, self.spending(1), time.monotonic() + THREAD_S)
+        out = np.empty((*geometry.size, 3), np.uint8)
+        decoding = self.decode(file, out, geometry, limits, self.spending(1), time.monotonic() + THREAD_S)
         try:
             asyncio.run_coroutine_threadsafe(decoding, self._loop).result()
         except (TimeoutError, UnavailableError) as error:
@@ -188,8 +193,7 @@ class Decoders:
         try:
             if self._loaded.pop(process, None) is not job:
                 process.put(job.file)
-            seconds = ceil(job.spending.limit_s) + 1
-            process.ask(len(job.file), job.out.shape[:2], job.limits.pixels, job.at_once, job.peak, seconds)
+            process.ask(job.message)
         except (OSError, ValueError):  # it has ended, as will be heard; or there is no memory to share
             self._take_off(process)
             self._kill(process, 0)

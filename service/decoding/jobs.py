@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.errors import ImageTooSlowError
-from secondlook.model.images import Limits, sniff
+from secondlook.model.images import Geometry, Limits, sniff
+from secondlook.model.images.decoder import Job as Message
 
 QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
 """Of an image of the quick lane: its file, its pixels, and the memory that it takes at most."""
@@ -50,6 +52,7 @@ class Job:
 
     file: bytes | bytearray
     out: NDArray[np.uint8]
+    geometry: Geometry
     limits: Limits
     spending: Spending
     deadline: float
@@ -83,6 +86,12 @@ class Job:
     def charge(self) -> int:
         """Bytes of memory; its file is there twice, as it is shared and as it is read."""
         return self.peak + 2 * len(self.file)
+
+    @property
+    def message(self) -> Message:
+        """What a decoder is told of it."""
+        seconds = ceil(self.spending.limit_s) + 1
+        return Message(len(self.file), self.limits.pixels, self.at_once, self.peak, seconds, self.geometry)
 
     @property
     def rank(self) -> tuple[int, int, int]:

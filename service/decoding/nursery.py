@@ -18,7 +18,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.images.decoder import FORK, JOB, MAX_REPLY, PID, REAP
+from secondlook.model.images.decoder import FORK, MAX_REPLY, PID, REAP, Job
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class Process:
         self._enlarge(len(file))
         self._memory[: len(file)] = file
 
-    def ask(self, count: int, size: tuple[int, int], pixels: int, at_once: int, peak: int, seconds: int) -> None:
-        """Have the file of so many bytes decoded.
+    def ask(self, job: Job) -> None:
+        """Have the file decoded that was put there.
 
         Raises:
             OSError: it has ended.
         """
-        self._enlarge(3 * size[0] * size[1])
-        self.jobs.send(JOB.pack(count, *size, pixels, at_once, peak, seconds))
+        self._enlarge(3 * job.geometry.height * job.geometry.width)
+        self.jobs.send(job.packed())
 
     def take(self, into: NDArray[np.uint8]) -> None:
         """Copy the pixels (height,width,3) that it has decoded."""

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from secondlook.model.answering.predictor import Answer, Overrides
 from secondlook.model.errors import ImageError
-from secondlook.model.images import Limits
+from secondlook.model.images import Geometry, Limits
 from secondlook.service.batching.turns import Reply, Timing
 from secondlook.service.decoding.jobs import Spending
-from secondlook.service.errors import SizeChangedError
+from secondlook.service.errors import GeometryChangedError
 from secondlook.service.problems import Kind, ProblemError
 from secondlook.service.routes.receive import Upload
 from secondlook.service.state import State
@@ -82,7 +82,7 @@ async def answer(
         async with asyncio.timeout(seconds) as limit:
             try:
                 return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
-            except SizeChangedError:
+            except GeometryChangedError:
                 return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
             finally:
                 has_ended = True
@@ -106,32 +106,39 @@ async def _decode_and_compute(
     state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, ending: _Ending, timing: Timing
 ) -> Answered:
     predictor = state.batcher.predictor
+    geometry = predictor.bundle.geometry
     # Decoders write here, and a batch of this request alone is computed from here.
-    images = np.empty((len(uploads), *predictor.bundle.engine.size, 3), np.uint8)
+    images = np.empty((len(uploads), *geometry.size, 3), np.uint8)
     started = time.perf_counter()
     if len(uploads) == 1:
-        failed = [await _decode(state, uploads[0], images[0], ending)]
+        failed = [await _decode(state, uploads[0], images[0], geometry, ending)]
     else:
-        decoding = (_decode(state, upload, image, ending) for upload, image in zip(uploads, images, strict=True))
+        decoding = (
+            _decode(state, upload, image, geometry, ending) for upload, image in zip(uploads, images, strict=True)
+        )
         failed = await asyncio.gather(*decoding)
     timing.decode += time.perf_counter() - started
     good = images if not any(failed) else images[[error is None for error in failed]]
     if len(good):
-        reply = await state.batcher.submit(good, overrides, neighbors, deadline=ending.deadline, timing=timing)
+        reply = await state.batcher.submit(
+            good, geometry, overrides, neighbors, deadline=ending.deadline, timing=timing
+        )
     else:
         reply = Reply(predictor, predictor.parameters(overrides), [])
     answers = iter(reply.answers)
     return Answered(reply, [next(answers) if error is None else error for error in failed], images)
 
 
-async def _decode(state: State, upload: Upload, out: NDArray[np.uint8], ending: _Ending) -> Exception | None:
+async def _decode(
+    state: State, upload: Upload, out: NDArray[np.uint8], geometry: Geometry, ending: _Ending
+) -> Exception | None:
     """Decode an image into ``out`` (height,width,3); what is wrong with it."""
     if isinstance(upload.content, Exception):
         return upload.content
     limits = Limits(state.settings.max_pixels)
     started = time.perf_counter()
     try:
-        await state.decoders.decode(upload.content, out, limits, ending.spending, ending.decoded_by)
+        await state.decoders.decode(upload.content, out, geometry, limits, ending.spending, ending.decoded_by)
     except ImageError as error:
         return error
     except TimeoutError:

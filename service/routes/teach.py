@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
 from secondlook.model.bundles.entry_table import Entry
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_id
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
 from secondlook.model.journal import Addition, Journal, NewImage, number_in
@@ -179,7 +179,7 @@ async def _mirrored_keys(state: State, answered: Answered) -> list[Floats]:
 
 def _new_images(uploads: list[Upload], answered: Answered, copies: list[Floats]) -> list[NewImage]:
     """The images that were answered, with the keys and thumbnails that were made of them."""
-    encoder = answered.reply.predictor.bundle.manifest.files[ENCODER].sha256
+    encoder = encoder_id(answered.reply.predictor.bundle.manifest)
     left = iter(copies)
     images = []
     for upload, result, pixels in zip(uploads, answered.results, answered.images, strict=True):

@@ -61,7 +61,7 @@ class ClassScore(TypedDict):
     label: str
     index: int
     probability: float
-    network: float
+    network: Annotated[float | None, Field(description="null where the network has no head.")]
     cache: Annotated[float | None, Field(description="null where no entry voted.")]
 
 
@@ -103,7 +103,9 @@ class Prediction(TypedDict):
         ),
     ]
     top: list[ClassScore]
-    network: Opinion
+    network: Annotated[
+        Opinion | None, Field(description="null where the network has no head: the cache answers alone.")
+    ]
     cache: Annotated[
         Opinion | None,
         Field(
@@ -217,7 +219,7 @@ def prediction(
             "label": classes[i],
             "index": int(i),
             "probability": float(answer.mixed[i]),
-            "network": float(answer.network[i]),
+            "network": float(answer.network[i]) if answer.has_network else None,
             "cache": float(answer.cache[i]) if answer.has_cache else None,
         }
         for i in order
@@ -231,7 +233,9 @@ def prediction(
         "probability": first["probability"],
         "standing": predictor.standing(answer, parameters),
         "top": listed,
-        "network": {"label": classes[by_network], "probability": float(answer.network[by_network])},
+        "network": {"label": classes[by_network], "probability": float(answer.network[by_network])}
+        if answer.has_network
+        else None,
         "cache": {"label": classes[by_cache], "probability": float(answer.cache[by_cache])}
         if answer.has_cache
         else None,

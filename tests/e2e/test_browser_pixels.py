@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secondlook.model.images import Limits, decode, sniff
+from secondlook.model.images import Geometry, Limits, decode, sniff
 from tests.odd_images import SIZE, bmp, chunk, encoded, exif, gif, halves, jpeg_with, photo, png, png_with
 
 DRAWN = """async (url) => {
@@ -121,7 +121,7 @@ def test_the_encoder_sees_what_a_browser_shows(page: Any, name: str) -> None:
     url = f"data:image/{(sniff(data[:64]) or '').lower()};base64,{base64.b64encode(data).decode()}"
     width, height, drawn = page.evaluate(DRAWN, url)
     shown = np.frombuffer(base64.b64decode(drawn), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
-    seen = decode(data, (height, width), Limits(1_000_000)).astype(int)
+    seen = decode(data, Geometry.covering(height, width), Limits(1_000_000)).astype(int)
     # Decoders round alpha and chroma differently, by one.
     assert np.abs(seen - shown).max() <= 2
     assert np.abs(seen - shown).mean() < 0.6

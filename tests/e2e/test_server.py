@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from secondlook.model.bundles.default import default_root
+from secondlook.model.networks.preprocess import CIFAR
 from tests.e2e.conftest import KEY, Server, generation, until
 from tests.images_for_tests import COLOURS, make_folder, make_image
 
@@ -49,7 +50,7 @@ def test_real_test_images_are_mostly_right(serve: Serve, data_root: Path) -> Non
         files = []
         for i in range(first, first + 50):
             buffer = io.BytesIO()
-            Image.fromarray(test.read(i, (32, 32))).save(buffer, "PNG")
+            Image.fromarray(test.read(i, CIFAR.geometry)).save(buffer, "PNG")
             files.append(("file", (f"{i}.png", buffer.getvalue())))
         answers = httpx.post(f"{server.url}/v1/predict", files=files, timeout=60).json()["predictions"]
         for i, answer in enumerate(answers, start=first):

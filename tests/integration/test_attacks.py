@@ -20,6 +20,7 @@ from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.results import write
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.networks.cifar import ResNet
+from secondlook.model.networks.preprocess import CIFAR
 
 PRESET = Preset(fgsm=(4, 0.4), iterative_fgsm=(3, 0.06), iterations=3, pixels=20, gaussian_blur=(4, 1.0))
 
@@ -215,7 +216,7 @@ def test_the_study_is_whole_and_its_images_can_be_handed_on(
     monkeypatch.setattr(white_box, "STEPS", 2)
     monkeypatch.setattr(white_box, "TRANSFER_STEPS", 2)
     dataset = load(str(colour_folder))
-    balance(models.encoder.network, torch.from_numpy(read_all(dataset, (32, 32))[0]))
+    balance(models.encoder.network, torch.from_numpy(read_all(dataset, CIFAR.geometry)[0]))
     made: dict[Attack, Crafted] = {}
     stages: list[str] = []
     found = attack_study(

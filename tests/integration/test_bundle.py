@@ -22,6 +22,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root, seed
+from secondlook.model.bundles.files import encoder_id
 from secondlook.model.bundles.root import (
     GENERATION,
     activate,
@@ -35,7 +36,9 @@ from secondlook.model.bundles.root import (
     remove,
 )
 from secondlook.model.errors import BundleError
+from secondlook.model.images import Geometry
 from secondlook.model.manifest import Manifest
+from secondlook.model.networks.preprocess import CIFAR
 from secondlook.model.stores.faiss_store import FaissStore
 
 
@@ -113,6 +116,12 @@ def test_a_whole_bundle_opens_and_answers(root: Path) -> None:
         assert means[channel] > 2 * np.delete(means, channel).max()
 
 
+def geometry_of(**fields: object) -> dict[str, Any]:
+    """A preprocessing with these fields in its geometry, as JSON has it."""
+    said: dict[str, Any] = json.loads(CIFAR.model_dump_json())
+    return said | {"geometry": said["geometry"] | fields}
+
+
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda root: flip_a_byte(root, "keys.faiss"), r"keys.faiss is damaged"),
     (lambda root: flip_a_byte(root, "encoder.onnx"), r"encoder.onnx is damaged"),
@@ -127,6 +136,10 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (nan_key, r"keys.faiss has a key that is not finite"),
     (other_graph, r"encoder.onnx cannot run"),
     (lambda root: change_manifest(root, schema_version=4), r"schema version 4, this secondlook reads 2 and 3"),
+    (lambda root: change_manifest(root, preprocess=geometry_of(height=48)), r"encoder.onnx has other inputs or"),
+    (lambda root: change_manifest(root, preprocess=geometry_of(rule="stretch")), r"wrong at preprocess.geometry.rule"),
+    (lambda root: change_manifest(root, preprocess=geometry_of(height=10**9)), r"wrong at preprocess.geometry.height"),
+    (lambda root: change_manifest(root, preprocess=None), r"manifest.json is wrong at preprocess"),
     (lambda root: change_manifest(root, theta=-1), r"manifest.json is wrong at theta"),
     (lambda root: change_manifest(root, classes=["a", "b", "c", "d"]), r"encoder.onnx has other inputs or outputs"),
     (lambda root: change_manifest(root, generation="20200101T000000Z-0000"), r"is of generation 20200101"),
@@ -373,9 +386,56 @@ def test_a_manifest_is_written_with_the_fields_that_it_was_read_with() -> None:
     content = json.loads(path.read_text())
     assert content["store"]["search"]["quick"]
     assert content["truncation"]
+    content["preprocess"] = json.loads(CIFAR.model_dump_json())
+    del content["input"]  # what was said in its place
     written = json.loads(Manifest.model_validate(content).model_dump_json())
     assert _part(written, content) == content
     assert "taught" in written
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_manifest_that_says_only_the_size_of_images_is_of_the_cifar_family(root: Path, version: int) -> None:
+    before, images = open_bundle(root), np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    content = json.loads((folder(root) / "manifest.json").read_text())
+    del content["preprocess"]
+    content |= {"schema_version": version, "input": {"height": 32, "width": 32, "resize": "cover-bicubic"}}
+    (folder(root) / "manifest.json").write_text(json.dumps(content))
+    bundle = open_bundle(root)
+    assert bundle.manifest.preprocess == CIFAR
+    assert bundle.geometry == Geometry.covering(32, 32)
+    assert "input" not in json.loads(bundle.manifest.model_dump_json())
+    for one, other in zip(before.engine.encode(images), bundle.engine.encode(images), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"height": 33, "width": 32, "resize": "cover-bicubic"},
+        {"height": 32, "width": 32, "resize": "stretch"},
+        {"height": "tall", "width": 32, "resize": "cover-bicubic"},
+        {"height": 0, "width": 32, "resize": "cover-bicubic"},
+        {"height": 32},
+        32,
+        None,
+    ],
+)
+def test_a_manifest_that_says_it_otherwise_is_refused(root: Path, said: Any) -> None:
+    content = json.loads((folder(root) / "manifest.json").read_text())
+    del content["preprocess"]
+    (folder(root) / "manifest.json").write_text(json.dumps(content | {"input": said}))
+    with pytest.raises(BundleError, match=r"is refused: (manifest.json is wrong at|encoder.onnx has other inputs)"):
+        open_bundle(root)
+
+
+def test_keys_depend_on_how_images_are_brought_to_an_encoder(tiny_bundle: Path) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    ids = {encoder_id(manifest)}
+    for fields in ({"rule": "squash"}, {"rule": "crop"}, {"interpolation": "bilinear"}, {"crop_share": 0.875}):
+        other = manifest.model_copy(update={"preprocess": manifest.preprocess.with_geometry(**fields)})
+        ids |= {encoder_id(other), encoder_id(other)}
+    assert len(ids) == 5
+    assert manifest.files["encoder.onnx"].sha256 in ids  # as journals from before have it
 
 
 def _part(whole: Any, asked: Any) -> Any:

@@ -28,6 +28,7 @@ from secondlook.model.bundles.root import generations
 from secondlook.model.cache import softmax
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.manifest import Manifest
+from secondlook.model.networks.preprocess import CIFAR
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 
@@ -36,7 +37,7 @@ SAME = {"generation", "created", "secondlook_version", "calibration", "same_as",
 
 def held_out(bundle: Bundle, dataset: Dataset) -> list[Answer]:
     """What a bundle of all images but the holdout's says of those."""
-    images = np.stack([dataset.read(int(i), bundle.engine.size) for i in dataset.holdout()])
+    images = np.stack([dataset.read(int(i), bundle.geometry) for i in dataset.holdout()])
     predictor = Predictor(bundle)
     found = predictor.predict(images, [predictor.defaults] * len(images))
     return [answer for answer in found if isinstance(answer, Answer)]
@@ -67,7 +68,7 @@ def test_only_the_calibration_changes(store: str, tiny_bundle: Path, colour_fold
     assert calibration.credibility is not None
     # Without the holdout's entries, as a bundle of the other images answers.
     others = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
-    kept = embed_queries(dataset, others, new.engine)
+    kept = embed_queries(dataset, others, new)
     rest = dataclasses.replace(new, store=type(new.store).build(kept.keys, kept.labels, "Flat"))  # type: ignore[attr-defined]
     labels = dataset.labels[dataset.holdout()]
     answers = held_out(rest, dataset)
@@ -114,7 +115,7 @@ def test_what_is_served_goes_by_what_was_fitted(
     assert calibration is not None
     evidence = calibration.novelty.evidence
     assert evidence is not None
-    images = np.stack([unknown_images("noise", (32, 32), images=5).read(i, (32, 32)) for i in range(5)])
+    images = np.stack([unknown_images("noise", (32, 32), images=5).read(i, CIFAR.geometry) for i in range(5)])
     logits, keys = bundle.engine.encode(images)
     held = set(dataset.holdout().tolist())
     own = [i for i, source in enumerate(bundle.entries.sources()) if source not in {dataset.source(p) for p in held}]
@@ -192,7 +193,7 @@ def test_the_study_measures_answers_as_they_are_served(found: Doubt, tiny_bundle
     strange = unknown_images("noise", (32, 32), images=30)
 
     def answers(of: Dataset) -> list[Answer]:
-        images = np.stack([of.read(i, (32, 32)) for i in range(len(of.labels))])
+        images = np.stack([of.read(i, CIFAR.geometry) for i in range(len(of.labels))])
         said = predictor.predict(images, [predictor.defaults] * len(images))
         return [answer for answer in said if isinstance(answer, Answer)]
 
@@ -242,9 +243,9 @@ def test_the_choice_is_held_to_the_best_candidate_on_what_it_did_not_see(
     for kind, lost in row.lost.items():
         best = max(of[kind] for of in row.asked.values())
         assert lost == pytest.approx(best - row.asked[row.chosen][kind], abs=0.01)
-    engine = open_bundle(tiny_bundle).engine
+    bundle = open_bundle(tiny_bundle)
     entries, known, noise = (
-        embed_queries(of, np.arange(len(of.labels)), engine).keys for of in (dataset, fresh, strange[1])
+        embed_queries(of, np.arange(len(of.labels)), bundle).keys for of in (dataset, fresh, strange[1])
     )
     rest = np.random.default_rng(0).permutation(len(known)) % 2 == 1
     near, far = ((keys @ entries.T).max(axis=1) for keys in (known[rest], noise))
@@ -272,7 +273,7 @@ def test_the_commands_do_the_same(tiny_bundle: Path, colour_folder: Path, fresh:
     (strange := tmp_path / "strange").mkdir()
     noise = unknown_images("noise", (32, 32), images=8)
     for i in range(8):
-        Image.fromarray(noise.read(i, (32, 32))).save(strange / f"{i}.png")
+        Image.fromarray(noise.read(i, CIFAR.geometry)).save(strange / f"{i}.png")
     options = ["--calibrate", "--unknown", str(strange), "--json"]
     calibrated = run.invoke(cli, ["fit", str(colour_folder), "--bundles", str(root), *options])
     assert calibrated.exit_code == 0, calibrated.output

@@ -67,8 +67,8 @@ def test_the_whole_cache_is_all_entries_outside_the_holdout(
     """Searched anew by the store itself."""
     held = {train.source(int(position)) for position in train.holdout()}
     kept = np.array([source not in held for source in bundle.entries.sources()])
-    asked = embed_queries(fresh, np.arange(18), bundle.engine)
-    fitted = embed_queries(train, train.holdout(), bundle.engine)
+    asked = embed_queries(fresh, np.arange(18), bundle)
+    fitted = embed_queries(train, train.holdout(), bundle)
     keys = np.concatenate((asked.keys, fitted.keys))
     near = bundle.store.search(keys, 5, kept)
     queries = Queries(

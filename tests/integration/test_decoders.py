@@ -24,7 +24,6 @@ from secondlook.service.metrics import Metrics
 from tests.hostile_images import png
 from tests.images_for_tests import COLOURS, make_image
 
-SIZE = (32, 32)
 LIMITS = Limits(64_000_000)
 PATIENCE_S = 60.0
 SMALL = make_image("red")
@@ -55,9 +54,9 @@ class Running:
         self.decoders = Decoders(**options | given, metrics=self.metrics)
 
     async def decode(self, file: bytes, spending: Spending | None = None, limits: Limits = LIMITS) -> NDArray[np.uint8]:
-        out = np.zeros((*SIZE, 3), np.uint8)
+        out = np.zeros((*SMALL.size, 3), np.uint8)
         spending = spending or self.decoders.spending(1)
-        await self.decoders.decode(file, out, limits, spending, time.monotonic() + PATIENCE_S)
+        await self.decoders.decode(file, out, SMALL, limits, spending, time.monotonic() + PATIENCE_S)
         return out
 
     def ended(self, reason: str) -> float:
@@ -109,11 +108,11 @@ def test_pixels_and_errors_are_those_of_decode() -> None:
         assert len(files[-1]) > QUICK_FILE_BYTES
         found = await asyncio.gather(*(it.decode(file) for file in files))
         for file, pixels in zip(files, found, strict=True):
-            np.testing.assert_array_equal(pixels, decode(file, SIZE, LIMITS))
+            np.testing.assert_array_equal(pixels, decode(file, SMALL, LIMITS))
         wrong = [b"", b"no image", SMALL[:1000], LARGE[: len(LARGE) // 2], LARGER]
         for file in wrong:
             with pytest.raises(ImageError) as expected:
-                decode(file, SIZE, Limits(20_000_000))
+                decode(file, SMALL, Limits(20_000_000))
             with pytest.raises(ImageError) as error:
                 await it.decode(file, limits=Limits(20_000_000))
             assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
@@ -245,7 +244,7 @@ def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: 
 
     side = int(QUICK_PIXELS**0.5)
     with pytest.raises(ImageTooLargeError):
-        decode(make_image("red", (side + 1, side), "PNG"), SIZE, Limits(QUICK_PIXELS))
+        decode(make_image("red", (side + 1, side), "PNG"), SMALL, Limits(QUICK_PIXELS))
     try:
         file = make_image("red", (side, side), format)
     except (KeyError, OSError):
@@ -267,10 +266,10 @@ def test_what_nobody_waits_for_is_ended() -> None:
 
 def test_what_is_not_decoded_in_time_is_given_up() -> None:
     async def test(it: Running) -> None:
-        out = np.zeros((*SIZE, 3), np.uint8)
+        out = np.zeros((*SMALL.size, 3), np.uint8)
         soon = time.monotonic() + 0.1
         found = await asyncio.gather(
-            *(it.decoders.decode(LARGER, out, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
+            *(it.decoders.decode(LARGER, out, SMALL, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
             return_exceptions=True,
         )
         assert [type(error) for error in found] == [TimeoutError] * 3
@@ -283,9 +282,9 @@ def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pyte
     monkeypatch.setattr("secondlook.service.decoding.decoders.LONG_TURN_S", 0.0)
 
     async def test(it: Running) -> None:
-        out = np.zeros((*SIZE, 3), np.uint8)
+        out = np.zeros((*SMALL.size, 3), np.uint8)
         with pytest.raises(TimeoutError):
-            await it.decoders.decode(LARGER, out, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
+            await it.decoders.decode(LARGER, out, SMALL, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
 
     run(test)
 

@@ -61,7 +61,7 @@ def test_a_theta_given_is_the_caches_too_and_one_for_the_cache_is_its_alone(bund
 
 
 def test_the_three_models_are_the_servers(bundle: Bundle, fresh: Dataset) -> None:
-    images = np.stack([fresh.read(i, bundle.engine.size) for i in range(len(fresh.labels))])
+    images = np.stack([fresh.read(i, bundle.geometry) for i in range(len(fresh.labels))])
     logits, keys = bundle.engine.encode(images)
     setting = Setting(30.0, 0.4, 7, 50.0)
     network = softmax(logits)

@@ -20,6 +20,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import activate, active_generation, generations
 from secondlook.model.journal import Journal, NewImage
+from secondlook.model.networks.preprocess import CIFAR
 from secondlook.model.stores.added_keys import added_id
 from tests.images_for_tests import make_folder, make_image, striped
 from tests.service_for_tests import (
@@ -139,7 +140,7 @@ def test_a_dataset_is_folded_as_the_journal_has_it(tmp_path: Path, colour_folder
     assert len(folded.labels) == 60
     assert [folded.source(i) for i in (0, 59)] == [dataset.source(1), "taught:1"]
     assert folded.labels[[0, 1, 59]].tolist() == [2, 0, 3]
-    assert folded.read(59, (32, 32)).shape == (32, 32, 3)
+    assert folded.read(59, CIFAR.geometry).shape == (32, 32, 3)
     held = {folded.source(int(i)) for i in folded.holdout()}
     assert held == {dataset.source(int(i)) for i in dataset.holdout()}
     assert folded.content_hash() not in (dataset.content_hash(), "")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secondlook.model.images import Limits, read_header
+from secondlook.model.images import Geometry, Limits, read_header
 from tests.odd_images import HEIC_LARGE, chunk, encoded, exif, gif, png, tiff_of
 
 # Forks for each file, so that no memory that was freed before is used again.
 MEASURED = """
 import os, sys
-from secondlook.model.images import Limits, decode
+from secondlook.model.images import Geometry, Limits, decode
 
 def kilobytes(field):
     with open("/proc/self/status") as status:
@@ -31,7 +31,7 @@ for line in sys.stdin:
         with open("/proc/self/clear_refs", "w") as peak:
             peak.write("5")
         before = kilobytes("VmRSS")
-        decode(data, (int(size), int(size)), Limits(10**9))
+        decode(data, Geometry.covering(int(size), int(size)), Limits(10**9))
         print(1024 * (kilobytes("VmHWM") - before), flush=True)
         os._exit(0)
     os.waitpid(child, 0)
@@ -164,8 +164,8 @@ def test_no_image_takes_more_than_its_header_is_charged(measure: Callable[[bytes
     pixels = header.width * header.height
     print(f"{name}: charged {header.peak_bytes / pixels:.1f}, taken {max(peaks) / pixels:.1f} bytes a pixel")
     assert max(peaks) <= header.peak_bytes
-    assert peaks[0] <= read_header(data, LIMITS, (32, 32)).peak_bytes <= header.peak_bytes
-    assert peaks[1] <= read_header(data, LIMITS, (560, 560)).peak_bytes
+    assert peaks[0] <= read_header(data, LIMITS, Geometry.covering(32, 32)).peak_bytes <= header.peak_bytes
+    assert peaks[1] <= read_header(data, LIMITS, Geometry.covering(560, 560)).peak_bytes
 
 
 def test_a_charge_is_not_far_from_what_is_taken(measure: Callable[[bytes, int], int]) -> None:

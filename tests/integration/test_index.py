@@ -24,6 +24,7 @@ from secondlook.model.errors import BundleError, DatasetError, MemoryLimitError,
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.networks.file import load_network
+from secondlook.model.networks.preprocess import CIFAR
 from secondlook.model.networks.recipe import Recipe
 from secondlook.model.networks.torch_engine import TorchEngine
 from secondlook.model.stores.faiss_store import FaissStore
@@ -36,7 +37,7 @@ FIXED = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
 def test_the_cache_alone_knows_plain_colours_through_a_random_network(tiny_bundle: Path, tmp_path: Path) -> None:
     fresh = load(str(make_folder(tmp_path / "fresh", per_class=5)))
     bundle = open_bundle(tiny_bundle)
-    images = np.stack([fresh.read(i, bundle.engine.size) for i in range(15)])
+    images = np.stack([fresh.read(i, bundle.geometry) for i in range(15)])
     answers = Predictor(bundle).predict(images, [Parameters(50.0, 1.0, 5)] * 15, neighbors=3)
     for answer, label in zip(answers, fresh.labels, strict=True):
         assert isinstance(answer, Answer)
@@ -51,14 +52,14 @@ def test_bfloat16_is_weighed_by_the_holdouts_first_classes(tiny_bundle: Path, tm
     encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
     dataset = load(str(make_folder(tmp_path / "fresh", per_class=40)))
     exact, reduced = (TorchEngine(encoder, (32, 32), "cpu", bfloat16=half) for half in (False, True))
-    images = np.stack([dataset.read(i, (32, 32)) for i in range(9)])
+    images = np.stack([dataset.read(i, CIFAR.geometry) for i in range(9)])
     one, other = exact.encode(images), reduced.encode(images)
     assert not np.array_equal(one.logits, other.logits)
     np.testing.assert_allclose(np.linalg.norm(other.keys, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(one.keys, other.keys, atol=0.05)
     expected = [
         exact.encode(image).logits.argmax() == reduced.encode(image).logits.argmax()
-        for image in (dataset.read(i, (32, 32))[None] for i in dataset.holdout().tolist())
+        for image in (dataset.read(i, CIFAR.geometry)[None] for i in dataset.holdout().tolist())
     ]
     assert same_first_class(exact, reduced, dataset) == pytest.approx(np.mean(expected))
     assert same_first_class(exact, exact, dataset) == 1.0
@@ -96,7 +97,7 @@ def test_mirrored_copies_are_cached_beside_their_images(tiny_bundle: Path, colou
     options = replace(FIXED, mirror=True)
     bundle = open_bundle(tmp_path, index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), options))
     assert bundle.store.count == 120
-    image = load(str(colour_folder)).read(3, (32, 32))
+    image = load(str(colour_folder)).read(3, CIFAR.geometry)
     (answer,) = Predictor(bundle).predict(
         np.ascontiguousarray(image[None, :, ::-1]), [Parameters(9, 1, 1)], neighbors=1
     )
@@ -346,7 +347,7 @@ def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder:
     options = replace(FIXED, mirror=True, store="Flat")
     source = FromNetwork(tmp_path / "net.safetensors", Recipe(layers=("pool",)), mirror_normalized=True)
     bundle = open_bundle(tmp_path / "after", index(dataset, tmp_path / "after", source, options))
-    image = dataset.read(7, (32, 32))
+    image = dataset.read(7, CIFAR.geometry)
     x = network.normalize(torch.from_numpy(image[None])).flip(-1)
     with torch.inference_mode():
         pooled = network.activations(x, ("pool",))[1]["pool"].flatten().numpy()

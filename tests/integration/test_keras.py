@@ -12,6 +12,7 @@ from secondlook.indexer.keras import TENSORS, import_keras
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.cifar import ResNet
 from secondlook.model.networks.file import load_network
+from secondlook.model.networks.preprocess import CIFAR
 
 
 def write_keras(network: ResNet, path: Path) -> None:
@@ -93,7 +94,7 @@ def test_the_authors_resnet32_errs_as_published(data_root: Path, tmp_path: Path)
     (source,) = Path(weights).glob("cifar10_ResNet32*.h5")
     network = import_keras(source, tmp_path / "net.safetensors")
     train, test = (load("cifar10", split, data_root) for split in ("train", "test"))
-    (of_train, _), (of_test, positions) = read_all(train, (32, 32)), read_all(test, (32, 32))
+    (of_train, _), (of_test, positions) = read_all(train, CIFAR.geometry), read_all(test, CIFAR.geometry)
     network.set_pixel_statistics(np.concatenate([of_train, of_test]))
     images, labels = of_test[:1000], test.labels[positions[:1000]]
     with torch.inference_mode():

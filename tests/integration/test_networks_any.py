@@ -13,7 +13,7 @@ import pytest
 
 from secondlook.model.errors import EngineError, NetworkError, RecipeError
 from secondlook.model.images import Geometry
-from secondlook.model.networks import onnx_session
+from secondlook.model.networks import onnx_weights
 from secondlook.model.networks.encoder_graph import export_encoder
 from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import keys_of
@@ -260,7 +260,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     network = opened("classifier")
     assert isinstance(network, OnnxNetwork)
     expected = network.activations(IMAGES).logits
-    monkeypatch.setattr(onnx_session, "MOST_BYTES", 4096)
+    monkeypatch.setattr(onnx_weights, "MOST_BYTES", 4096)
     engine = export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES)
     assert (tmp_path / "encoder.onnx.data").stat().st_size > 4096 > (tmp_path / "encoder.onnx").stat().st_size
     assert expected is not None

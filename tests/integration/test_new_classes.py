@@ -15,6 +15,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.errors import DatasetError
 from secondlook.model.journal import Journal, NewImage
+from secondlook.model.networks.preprocess import CIFAR
 
 
 def patterns(root: Path, per_class: int = 8) -> Path:
@@ -57,7 +58,7 @@ def test_new_classes_are_learned_and_the_figures_are_those_of_a_server(
     predictor = Predictor(bundle, replayed(Overlay(bundle), journal))
     right = []
     for position, label in enumerate(test.labels):
-        (answer,) = predictor.predict(test.read(position, (32, 32))[None], [predictor.defaults])
+        (answer,) = predictor.predict(test.read(position, CIFAR.geometry)[None], [predictor.defaults])
         assert not isinstance(answer, Exception)
         right.append(predictor.classes[int(answer.mixed.argmax())] == test.classes[label])
     assert found.points[1].new.value == pytest.approx(100 * np.mean(right))

@@ -19,6 +19,7 @@ from secondlook.evaluation.paper.subjects import AS_IS, Subject, from_bundle, fr
 from secondlook.indexer.datasets.datasets import load
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.preprocess import CIFAR
 from tests.images_for_tests import make_folder
 
 PLAN = replace(
@@ -159,7 +160,7 @@ def test_a_part_of_a_dataset_keeps_its_classes_and_holdout(colour_folder: Path) 
     assert part.content_hash() != whole.content_hash()
     assert part.content_hash() != thinned(whole, 29).content_hash()
     of_whole = [whole.source(i) for i in range(len(whole.labels))].index(part.source(7))
-    np.testing.assert_array_equal(part.read(7, (32, 32)), whole.read(of_whole, (32, 32)))
+    np.testing.assert_array_equal(part.read(7, CIFAR.geometry), whole.read(of_whole, CIFAR.geometry))
     assert thinned(whole, None) is whole
 
 

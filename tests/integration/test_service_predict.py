@@ -37,7 +37,7 @@ def call(tiny_bundle: Path) -> Iterator[Call]:
 
 
 def answer(reference: Predictor, content: bytes, neighbors: int = 0, **overrides: Any) -> Answer:
-    image = decode(content, reference.bundle.engine.size, Limits(DEFAULT_PIXELS))[None]
+    image = decode(content, reference.bundle.geometry, Limits(DEFAULT_PIXELS))[None]
     (found,) = reference.predict(image, [reference.parameters(Overrides(**overrides))], neighbors)
     assert isinstance(found, Answer)
     return found
@@ -139,7 +139,7 @@ def test_model_says_what_the_bundle_is(call: Call, reference: Predictor) -> None
     assert body["classes"] == sorted(COLOURS)
     assert body["entries"] == reference.bundle.store.count
     assert body["theta"] == reference.defaults.theta
-    assert body["input"]["height"] == 32
+    assert body["preprocess"]["geometry"]["height"] == 32
 
 
 def test_an_answers_neighbour_can_be_looked_up(call: Call, reference: Predictor) -> None:

@@ -27,6 +27,7 @@ from secondlook.model.bundles.root import activate, active_generation
 from secondlook.model.errors import DatasetError, ParameterError, PartsError
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.manifest import FileInfo
+from secondlook.model.networks.preprocess import CIFAR
 from secondlook.model.networks.recipe import Recipe
 from tests.images_for_tests import make_folder, make_image
 from tests.service_for_tests import copy_root
@@ -107,7 +108,7 @@ def test_shards_merge_into_what_one_process_makes(
 def test_images_in_memory_are_split_too(tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
     root, files = copy_root(tiny_bundle, tmp_path / "root"), load(str(folder))
     order = np.setdiff1d(np.random.default_rng(0).permutation(300), [140], assume_unique=True)
-    pixels = np.stack([files.read(int(i), (32, 32)) for i in order])
+    pixels = np.stack([files.read(int(i), CIFAR.geometry) for i in order])
     dataset = ArrayDataset("memory", "train", files.classes, files.labels[order], pixels, [f"{i}.png" for i in order])
     embed(dataset, root, tmp_path / "parts", 2)
     bundle = merged(dataset, root, tmp_path / "parts", IndexOptions())
@@ -157,10 +158,9 @@ def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, 
         if i % 20 == 0:
             with Image.open(io.BytesIO(bundle.entries.thumbnail(entry) or b"")) as thumbnail:
                 seen = np.asarray(thumbnail).astype(float)
-            image = folded.read(positions[entry.source], (32, 32)).astype(float)[:, :: -1 if entry.mirrored else 1]
-            assert (
-                np.abs(seen - image).mean() < 14.5
-            )  # its JPEG: 12.5 at most; another image of its class: 16.7 at least
+            image = folded.read(positions[entry.source], CIFAR.geometry).astype(float)
+            image = image[:, :: -1 if entry.mirrored else 1]
+            assert np.abs(seen - image).mean() < 14.5  # its JPEG: 12.5 at most; another of its class: 16.7 at least
     with closing(sqlite3.connect(bundle.path / "entries.sqlite")) as table:
         sheets = dict(table.execute("SELECT id, jpeg FROM sheets").fetchall())
     assert sheets.keys() == shown.keys()

@@ -63,7 +63,7 @@ def test_a_refilled_cache_holds_the_training_images_as_shifted(
     taken = np.sort(np.random.default_rng(0).permutation(60)[:40])
 
     def encode(images: Dataset, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return bundle.engine.encode(np.stack([images.read(int(i), bundle.engine.size) for i in positions]))
+        return bundle.engine.encode(np.stack([images.read(int(i), bundle.geometry) for i in positions]))
 
     asked = encode(shifted(fresh, "contrast", 5), np.arange(18))
     wrong = {}

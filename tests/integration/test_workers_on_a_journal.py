@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from secondlook.model.answering.follower import JournalFollower
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import encoder_id
 from secondlook.model.errors import LabelTakenError
 from secondlook.model.journal import JOURNAL, Journal, NewImage
 from secondlook.model.labels import fold
@@ -73,7 +73,7 @@ class Hammered(RuleBasedStateMachine):
 
     @rule(worker=workers, label=st.sampled_from(LABELS), count=st.integers(1, 3))
     def teach(self, worker: int, label: str, count: int) -> None:
-        encoder, manifest = self.bundle.manifest.files[ENCODER].sha256, self.bundle.manifest
+        encoder, manifest = encoder_id(self.bundle.manifest), self.bundle.manifest
         images = [NewImage("a.png", b"bytes", {(encoder, False): self._key()}) for _ in range(count)]
         numbers: list[int] = []
         try:

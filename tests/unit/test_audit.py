@@ -26,7 +26,7 @@ def bundle_of(keys: Floats, values: Ints, sources: list[str], k: int | None = 5,
     return SimpleNamespace(
         manifest=SimpleNamespace(
             classes=CLASSES,
-            network_classes=CLASSES,
+            equal_classes=len(CLASSES),
             theta=theta,
             k=k,
             generation="20261126T000000Z-0000",

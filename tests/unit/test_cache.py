@@ -99,6 +99,13 @@ def test_a_missing_entry_has_no_weight_and_picks_no_class() -> None:
     np.testing.assert_array_equal(cache, [[0, 1, 0]])
 
 
+def test_without_a_head_the_cache_speaks_alone_and_without_entries_all_classes_are_as_likely() -> None:
+    network = softmax(np.empty((2, 0), np.float32), 4)
+    assert not network.any()
+    cache = np.array([[0.5, 0.5, 0, 0], [0, 0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(mix(network, cache, 1.0), [[0.5, 0.5, 0, 0], [0.25] * 4])
+
+
 def test_without_any_entry_the_network_speaks_alone() -> None:
     network = np.array([[0.2, 0.8]], np.float32)
     cache = vote(np.array([[-np.inf]], np.float32), np.array([[-1]]), 10.0, 2)

@@ -18,6 +18,7 @@ from secondlook.evaluation.studies.corruptions import (
     shifted,
 )
 from secondlook.indexer.datasets.datasets import ArrayDataset
+from secondlook.model.networks.preprocess import CIFAR
 
 RANDOM = np.random.default_rng(0)
 # Smooth blobs with some texture, as photographs have.
@@ -86,8 +87,7 @@ def test_a_shifted_dataset_changes_its_images_only() -> None:
     np.testing.assert_array_equal(noisy.labels, test.labels)
     np.testing.assert_array_equal(noisy.holdout(), test.holdout())
     assert noisy.content_hash() != test.content_hash()
-    size = (32, 32)
-    np.testing.assert_array_equal(noisy.read(4, size), noisy.read(4, size))
+    np.testing.assert_array_equal(noisy.read(4, CIFAR.geometry), noisy.read(4, CIFAR.geometry))
     # Neither another image nor the training image of the same place has the same noise.
-    assert (noisy.read(4, size) != noisy.read(5, size)).mean() > 0.9
-    assert (noisy.read(4, size) != shifted(train, "gaussian_noise", 3).read(4, size)).mean() > 0.9
+    assert (noisy.read(4, CIFAR.geometry) != noisy.read(5, CIFAR.geometry)).mean() > 0.9
+    assert (noisy.read(4, CIFAR.geometry) != shifted(train, "gaussian_noise", 3).read(4, CIFAR.geometry)).mean() > 0.9

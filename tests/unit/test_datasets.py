@@ -13,6 +13,7 @@ from secondlook.indexer.datasets.datasets import CIFAR, ArrayDataset, Dataset, l
 from secondlook.indexer.datasets.derived import DerivedDataset, subset
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.model.errors import DatasetError, ImageError
+from secondlook.model.images import SMALL, Geometry
 from tests.images_for_tests import make_folder, make_image
 
 
@@ -85,7 +86,7 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     assert dataset.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert dataset.source(10) == "green/000.png"
     assert dataset.holdout().tolist() == [9, 19, 29]
-    assert dataset.read(29, (32, 32))[16, 16].argmax() == 0
+    assert dataset.read(29, SMALL)[16, 16].argmax() == 0
 
 
 def test_splits_and_data_root(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_file_name_that_is_no_utf8_is_shown_as_text(tmp_path: Path) -> None:
     (folder / "red" / "000.png").rename(folder / "red" / os.fsdecode(b"gr\xfcn.png"))
     dataset = load(str(folder))
     dataset.source(2).encode()
-    assert dataset.read(2, (32, 32)).shape == (32, 32, 3)
+    assert dataset.read(2, SMALL).shape == (32, 32, 3)
 
 
 def test_the_hash_follows_the_content(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     dataset = load(str(make_folder(tmp_path / "colours", per_class=1)))
     (tmp_path / "colours" / "blue" / "000.png").write_bytes(b"no image")
     with pytest.raises(ImageError):
-        dataset.read(0, (32, 32))
+        dataset.read(0, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_subset_has_its_own_images_and_those_of_the_holdout_that_are_among_the
     part = subset(base, np.array([3, 19, 6]))
     assert part.labels.tolist() == [1, 1, 0]
     assert [part.source(i) for i in range(3)] == ["3.png", "19.png", "6.png"]
-    assert part.read(1, (4, 4)).max() == 19
+    assert part.read(1, Geometry.covering(4, 4)).max() == 19
     assert base.holdout().tolist() == [18, 19]
     assert part.holdout().tolist() == [1]
     assert len({base.content_hash(), part.content_hash(), subset(base, np.array([3])).content_hash()}) == 3

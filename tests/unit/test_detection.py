@@ -6,6 +6,7 @@ import pytest
 from secondlook.evaluation.statistics.conformal import METHODS, compared
 from secondlook.evaluation.statistics.detection import detect
 from secondlook.evaluation.studies.unknown_images import unknown_images
+from secondlook.model.images import Geometry
 from secondlook.model.scoring import auroc
 
 RANDOM = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def test_every_way_to_make_sets_holds_what_is_asked() -> None:
 @pytest.mark.parametrize("name", ["drawings", "noise"])
 def test_made_images_are_always_the_same_and_all_different(name: str) -> None:
     one, other = (unknown_images(name, (24, 32), images=20) for _ in range(2))
-    images = [one.read(i, (24, 32)) for i in range(20)]
+    images = [one.read(i, Geometry.covering(24, 32)) for i in range(20)]
     assert one.content_hash() == other.content_hash()
     assert {image.shape for image in images} == {(24, 32, 3)}
     assert len({image.tobytes() for image in images}) == 20

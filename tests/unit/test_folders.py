@@ -16,6 +16,7 @@ from secondlook.indexer.datasets.left_out import LONGEST, LeftOut, Reason, print
 from secondlook.indexer.datasets.walk import read_image
 from secondlook.model.errors import DatasetError, ImageError
 from secondlook.model.images import Limits
+from secondlook.model.networks.preprocess import CIFAR
 from tests.images_for_tests import make_folder, make_image
 
 
@@ -77,7 +78,7 @@ def test_an_image_is_one_under_any_name(folder: Path, name: bytes) -> None:
     json.dumps(new).encode()
     assert new != "red/"
     position = [dataset.source(i) for i in range(len(dataset.files))].index(new)
-    assert dataset.read(position, (32, 32)).shape == (32, 32, 3)
+    assert dataset.read(position, CIFAR.geometry).shape == (32, 32, 3)
     assert not len(dataset.left_out)
 
 
@@ -133,7 +134,7 @@ def test_a_file_that_becomes_a_pipe_does_not_hang(folder: Path) -> None:
 
     def read() -> None:
         try:
-            dataset.read(5, (32, 32))
+            dataset.read(5, CIFAR.geometry)
         except ImageError as error:
             failed.append(error)
 
@@ -147,7 +148,7 @@ def test_a_file_that_vanishes_is_unreadable(folder: Path) -> None:
     dataset = opened_folder(folder)
     (folder / "red" / "001.png").unlink()
     with pytest.raises(ImageError, match="it cannot be read: No such file"):
-        dataset.read(5, (32, 32))
+        dataset.read(5, CIFAR.geometry)
     assert len(dataset.content_hash()) == 64
 
 
@@ -199,7 +200,7 @@ def test_what_is_no_image_is_counted_by_reason(folder: Path) -> None:
     dataset = load_to_cache(str(folder), "train", None, Limits(200 * 200))
     for position in range(len(dataset.labels)):
         try:
-            dataset.read(position, (32, 32))
+            dataset.read(position, CIFAR.geometry)
         except ImageError as error:
             dataset.left_out.note(dataset.source(position), error)
     assert dataset.left_out.counts() == {
@@ -233,7 +234,7 @@ def test_what_may_not_be_read_is_unreadable(folder: Path) -> None:
     assert dataset.left_out.counts() == {"unreadable": 2}
     assert sources(dataset) == {"red/secret.png"}
     with pytest.raises(ImageError, match="it cannot be read: Permission denied"):
-        dataset.read(len(dataset.files) - 1, (32, 32))
+        dataset.read(len(dataset.files) - 1, CIFAR.geometry)
     (folder / "red" / "secret").chmod(0o700)
 
 
@@ -244,7 +245,7 @@ def test_one_name_written_in_two_ways_is_one_class(folder: Path) -> None:
     assert dataset.classes == ("blue", "caf\u00e9", "green", "red")
     assert (dataset.labels == 1).sum() == 2
     for position in range(len(dataset.files)):
-        dataset.read(position, (32, 32))
+        dataset.read(position, CIFAR.geometry)
 
 
 def test_spaces_around_a_class_folder_are_none_of_its_name(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import AvifImagePlugin, Image
 
 from secondlook.model.errors import ImageError, ImageTooLargeError
-from secondlook.model.images import Limits, decode, fitting, read_header
+from secondlook.model.images import SMALL, Geometry, Limits, decode, fitting, read_header
 from tests.odd_images import (
     HEIC,
     SIZE,
@@ -28,7 +28,7 @@ PLAIN = encoded(halves(), "PNG")
 
 
 def seen(data: bytes, size: tuple[int, int] = TARGET) -> np.ndarray:
-    return decode(data, size, LIMITS).astype(int)
+    return decode(data, Geometry.covering(*size), LIMITS).astype(int)
 
 
 def repeated_scans(count: int) -> bytes:
@@ -91,7 +91,8 @@ def test_few_bytes_that_would_cost_much_are_refused_by_the_header(data: bytes, w
 def test_the_limit_holds_for_every_format(format: str) -> None:
     data = encoded(halves(), format)
     assert read_header(data, Limits(64 * 48))[:3] == (format, *SIZE)
-    for read in (lambda: read_header(data, Limits(64 * 48 - 1)), lambda: decode(data, TARGET, Limits(64 * 48 - 1))):
+    fewer = Limits(64 * 48 - 1)
+    for read in (lambda: read_header(data, fewer), lambda: decode(data, SMALL, fewer)):
         with pytest.raises(ImageTooLargeError, match="64 x 48 pixels"):
             read()
     with pytest.raises(ImageTooLargeError):

@@ -23,7 +23,7 @@ def test_a_replaced_predictor_is_let_go_after_its_last_batch() -> None:
         old = Scripted()
         batcher = Batcher(old, max_batch=4)  # type: ignore[arg-type]
         batcher.start()
-        await batcher.submit(image(1))
+        await batcher.submit(*image(1))
         gone = weakref.ref(old)
         batcher.predictor = Scripted("second")  # type: ignore[assignment]
         del old
@@ -51,11 +51,11 @@ def test_when_the_thread_dies_all_waiters_are_told_and_it_starts_anew(caplog: py
         assert not batcher.is_running
         assert batcher.computing_s == 0
         with pytest.raises(UnavailableError):
-            await batcher.submit(image(3))
+            await batcher.submit(*image(3))
         scripted.dies = False
         while not batcher.is_running:
             await asyncio.sleep(0.01)
-        assert said((await batcher.submit(image(4))).answers) == [4]
+        assert said((await batcher.submit(*image(4))).answers) == [4]
         assert batcher.restarts == 1
 
     assert scenario(body).calls == [[1], [4]]
@@ -114,7 +114,7 @@ def test_before_each_batch_the_thread_that_computes_asks_for_news() -> None:
             return cast(Predictor, second)
 
         batcher.renew = renew
-        assert (await batcher.submit(image(1))).predictor is cast(Predictor, second)
+        assert (await batcher.submit(*image(1))).predictor is cast(Predictor, second)
         batcher.predictor = cast(Predictor, first)
         await batcher.renewed()
         assert batcher.predictor is cast(Predictor, second)
@@ -132,7 +132,7 @@ def test_what_goes_wrong_with_news_is_told_to_those_who_ask_for_it_and_stops_no_
         batcher.renew = renew
         with pytest.raises(JournalError, match="gone"):
             await batcher.renewed()
-        assert said((await batcher.submit(image(1))).answers) == [1]
+        assert said((await batcher.submit(*image(1))).answers) == [1]
 
     scenario(body)
 

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from secondlook.model.answering.predictor import Answer, Overrides
 from secondlook.model.errors import ParameterError
+from secondlook.model.images import Geometry
 from secondlook.service.batching.batcher import Batcher
-from secondlook.service.errors import SizeChangedError
-from tests.batcher_for_tests import BAD, MOST, PATIENCE, Scripted, busy, image, queued, said, scenario
+from secondlook.service.errors import GeometryChangedError
+from tests.batcher_for_tests import BAD, MOST, PATIENCE, TINY, Scripted, busy, image, queued, said, scenario
 
 
 def test_the_pixels_of_a_request_that_is_alone_in_its_batch_are_not_copied() -> None:
@@ -25,9 +26,9 @@ def test_the_pixels_of_a_request_that_is_alone_in_its_batch_are_not_copied() -> 
     async def run() -> None:
         batcher = Batcher(Keeping(), max_batch=4)  # type: ignore[arg-type]
         batcher.start()
-        few, many = image(1, 2), image(*range(6))
-        await batcher.submit(few)
-        await batcher.submit(many)
+        (few, _), (many, _) = image(1, 2), image(*range(6))
+        await batcher.submit(few, TINY)
+        await batcher.submit(many, TINY)
         assert [len(images) for images in seen] == [2, 4, 2]
         assert np.shares_memory(seen[0], few)
         assert all(np.shares_memory(images, many) for images in seen[1:])
@@ -39,8 +40,8 @@ def test_the_pixels_of_a_request_that_is_alone_in_its_batch_are_not_copied() -> 
 def test_overrides_and_neighbours_are_each_requests_own() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        few = asyncio.create_task(batcher.submit(image(2), Overrides(lam=0.25), 1))
-        many = asyncio.create_task(batcher.submit(image(3), Overrides(lam=0.75), 3))
+        few = asyncio.create_task(batcher.submit(*image(2), Overrides(lam=0.25), 1))
+        many = asyncio.create_task(batcher.submit(*image(3), Overrides(lam=0.75), 3))
         await asyncio.sleep(0)
         scripted.gate.set()
         await first
@@ -65,7 +66,7 @@ def test_only_the_bad_image_of_a_failed_batch_fails() -> None:
         assert said((await others[0]).answers) == [2]
         assert said((await others[1]).answers) == ["a bad image", 3]
         await first
-        assert said((await batcher.submit(image(4))).answers) == [4]
+        assert said((await batcher.submit(*image(4))).answers) == [4]
 
     # Once together, once each alone, and no more.
     assert scenario(body).calls == [[1], [2, BAD, 3], [2], [BAD], [3], [4]]
@@ -74,8 +75,8 @@ def test_only_the_bad_image_of_a_failed_batch_fails() -> None:
 def test_a_k_that_the_store_cannot_serve_fails_its_request_alone() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        bad = asyncio.create_task(batcher.submit(image(2), Overrides(k=MOST + 1)))
-        good = asyncio.create_task(batcher.submit(image(3)))
+        bad = asyncio.create_task(batcher.submit(*image(2), Overrides(k=MOST + 1)))
+        good = asyncio.create_task(batcher.submit(*image(3)))
         await asyncio.sleep(0)
         scripted.gate.set()
         with pytest.raises(ParameterError, match="k must be"):
@@ -90,7 +91,7 @@ def test_each_request_is_answered_by_one_generation() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         second = Scripted("second")
         scripted.gate.clear()
-        long = asyncio.create_task(batcher.submit(image(1, 2, 3, 4, 5, 6)))
+        long = asyncio.create_task(batcher.submit(*image(1, 2, 3, 4, 5, 6)))
         assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
         batcher.predictor = second  # type: ignore[assignment]
         later = (await queued(batcher, image(7)))[0]
@@ -102,14 +103,15 @@ def test_each_request_is_answered_by_one_generation() -> None:
     assert scenario(body).calls == [[1, 2, 3, 4], [5, 6]]
 
 
-def test_images_decoded_for_another_size_are_refused() -> None:
+@pytest.mark.parametrize("now", [Geometry.covering(5, 5), Geometry(height=2, width=2, rule="squash")])
+def test_images_decoded_with_another_geometry_are_refused(now: Geometry) -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        others = await queued(batcher, image(2), image(3, side=5))
-        batcher.predictor = Scripted("second", (5, 5))  # type: ignore[assignment]
+        others = await queued(batcher, image(2), image(3, geometry=now))
+        batcher.predictor = Scripted("second", now)  # type: ignore[assignment]
         scripted.gate.set()
         await first
-        with pytest.raises(SizeChangedError):
+        with pytest.raises(GeometryChangedError):
             await others[0]
         assert said((await others[1]).answers) == [3]
 
@@ -119,12 +121,12 @@ def test_images_decoded_for_another_size_are_refused() -> None:
 def test_a_batch_that_cannot_be_put_together_fails_alone() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
-        waiting = await queued(batcher, image(2), np.zeros((1, 2, 2, 4), np.uint8))  # of other channels
+        waiting = await queued(batcher, image(2), (np.zeros((1, 2, 2, 4), np.uint8), TINY))  # of other channels
         scripted.gate.set()
         for task in waiting:
             with pytest.raises(ValueError, match="dimensions"):
                 await task
-        assert said((await batcher.submit(image(3))).answers) == [3]
+        assert said((await batcher.submit(*image(3))).answers) == [3]
         assert (batcher.restarts, batcher.is_running) == (0, True)
         await first
 

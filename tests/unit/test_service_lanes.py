@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from secondlook.model.errors import ImageTooSlowError
-from secondlook.model.images import Limits
+from secondlook.model.images import SMALL, Limits
 from secondlook.service.decoding.jobs import Job, Spending
 from secondlook.service.decoding.lanes import Lanes
 
@@ -24,10 +24,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def job(loop: asyncio.AbstractEventLoop, spending: Spending | None = None, pixels: int = 0, file: bytes = PNG) -> Job:
-    out = np.empty((2, 2, 3), np.uint8)
-    return Job(
-        file, out, Limits(100), spending or Spending(1.0), 0.0, loop.create_future(), next(_order), pixels=pixels
-    )
+    out, spent = np.empty((*SMALL.size, 3), np.uint8), spending or Spending(1.0)
+    return Job(file, out, SMALL, Limits(100), spent, 0.0, loop.create_future(), next(_order), pixels=pixels)
 
 
 def taken(lanes: Lanes) -> list[Job]:

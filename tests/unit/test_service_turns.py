@@ -76,7 +76,7 @@ def test_a_stream_of_small_requests_does_not_keep_a_large_one_from_its_end() -> 
 
         async def stream() -> None:
             while not large.done():
-                await batcher.submit(image(9))
+                await batcher.submit(*image(9))
 
         await asyncio.gather(first, large, *(stream() for _ in range(16)))
 
@@ -95,9 +95,9 @@ def test_images_that_cost_much_come_in_batches_of_few(monkeypatch: pytest.Monkey
         slow = Slow()
         batcher = Batcher(slow, max_batch=4)  # type: ignore[arg-type]
         batcher.start()
-        costly = [asyncio.create_task(batcher.submit(image(*[2] * 8), Overrides(k="all"))) for _ in range(2)]
+        costly = [asyncio.create_task(batcher.submit(*image(*[2] * 8), Overrides(k="all"))) for _ in range(2)]
         await asyncio.sleep(0.06)
-        assert said((await batcher.submit(image(*[3] * 4))).answers) == [3] * 4
+        assert said((await batcher.submit(*image(*[3] * 4))).answers) == [3] * 4
         assert not any(task.done() for task in costly)
         await asyncio.gather(*costly)
         assert {len(call) for call in slow.calls if call[0] == 2} <= {1, 2}
@@ -122,10 +122,10 @@ def test_usual_requests_go_between_the_steps_of_a_costly_one() -> None:
         batcher = Batcher(stepping, max_batch=4)  # type: ignore[arg-type]
         batcher.start()
         stepping.gate.clear()
-        costly = asyncio.create_task(batcher.submit(image(2), Overrides(k="all")))
+        costly = asyncio.create_task(batcher.submit(*image(2), Overrides(k="all")))
         assert await asyncio.to_thread(stepping.entered.wait, PATIENCE)
         usual = await queued(batcher, image(3), image(BAD))
-        also = asyncio.create_task(batcher.submit(image(4), Overrides(k="all")))
+        also = asyncio.create_task(batcher.submit(*image(4), Overrides(k="all")))
         await asyncio.sleep(0)
         stepping.gate.set()
         assert said((await usual[0]).answers) == [3]
@@ -142,13 +142,13 @@ def test_usual_requests_go_between_the_steps_of_a_costly_one() -> None:
 def test_what_is_half_done_when_its_client_leaves_is_not_finished() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         scripted.gate.clear()
-        large = asyncio.create_task(batcher.submit(image(*[2] * 12)))
+        large = asyncio.create_task(batcher.submit(*image(*[2] * 12)))
         assert await asyncio.to_thread(scripted.entered.wait, PATIENCE)
         large.cancel()
         await asyncio.wait((large,))
         assert batcher.waiting == 0
         scripted.gate.set()
-        assert said((await batcher.submit(image(3))).answers) == [3]
+        assert said((await batcher.submit(*image(3))).answers) == [3]
 
     assert scenario(body).calls == [[2] * 4, [3]]
 
@@ -172,7 +172,7 @@ def test_a_client_that_leaves_while_its_batch_is_computed_harms_no_one() -> None
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         scripted.gate.set()
-        assert said((await batcher.submit(image(2))).answers) == [2]
+        assert said((await batcher.submit(*image(2))).answers) == [2]
 
     scenario(body)
 
@@ -181,8 +181,8 @@ def test_what_still_waits_at_its_deadline_costs_nothing() -> None:
     async def body(batcher: Batcher, scripted: Scripted) -> None:
         first = await busy(batcher, scripted)
         late, later = Timing(), Timing()
-        soon = asyncio.create_task(batcher.submit(image(2), deadline=time.monotonic() + 0.01, timing=late))
-        in_time = asyncio.create_task(batcher.submit(image(3), deadline=time.monotonic() + PATIENCE, timing=later))
+        soon = asyncio.create_task(batcher.submit(*image(2), deadline=time.monotonic() + 0.01, timing=late))
+        in_time = asyncio.create_task(batcher.submit(*image(3), deadline=time.monotonic() + PATIENCE, timing=later))
         await asyncio.sleep(0.02)
         scripted.gate.set()
         with pytest.raises(TimeoutError):
