@@ -19,7 +19,7 @@ from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
 from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.files import ENCODER, NETWORK, file_sha256, read_manifest
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, file_sha256, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import BundleError, DatasetError, EngineError, RecipeError
 from secondlook.model.images import Geometry
@@ -88,7 +88,7 @@ class FromBundle:
             DatasetError: the dataset's classes are not the network's.
         """
         old = self.open(dataset)
-        for name in (ENCODER, NETWORK, TRAINED):
+        for name in (ENCODER, ENCODER_DATA, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
         manifest, network = old.manifest, old.manifest.network

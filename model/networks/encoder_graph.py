@@ -21,7 +21,7 @@ from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
 from secondlook.model.networks.onnx_walk import pruned
-from secondlook.model.networks.onnx_weights import Weighted, save
+from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -86,14 +86,17 @@ def export_encoder(
     projection: Floats | None = None,
     *,
     head: bool = True,
+    most_bytes: int = MOST_BYTES,
 ) -> OnnxEngine:
     """Write the encoder to a file and prove it on real images (n,H,W,3), of which the first five are taken.
+
+    Weights of ``most_bytes`` or more are written to a file beside it, called the same with ``.data`` behind.
 
     Raises:
         RecipeError: as for ``encoder_graph``.
         EngineError: the file does not run, or does not say what the network says.
     """
-    save(encoder_graph(network, recipe, projection, head=head), path)
+    save(encoder_graph(network, recipe, projection, head=head), path, most_bytes)
     engine = OnnxEngine(path)
     prove(engine, network, recipe, images[:5], projection)
     return engine
