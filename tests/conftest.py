@@ -94,8 +94,8 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, tiny_network: Path) -> Path:
     """The root of a real bundle of those images. Tests that write copy it."""
     from secondlook.indexer.datasets.datasets import load
-    from secondlook.indexer.embedding.from_cifar import FromCifar
     from secondlook.indexer.index import IndexOptions, index
+    from secondlook.indexer.sources.from_cifar import FromCifar
     from secondlook.model.bundles.root import activate
     from secondlook.model.networks.recipe import Recipe
 

@@ -28,10 +28,10 @@ from secondlook.evaluation.paper.subjects import AS_IS, Subject, thinned
 from secondlook.evaluation.timing import processor
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import best_device
-from secondlook.indexer.embedding.from_cifar import FromCifar
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Table
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import file_sha256

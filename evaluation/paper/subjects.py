@@ -12,7 +12,7 @@ import numpy as np
 from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import subset
-from secondlook.indexer.embedding.from_cifar import open_cifar
+from secondlook.indexer.sources.from_cifar import open_cifar
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import BundleError, NetworkError
 

@@ -12,7 +12,6 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import ordered
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import OpenNetwork
-from secondlook.indexer.embedding.from_network import fitted_projection
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
@@ -20,6 +19,7 @@ from secondlook.indexer.memory import check_memory, index_memory
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
+from secondlook.indexer.sources.from_network import fitted_projection
 from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax

@@ -1,4 +1,4 @@
-"""Where an index's encoder comes from: an existing bundle, here, or a network (``from_network``, ``from_cifar``)."""
+"""Where an index's encoder comes from: an existing bundle, here, or a network (``indexer.sources``)."""
 
 from __future__ import annotations
 

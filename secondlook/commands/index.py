@@ -34,13 +34,13 @@ from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
-from secondlook.indexer.embedding.from_network import HeadChoice
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.index import index as build
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.on_ray import Job, default_shards, embed_on_ray
 from secondlook.indexer.sharding.shards import Shards, shard_folder
+from secondlook.indexer.sources.from_network import HeadChoice
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest

@@ -36,8 +36,8 @@ from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
-from secondlook.indexer.embedding.from_cifar import FromCifar
 from secondlook.indexer.results import Study, write
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest

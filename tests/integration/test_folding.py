@@ -45,7 +45,7 @@ NEW = "20990101T000000Z-abcd"
 def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path) -> None:
     import torch
 
-    from secondlook.indexer.embedding.from_cifar import FromCifar
+    from secondlook.indexer.sources.from_cifar import FromCifar
     from secondlook.model.networks.cifar import ResNet
     from secondlook.model.networks.file import save_network
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
-from secondlook.indexer.embedding.from_cifar import FromCifar, same_first_class
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.refit import refit
+from secondlook.indexer.sources.from_cifar import FromCifar, same_first_class
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle

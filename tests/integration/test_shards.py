@@ -17,10 +17,10 @@ from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.entries import BATCH
-from secondlook.indexer.embedding.from_cifar import FromCifar
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import read_manifest

@@ -10,8 +10,8 @@ import click
 from pydantic import ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.from_cifar import FromCifar
-from secondlook.indexer.embedding.from_network import FromNetwork, HeadChoice
+from secondlook.indexer.sources.from_cifar import FromCifar
+from secondlook.indexer.sources.from_network import FromNetwork, HeadChoice
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import RecipeError
 from secondlook.model.networks.cifar_recipes import NAMED, cifar_recipe
