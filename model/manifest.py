@@ -57,9 +57,10 @@ class DatasetInfo(_Part):
 class NetworkInfo(_Part):
     """Which network is inside the encoder."""
 
-    arch: str
-    variant: str
+    name: str
+    """As it was given."""
     sha256: str
+    """Of its weights, or of the file that has them."""
     trained_on: str = ""
     """For people."""
     trained_on_these: Trained = "unknown"
@@ -67,8 +68,31 @@ class NetworkInfo(_Part):
     classes: int | None = Field(None, ge=0)
     """How many of the bundle's classes it knows, the first ones; None = all, 0 = it has no head. The others are known
     to the cache alone."""
+    all_classes: tuple[str, ...] | None = None
+    """Names of all its classes, where those of the bundle are some of them, or several together."""
+    groups: tuple[tuple[int, ...], ...] | None = None
+    """For each of the bundle's classes that it knows, which of ``all_classes`` mean it."""
+    matched: str = ""
+    """How: ``exact``, ``folded`` or ``class map``."""
     bfloat16: bool = False
     """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, content: Any) -> Any:
+        """What was written when all networks were of one family."""
+        if not isinstance(content, dict) or "arch" not in content:
+            return content
+        return {"name": content["arch"]} | {key: content[key] for key in content if key not in ("arch", "variant")}
+
+    @model_validator(mode="after")
+    def _groups_of_what_it_knows(self) -> Self:
+        known = len(self.all_classes or ())
+        if (self.groups is None) != (self.all_classes is None) or any(
+            not group or not 0 <= min(group) <= max(group) < known for group in self.groups or ()
+        ):
+            raise ValueError("groups are of all_classes")
+        return self
 
 
 class EarlyExit(_Part):
