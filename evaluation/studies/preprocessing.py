@@ -78,13 +78,11 @@ class PreprocessingFound:
             ]
             made.append(
                 Table(
-                    f"{self.network} on {self.photos:,} images of {self.dataset}, {judges}: how often, in %, a "
-                    "preprocessing is refused",
+                    f"{self.network} on {self.dataset}, {judges}: refused, in % of draws",
                     ("mistake", *(f"{count:,} images" for count in self.counts)),
                     tuple(rows),
-                    f"right: {self.right}; {self.draws} draws, of which no interval is wider than "
-                    f"{self._widest()} points; in brackets: the right one named in its place, + doing a little better "
-                    "where nothing is told for certain",
+                    f"Right: {self.right}. {self.draws} draws from {self.photos:,} images (50 % means "
+                    f"{self._half()}). In brackets: the right one named instead + found a little better, no more.",
                 )
             )
         return made
@@ -101,7 +99,7 @@ class PreprocessingFound:
             return f"{beaten:.0f}"
         return f"{beaten:.0f} ({named:.0f} + {hinted:.0f})"
 
-    def _widest(self) -> str:
+    def _half(self) -> str:
         return Interval(*(100 * value for value in wilson(self.draws // 2, self.draws))).text(0)
 
 
@@ -121,6 +119,7 @@ def mistakes(right: Arithmetic) -> dict[str, Arithmetic]:
 
 def preprocessing(
     network: OnnxNetwork,
+    name: str,
     dataset: Dataset,
     match: ClassMatch | None,
     *,
@@ -166,7 +165,7 @@ def preprocessing(
             tallies += [Tally(judges, one.trial.mistake, count, one.beaten, one.named, one.hinted) for one in found]
             progress("draw", step * len(counts) + place + 1, len(evidence) * len(counts))
     return PreprocessingFound(
-        network=network.name,
+        network=name,
         dataset=f"{dataset.name} {dataset.split}",
         right=f"{right.arithmetic}; {right.geometry}",
         photos=len(drawn.positions),

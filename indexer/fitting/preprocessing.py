@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.evidence import BATCH as BATCH
-from secondlook.indexer.fitting.evidence import Labels, Seen, head_losses, judges, lead, see, surprise
+from secondlook.indexer.fitting.evidence import BATCH, Labels, Seen, head_losses, judges, lead, see, surprise
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats
 from secondlook.model.images import Geometry

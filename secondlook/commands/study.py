@@ -35,8 +35,9 @@ from secondlook.evaluation.studies import same_picture as pictures
 from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.results import Study, write
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
@@ -264,7 +265,7 @@ def networks(root: Path | None, weights: tuple[Path, ...], data_root: Path | Non
         yield Network("the bundle's", FromBundle(root), *split(dataset))
     with tempfile.TemporaryDirectory() as folder:
         for subject in from_weights(weights, Path(folder), data_root):
-            yield Network(subject.name, FromNetwork(subject.network, "compact"), *split(subject.dataset))
+            yield Network(subject.name, FromCifar(subject.network, "compact"), *split(subject.dataset))
 
 
 @study.command()
@@ -402,6 +403,7 @@ def preprocessing(
     NETWORK is named as for `secondlook network`; its preprocessing is taken for right.
     """
     from secondlook.evaluation.studies.preprocessing import preprocessing as measure
+    from secondlook.indexer.sources.from_network import shown_name
     from secondlook.model.errors import NetworkError
     from secondlook.model.networks.classes import match_classes, read_class_map
     from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -414,7 +416,8 @@ def preprocessing(
             raise NetworkError(f"{network} normalises pixels itself: there is no preprocessing of it to mistake")
         dataset = load(photos, split, data_root, limits)
         match = match_classes(dataset.classes, opened.classes, class_map)
-        found = measure(opened, dataset, match, counts=images, draws=draws, photos=most, progress=progress)
+        name = shown_name(network)
+        found = measure(opened, name, dataset, match, counts=images, draws=draws, photos=most, progress=progress)
         if out is not None:
             write(found, out, "preprocessing")
     tell_left_out([dataset])
