@@ -16,7 +16,8 @@ from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import Labels, Seen, see, surprise
-from secondlook.indexer.fitting.preprocessing import candidates, decide, differ, geometries
+from secondlook.indexer.fitting.evidence import judges as evidence_of
+from secondlook.indexer.fitting.preprocessing import candidates, clearly_by, decide, differ, geometries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.cache import Floats
@@ -141,12 +142,12 @@ def preprocessing(
             f"{max(counts):,} were asked for: give fewer with --images"
         )
     trials = list(_trials(right, drawn))
-    asked = list(dict.fromkeys(candidate for trial in trials for candidate in trial.candidates))
+    tried = list(dict.fromkeys(candidate for trial in trials for candidate in trial.candidates))
     seen: dict[Preprocess, Seen] = {}
-    for done, candidate in enumerate(asked, 1):
+    for done, candidate in enumerate(tried, 1):
         images = np.stack([drawn.read(position, candidate.geometry) for position in drawn.positions])
         seen[candidate] = see(network.taking(candidate), images, default_recipe(network))
-        progress("run", done, len(asked))
+        progress("run", done, len(tried))
     tallies = []
     evidence = _evidence(network, match)
     for step, (judges, by) in enumerate(evidence):
@@ -157,7 +158,8 @@ def preprocessing(
         for place, count in enumerate(counts):
             if count > len(able):
                 continue
-            found = [_Count(trial) for trial in trials]
+            asked = evidence_of(by, has_head=judges != HEADLESS)
+            found = [_Count(trial, clearly_by(asked)) for trial in trials]
             for rows in _draws(able, count, draws):
                 losses = _losses(given, rows, drawn.labels[rows], by)
                 for one in found:
@@ -185,13 +187,13 @@ class _Trial:
 
 
 class _Count:
-    def __init__(self, trial: _Trial) -> None:
-        self.trial = trial
+    def __init__(self, trial: _Trial, clearly: float) -> None:
+        self.trial, self.clearly = trial, clearly
         self.beaten = self.named = self.hinted = 0
 
     def add(self, losses: dict[Preprocess, Floats], count: int) -> None:
         """Count what one draw says."""
-        answer, place = decide([losses[candidate] for candidate in self.trial.candidates], count)
+        answer, place = decide([losses[candidate] for candidate in self.trial.candidates], count, self.clearly)
         best = self.trial.candidates[place]
         is_right = best.geometry == self.trial.right.geometry and not differ(
             best.arithmetic, self.trial.right.arithmetic

@@ -13,6 +13,8 @@ from secondlook.model.networks.keys import pooled, unit
 from secondlook.model.networks.network import Network, default_pool
 from secondlook.model.networks.recipe import Pool
 
+THETAS = (5.0, 10.0, 20.0, 40.0, 80.0)
+
 
 class PoolChoice(NamedTuple):
     """How a network's default layer is pooled."""
@@ -37,5 +39,10 @@ def best_pool(network: Network, images: NDArray[np.uint8], labels: Labels) -> Po
         tokens = network.activations(images[start : start + BATCH], (name,)).seen[name]
         for way in ways:
             keys[way].append(unit(pooled(tokens, layer, way)))
-    nll = {way: float(neighbour_losses(np.concatenate(parts), labels).mean()) for way, parts in keys.items()}
+    nll = {way: _least(np.concatenate(parts), labels) for way, parts in keys.items()}
     return PoolChoice(min(ways, key=lambda way: nll[way]), {str(way): round(nll[way], 4) for way in ways})
+
+
+def _least(keys: Floats, labels: Labels) -> float:
+    """By the theta that suits them best, as a fit will choose it."""
+    return min(float(neighbour_losses(keys, labels, theta).mean()) for theta in THETAS)

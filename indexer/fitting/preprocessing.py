@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.fitting.evidence import BATCH, Labels, Seen, head_losses, judges, lead, see, surprise
+from secondlook.indexer.fitting.evidence import BATCH, Labels, Seen, head_losses, judges, lead, see, softmax, surprise
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats
 from secondlook.model.images import Geometry
@@ -19,7 +19,7 @@ from secondlook.model.networks.classes import ClassMatch
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic, Preprocess
-from secondlook.model.networks.proof import FEWEST, Answer, PreprocessProof, Tried
+from secondlook.model.networks.proof import FEWEST, Answer, Judge, PreprocessProof, Tried
 
 Read = Callable[[int, Geometry], "NDArray[np.uint8]"]
 
@@ -30,6 +30,8 @@ MOST = 400
 CLEARLY = 3.0
 """Standard errors by which another preprocessing has to be better than what is declared to beat it, or than a candidate
 to leave it behind."""
+CLEARLY_ALONE = 3.5
+"""The same where neighbours alone are asked: their votes share images, which makes chance larger than it looks."""
 MATTERS = 0.01
 """Nats by which it has to be better too: where images are told apart easily, certain differences are of no weight."""
 CONFIRMED = 2.0
@@ -123,7 +125,7 @@ def measure(
             suggestion = shaped[shape].tried()
     return PreprocessProof(
         images=race.asked,
-        by=judges(match, has_head=network.classes is not None),
+        by=race.by,
         answer=answer,
         arithmetic=arithmetic,
         better=better,
@@ -132,14 +134,14 @@ def measure(
     )
 
 
-def decide(losses: Sequence[Floats], images: int) -> tuple[Answer, int]:
+def decide(losses: Sequence[Floats], images: int, clearly: float = CLEARLY) -> tuple[Answer, int]:
     """What the losses (n,) of candidates say of the first one; and which has the least."""
     best = int(np.argmin([np.mean(loss) for loss in losses]))
     if images < FEWEST:
         return "cannot tell", best
     if best:
         gain = float(np.mean(losses[0]) - np.mean(losses[best]))
-        is_beaten = gain > MATTERS and lead(losses[0], losses[best]) > CLEARLY
+        is_beaten = gain > MATTERS and lead(losses[0], losses[best]) > clearly
         return ("beaten" if is_beaten else "cannot tell"), best
     rivals = [lead(loss, losses[0]) for loss in losses[1:]]
     return ("confirmed" if not rivals or min(rivals) > CONFIRMED else "cannot tell"), 0
@@ -148,7 +150,12 @@ def decide(losses: Sequence[Floats], images: int) -> tuple[Answer, int]:
 def losses(network: OnnxNetwork, images: NDArray[np.uint8], labels: Labels, match: ClassMatch) -> Floats:
     """(n,) the head's negative log-likelihood of each image's own class."""
     found = [network.activations(images[start : start + BATCH]).logits for start in range(0, len(images), BATCH)]
-    return head_losses(np.concatenate([logits for logits in found if logits is not None]), labels, match)
+    return head_losses(softmax(np.concatenate([logits for logits in found if logits is not None])), labels, match)
+
+
+def clearly_by(asked: tuple[Judge, ...]) -> float:
+    """Standard errors that are enough."""
+    return CLEARLY_ALONE if asked == ("neighbours",) else CLEARLY
 
 
 class _Racer:
@@ -186,6 +193,8 @@ class _Race:
         self._recipe = default_recipe(network)
         self._read, self._chosen, self._labels, self._match = read, chosen, labels, match
         self._progress, self.asked = progress, 0
+        self.by = judges(match, has_head=network.classes is not None)
+        self.clearly = clearly_by(self.by)
         self._shared, self._decoded = network.preprocess.geometry, list[NDArray[np.uint8]]()
 
     def run(self, racers: Sequence[_Racer]) -> tuple[Answer, int]:
@@ -201,10 +210,10 @@ class _Race:
             for place, loss in zip(left, found, strict=True):
                 racer = racers[place]
                 racer.nll, racer.behind, racer.images = float(loss.mean()), lead(loss, found[0]), end
-            answer, best = decide(found, end)
+            answer, best = decide(found, end, self.clearly)
             if end == len(self._chosen):
                 return answer, left[best]
-            is_left = [place == 0 or lead(loss, found[best]) <= CLEARLY for place, loss in enumerate(found)]
+            is_left = [place == 0 or lead(loss, found[best]) <= self.clearly for place, loss in enumerate(found)]
             winner = left[best]
             for place, stays in zip(left, is_left, strict=True):
                 if not stays:
