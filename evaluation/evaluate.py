@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.evaluation.all_classes import AllClasses
 from secondlook.evaluation.fit_grid import cache_only_theta, surfaces
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.statistics.reliability import Reliability, diagram
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
-from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -23,9 +24,10 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import own_evidence
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.cache import Floats, Ints, check_parameters, mix, softmax
-from secondlook.model.errors import DatasetError
+from secondlook.model.cache import Floats, Ints, check_lam, check_parameters, mix, softmax
+from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.manifest import FitReport, Manifest
+from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.scoring import ece_percent, error_percent, nll
 
 QUERIES_AT_ONCE = 1000
@@ -69,8 +71,9 @@ class Setting:
         The cache alone has the theta that was fitted for it; a theta given for the mixture is the cache's too.
 
         Raises:
-            ParameterError: a parameter is out of its range.
+            ParameterError: a parameter is out of its range, or the network has no head and lam is not 1.
         """
+        check_lam(lam, has_head=manifest.has_head)
         if cache_theta is None:
             cache_theta = cache_only_theta(manifest) if theta is None else theta
         setting = cls(
@@ -91,7 +94,8 @@ class Evaluation:
     count: int
     generation: str
     parameters: dict[str, float | None]
-    network: Quality
+    network: Quality | None
+    """None where it has no head: then it has no part in what follows either."""
     mixed: Quality
     cache_only: Quality
     dataset: str
@@ -103,6 +107,8 @@ class Evaluation:
     reliability: dict[str, Reliability]
     fit: FitReport | None
     """What the bundle's theta and lam were chosen from."""
+    network_all_classes: Quality | None = None
+    """Of the network where it knows more classes than the bundle: right is what all of those could not outdo."""
     in_holdout: int | None = 0
     """How many of the images its parameters were fitted on; None where an older bundle does not say."""
 
@@ -114,7 +120,8 @@ class Evaluation:
             "dataset": self.dataset,
             "generation": self.generation,
             "parameters": self.parameters,
-            **{name: asdict(getattr(self, name)) for name in MODELS},
+            **{name: asdict(found) if (found := getattr(self, name)) else None for name in MODELS},
+            **({"network_all_classes": asdict(self.network_all_classes)} if self.network_all_classes else {}),
             "error_intervals": {name: found._asdict() for name, found in self.error_intervals.items()},
             "fewer_errors": {name: found._asdict() for name, found in self.fewer_errors.items()},
             "reliability": {name: asdict(found) for name, found in self.reliability.items()},
@@ -126,19 +133,24 @@ class Evaluation:
         rows = []
         for name, style in MODELS.items():
             m, fewer = getattr(self, name), self.fewer_errors.get(name)
+            if m is None:
+                continue
             rows.append(
                 (
                     style.label,
                     self.error_intervals[name].text(),
-                    fewer.text() if fewer else "",
+                    *([fewer.text() if fewer else ""] if self.network else []),
                     f"{m.ece_percent:.2f}",
                     f"{m.nll:.4f}",
                 )
             )
+        if (whole := self.network_all_classes) is not None:
+            error = self.error_intervals["network_all_classes"].text()
+            rows.append(("network, of all its classes", error, "", f"{whole.ece_percent:.2f}", f"{whole.nll:.4f}"))
         return [
             Table(
                 f"{self.dataset}, {self.count:,} images, generation {self.generation}",
-                ("", "error %", "less than the network's, points", "ECE %", "NLL"),
+                ("", "error %", *(["less than the network's, points"] if self.network else []), "ECE %", "NLL"),
                 tuple(rows),
                 f"theta {p['theta']:g} (cache alone {p['cache_theta']:g}), lam {p['lam']:g}, k {p['k'] or 'all'}; "
                 "in brackets 95 % bootstrap intervals over the images",
@@ -175,9 +187,10 @@ def evaluate(
         ParameterError: a parameter is out of its range.
     """
     manifest = bundle.manifest
-    check_unseen(dataset, manifest)
+    dataset = unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked = embed_queries(dataset, sample(dataset, images), bundle, progress)
+    whole = _all_classes(bundle)
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress, also=None if whole is None else whole.see)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = ServedCache.of_overlay(Overlay(bundle))
@@ -192,18 +205,34 @@ def evaluate(
             votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
+    intervals = {name: bootstrap(100 * errs) for name, errs in wrong.items()}
+    if whole is not None:
+        intervals["network_all_classes"] = bootstrap(100 * whole.wrong(labels))
     return Evaluation(
         count=len(labels),
         generation=manifest.generation,
         parameters=asdict(setting),
         dataset=f"{dataset.name} {dataset.split}",
-        error_intervals={name: bootstrap(100 * errs) for name, errs in wrong.items()},
-        fewer_errors={name: bootstrap(100 * (wrong["network"] - wrong[name])) for name in models if name != "network"},
+        error_intervals=intervals,
+        fewer_errors={
+            name: bootstrap(100 * (wrong["network"] - wrong[name]))
+            for name in models
+            if name != "network" and "network" in models
+        },
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
+        network_all_classes=None if whole is None else Quality(*whole.quality(labels)),
         in_holdout=_in_holdout(bundle, asked.looks),
-        **{name: Quality.of(said, labels) for name, said in models.items()},
+        **{name: Quality.of(models[name], labels) if name in models else None for name in MODELS},  # type: ignore[arg-type]
     )
+
+
+def _all_classes(bundle: Bundle) -> AllClasses | None:
+    """What asks the network among all its classes, where those are more than the bundle's."""
+    groups, engine = bundle.manifest.network.groups, bundle.engine
+    if groups is None or not isinstance(engine, OnnxEngine) or engine.all_classes <= engine.classes:
+        return None
+    return AllClasses(engine, groups)
 
 
 def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:
@@ -214,16 +243,30 @@ def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:
     return 0 if bundle.manifest.parameters_from == "given" else None
 
 
-def check_unseen(dataset: Dataset, manifest: Manifest) -> None:
-    """Check that a dataset has a bundle's classes and is not what the bundle caches.
+def unseen(dataset: Dataset, manifest: Manifest) -> Dataset:
+    """A dataset to ask a bundle about: with its classes, and not what it caches.
 
     Raises:
-        DatasetError: it is not.
+        DatasetError: it has others, or is what is cached.
     """
-    check_classes(dataset, manifest)
+    dataset = of_bundle(dataset, manifest)
     if dataset.split == "test" and dataset.content_hash() == manifest.dataset.sha256:
         raise DatasetError(
             f"{dataset.name} is what the bundle caches, each image would find itself: evaluate other images"
+        )
+    return dataset
+
+
+def need_network(manifest: Manifest, what: str) -> None:
+    """Refuse what is measured against the network, where that has no head.
+
+    Raises:
+        BundleError: it has none.
+    """
+    if not manifest.has_head:
+        raise BundleError(
+            f"{what} is measured against the network, and that of bundle {manifest.generation} has no head: index with "
+            "--network NAME, one that knows these classes"
         )
 
 
@@ -251,5 +294,9 @@ def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress 
 
 
 def opinions(network: Floats, votes: Floats, setting: Setting) -> dict[str, Floats]:
-    """Return each model's p(y|x) (N,C), by its name in ``plots.MODELS``, from p_net (N,C) and the votes of ``ask``."""
-    return {"network": network, "mixed": mix(network, votes[0], setting.lam), "cache_only": votes[1]}
+    """Return each model's p(y|x) (N,C), by its name in ``plots.MODELS``, from p_net (N,C) and the votes of ``ask``.
+
+    A network without a head, whose p_net is 0, is none of them.
+    """
+    said = {"network": network, "mixed": mix(network, votes[0], setting.lam), "cache_only": votes[1]}
+    return said if network.any() else {name: one for name, one in said.items() if name != "network"}

@@ -32,9 +32,9 @@ def cache_only_theta(manifest: Manifest) -> float:
 def surfaces(report: FitReport, theta: float, lam: float, k: int | None) -> Figure | None:
     """Draw heat maps of error and negative log-likelihood over theta and lam, a cross at the pair in use.
 
-    None where that k was not tried.
+    None where that k was not tried, or one lam only.
     """
-    if k not in report.ks:
+    if k not in report.ks or len(report.lams) < 2:
         return None
     place = report.ks.index(k)
     panels = (

@@ -14,7 +14,7 @@ from secondlook.indexer.datasets.copies import Looks, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import check_classes, read_trained
+from secondlook.indexer.embedding.encoders import read_trained
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
@@ -270,7 +270,6 @@ def _tenth(
     )
     if dataset is None or not len(dataset.holdout()):
         return empty, np.zeros(count, bool)
-    check_classes(dataset, old.manifest)
     row_of = {entry: row for row, entry in enumerate(ids.tolist())}
     first: dict[str, int] = {}
     for entry, source in enumerate(sources):

@@ -43,6 +43,9 @@ class ModelInfo(BaseModel):
     created: str
     classes: list[str] = Field(description="Those that the network knows, then the others.")
     network_classes: int = Field(description="How many of them the network knows; it gives the others 0.")
+    dataset_classes: int = Field(
+        description="How many of them, the first ones, the dataset has; the others were taught."
+    )
     head: HeadKind = Field(
         description="What gives the network's probabilities: its own head, a linear one that was fitted for the "
         "bundle, or nothing; then the cache answers alone, and `lam` is 1."
@@ -123,6 +126,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         created=manifest.created,
         classes=list(predictor.classes),
         network_classes=len(manifest.network_classes),
+        dataset_classes=len(manifest.dataset_classes),
         head=manifest.head,
         theta=manifest.theta,
         lam=manifest.lam,

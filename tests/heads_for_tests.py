@@ -81,8 +81,8 @@ class Exported:
         recipe = default_recipe(self.network)
         images = np.stack([dataset.read(i, self.network.preprocess.geometry) for i in range(5)])
         engine = export_encoder(self.network, recipe, folder / ENCODER, images, head=self.head)
-        info = NetworkInfo(arch="onnx", variant="", sha256=file_sha256(folder / ENCODER))
-        return PreparedEncoder(engine, info, recipe, self.network.preprocess)
+        info = NetworkInfo(name="onnx", sha256=file_sha256(folder / ENCODER))
+        return PreparedEncoder(engine, info, recipe, self.network.preprocess, dataset.own_classes)
 
 
 def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None) -> Path:

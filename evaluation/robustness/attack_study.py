@@ -15,9 +15,9 @@ from secondlook.evaluation.robustness.attack_results import AttackStudy, Example
 from secondlook.evaluation.robustness.attacks import ATTACKS, PRESETS, Attack, Crafted, craft
 from secondlook.evaluation.robustness.models import NAMES, Models, Opinions
 from secondlook.evaluation.robustness.white_box import AT_ONCE
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import DatasetError
@@ -43,7 +43,7 @@ def draw_sample(bundle: Bundle, models: Models, dataset: Dataset, count: int) ->
     Raises:
         DatasetError: the dataset's classes are not the bundle's, or none of its images is readable.
     """
-    check_classes(dataset, bundle.manifest)
+    dataset = of_bundle(dataset, bundle.manifest)
     wanted = np.sort(np.random.default_rng(0).permutation(len(dataset.labels))[:count])
     read = list(batches(dataset, wanted, bundle.geometry, AT_ONCE))
     if not read:

@@ -23,9 +23,9 @@ from torch import Tensor
 from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.robustness.models import WORKING_BYTES, Models
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -243,7 +243,7 @@ def jacobians(
         MemoryLimitError: not even one image at a time fits.
     """
     manifest = bundle.manifest
-    check_classes(dataset, manifest)
+    dataset = of_bundle(dataset, manifest)
     cache = models.cache
     # For each class, gradients under two thetas and what is made of them; then similarities and shares.
     one = ACTIVATION_BYTES + len(manifest.classes) * 4 * (4 * cache.dim + 4 * PIXELS) + 3 * 4 * cache.count

@@ -69,10 +69,12 @@ def diagram(of: dict[str, Reliability]) -> Figure:
         into.axes[0].set_ylabel("share right")
         into.axes[0].legend(loc="upper left", fontsize=9)
 
-    before, after = of["network"], of["mixed"]
+    errors = ", ".join(
+        f"of the {name} {_ece(of[key])}" for key, name in (("network", "network"), ("mixed", "mixture")) if key in of
+    )
     return Figure(
         "reliability",
-        f"Calibration error of the network {_ece(before)}, of the mixture {_ece(after)} (on the line: honest)",
+        f"Calibration error {errors} (on the line: honest)",
         draw,
         f"Accuracy against confidence in {ECE_BINS} bins for each model, with the line on which they are equal. "
         + "; ".join(f"{MODELS[name].label} ECE {_ece(found)}" for name, found in of.items()),

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.evaluate import check_unseen, sample
+from secondlook.evaluation.evaluate import need_network, sample, unseen
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.encoders import best_device, check_classes
+from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.plots import INK, MODELS
@@ -161,14 +162,14 @@ def curves(
     once are sizes only.
 
     Raises:
-        BundleError: layers alone are to be measured, and the bundle has no network file.
+        BundleError: layers alone are to be measured, and the bundle has no network file; or the network has no head.
         DatasetError: a dataset's classes are not the bundle's, ``train`` is not what it caches, or it has no holdout.
         RecipeError: the network has no such layer.
         MemoryLimitError: the keys of the images that ask would not fit.
     """
     manifest = bundle.manifest
-    check_unseen(dataset, manifest)
-    check_classes(train, manifest)
+    need_network(manifest, "a curve")
+    dataset, train = unseen(dataset, manifest), of_bundle(train, manifest)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(
             f"{train.name} ({train.split}) is not the dataset that generation {manifest.generation} caches"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, need_network, sample, unseen
 from secondlook.evaluation.statistics.conformal import METHODS, TABLED, Sets, compared, served
 from secondlook.evaluation.statistics.detection import Detection, Scores, detect
 from secondlook.evaluation.studies.doubt_plots import BINS, DRAWN, draw_novelty, draw_roc, draw_sets
@@ -246,11 +246,12 @@ def doubt(
     """Ask a bundle how far to trust its answers, on a dataset that it knows and others that it does not.
 
     Raises:
-        BundleError: the bundle has no calibration of sets and credibility.
+        BundleError: the bundle has no calibration of sets and credibility, or its network no head.
         DatasetError: the dataset's classes are not the bundle's, the bundle caches it, or images are unreadable.
     """
     manifest = bundle.manifest
-    check_unseen(dataset, manifest)
+    need_network(manifest, "doubt")
+    dataset = unseen(dataset, manifest)
     calibration = manifest.calibration
     if calibration is None or calibration.sets is None or calibration.credibility is None:
         raise BundleError(

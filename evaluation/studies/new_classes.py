@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, check_unseen, sample
+from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, sample, unseen
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
@@ -141,7 +141,7 @@ def new_classes(
         DatasetError: ``known`` is not of the bundle's classes, the others have too few classes or images, or too many
             images are unreadable.
     """
-    check_unseen(known, bundle.manifest)
+    known = unseen(known, bundle.manifest)
     strangers = [c for c, name in enumerate(new_train.classes) if name not in bundle.manifest.classes]
     counts = np.bincount(new_train.labels, minlength=len(new_train.classes))
     strangers = [c for c in strangers if counts[c] >= max(shots)]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.statistics.intervals import Interval, wilson
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import DerivedDataset
@@ -145,8 +146,8 @@ def promises(root: Path, data_root: Path | None, new: str, progress: Progress = 
     manifest = bundle.manifest
     if manifest.calibration is None or manifest.calibration.sets is None:
         raise BundleError(f"bundle {generation} has no calibration of its doubt: secondlook fit --holdout makes one")
-    test = load(manifest.dataset.name, "test", data_root)
-    train = load(manifest.dataset.name, manifest.dataset.split, data_root)
+    test = of_bundle(load(manifest.dataset.name, "test", data_root), manifest)
+    train = of_bundle(load(manifest.dataset.name, manifest.dataset.split, data_root), manifest)
     if train.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{train.name} ({train.split}) is not the dataset that generation {generation} caches")
     asked = embed_queries(test, np.arange(len(test.labels)), bundle, progress)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from secondlook.evaluation.evaluate import check_unseen
+from secondlook.evaluation.evaluate import unseen
 from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.progress import Progress, silent
@@ -118,7 +118,7 @@ def same_picture(bundle: Bundle, dataset: Dataset, *, images: int = IMAGES, prog
         BundleError: the bundle has no limit beyond which a picture is the same.
         DatasetError: the dataset's classes are not the bundle's, it caches it, or it has too few images.
     """
-    check_unseen(dataset, bundle.manifest)
+    dataset = unseen(dataset, bundle.manifest)
     limits = bundle.manifest.same_as
     if limits is None:
         raise BundleError(

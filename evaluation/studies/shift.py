@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.evaluate import Quality, Setting, ask, check_unseen, opinions, sample
+from secondlook.evaluation.evaluate import Quality, Setting, ask, need_network, opinions, sample, unseen
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shifted
+from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.embedding.encoders import check_classes
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
@@ -231,15 +231,17 @@ def shift(
     Without a ``setting``, the models have the bundle's parameters.
 
     Raises:
+        BundleError: the network has no head.
         DatasetError: a dataset's classes are not the bundle's, it is what the bundle caches, or images are unreadable.
         MemoryLimitError: the other caches would not fit.
     """
     manifest, engine = bundle.manifest, bundle.engine
+    need_network(manifest, "a shift")
     setting = setting or Setting.of(manifest)
-    check_unseen(dataset, manifest)
+    dataset = unseen(dataset, manifest)
     asked, filling = sample(dataset, images), np.empty(0, np.int64)
     if train is not None:
-        check_classes(train, manifest)
+        train = of_bundle(train, manifest)
         if train.content_hash() == dataset.content_hash():
             raise DatasetError(
                 f"{train.name} has one set of images only: a cache filled with them would hold those asked"

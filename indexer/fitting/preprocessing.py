@@ -30,6 +30,8 @@ FEWEST = 30
 """Images below which nothing is told."""
 CLEARLY = 3.0
 """Standard errors by which the mean of paired differences has to be above 0 for one preprocessing to beat another."""
+MATTERS = 0.01
+"""Nats by which it has to be better too: where images are told apart easily, certain differences are of no weight."""
 CONFIRMED = 2.0
 """The same, for what is declared to be confirmed against the best of the others."""
 BATCH = 16
@@ -196,7 +198,8 @@ def decide(losses: Sequence[Floats], images: int) -> tuple[Answer, int | None]:
     if images < FEWEST:
         return "cannot tell", best or None
     if best:
-        return ("beaten" if _lead(losses[0], losses[best]) > CLEARLY else "cannot tell"), best
+        is_clear = _lead(losses[0], losses[best]) > CLEARLY and means[0] - means[best] > MATTERS
+        return ("beaten" if is_clear else "cannot tell"), best
     rivals = [_lead(loss, losses[0]) for loss in losses[1:]]
     return ("confirmed" if not rivals or min(rivals) > CONFIRMED else "cannot tell"), None
 

@@ -240,6 +240,8 @@ class Predictor:
         """How far to trust an answer, in one word; None where the bundle has no calibration."""
         if answer.same_as is not None:
             return "known"
+        if not answer.has_network and not answer.has_cache:
+            return "unknown"
         labels = self.prediction_set(answer, parameters, SET_COVERAGE)
         return standing(
             answer.is_novel,

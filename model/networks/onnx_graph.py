@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import onnx
 import onnx.inliner
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import class_names
 from secondlook.model.networks.onnx_head import Head, check_task, find_head, likelihood
 from secondlook.model.networks.onnx_walk import Walk, attribute
+from secondlook.model.networks.onnx_weights import Weighted, Weights, load, weights_sha256
 from secondlook.model.networks.preprocess import Layout
 
 OLDEST_OPSET = 9
@@ -51,6 +52,8 @@ class OnnxGraph:
     """A graph with one image input."""
 
     model: ModelProto
+    weights: Weights
+    """Its large tensors, which the model names only."""
     name: str
     """Of its file."""
     input: ImageInput
@@ -60,6 +63,16 @@ class OnnxGraph:
     class_names: tuple[str, ...] | None
     resizes: bool
     """Whether it resizes images itself before anything else."""
+
+    @property
+    def weighted(self) -> Weighted:
+        """The model with its weights."""
+        return Weighted(self.model, self.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of all that is written in it."""
+        return weights_sha256(self.weighted)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -85,33 +98,30 @@ def read_graph(path: Path) -> OnnxGraph:
             a classifier or a backbone does.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
-        for name in _elsewhere(model):
-            if not (path.parent / name).is_file():
-                raise NetworkError(
-                    f"{path.name} has its weights in another file, {name}, which is not beside it: put it there, or "
-                    "export again"
-                )
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
+        graph = load(path)
     except FileNotFoundError as error:
+        if error.filename not in (None, str(path)):
+            raise NetworkError(
+                f"{path.name} has its weights in another file, {Path(error.filename).name}, which is not beside it: "
+                "put it there, or export again"
+            ) from error
         raise NetworkError(f"there is no file {path}: name one, as in secondlook network X.onnx") from error
     except IsADirectoryError as error:
         raise NetworkError(f"{path} is a folder: name the .onnx file in it") from error
-    except NetworkError:
-        raise
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise NetworkError(f"{path.name} cannot be read whole ({_short(error)}): export it again") from error
     except Exception as error:  # protobuf's, which is no dependency of ours
         raise NetworkError(f"{path.name} is no ONNX file: export the network with {EXPORT}") from error
-    return graph_of(model, path.name)
+    return graph_of(graph, path.name)
 
 
-def graph_of(model: ModelProto, name: str) -> OnnxGraph:
+def graph_of(graph: Weighted, name: str) -> OnnxGraph:
     """What a graph is, of a file called ``name``.
 
     Raises:
         NetworkError: as for ``read_graph``.
     """
+    model, weights = graph
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     if not model.graph.node:
@@ -128,7 +138,7 @@ def graph_of(model: ModelProto, name: str) -> OnnxGraph:
         key=likelihood,
         reverse=True,
     )
-    return OnnxGraph(model, name, taken, tuple(heads), metadata, names, _resizes(walk))
+    return OnnxGraph(model, weights, name, taken, tuple(heads), metadata, names, _resizes(walk))
 
 
 def _check_operators(model: ModelProto, name: str) -> None:
@@ -237,19 +247,6 @@ def _resizes(walk: Walk) -> bool:
             if node.op_type in _ELEMENTWISE:
                 tensors.extend(node.output)
     return False
-
-
-def _elsewhere(model: ModelProto) -> list[str]:
-    """The files that hold its weights."""
-    return sorted(
-        {
-            entry.value
-            for tensor in model.graph.initializer
-            if tensor.data_location == TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
 
 
 def _short(error: Exception) -> str:

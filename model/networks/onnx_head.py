@@ -16,6 +16,7 @@ _AFTER_HEAD = _SHAPES_ONLY | {
     *("Add", "Sub", "Mul", "Div", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
     *("GlobalAveragePool", "ReduceMean", "AveragePool"),
 }
+_SUMS = frozenset({"Add", "Sum", "Mean"})
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "HardSwish", "Gelu", "Elu"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Conv", "FusedGemm", "FusedMatMul", "FusedConv", "QGemm", "QLinearMatMul",
                      "QLinearConv", "MatMulInteger", "ConvInteger", "MatMulNBits"})  # fmt: skip
@@ -46,24 +47,55 @@ def find_head(walk: Walk, output: ValueInfoProto, names: tuple[str, ...] | None)
     """The head at one of a graph's outputs; None where that is no classifier's."""
     if output.name not in walk.seen or output.type.tensor_type.elem_type in (TensorProto.INT64, TensorProto.INT32):
         return None
-    tensor, squash = _before_squash(walk, output.name)
-    logits, activated = tensor, False
+    logits, squash = _before_squash(walk, output.name)
     if squash == "none" and any(word in output.name.lower() for word in _FEATURES):
         return None
+    linear, tensor = _linear(walk, logits), logits
+    while linear is None and (node := walk.producer.get(tensor)) is not None:
+        data = walk.data(node)
+        if len(data) > 1 and node.op_type in _SUMS:
+            return _averaged(walk, data, Head(logits, data[0], squash, output.name))
+        if len(data) != 1 or node.op_type not in _AFTER_HEAD:
+            return None
+        tensor = data[0]
+    if linear is None:
+        return None
+    is_known = squash != "none" or (names is not None and len(names) in linear.weight) or 1000 in linear.weight[:2]
+    # A convolution with an activation behind it is a backbone's last layer, but for SqueezeNet.
+    return None if linear.activated and not is_known else Head(logits, linear.input, squash, output.name)
+
+
+class _Linear(NamedTuple):
+    """The last linear layer before a tensor."""
+
+    input: str
+    weight: tuple[int, ...]
+    activated: bool
+    """Whether an activation lies between them."""
+
+
+def _linear(walk: Walk, tensor: str) -> _Linear | None:
+    activated = False
     while (node := walk.producer.get(tensor)) is not None:
         data = walk.data(node)
         if node.op_type in _LINEAR:
             weight = _weight_shape(walk, node)
             if len(data) != 1 or weight is None or (node.op_type.endswith("Conv") and set(weight[2:]) - {1}):
                 return None
-            is_known = squash != "none" or (names is not None and len(names) in weight) or 1000 in weight[:2]
-            # A convolution with an activation behind it is a backbone's last layer, but for SqueezeNet.
-            return None if activated and not is_known else Head(logits, data[0], squash, output.name)
+            return _Linear(data[0], weight, activated)
         if len(data) != 1 or node.op_type not in _AFTER_HEAD | _ACTIVATIONS:
             return None
         activated |= node.op_type in _ACTIVATIONS
         tensor = data[0]
     return None
+
+
+def _averaged(walk: Walk, branches: Sequence[str], head: Head) -> Head | None:
+    """The head whose logits are a sum of several linear layers', as DeiT's of its class and distillation tokens."""
+    found = [_linear(walk, branch) for branch in branches]
+    parts = [part for part in found if part is not None and not part.activated and len(part.weight) == 2]
+    are_separate = len({part.input for part in parts}) == len(branches) and len({p.weight for p in parts}) == 1
+    return head._replace(input=parts[0].input) if are_separate else None
 
 
 def _before_squash(walk: Walk, tensor: str) -> tuple[str, Squash]:

@@ -20,6 +20,7 @@ from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, 
 from secondlook.model.networks.onnx_head import Head, check_shapes, other_task, token_prefix
 from secondlook.model.networks.onnx_session import Runner
 from secondlook.model.networks.onnx_walk import Walk
+from secondlook.model.networks.onnx_weights import Weighted
 from secondlook.model.networks.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class OnnxNetwork:
             preprocess = read_json(preprocess, graph.input.size)
         declared = preprocess or of_onnx(graph.metadata, graph.input.size, graph.name)
         self.graph, self.size = _sized(graph, declared)
-        self._runner = Runner(self.graph.model, graph.name)
+        self._runner = Runner(self.graph.weighted, graph.name)
         self.was_freed = False
         if self.graph.input.batch is not None:
             self._free(self.graph.input.batch)
@@ -121,7 +122,7 @@ class OnnxNetwork:
         outputs = [self.graph.outputs[0] if self.graph.head is None else self.graph.head.logits]
         where = written(self.graph.model, taken.name)
         known = self._runner.run(taken.name, values[:batch], [*where, *outputs])
-        freed = Runner(free_batch(self.graph.model, taken.name, batch, known), self.name)
+        freed = Runner(Weighted(free_batch(self.graph.model, taken.name, batch, known), self.graph.weights), self.name)
         try:
             together = freed.run(taken.name, values, outputs)[outputs[0]]
             alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
@@ -137,7 +138,7 @@ class OnnxNetwork:
         if not is_same:
             raise _baked(self.name, batch)
         self._runner, self.was_freed = freed, True
-        self.graph.model.CopyFrom(freed.model)
+        self.graph.model.CopyFrom(freed.graph.model)
 
     def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Without the batch, of those that have one."""
@@ -266,7 +267,7 @@ def _sized(graph: OnnxGraph, declared: Preprocess | None) -> tuple[OnnxGraph, tu
                 f"{wanted[0]} x {wanted[1]}: give another with --preprocess, or export it for that size"
             )
         return graph, taken.size
-    runner = Runner(graph.model, graph.name)
+    runner = Runner(graph.weighted, graph.name)
     failed: NetworkError | None = None
     for size in [wanted] if wanted else SIZES:
         try:

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, external_data_helper
+from onnx import ModelProto
 
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.onnx_walk import pruned
+from secondlook.model.networks.onnx_weights import Weighted
 
-MOST_BYTES = (1 << 31) - (1 << 24)
-"""Of a graph in one piece: a protobuf holds 2 GiB."""
-
-
-def weight_bytes(model: ModelProto) -> int:
-    """Of its initialisers as they are written."""
-    return sum(len(tensor.raw_data) or 4 * int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-
-
-def save(model: ModelProto, path: Path) -> None:
-    """Write a graph; with weights over 2 GiB, those to ``path`` and ``.data``."""
-    if weight_bytes(model) < MOST_BYTES:
-        path.write_bytes(model.SerializeToString())
-        return
-    data = f"{path.name}.data"
-    (path.parent / data).unlink(missing_ok=True)
-    onnx.save_model(model, str(path), save_as_external_data=True, location=data, size_threshold=1024)
-    external_data_helper.load_external_data_for_model(model, str(path.parent))  # saving took the weights out
+KEPT = 2
+"""Sessions, of what was asked for last."""
 
 
 class Runner:
     """A graph that gives any of its tensors."""
 
-    def __init__(self, model: ModelProto, name: str, threads: int = 0) -> None:
-        self.model, self._name, self._threads = model, name, threads or os.cpu_count() or 1
+    def __init__(self, graph: Weighted, name: str, threads: int = 0) -> None:
+        self.graph, self._name, self._threads = graph, name, threads or os.cpu_count() or 1
         self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
+        self._values: dict[str, onnxruntime.OrtValue] = {}
+        """The weights as ONNX Runtime takes them: where they lie, for all sessions."""
 
     def run(self, image: str, values: NDArray[Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """The tensors ``names`` for one batch.
@@ -51,33 +36,35 @@ class Runner:
         """
         wanted = tuple(dict.fromkeys(names))
         try:
-            session = self._sessions.get(wanted) or self._session(wanted)
+            session = self._sessions.pop(wanted, None) or self._session(wanted)
             found = session.run(list(wanted), {image: values})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise NetworkError(f"{self._name} does not run on ONNX Runtime: {_why(error)}") from error
-        if len(self._sessions) > 3:
-            self._sessions.clear()
         self._sessions[wanted] = session
+        while len(self._sessions) > KEPT:
+            del self._sessions[next(iter(self._sessions))]
         return dict(zip(wanted, found, strict=True))
 
     def _session(self, names: tuple[str, ...]) -> onnxruntime.InferenceSession:
+        """One that computes what ``names`` need and nothing else."""
+        model = ModelProto()
+        model.CopyFrom(self.graph.model)
+        pruned(model, names)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False  # what a batch took is given back
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = self.model
-        before = [ValueInfoProto.FromString(output.SerializeToString()) for output in model.graph.output]
-        there = {output.name for output in before}
-        model.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in there)
-        try:
-            if weight_bytes(model) < MOST_BYTES:
-                return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-            with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
-                save(model, path := Path(folder) / "network.onnx")
-                return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        finally:
-            del model.graph.output[:]
-            model.graph.output.extend(before)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
+        given = [tensor.name for tensor in model.graph.initializer if tensor.name in self.graph.weights]
+        options.add_external_initializers(given, [self._value(name) for name in given])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+
+    def _value(self, name: str) -> onnxruntime.OrtValue:
+        if name not in self._values:
+            value = np.require(self.graph.weights[name], requirements=["C", "A"])
+            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(value)
+        return self._values[name]
 
 
 def _why(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 
 class Walk:
@@ -39,9 +39,9 @@ class Walk:
         return [name for name in node.input if name in self.seen]
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of a tensor that is written in the graph."""
-        if name in self.constants:
-            return numpy_helper.to_array(self.constants[name])
+        """The value of a tensor that is written in the graph and no weight."""
+        if (tensor := self.constants.get(name)) is not None:
+            return None if tensor.data_location == TensorProto.EXTERNAL else numpy_helper.to_array(tensor)
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
             for attribute in node.attribute:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import METADATA, assumed
 from secondlook.model.networks.onnx_graph import LAYERS
-from secondlook.model.networks.onnx_session import save
 from secondlook.model.networks.torch_load import LOADERS, Loaded, TransformersModule
 
 REFUSED = 3
@@ -176,7 +175,8 @@ def _export(listened: Listened, images: Tensor, path: Path, *, dynamo: bool) -> 
 
 def _describe(path: Path, listened: Listened, loaded: Loaded) -> None:
     """Write what is known of a network into its file."""
-    model: ModelProto = onnx.load(str(path))
+    # The weights may lie beside it, and stay there.
+    model: ModelProto = onnx.load(str(path), load_external_data=False)
     named = list(listened.order) if listened.names else []
     own = [output for output in model.graph.output if output.name not in listened.names]
     for name in named:
@@ -190,7 +190,7 @@ def _describe(path: Path, listened: Listened, loaded: Loaded) -> None:
     if loaded.classes is not None:
         said["names"] = json.dumps(loaded.classes)
     helper.set_model_props(model, said)
-    save(model, path)
+    path.write_bytes(model.SerializeToString())
 
 
 def _noise(count: int, size: tuple[int, int]) -> Any:

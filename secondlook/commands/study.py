@@ -35,8 +35,9 @@ from secondlook.evaluation.studies import same_picture as pictures
 from secondlook.evaluation.studies import shift as natural
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.results import Study, write
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
@@ -264,7 +265,7 @@ def networks(root: Path | None, weights: tuple[Path, ...], data_root: Path | Non
         yield Network("the bundle's", FromBundle(root), *split(dataset))
     with tempfile.TemporaryDirectory() as folder:
         for subject in from_weights(weights, Path(folder), data_root):
-            yield Network(subject.name, FromNetwork(subject.network, "compact"), *split(subject.dataset))
+            yield Network(subject.name, FromCifar(subject.network, "compact"), *split(subject.dataset))
 
 
 @study.command()

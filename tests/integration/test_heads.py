@@ -1,23 +1,42 @@
 """A network without a head, and one that knows some of the classes, in one process: fitted, asked, taught."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from secondlook.evaluation.evaluate import evaluate
+from secondlook.evaluation.studies.curves import curves
+from secondlook.evaluation.studies.doubt import doubt
+from secondlook.evaluation.studies.shift import shift
 from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.indexer.index import IndexOptions
-from secondlook.model.answering.predictor import Answer, Overrides, Predictor
+from secondlook.indexer.refit import recalibrate, refit
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.bundles.bundle import open_bundle
-from secondlook.model.errors import ParameterError
+from secondlook.model.bundles.files import read_manifest
+from secondlook.model.bundles.root import active_generation
+from secondlook.model.errors import BundleError, DatasetError, ParameterError
+from secondlook.model.journal import Journal, NewImage
 from secondlook.model.manifest import Manifest
 from tests.heads_for_tests import COLOURS, headless_root, partial_root, pixels, write_colours
-from tests.service_for_tests import add_generation, open_predictor
+from tests.images_for_tests import as_file
+from tests.service_for_tests import add_generation, copy_root, open_predictor
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_colours(tmp_path_factory.mktemp("datasets") / "five")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the same classes that are not cached."""
+    return write_colours(tmp_path_factory.mktemp("others") / "others", 12, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +100,6 @@ def test_without_a_head_another_lam_is_refused(headless: Path) -> None:
 
 
 def test_parameters_are_given_without_a_head_only_with_lam_1(tmp_path: Path, folder: Path) -> None:
-    from secondlook.model.answering.predictor import Parameters
-
     with pytest.raises(ParameterError, match="the network has no head"):
         headless_root(tmp_path / "refused", folder, IndexOptions(parameters=Parameters(20.0, 0.5, 10)))
     root = headless_root(tmp_path / "given", folder, IndexOptions(parameters=Parameters(20.0, 1.0, 10)))
@@ -105,9 +122,6 @@ def test_a_network_said_to_be_trained_on_the_images_is_fitted_by_leave_one_out(t
 def test_a_manifest_that_contradicts_itself_is_refused(
     headless: Path, tmp_path: Path, changed: dict[str, object]
 ) -> None:
-    from secondlook.model.errors import BundleError
-    from tests.service_for_tests import copy_root
-
     root = copy_root(headless, tmp_path / "bundles")
     generation = add_generation(root, **changed)
     with pytest.raises(BundleError, match=next(iter(changed))):
@@ -132,3 +146,114 @@ def test_a_network_that_knows_three_of_five_classes_is_outvoted_on_the_others(pa
 
 def test_the_bundle_of_a_dataset_has_its_classes_for_its_own(headless: Path, folder: Path) -> None:
     assert open_bundle(headless).manifest.classes == load(str(folder)).classes == tuple(COLOURS)
+
+
+def test_evaluated_without_a_network_of_which_nothing_is_said(headless: Path, others: Path) -> None:
+    measured = evaluate(open_bundle(headless), load(str(others)))
+    told = measured.as_dict()
+    assert told["network"] is None
+    assert measured.mixed.error_percent < 30
+    assert told["fewer_errors"] == {}
+    assert set(told["error_intervals"]) == set(told["reliability"]) == {"mixed", "cache_only"}
+    (table,) = measured.tables()
+    assert [row[0] for row in table.rows] == ["mixed", "cache only"]
+    assert len(table.columns) == 4
+    assert [figure.name for figure in measured.figures()] == ["reliability"]
+    with pytest.raises(ParameterError, match="the network has no head"):
+        evaluate(open_bundle(headless), load(str(others)), lam=0.5)
+
+
+def test_evaluated_where_the_network_knows_some_classes(partial: Path, others: Path) -> None:
+    measured = evaluate(open_bundle(partial), load(str(others)), lam=0.8)
+    assert measured.network is not None
+    assert measured.network.error_percent >= 40  # it knows nothing of two classes of five
+    assert measured.mixed.error_percent < measured.network.error_percent
+
+
+@pytest.mark.parametrize("names", [tuple(COLOURS), ("green", "violet"), ("yellow",)])
+def test_folders_of_some_classes_are_evaluated_under_their_own_names(
+    headless: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    bundle = open_bundle(headless)
+    measured = evaluate(bundle, load(str(write_colours(tmp_path / "some", 10, seed=5, names=names))))
+    predictor = Predictor(bundle)
+    wrong = [
+        predictor.classes[asked(predictor, colour, 50_000 + 100 * list(COLOURS).index(colour) + i).mixed.argmax()]
+        != colour
+        for colour in names
+        for i in range(10)
+    ]
+    assert measured.mixed.error_percent == pytest.approx(100 * float(np.mean(wrong)))
+
+
+def test_a_folder_of_another_class_is_named_with_the_nearest(headless: Path, tmp_path: Path) -> None:
+    folder = write_colours(tmp_path / "some", 4, names=("blue", "green"))
+    (folder / "green").rename(folder / "gren")
+    with pytest.raises(DatasetError, match=r"has the class gren \(the nearest is green\)"):
+        evaluate(open_bundle(headless), load(str(folder)))
+
+
+@pytest.mark.parametrize("fit", [refit, recalibrate])
+def test_fitted_anew_without_a_head(headless: Path, tmp_path: Path, folder: Path, fit: Callable[..., str]) -> None:
+    root = copy_root(headless, tmp_path / "bundles")
+    made = fit(load(str(folder)), root, active_generation(root))
+    old, new = read_manifest(root, active_generation(root)), read_manifest(root, made)
+    assert (new.head, new.lam, new.network.classes) == ("none", 1.0, 0)
+    assert (new.theta, new.k, new.parameters_from) == (old.theta, old.k, "holdout")
+    assert new.calibration is not None
+    assert new.calibration.ece_percent_network is None
+    named = fit(None, root, made, options=IndexOptions(holdout=load(str(write_colours(tmp_path / "held", 8, seed=9)))))
+    holdout = read_manifest(root, named).holdout
+    assert holdout is not None
+    assert (holdout.images, holdout.honest) == (40, True)
+
+
+def test_a_class_taught_to_a_cache_without_a_head_is_found_and_counts_as_much(headless: Path, tmp_path: Path) -> None:
+    root = copy_root(headless, tmp_path / "bundles")
+    journal = Journal(root)
+    encoder = open_bundle(root).manifest.files["encoder.onnx"].sha256
+    bundle = open_bundle(root)
+    for i in range(2):
+        picture = np.full((32, 32, 3), 128, np.uint8) + np.random.default_rng(i).integers(0, 20, (32, 32, 3), np.uint8)
+        key = bundle.engine.encode(picture[None]).keys[0]
+        content = as_file(picture, "PNG")
+        journal.add("grey", [NewImage("", content, {(encoder, False): key}, content)], "somebody")
+    overlay = replayed(Overlay(bundle), journal)
+    assert overlay.classes == (*COLOURS, "grey")
+    assert overlay.class_weights is not None
+    np.testing.assert_allclose(overlay.class_weights, [1, 1, 1, 1, 1, 8])
+    predictor = Predictor(bundle, overlay)
+    picture = np.full((32, 32, 3), 138, np.uint8) + np.random.default_rng(7).integers(0, 9, (32, 32, 3), np.uint8)
+    (answer,) = predictor.predict(picture[None], [predictor.defaults])
+    assert isinstance(answer, Answer)
+    assert predictor.classes[answer.mixed.argmax()] == "grey"
+    calibration = calibrate_with_added(bundle, overlay)
+    assert calibration is not None
+    assert calibration.ece_percent_network is None
+
+
+def test_with_nothing_cached_and_no_head_all_classes_are_as_likely(headless: Path) -> None:
+    bundle = open_bundle(headless)
+    everything = dict.fromkeys(range(bundle.store.count))
+    empty = Overlay(bundle).changed(1, b"", labels={}, images={}, corrections=everything)
+    predictor = Predictor(bundle, empty)
+    answer = asked(predictor, "red")
+    np.testing.assert_allclose(answer.mixed, 0.2)
+    assert not answer.has_cache
+    assert predictor.standing(answer, predictor.defaults) == "unknown"
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        lambda bundle, dataset: shift(bundle, dataset, refill=0),
+        lambda bundle, dataset: curves(bundle, dataset, dataset),
+        lambda bundle, dataset: doubt(bundle, dataset, ()),
+    ],
+    ids=["shift", "curves", "doubt"],
+)
+def test_what_is_measured_against_the_network_says_what_to_type(
+    headless: Path, others: Path, study: Callable[..., object]
+) -> None:
+    with pytest.raises(BundleError, match=r"is measured against the network, and that .* has no head: .* --network"):
+        study(open_bundle(headless), load(str(others)))

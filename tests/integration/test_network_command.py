@@ -12,20 +12,13 @@ from secondlook.commands.network import network
 from secondlook.indexer.fitting.preprocessing import candidates, decide
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic
 from tests.images_for_tests import COLOURS
-from tests.networks_for_tests import SIDE, Builder, written
+from tests.networks_for_tests import SIDE, colour_classifier, written
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that tells blue, green and red by how far the mean of x/255 is from each."""
-    build = Builder()
-    colours = np.array([COLOURS[name] for name in sorted(COLOURS)], np.float32).reshape(-1) / 255
-    away = np.concatenate((np.tile(np.eye(3), 3), -np.tile(np.eye(3), 3)), axis=1).astype(np.float32)
-    less = np.concatenate((-colours, colours))
-    hidden = build.node("Gemm", build.pooled("image"), build.constant(away), build.constant(less))
-    sums = -20 * np.tile(np.repeat(np.eye(3), 3, axis=0), (2, 1)).astype(np.float32)
-    logits = build.node("MatMul", build.node("Relu", hidden), build.constant(sums))
-    model = build.model(outputs=[logits], metadata={"classes": json.dumps(sorted(COLOURS))})
+    model = colour_classifier({name: COLOURS[name] for name in sorted(COLOURS)})
     return written(model, tmp_path_factory.mktemp("networks"), "colours")
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.network import Layer
@@ -128,6 +129,63 @@ def test_a_file_or_its_weights_that_are_not_there_are_named(tmp_path: Path) -> N
     (tmp_path / "network.data").unlink()
     with pytest.raises(NetworkError, match=r"has its weights in another file, network\.data"):
         read_graph(path)
+
+
+@pytest.mark.parametrize("location", ["../network.data", "/etc/passwd", "a/../../network.data"])
+def test_weights_outside_of_the_folder_are_not_read(location: str, tmp_path: Path) -> None:
+    path = written(classifier(), tmp_path, external=True)
+    model = onnx.load(str(path), load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(NetworkError, match=r"said to be outside of its folder.*export it again"):
+        read_graph(path)
+
+
+def test_weights_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    path = written(classifier(), tmp_path, external=True)
+    data = tmp_path / "network.data"
+    data.write_bytes(data.read_bytes()[:-4])
+    with pytest.raises(NetworkError, match=r"network\.data beside it is too short.*export it again"):
+        read_graph(path)
+
+
+def test_a_hubs_cache_has_links_in_place_of_files(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for file in (written(classifier(), tmp_path / "blobs", external=True), tmp_path / "blobs" / "network.data"):
+        (tmp_path / "snapshot" / file.name).symlink_to(file)
+    linked = open_onnx(tmp_path / "snapshot" / "network.onnx")
+    assert linked.graph.weights_sha256 == open_onnx(written(classifier(), tmp_path)).graph.weights_sha256
+
+
+def test_the_sum_of_weights_is_that_of_their_values(tmp_path: Path) -> None:
+    one = read_graph(written(classifier(), tmp_path)).weights_sha256
+    assert one == read_graph(written(classifier(), tmp_path, "again", external=True)).weights_sha256
+    other = classifier()
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((8, 3, 3, 3), np.float32), "weight_0"))
+    assert one != read_graph(written(other, tmp_path, "other")).weights_sha256
+
+
+def averaged(is_head: bool) -> ModelProto:
+    """Two linear layers' mean, of two vectors (as DeiT's), or of one vector and a residual."""
+    build = Builder()
+    pooled = build.pooled(build.trunk("image"))
+    other = build.node("Relu", build.node("MatMul", pooled, build.random(24, 24)))
+    first = build.head(pooled, 24, 24)
+    second = build.head(other, 24, 24) if is_head else other
+    return build.model(outputs=[build.node("Div", build.node("Add", first, second), build.constant(np.float32(2)))])
+
+
+def test_the_mean_of_two_heads_is_a_head_and_a_residual_is_none(tmp_path: Path) -> None:
+    network = open_onnx(written(averaged(True), tmp_path))
+    assert network.classes == tuple(map(str, range(24)))
+    assert network.head is not None
+    assert network.head.logits == network.graph.outputs[0]
+    assert network.layers()[network.default_layer] == Layer((24,), "vector")
+    assert network.default_layer == "flatten_7"
+    assert open_onnx(written(averaged(False), tmp_path)).classes is None
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:

@@ -17,18 +17,22 @@ def describe_parameters(manifest: Manifest) -> Iterator[str]:
         yield f"{chosen}, as given"
         return
     if manifest.parameters_from == "leave-one-out":
+        why_lam = "a cautious half" if manifest.has_head else "1, as the network has no head"
         yield (
             f"{chosen}: no honest holdout ({on.name}: {on.why}); theta and k are fitted by leave-one-out of "
             f"{report.images:,} cached images, of which the cache alone gets {report.chosen_error_percent:.2f} % "
-            "wrong, and lam is a cautious half; doubt is not calibrated: give --holdout images that the network never "
-            "saw"
+            f"wrong, and lam is {why_lam}; doubt is not calibrated: give --holdout images that the network never saw"
         )
         return
     errors = wilson(round(report.chosen_error_percent * report.images / 100), report.images)
     yield (
         f"{chosen}: {report.chosen_error_percent:.2f} % error ({100 * errors.low:.2f} to {100 * errors.high:.2f}) on "
         f"{report.images:,} held-out images ({on.name}: {on.why}), "
-        f"the network alone {report.network_error_percent:.2f} %"
+        + (
+            "the network has no head"
+            if report.network_error_percent is None
+            else f"the network alone {report.network_error_percent:.2f} %"
+        )
     )
     if on.left_out:
         yield f"{on.left_out:,} images of {on.name} were left out: they are cached, or the network was trained on them"
