@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
@@ -305,6 +306,8 @@ class Manifest(_Part):
     head: HeadKind = "network"
     recipe: Recipe
     preprocess: Preprocess
+    proof: PreprocessProof | None = None
+    """What labelled images said of it when it was indexed; None where that was not measured."""
     store: StoreInfo
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)

@@ -19,6 +19,7 @@ from secondlook.model.manifest import (
     StoreInfo,
 )
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
@@ -62,6 +63,9 @@ class ModelInfo(BaseModel):
     dataset: DatasetInfo
     network: NetworkInfo
     preprocess: Preprocess = Field(description="How an image becomes the network's input.")
+    proof: PreprocessProof | None = Field(
+        description="What labelled images said of it when it was indexed; null where that was not measured."
+    )
     store: StoreInfo
     engine: str
     parameters_from: ParametersFrom = Field(
@@ -138,6 +142,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         dataset=manifest.dataset,
         network=manifest.network,
         preprocess=manifest.preprocess,
+        proof=manifest.proof,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=predictor.bundle.calibrated.calibration,

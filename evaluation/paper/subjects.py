@@ -101,7 +101,7 @@ def from_bundle(root: Path, generation: str, dataset: str | None = None) -> Subj
     if NETWORK not in manifest.files:
         raise BundleError(
             f"bundle {generation} has no {NETWORK}, and its exported encoder has no gradients: index with --network "
-            "to make a bundle that has it"
+            "FILE.safetensors, of secondlook train or import-keras"
         )
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{manifest.dataset.name}-{manifest.network.name}").strip("-")
     return Subject(name, dataset or manifest.dataset.name, root / generation / NETWORK, bundle=(root, generation))
