@@ -8,7 +8,6 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -264,7 +263,7 @@ def test_memory_is_never_more_than_there_is() -> None:
 
 def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # As if its header had told of few pixels: of some formats it can, beside many.
-    monkeypatch.setattr("secondlook.service.decoding.decoders.Job", partial(Job, at_once=2**63))
+    monkeypatch.setattr("secondlook.service.decoding.jobs.QUICK_PIXELS", 2**63)
 
     async def test(it: Running) -> None:
         with pytest.raises(ImageError, match="more memory than its size should need"):
