@@ -211,6 +211,7 @@ def test_what_a_process_of_its_own_cannot_say_is_said_for_it(folder: Path) -> No
     assert "secondlook network" in str(caught.value)
 
 
+@pytest.mark.networks
 @pytest.mark.parametrize(
     "name", ["users.py:make", "nets.py:half", "nets.py:talkative", "nets.py:wrapped", "nets.py:ready", "json.py:make",
              "package/nets/whole.py:make"],
