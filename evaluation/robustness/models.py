@@ -221,7 +221,7 @@ class Models(nn.Module):
         if NETWORK not in manifest.files:
             raise BundleError(
                 f"bundle {manifest.generation} has no {NETWORK}, and its exported encoder has no gradients: index "
-                "with --network to make a bundle that has it"
+                "with --network FILE.safetensors, of secondlook train or import-keras"
             )
         theta = manifest.theta if theta is None else theta
         lam = manifest.lam if lam is None else lam

@@ -17,6 +17,7 @@ from secondlook.model.bundles.entry_table import Entries, Entry
 from secondlook.model.bundles.files import (
     DIRECTIONS,
     ENCODER,
+    ENCODER_DATA,
     ENTRIES,
     FOLDED_KEYS,
     KEYS,
@@ -191,7 +192,7 @@ def open_encoder(root: Path, generation: str | None, *, device: Literal["cpu", "
     generation, lease = _leased(root, generation)
     folder = root / generation
     manifest = manifest_in(folder, generation)
-    check_files(folder, manifest, [name for name in (ENCODER, NETWORK) if name in manifest.files])
+    check_files(folder, manifest, [name for name in (ENCODER, ENCODER_DATA, NETWORK) if name in manifest.files])
     engine: Engine = _engine(folder, manifest, threads)
     if device != "cpu":
         engine = _on_device(folder, manifest, device, manifest.network.bfloat16)

@@ -4,6 +4,7 @@
 
     <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
                    directions.npy (C,D+1), where novelty goes by RMDS
+                   encoder.onnx.data, weights of encoder.onnx, where they are over 2 GiB
                    taught.npy (n,D), keys of added entries that were folded in, where the store keeps keys in fewer bits
 """
 
@@ -22,6 +23,7 @@ from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import BundleError
 from secondlook.model.images import Geometry
 from secondlook.model.manifest import MANIFEST, READ_VERSIONS, FileInfo, Manifest
+from secondlook.model.networks.engines import DATA
 
 ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
     "encoder.onnx",
@@ -33,6 +35,7 @@ ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
     "taught.npy",
 )
 
+ENCODER_DATA = f"{ENCODER}{DATA}"
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 
 
@@ -76,11 +79,15 @@ def manifest_in(folder: Path, generation: str) -> Manifest:
 
 
 def encoder_id(manifest: Manifest) -> str:
-    """What keys of images depend on, in hexadecimal: the encoder's file, and how images are brought to it.
+    """What keys of images depend on, in hexadecimal: the encoder's files, and how images are brought to it.
 
-    It is the file's own SHA-256 where images cover the encoder's size, as they all did once: journals keep keys by it.
+    It is the graph's own SHA-256 where its weights are in it and images cover the encoder's size, as they all did once:
+    journals keep keys by it.
     """
-    encoder, geometry = manifest.files[ENCODER].sha256, manifest.preprocess.geometry
+    files, geometry = manifest.files, manifest.preprocess.geometry
+    encoder = files[ENCODER].sha256
+    if ENCODER_DATA in files:
+        encoder = hashlib.sha256(f"{encoder} {files[ENCODER_DATA].sha256}".encode()).hexdigest()
     if geometry == Geometry.covering(*geometry.size):
         return encoder
     return hashlib.sha256(f"{encoder} {geometry.model_dump_json()}".encode()).hexdigest()
@@ -92,6 +99,8 @@ def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
     for name in (*REQUIRED, *([KEYS] if manifest.store.kind == "faiss" else [])):
         if name not in manifest.files:
             raise refuse(MANIFEST, f"does not list {name}")
+    if ENCODER_DATA not in manifest.files and (folder / ENCODER_DATA).exists():
+        raise refuse(MANIFEST, f"does not list {ENCODER_DATA}")
     for name in names:
         path, info = folder / name, manifest.files[name]
         if Path(name).name != name or not path.is_file():

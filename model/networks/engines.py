@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +15,12 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
 from secondlook.model.images import Geometry
+from secondlook.model.networks.onnx_files import referenced
+
+DATA = ".data"
+"""Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
+LIGHT = 8 << 20
+"""Bytes of an encoder that is so cheap beside HTTP and decoding that batches leave these a core."""
 
 
 class Encoding(NamedTuple):
@@ -51,28 +59,32 @@ class ImageEncoder(Protocol):
 
 
 class OnnxEngine:
-    """An exported encoder on ONNX Runtime, with so many threads; 0 = all cores.
+    """An exported encoder on ONNX Runtime, with so many threads; 0 = all cores. Its weights lie in memory once.
 
-    With ``spare_core``, batches leave one core to whatever feeds the engine; a lone image, with nothing beside it, has
-    all of them.
+    With ``spare_core``, batches of a light encoder leave one core to whatever feeds the engine; a lone image, with
+    nothing beside it, has all of them. A heavy one would hold its weights twice for that, and be slower.
 
     Raises:
-        EngineError: the file is not an encoder's graph.
+        EngineError: the file is not an encoder's graph, or takes weights from another file than ``DATA`` beside it.
     """
 
     def __init__(self, path: Path, threads: int = 0, *, spare_core: bool = False) -> None:
         threads = threads or os.cpu_count() or 1
+        if others := _other_files(path):
+            raise EngineError(f"{path.name} takes weights from another file, {others[0]}: index again")
         try:
-            # Read here: ONNX Runtime would follow a graph's references to other files. Weights over 2 GiB lie in one.
-            graph = str(path) if path.with_name(f"{path.name}.data").is_file() else path.read_bytes()
-            self._alone = _session(graph, threads)
-            self._batch = _session(graph, threads - 1) if spare_core and threads > 1 else self._alone
+            # By its path: Python would keep a copy of what it reads, and weights in a file of their own are mapped.
+            self._alone = self._batch = _session(path, threads)
+            if spare_core and threads > 1 and _is_light(path):
+                self._batch = _session(path, threads - 1)
             (images,) = self._alone.get_inputs()
             widths = {output.name: int(output.shape[1]) for output in self._alone.get_outputs()}
             _, height, width, _ = images.shape
             self.size, self.classes, self.dim = (int(height), int(width)), widths.get("logits", 0), widths["keys"]
+            self.all_classes = widths.get("all_logits", self.classes)
         except Exception as error:
-            raise EngineError(f"{path.name} is not an encoder that ONNX Runtime can run") from error
+            raise EngineError(_no_encoder(path)) from error
+        _give_back_memory()
         self.name = f"onnxruntime {onnxruntime.__version__}"
 
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
@@ -84,12 +96,40 @@ class OnnxEngine:
         logits, keys = session.run(["logits", "keys"], {"images": images})
         return Encoding(logits, keys)
 
+    def all_logits(self, images: NDArray[np.uint8]) -> Floats:
+        """(B,C) of all the network's classes, also those that the bundle has not; C is ``all_classes``."""
+        name = "all_logits" if self.all_classes > self.classes else "logits"
+        return np.asarray(self._batch.run([name], {"images": images})[0])
 
-def _session(graph: bytes | str, threads: int) -> onnxruntime.InferenceSession:
+
+def _other_files(path: Path) -> list[str]:
+    """Those that a graph takes weights from, but for the one that belongs to it."""
+    try:
+        return sorted(referenced(path) - {f"{path.name}{DATA}"})
+    except (OSError, ValueError) as error:
+        raise EngineError(_no_encoder(path)) from error
+
+
+def _no_encoder(path: Path) -> str:
+    return f"{path.name} is not an encoder that ONNX Runtime can run"
+
+
+def _is_light(path: Path) -> bool:
+    return path.stat().st_size < LIGHT and not path.with_name(f"{path.name}{DATA}").exists()
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Threads that spin within a run answer a lone image a fifth sooner; spinning on after it would take the
     # processor from decoding, searching and other programs (docs/decisions/004).
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
+    return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"], enable_fallback=0)
+
+
+def _give_back_memory() -> None:
+    """Return what the C library keeps of freed memory: once and a half of a graph's weights, after it was read."""
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from secondlook.model.networks.engines import DATA
+
 Weights = Mapping[str, NDArray[Any]]
 """The large tensors of a graph by name."""
 
@@ -113,19 +115,20 @@ def weights_sha256(graph: Weighted) -> str:
     return digest.hexdigest()
 
 
-def save(graph: Weighted, path: Path) -> None:
-    """Write a graph; with weights over 2 GiB, those to ``path`` and ``.data``."""
+def save(graph: Weighted, path: Path, most_bytes: int = MOST_BYTES) -> None:
+    """Write a graph; with weights of ``most_bytes`` or more, these to ``path`` and ``.data``."""
+    data = path.with_name(f"{path.name}{DATA}")
     model = ModelProto()
     model.CopyFrom(graph.model)
     taken = [tensor for tensor in model.graph.initializer if tensor.name in graph.weights]
-    if sum(tensor_bytes(tensor) for tensor in taken) < MOST_BYTES:
+    if sum(tensor_bytes(tensor) for tensor in taken) < most_bytes:
         for tensor in taken:
             tensor.ClearField("external_data")
             tensor.data_location = TensorProto.DEFAULT
             tensor.raw_data = np.ascontiguousarray(graph.weights[tensor.name]).tobytes()
         path.write_bytes(model.SerializeToString())
+        data.unlink(missing_ok=True)
         return
-    data = path.with_name(f"{path.name}.data")
     new = data.with_name(f"{data.name}.new")  # weights may be mapped from the old one
     with new.open("wb") as file:
         for tensor in taken:

@@ -12,7 +12,6 @@ import pytest
 
 from secondlook.model.errors import EngineError, NetworkError, RecipeError
 from secondlook.model.images import Geometry
-from secondlook.model.networks import onnx_weights
 from secondlook.model.networks.encoder_graph import export_encoder
 from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import keys_of
@@ -247,20 +246,23 @@ def test_an_encoder_that_says_something_else_is_refused(opened: Opens, tmp_path:
     assert isinstance(engine, OnnxEngine)
 
 
-def test_weights_too_large_for_one_file_lie_beside_it(
-    opened: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_too_large_for_one_file_lie_beside_it(opened: Opens, tmp_path: Path) -> None:
     network = opened("classifier")
     assert isinstance(network, OnnxNetwork)
     expected = network.activations(IMAGES).logits
-    monkeypatch.setattr(onnx_weights, "MOST_BYTES", 4096)
-    engine = export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES)
+    engine = export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES, most_bytes=4096)
     assert (tmp_path / "encoder.onnx.data").stat().st_size > 4096 > (tmp_path / "encoder.onnx").stat().st_size
     assert expected is not None
     np.testing.assert_allclose(engine.encode(IMAGES).logits, expected, atol=1e-4)
     again = open_onnx(tmp_path / "encoder.onnx")  # an encoder is a network too
     assert again.preprocess.arithmetic.is_plain
     np.testing.assert_allclose(again.activations(IMAGES).logits, expected, atol=1e-4)
+    (tmp_path / "encoder.onnx.data").unlink()
+    np.testing.assert_allclose(engine.encode(IMAGES).logits, expected, atol=1e-4)  # what is mapped stays
+
+    export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES, most_bytes=4096)
+    export_encoder(network, default_recipe(network), tmp_path / "encoder.onnx", IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
 @pytest.mark.parametrize("below", ["", "onnx"])

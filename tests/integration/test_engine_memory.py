@@ -1,0 +1,58 @@
+"""What a network with large weights takes in memory, in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from secondlook.model.networks import onnx_weights
+from tests.networks_for_tests import Builder
+
+WIDE = 4096
+WEIGHTS = 4 * (3 * 8 * 8 * 64 + 64 * 9 * 256 + 256 * WIDE * 8)
+"""Bytes: 35 MB."""
+
+CODE = """
+import sys
+from pathlib import Path
+import numpy as np
+from secondlook.model.networks.engines import OnnxEngine
+
+def anonymous():
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous"))
+
+before = anonymous()
+engine = OnnxEngine(Path(sys.argv[1]), 2, spare_core=True)
+engine.encode(np.zeros((2, 64, 64, 3), np.uint8))
+print(anonymous() - before)
+"""
+
+
+def heavy(path: Path, most_bytes: int = onnx_weights.MOST_BYTES) -> None:
+    """An encoder of convolutions and matrices."""
+    build = Builder()
+    build.nodes.append(helper.make_node("Cast", ["images"], ["cast"], to=TensorProto.FLOAT))
+    pixels = build.node("Transpose", "cast", perm=[0, 3, 1, 2])
+    seen = build.node("Relu", build.conv(pixels, 3, 64, stride=8, kernel=8))
+    seen = build.node("Relu", build.conv(seen, 64, 256))
+    tensor = build.pooled(seen)
+    wide = [build.node("MatMul", tensor, build.random(256, WIDE)) for _ in range(8)]
+    build.node("LpNormalization", build.node("Sum", *wide), to="keys", axis=1, p=2)
+    model = build.model(("batch", 64, 64, 3), image_type=TensorProto.UINT8, name="images")
+    model.graph.output.append(helper.make_tensor_value_info("keys", TensorProto.FLOAT, ["batch", WIDE]))
+    onnx.save(model, str(path))
+    onnx_weights.save(onnx_weights.load(path), path, most_bytes)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what memory is a process's own")
+@pytest.mark.parametrize("most_bytes", [onnx_weights.MOST_BYTES, 1])
+def test_weights_lie_in_memory_once(most_bytes: int, tmp_path: Path) -> None:
+    heavy(tmp_path / "encoder.onnx", most_bytes)
+    command = [sys.executable, "-c", CODE, str(tmp_path / "encoder.onnx")]
+    taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert np.isclose(sum(path.stat().st_size for path in tmp_path.iterdir()), WEIGHTS, rtol=0.02)
+    assert taken < 1.5 * WEIGHTS
