@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.embedding.encoders import FromBundle, prepared
 from secondlook.indexer.embedding.entries import embed_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.on_ray import LOCAL, Job, default_shards, embed_on_ray
@@ -97,9 +97,7 @@ def _files(dataset: Dataset, folder: Path, count: int) -> Dataset:
 def _plain(source: FromBundle, dataset: Dataset, progress: Progress) -> float:
     """Seconds that ``index`` embeds for."""
     opened = source.open(dataset)
-    encoder = PreparedEncoder(
-        opened.engine, opened.manifest.network, opened.manifest.recipe, opened.manifest.preprocess
-    )
+    encoder = prepared(opened, dataset)
     everything = np.arange(len(dataset.labels))
     started = time.perf_counter()
     embed_entries(dataset, everything, encoder, progress, mirror=False, thumbnails=True)

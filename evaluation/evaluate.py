@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.evaluation.all_classes import AllClasses
 from secondlook.evaluation.fit_grid import cache_only_theta, surfaces
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.statistics.reliability import Reliability, diagram
@@ -26,6 +27,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_lam, check_parameters, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.manifest import FitReport, Manifest
+from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.scoring import ece_percent, error_percent, nll
 
 QUERIES_AT_ONCE = 1000
@@ -105,6 +107,8 @@ class Evaluation:
     reliability: dict[str, Reliability]
     fit: FitReport | None
     """What the bundle's theta and lam were chosen from."""
+    network_all_classes: Quality | None = None
+    """Of the network where it knows more classes than the bundle: right is what all of those could not outdo."""
     in_holdout: int | None = 0
     """How many of the images its parameters were fitted on; None where an older bundle does not say."""
 
@@ -117,6 +121,7 @@ class Evaluation:
             "generation": self.generation,
             "parameters": self.parameters,
             **{name: asdict(found) if (found := getattr(self, name)) else None for name in MODELS},
+            **({"network_all_classes": asdict(self.network_all_classes)} if self.network_all_classes else {}),
             "error_intervals": {name: found._asdict() for name, found in self.error_intervals.items()},
             "fewer_errors": {name: found._asdict() for name, found in self.fewer_errors.items()},
             "reliability": {name: asdict(found) for name, found in self.reliability.items()},
@@ -139,6 +144,9 @@ class Evaluation:
                     f"{m.nll:.4f}",
                 )
             )
+        if (whole := self.network_all_classes) is not None:
+            error = self.error_intervals["network_all_classes"].text()
+            rows.append(("network, of all its classes", error, "", f"{whole.ece_percent:.2f}", f"{whole.nll:.4f}"))
         return [
             Table(
                 f"{self.dataset}, {self.count:,} images, generation {self.generation}",
@@ -181,7 +189,8 @@ def evaluate(
     manifest = bundle.manifest
     dataset = unseen(dataset, manifest)
     setting = Setting.of(manifest, theta, lam, cache_theta, exact=exact)
-    asked = embed_queries(dataset, sample(dataset, images), bundle, progress)
+    whole = _all_classes(bundle)
+    asked = embed_queries(dataset, sample(dataset, images), bundle, progress, also=None if whole is None else whole.see)
     logits, keys, labels = asked.logits, asked.keys, asked.labels
     network = softmax(logits, len(manifest.classes))
     served = ServedCache.of_overlay(Overlay(bundle))
@@ -196,12 +205,15 @@ def evaluate(
             votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
     models = opinions(network, votes, setting)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
+    intervals = {name: bootstrap(100 * errs) for name, errs in wrong.items()}
+    if whole is not None:
+        intervals["network_all_classes"] = bootstrap(100 * whole.wrong(labels))
     return Evaluation(
         count=len(labels),
         generation=manifest.generation,
         parameters=asdict(setting),
         dataset=f"{dataset.name} {dataset.split}",
-        error_intervals={name: bootstrap(100 * errs) for name, errs in wrong.items()},
+        error_intervals=intervals,
         fewer_errors={
             name: bootstrap(100 * (wrong["network"] - wrong[name]))
             for name in models
@@ -209,9 +221,18 @@ def evaluate(
         },
         reliability={name: Reliability.of(said, labels) for name, said in models.items()},
         fit=manifest.fit,
+        network_all_classes=None if whole is None else Quality(*whole.quality(labels)),
         in_holdout=_in_holdout(bundle, asked.looks),
         **{name: Quality.of(models[name], labels) if name in models else None for name in MODELS},  # type: ignore[arg-type]
     )
+
+
+def _all_classes(bundle: Bundle) -> AllClasses | None:
+    """What asks the network among all its classes, where those are more than the bundle's."""
+    groups, engine = bundle.manifest.network.groups, bundle.engine
+    if groups is None or not isinstance(engine, OnnxEngine) or engine.all_classes <= engine.classes:
+        return None
+    return AllClasses(engine, groups)
 
 
 def _in_holdout(bundle: Bundle, asked: Looks) -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.derived import ordered
 from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
@@ -91,6 +92,7 @@ def index(
         check_parameters(*options.parameters)
     with draft(root) as folder, ExitStack() as undo:
         encoder = source.prepare(dataset, folder, progress)
+        dataset = ordered(dataset, encoder.classes)
         if options.parameters:
             check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
         builder = plan_store(dataset, encoder, options, milvus)
@@ -223,6 +225,7 @@ def describe(
         head="network" if engine.classes else "none",
         recipe=encoder.recipe,
         preprocess=encoder.preprocess,
+        proof=encoder.proof,
         store=stored,
         **fitted.manifest_fields(),
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
@@ -57,9 +58,10 @@ class DatasetInfo(_Part):
 class NetworkInfo(_Part):
     """Which network is inside the encoder."""
 
-    arch: str
-    variant: str
+    name: str
+    """As it was given."""
     sha256: str
+    """Of its weights, or of the file that has them."""
     trained_on: str = ""
     """For people."""
     trained_on_these: Trained = "unknown"
@@ -67,8 +69,31 @@ class NetworkInfo(_Part):
     classes: int | None = Field(None, ge=0)
     """How many of the bundle's classes it knows, the first ones; None = all, 0 = it has no head. The others are known
     to the cache alone."""
+    all_classes: tuple[str, ...] | None = None
+    """Names of all its classes, where those of the bundle are some of them, or several together."""
+    groups: tuple[tuple[int, ...], ...] | None = None
+    """For each of the bundle's classes that it knows, which of ``all_classes`` mean it."""
+    matched: str = ""
+    """How: ``exact``, ``folded`` or ``class map``."""
     bfloat16: bool = False
     """Whether a GPU runs it in bfloat16: decided where it was indexed on one, by the answers on the holdout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, content: Any) -> Any:
+        """What was written when all networks were of one family."""
+        if not isinstance(content, dict) or "arch" not in content:
+            return content
+        return {"name": content["arch"]} | {key: content[key] for key in content if key not in ("arch", "variant")}
+
+    @model_validator(mode="after")
+    def _groups_of_what_it_knows(self) -> Self:
+        known = len(self.all_classes or ())
+        if (self.groups is None) != (self.all_classes is None) or any(
+            not group or not 0 <= min(group) <= max(group) < known for group in self.groups or ()
+        ):
+            raise ValueError("groups are of all_classes")
+        return self
 
 
 class EarlyExit(_Part):
@@ -281,6 +306,8 @@ class Manifest(_Part):
     head: HeadKind = "network"
     recipe: Recipe
     preprocess: Preprocess
+    proof: PreprocessProof | None = None
+    """What labelled images said of it when it was indexed; None where that was not measured."""
     store: StoreInfo
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
@@ -301,7 +328,7 @@ class Manifest(_Part):
         """A manifest of version 2 says not where its parameters are from; older ones say only the size of images."""
         if not isinstance(content, dict):
             return content
-        content = _with_preprocess(content)
+        content = _with_dataset_classes(_with_preprocess(content))
         if content.get("schema_version") != 2:
             return content
         added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
@@ -338,12 +365,25 @@ class Manifest(_Part):
         return self.classes[: self.network.classes]
 
     @property
+    def dataset_classes(self) -> tuple[str, ...]:
+        """The dataset's own; the others were taught."""
+        return self.classes[: self.dataset.classes]
+
+    @property
     def equal_classes(self) -> int:
         """How many of the classes, the first ones, count alike in the vote; others are small as few images were taught.
 
         They are those that the network knows, and without a head the dataset's own.
         """
-        return len(self.network_classes if self.has_head else self.classes[: self.dataset.classes])
+        return len(self.network_classes if self.has_head else self.dataset_classes)
+
+
+def _with_dataset_classes(content: dict[str, Any]) -> dict[str, Any]:
+    """Classes that the network did not know were taught, where nothing is said of the dataset's own."""
+    dataset, network = content.get("dataset"), content.get("network")
+    if not isinstance(dataset, dict) or not isinstance(network, dict) or "classes" in dataset:
+        return content
+    return content | {"dataset": dataset | {"classes": network.get("classes")}}
 
 
 def _with_preprocess(content: dict[str, Any]) -> dict[str, Any]:

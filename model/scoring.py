@@ -25,19 +25,30 @@ def confidence_bins(
     probabilities: Floats, labels: Ints, bins: int = ECE_BINS
 ) -> tuple[Ints, NDArray[np.float64], Ints]:
     """Rows of (N,C) by their largest probability, in bins of equal width: how many, the sum of it, how many right."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    return bins_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def bins_of(
+    confidence: Floats, right: NDArray[np.bool_], bins: int = ECE_BINS
+) -> tuple[Ints, NDArray[np.float64], Ints]:
+    """The same of answers (N,): how sure, and whether right."""
+    sure = confidence.astype(np.float64)
     # Bins are (low, high], as in the paper.
-    where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    where = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(where, minlength=bins).astype(np.int64)
-    sums: NDArray[np.float64] = np.bincount(where, weights=confidence, minlength=bins).astype(np.float64)
+    sums: NDArray[np.float64] = np.bincount(where, weights=sure, minlength=bins).astype(np.float64)
     return counts, sums, np.bincount(where[right], minlength=bins).astype(np.int64)
 
 
 def ece_percent(probabilities: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
     """Expected calibration error over bins of equal width, in percent (Guo et al., 2017, equation 3)."""
-    _, confidence, right = confidence_bins(probabilities, labels, bins)
-    return 100.0 * float(np.abs(right - confidence).sum() / len(labels))
+    return ece_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def ece_of(confidence: Floats, right: NDArray[np.bool_], bins: int = ECE_BINS) -> float:
+    """The same of answers (N,): how sure, and whether right."""
+    _, sums, hits = bins_of(confidence, right, bins)
+    return 100.0 * float(np.abs(hits - sums).sum() / len(right))
 
 
 def auroc(known: NDArray[np.float64], unknown: NDArray[np.float64]) -> float:

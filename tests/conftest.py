@@ -94,14 +94,14 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path) 
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, colour_folder: Path, tiny_network: Path) -> Path:
     """The root of a real bundle of those images. Tests that write copy it."""
     from secondlook.indexer.datasets.datasets import load
-    from secondlook.indexer.embedding.encoders import FromNetwork
     from secondlook.indexer.index import IndexOptions, index
+    from secondlook.indexer.sources.from_cifar import FromCifar
     from secondlook.model.bundles.root import activate
     from secondlook.model.networks.recipe import Recipe
 
     root = tmp_path_factory.mktemp("bundles")
     recipe = Recipe(layers=("stage3.block1", "stage3.block2.inner"), pool=(4, 4), reduce=16, extra="pool")
-    generation = index(load(str(colour_folder)), root, FromNetwork(tiny_network, recipe), IndexOptions())
+    generation = index(load(str(colour_folder)), root, FromCifar(tiny_network, recipe), IndexOptions())
     activate(root, generation)
     return root
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,43 @@ DIALECTS: dict[str, Callable[[], ModelProto]] = {
         names_like_ours, backbone, token_backbone,
     )
 }  # fmt: skip
+
+
+def colour_classifier(colours: Mapping[str, Sequence[int]], *, named: bool = True) -> ModelProto:
+    """Tells colours by how far the mean of x/255 is from each; its head reads how far each channel is."""
+    build = Builder()
+    count = len(colours)
+    shades = np.array(list(colours.values()), np.float32).reshape(-1) / 255
+    away = np.concatenate((np.tile(np.eye(3), count), -np.tile(np.eye(3), count)), axis=1).astype(np.float32)
+    less = np.concatenate((-shades, shades))
+    hidden = build.node("Gemm", build.pooled("image"), build.constant(away), build.constant(less))
+    sums = -20 * np.tile(np.repeat(np.eye(count), 3, axis=0), (2, 1)).astype(np.float32)
+    logits = build.node("MatMul", build.node("Relu", hidden), build.constant(sums))
+    return build.model(outputs=[logits], metadata={"classes": json.dumps(list(colours))} if named else {})
+
+
+def colour_backbone() -> ModelProto:
+    """How far each channel's mean is from each of some shades, and no head."""
+    model = colour_classifier({"a": (200, 40, 30), "b": (40, 180, 60), "c": (30, 60, 200)}, named=False)
+    relu = model.graph.node.pop()  # the head
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(relu.input[0], FLOAT, None))
+    return model
+
+
+def colour_tokens(*, telling: str) -> ModelProto:
+    """A backbone of 16 patches and a class token (17,3): one of the two kinds says what colour there is."""
+    build = Builder()
+    patches = build.node("AveragePool", "image", kernel_shape=[8, 8], strides=[8, 8])
+    patches = build.node("Reshape", patches, build.constant(np.array([0, 3, 16], np.int64)))
+    patches = build.node("Transpose", patches, perm=[0, 2, 1])
+    one = build.node("ReduceMean", patches, axes=[1], keepdims=1)
+    nothing = build.constant(np.zeros(1, np.float32)), build.constant(np.ones(3, np.float32))
+    if telling == "cls":
+        patches = build.node("Add", build.node("Mul", patches, nothing[0]), nothing[1])
+    else:
+        one = build.node("Add", build.node("Mul", one, nothing[0]), nothing[1])
+    return build.model(outputs=[build.node("Concat", one, patches, axis=1)])
 
 
 def written(model: ModelProto, folder: Path, name: str = "network", *, external: bool = False) -> Path:

@@ -27,10 +27,11 @@ from secondlook.evaluation.paper.steps import STEPS, Plan, command, measure
 from secondlook.evaluation.paper.subjects import AS_IS, Subject, thinned
 from secondlook.evaluation.timing import processor
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import FromNetwork, best_device
+from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Table
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import file_sha256
@@ -172,7 +173,7 @@ class _Measuring:
             thinned(self.train, plan.cached),
             root,
             # What was published comes with mirrored copies made after normalising.
-            FromNetwork(self.subject.network, recipe, mirror_normalized=published is not None),
+            FromCifar(self.subject.network, recipe, mirror_normalized=published is not None),
             # Keys as they are, for the paper's own figures.
             IndexOptions("Flat" if recipe == "paper" else "auto", plan.mirror, parameters, thumbnails=False),
             self._reporting(recipe, "index"),

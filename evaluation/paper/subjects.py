@@ -12,7 +12,7 @@ import numpy as np
 from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import subset
-from secondlook.indexer.embedding.encoders import open_network
+from secondlook.indexer.sources.from_cifar import open_cifar
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.errors import BundleError, NetworkError
 
@@ -86,7 +86,7 @@ def _from_file(path: Path, out: Path, data_root: Path | None, dataset: str | Non
         import_keras(path, into)
         source = into
     train = load(dataset, "train", data_root)
-    file = open_network(source, train, lambda: load(dataset, "test", data_root))
+    file = open_cifar(source, train, lambda: load(dataset, "test", data_root))
     save_network(file.network, into, classes=train.classes, trained_on=file.trained_on)
     return Subject(name, dataset, into, published)
 
@@ -101,7 +101,7 @@ def from_bundle(root: Path, generation: str, dataset: str | None = None) -> Subj
     if NETWORK not in manifest.files:
         raise BundleError(
             f"bundle {generation} has no {NETWORK}, and its exported encoder has no gradients: index with --network "
-            "to make a bundle that has it"
+            "FILE.safetensors, of secondlook train or import-keras"
         )
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{manifest.dataset.name}-{manifest.network.arch}").strip("-")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{manifest.dataset.name}-{manifest.network.name}").strip("-")
     return Subject(name, dataset or manifest.dataset.name, root / generation / NETWORK, bundle=(root, generation))

@@ -177,8 +177,8 @@ def curves(
     has_network = NETWORK in manifest.files
     if not has_network and "size" not in by:
         raise BundleError(
-            f"bundle {manifest.generation} has no {NETWORK}, whose layers could be measured: index with --network to "
-            "make a bundle that has it"
+            f"bundle {manifest.generation} has no {NETWORK}, whose layers could be measured: index with --network "
+            "FILE.safetensors, of secondlook train or import-keras"
         )
     if not len(train.holdout()):
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")

@@ -13,14 +13,15 @@ from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
+from secondlook.model.memory import check_memory
+from secondlook.model.networks.cifar_recipes import cifar_recipe
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network
-from secondlook.model.networks.recipe import Recipe, named_recipe
+from secondlook.model.networks.recipe import Recipe
 
 BATCH = 64
 
@@ -57,7 +58,7 @@ def by_layer(
     file = load_network(bundle.path / NETWORK)
     network = file.network
     recipes = {name: Recipe(layers=(name,)) for name in (default_layers(network.depth) if layers is None else layers)}
-    recipes["the paper's three"] = named_recipe("paper", network.depth)
+    recipes["the paper's three"] = cifar_recipe("paper", network.depth)
     encoders = {name: Encoder(network, recipe).to(device) for name, recipe in recipes.items()}
     if manifest.recipe not in recipes.values():
         encoders["this bundle's recipe"] = Encoder(network, manifest.recipe, file.projection).to(device)

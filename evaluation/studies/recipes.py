@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from secondlook.evaluation.timing import median_ms
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.derived import ordered
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import best_device, fitted_encoder, open_network
+from secondlook.indexer.embedding.encoders import OpenNetwork
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
-from secondlook.indexer.memory import check_memory, index_memory
+from secondlook.indexer.memory import index_memory
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
+from secondlook.indexer.sources.from_network import fitted_projection
 from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
-from secondlook.model.networks.preprocess import CIFAR
-from secondlook.model.networks.recipe import Recipe, named_recipe
+from secondlook.model.memory import check_memory
+from secondlook.model.networks.keys import keys_of
+from secondlook.model.networks.network import width_of
+from secondlook.model.networks.recipe import Recipe
 from secondlook.model.stores.factory import choose_store
 from secondlook.model.stores.faiss_store import FaissStore
 
@@ -63,7 +65,8 @@ class Comparison:
 
     images: int
     entries: int
-    network_error_percent: float
+    network_error_percent: float | None
+    """None without a head."""
     results: list[RecipeResult]
     allowed_percent: float
     """Errors up to this are within one standard error of the lowest."""
@@ -113,8 +116,8 @@ class Comparison:
         ]
         return [
             Table(
-                f"holdout of {self.images:,} images, {self.entries:,} entries, "
-                f"network alone {self.network_error_percent:.2f} %",
+                f"holdout of {self.images:,} images, {self.entries:,} entries"
+                + ("" if self.network_error_percent is None else f", network alone {self.network_error_percent:.2f} %"),
                 ("recipe", "store", *columns, "ECE %", "NLL", "changed by k and store %"),
                 tuple(rows),
                 f"take {self.why}",
@@ -135,7 +138,8 @@ class Comparison:
 
     def _draw(self, into: Any) -> None:
         axes = into.subplots()
-        axes.axhline(self.network_error_percent, color="#444444", linestyle="--", label="network alone")
+        if self.network_error_percent is not None:
+            axes.axhline(self.network_error_percent, color="#444444", linestyle="--", label="network alone")
         axes.axhspan(
             min(r.error_percent for r in self.results),
             self.allowed_percent,
@@ -165,54 +169,41 @@ class Comparison:
 
 def compare(
     dataset: Dataset,
-    network_path: Path,
-    recipes: dict[str, str | Recipe],
+    opened: OpenNetwork,
+    recipes: dict[str, Recipe],
     *,
     mirror: bool = False,
-    test: Callable[[], Dataset] | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Embed a dataset once under all recipes, and fit and time each; needs torch.
-
-    ``recipes`` are by name, each the name of a known recipe or one written out. With ``mirror``, mirrored copies are
-    cached too.
+    """Embed a dataset once under all recipes, and fit and time each. With ``mirror``, mirrored copies are cached too.
 
     Raises:
-        DatasetError, NetworkError, RecipeError, MemoryLimitError: as ``index`` would for one of them.
+        DatasetError, RecipeError, MemoryLimitError: as ``index`` would for one of them.
     """
-    import torch
-
-    network = open_network(network_path, dataset, test).network
-    device = best_device()
-    written = {n: named_recipe(r, network.depth) if isinstance(r, str) else r for n, r in recipes.items()}
-    encoders = {
-        name: fitted_encoder(network, recipe, dataset, device, progress).to(device) for name, recipe in written.items()
-    }
-    written = {name: encoder.recipe for name, encoder in encoders.items()}  # of few images they reduce keys to less
-    layers = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
+    network, dataset = opened.network, ordered(dataset, opened.classes)
+    layers, geometry = network.layers(), network.preprocess.geometry
+    fitted_keys = {name: fitted_projection(network, recipe, dataset, progress) for name, recipe in recipes.items()}
+    written = {name: recipe for name, (recipe, _) in fitted_keys.items()}  # of few images they reduce keys to less
+    names = tuple(dict.fromkeys(layer for recipe in written.values() for layer in recipe.all_layers))
     copies = (False, True) if mirror else (False,)
     positions: list[int] = []
     mirrored: list[bool] = []
     logits: list[Floats] = []
-    keys: dict[str, list[Floats]] = {name: [] for name in encoders}
+    keys: dict[str, list[Floats]] = {name: [] for name in written}
     order = np.arange(len(dataset.labels))
-    blank = torch.zeros((1, *CIFAR.geometry.size, 3), dtype=torch.uint8, device=device)
-    with torch.inference_mode():
-        dims = [encoder(blank)[1].shape[1] for encoder in encoders.values()]
+    dims = [width_of(recipe, layers) for recipe in written.values()]
     # All keys, and of one recipe at a time what an index needs.
     check_memory(
         4 * sum(dims) * len(order) * len(copies) + index_memory(len(order) * len(copies), max(dims), measured=True),
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )
-    for indices, images in batches(dataset, order, CIFAR.geometry, BATCH):
+    for indices, images in batches(dataset, order, geometry, BATCH):
         for copy in copies:
-            seen = np.ascontiguousarray(images[:, :, ::-1]) if copy else images
-            with torch.inference_mode():
-                given, activations = network.activations(network.normalize(torch.from_numpy(seen).to(device)), layers)
-                for name, encoder in encoders.items():
-                    keys[name].append(encoder.keys(activations).float().cpu().numpy())
-                logits.append(given.float().cpu().numpy())
+            found = network.activations(np.ascontiguousarray(images[:, :, ::-1]) if copy else images, names)
+            for name, (recipe, projection) in fitted_keys.items():
+                keys[name].append(keys_of(found.seen, layers, recipe, projection))
+            logits.append(opened.logits(found))
             positions += indices.tolist()
             mirrored += [copy] * len(indices)
         progress("embed", len(positions) // len(copies), len(order))
@@ -226,17 +217,16 @@ def compare(
     values, outputs = dataset.labels[at], np.concatenate(logits)
     results = []
     report = None
-    for done, name in enumerate(encoders):
-        progress("recipes", done, len(encoders))
+    for done, name in enumerate(written):
+        progress("recipes", done, len(written))
         own = np.concatenate(keys.pop(name))
         holdout = EmbeddedQueries(outputs[asked], own[asked], values[asked])
         factory = choose_store(len(own), own.shape[1])[0]
         store = FaissStore.build(own, values, factory)
-        served = ServedCache.of(store, len(dataset.classes), len(dataset.classes), held)
+        served = ServedCache.of(store, len(dataset.classes), outputs.shape[1], held)
         fitted, near = fit_parameters(holdout, served)
         report, chosen = fitted.report, fitted.parameters
         assert report.chosen_ece_percent is not None
-        assert report.network_error_percent is not None
         network_error = report.network_error_percent
         measured = measure(served, store, [(own[~held], values[~held])], holdout, near, chosen)
         store, approximation_error = measured.store, measured.approximation_error
@@ -250,8 +240,8 @@ def compare(
                 dim=own.shape[1],
                 store=factory,
                 bytes_per_entry=store.stored_bytes() / len(own),
-                one_ms=_cost(timed, holdout, chosen, 1),
-                many_ms=_cost(timed, holdout, chosen, min(32, len(holdout.labels))),
+                one_ms=_cost(timed, holdout, chosen, 1, len(dataset.classes)),
+                many_ms=_cost(timed, holdout, chosen, min(32, len(holdout.labels)), len(dataset.classes)),
                 theta=chosen.theta,
                 lam=chosen.lam,
                 k=chosen.k,
@@ -262,7 +252,7 @@ def compare(
                 changed_top1_percent=approximation_error.changed_top1_percent,
             )
         )
-    progress("recipes", len(encoders), len(encoders))
+    progress("recipes", len(written), len(written))
     assert report is not None
     lowest = min(result.error_percent for result in results) / 100
     allowed = 100 * (lowest + np.sqrt(lowest * (1 - lowest) / report.images))
@@ -271,10 +261,10 @@ def compare(
     return Comparison(report.images, report.entries, network_error, results, float(allowed), best)
 
 
-def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, batch: int) -> float:
+def _cost(store: FaissStore, holdout: EmbeddedQueries, parameters: Parameters, batch: int, classes: int) -> float:
     """Mean milliseconds of search and vote for a query."""
     theta, lam, k = parameters
-    network = softmax(holdout.logits)
+    network = softmax(holdout.logits, classes)
     starts = range(0, min(len(network), 20 * batch if batch > 1 else 200) - batch + 1, batch)
 
     def call() -> None:

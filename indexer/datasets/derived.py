@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -48,3 +48,14 @@ def subset(dataset: Dataset, positions: NDArray[np.int64]) -> DerivedDataset:
         content_hash=lambda: hashlib.sha256(dataset.content_hash().encode() + positions.tobytes()).hexdigest(),
         holdout=lambda: np.flatnonzero(np.isin(positions, dataset.holdout())),
     )
+
+
+def ordered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The same images, the dataset's own classes in this order; the dataset itself where they are."""
+    if dataset.own_classes == classes:
+        return dataset
+    names = (*classes, *dataset.classes[len(classes) :])
+    place = {name: i for i, name in enumerate(names)}
+    now = np.array([place[name] for name in dataset.classes])
+    changed: dict[str, Any] = {"classes": names, "own_classes": classes, "labels": now[dataset.labels]}
+    return replace(dataset, **changed) if isinstance(dataset, DerivedDataset) else DerivedDataset.of(dataset, **changed)

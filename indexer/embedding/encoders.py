@@ -1,47 +1,35 @@
-"""Where an index's encoder comes from: an existing bundle (needs no torch), or a network file and a recipe."""
+"""Where an index's encoder comes from: an existing bundle, here, or a network (``indexer.sources``)."""
 
 from __future__ import annotations
 
-import copy
-import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
-from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, file_sha256, read_manifest
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, read_manifest
 from secondlook.model.bundles.root import active_generation
-from secondlook.model.errors import BundleError, DatasetError, EngineError, RecipeError
+from secondlook.model.cache import Floats
+from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.images import Geometry
 from secondlook.model.manifest import Manifest, NetworkInfo
-from secondlook.model.networks.engines import Engine, OnnxEngine
-from secondlook.model.networks.preprocess import CIFAR, Preprocess
-from secondlook.model.networks.recipe import Recipe, named_recipe
-
-if TYPE_CHECKING:
-    from secondlook.model.networks.cifar import ResNet
-    from secondlook.model.networks.encoder import Encoder
-    from secondlook.model.networks.file import NetworkFile
-
-log = logging.getLogger(__name__)
+from secondlook.model.networks.classes import Groups, of_groups
+from secondlook.model.networks.engines import Engine
+from secondlook.model.networks.network import Activations, Network
+from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof
+from secondlook.model.networks.recipe import Recipe
 
 TRAINED = "trained.npy"
 """A bundle's file of the digests of the images that its network was trained on."""
-SAME_FIRST_CLASS = 0.999
-"""A GPU runs the network in bfloat16 where at least this share of the holdout keeps its most probable class."""
-
-PROJECTION_IMAGES = 10_000
-"""Images that a key's projection is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +40,15 @@ class PreparedEncoder:
     network: NetworkInfo
     recipe: Recipe
     preprocess: Preprocess
-    """What images are decoded with for it."""
+    """How images are brought to it; its arithmetic is in the encoder."""
+    classes: tuple[str, ...]
+    """The dataset's own, in the bundle's order: those that the network knows come first."""
     mirror_engine: Engine | None = None
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
+    proof: PreprocessProof | None = None
+    """What labelled images said of the preprocessing."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
 
@@ -64,6 +56,25 @@ class PreparedEncoder:
     def geometry(self) -> Geometry:
         """How images are brought to it."""
         return self.preprocess.geometry
+
+
+@dataclass(frozen=True)
+class OpenNetwork:
+    """A network for a dataset, before any key is made."""
+
+    network: Network
+    classes: tuple[str, ...]
+    """The dataset's own: those that the network knows come first."""
+    groups: Groups | None
+    """For each class that it knows, which of the network's mean it; None = it knows all, and has no others."""
+
+    def logits(self, activations: Activations) -> Floats:
+        """(B,c) of the classes that it knows; c is 0 where it has no head for them."""
+        if activations.logits is not None and self.groups is None:
+            return activations.logits
+        if activations.logits is None or not self.groups:
+            return np.empty((len(next(iter(activations.seen.values()))), 0), np.float32)
+        return of_groups(activations.logits, self.groups)
 
 
 class EncoderSource(Protocol):
@@ -85,22 +96,17 @@ class FromBundle:
 
         Raises:
             BundleError: the bundle is refused.
-            DatasetError: the dataset's classes are not the network's.
+            DatasetError: the dataset lacks a class that the network knows.
         """
         old = self.open(dataset)
         for name in (ENCODER, ENCODER_DATA, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
-        manifest, network = old.manifest, old.manifest.network
+        encoder, manifest = prepared(old, dataset), old.manifest
         if manifest.dataset.name != dataset.name:  # of other images nobody has said anything
-            network = network.model_copy(update={"trained_on_these": "unknown"})
-        return PreparedEncoder(
-            old.engine,
-            network,
-            manifest.recipe,
-            manifest.preprocess,
-            trained=read_trained(old.path, manifest),
-            holdout=read_given_holdout(old.path, manifest),
+            encoder = replace(encoder, network=manifest.network.model_copy(update={"trained_on_these": "unknown"}))
+        return replace(
+            encoder, trained=read_trained(old.path, manifest), holdout=read_given_holdout(old.path, manifest)
         )
 
     def open(self, dataset: Dataset, threads: int = 0) -> bundles.OpenEncoder:
@@ -108,83 +114,14 @@ class FromBundle:
 
         Raises:
             BundleError: the bundle is refused.
-            DatasetError: the dataset's classes are not the network's.
+            DatasetError: the dataset lacks a class that the network knows.
         """
         generation = self.generation or active_generation(self.root)
         has_network = NETWORK in read_manifest(self.root, generation).files
         device = best_device() if has_network else "cpu"
         old = bundles.open_encoder(self.root, generation, device=device, threads=threads)
-        check_classes(dataset, old.manifest)
+        _in_order(dataset, old.manifest)
         return old
-
-
-@dataclass(frozen=True)
-class FromNetwork:
-    """A network in a safetensors file with a recipe (a name, or written out); needs torch."""
-
-    network: Path
-    recipe: str | Recipe
-    test: Callable[[], Dataset] | None = None
-    """Opens the dataset's test images, whose pixels the statistics of imported Keras weights include."""
-    mirror_normalized: bool = False
-    """Mirror images after their pixels are normalised, as the author of the imported weights did for his cache.
-
-    Where each pixel has statistics of its own this gives other copies than mirroring first, which is how a mirrored
-    image would reach the network in use.
-    """
-
-    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
-        """Fit the recipe's projection on images outside the holdout, and export.
-
-        Raises:
-            NetworkError: the file does not fit.
-            RecipeError: the recipe asks for what the network or the dataset cannot give.
-            DatasetError: the dataset's classes are not the network's.
-            EngineError: torch is not installed, or the export disagrees with PyTorch.
-        """
-        file = open_network(self.network, dataset, self.test)
-        network = file.network
-        from secondlook.model.networks.file import save_network
-        from secondlook.model.networks.torch_engine import TorchEngine
-
-        recipe = named_recipe(self.recipe, network.depth) if isinstance(self.recipe, str) else self.recipe
-        device = best_device()
-        encoder = fitted_encoder(network, recipe, dataset, device, progress)
-        recipe = encoder.recipe
-        encoder.cpu()
-        progress("export", 0, 1)
-        encoder.export(folder / ENCODER, CIFAR.geometry.size)
-        progress("export", 1, 1)
-        save_network(
-            network,
-            folder / NETWORK,
-            classes=dataset.own_classes,
-            trained_on=file.trained_on,
-            projection=encoder.projection,
-            trained=file.trained,
-        )
-        if file.trained is not None:
-            np.save(folder / TRAINED, file.trained, allow_pickle=False)
-        info = NetworkInfo(
-            arch=f"resnet{network.depth}",
-            variant=network.variant,
-            sha256=file_sha256(folder / NETWORK),
-            trained_on=file.trained_on,
-        )
-        engine: Engine = OnnxEngine(folder / ENCODER)
-        if device == "cuda":
-            engine = TorchEngine(encoder, CIFAR.geometry.size, device)
-            reduced = TorchEngine(encoder, CIFAR.geometry.size, device, bfloat16=True)
-            if same_first_class(engine, reduced, dataset) >= SAME_FIRST_CLASS:
-                engine, info = reduced, info.model_copy(update={"bfloat16": True})
-        mirror_engine = None
-        if self.mirror_normalized:
-            # A mirrored image under mirrored statistics is the normalised image, mirrored.
-            mirrored = copy.deepcopy(encoder)
-            mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
-            mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
-            mirror_engine = TorchEngine(mirrored, CIFAR.geometry.size, device, bfloat16=info.bfloat16)
-        return PreparedEncoder(engine, info, recipe, CIFAR, mirror_engine, file.trained)
 
 
 def read_trained(folder: Path, manifest: Manifest) -> NDArray[np.uint64] | None:
@@ -201,84 +138,6 @@ def read_trained(folder: Path, manifest: Manifest) -> NDArray[np.uint64] | None:
         raise BundleError(f"{manifest.generation}/{TRAINED} does not hold digests") from error
 
 
-def open_network(path: Path, dataset: Dataset, test: Callable[[], Dataset] | None = None) -> NetworkFile:
-    """A network for a dataset's classes, its pixel statistics taken where the file has none; needs torch.
-
-    Raises:
-        NetworkError: the file does not fit.
-        DatasetError: the dataset's classes are not the network's.
-        EngineError: torch is not installed.
-    """
-    try:
-        from secondlook.model.networks.file import load_network
-    except ModuleNotFoundError as error:
-        raise EngineError(
-            f"a new network or recipe needs {error.name}: install secondlook with the lab extra (or gpu)"
-        ) from error
-    file = load_network(path)
-    names = file.class_names
-    if (names is not None and names != dataset.own_classes) or file.network.classes != len(dataset.own_classes):
-        raise DatasetError(_other_classes(dataset, names or (f"{file.network.classes} unnamed ones",)))
-    if not file.network.has_pixel_statistics:
-        # Of training and test images: what the author of the imported weights took them of.
-        datasets = [dataset, *([test()] if test else [])]
-        file.network.set_pixel_statistics(np.concatenate([read_all(part, CIFAR.geometry)[0] for part in datasets]))
-    return file
-
-
-def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: str, progress: Progress) -> Encoder:
-    """The encoder of a recipe, its projection fitted on some of the dataset's images outside the holdout.
-
-    Where there are fewer of them than the numbers that keys are to be reduced to, keys get as many numbers as images,
-    which is said; the encoder's own recipe has that number.
-
-    Raises:
-        RecipeError: the recipe asks for a layer that there is not, or for more numbers than the layers give.
-        DatasetError: no such image can be read.
-    """
-    import torch
-
-    from secondlook.model.networks.encoder import Encoder, fit_projection
-    from secondlook.model.networks.torch_engine import TorchEngine
-
-    if recipe.reduce is None:
-        return Encoder(network, recipe)
-    wide = TorchEngine(Encoder(network, recipe.unreduced), CIFAR.geometry.size, device)
-    candidates = np.setdiff1d(np.arange(len(dataset.labels)), dataset.holdout())
-    sample = np.sort(np.random.default_rng(0).permutation(candidates)[:PROJECTION_IMAGES])
-    if recipe.reduce > wide.dim:
-        raise RecipeError(
-            f"a key cannot be reduced to {recipe.reduce:,} numbers where the layers give {wide.dim:,}: give a smaller "
-            "'reduce', or none"
-        )
-    features = np.empty((len(sample), wide.dim), np.float32)
-    done = 0
-    for indices, images in batches(dataset, sample, CIFAR.geometry, 64):
-        features[done : done + len(indices)] = wide.encode(images).keys
-        done += len(indices)
-        progress("reduce", done, len(sample))
-    if not done:
-        raise DatasetError(f"{dataset.name} ({dataset.split}) has too few images to fit a reduction of keys on")
-    numbers = min(recipe.reduce, done)
-    if numbers < recipe.reduce:
-        log.warning(
-            "keys are reduced to %d numbers, not to %d: there are only so many images to fit the reduction on",
-            numbers,
-            recipe.reduce,
-        )
-        recipe = recipe.model_copy(update={"reduce": numbers})
-    return Encoder(network, recipe, fit_projection(torch.from_numpy(features[:done]), numbers))
-
-
-def same_first_class(engine: Engine, other: Engine, dataset: Dataset) -> float:
-    """Share of the holdout's images whose most probable class is the same on both engines; 0 without a holdout."""
-    same, seen = 0, 0
-    for _, images in batches(dataset, dataset.holdout(), CIFAR.geometry, 64):
-        same += int((engine.encode(images).logits.argmax(1) == other.encode(images).logits.argmax(1)).sum())
-        seen += len(images)
-    return same / seen if seen else 0.0
-
-
 def best_device() -> Literal["cpu", "cuda"]:
     """A GPU where PyTorch is installed and finds one."""
     # Importing PyTorch takes seconds, so the driver is looked for first (/dev/dxg is that of Windows' Linux).
@@ -289,17 +148,34 @@ def best_device() -> Literal["cpu", "cuda"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_classes(dataset: Dataset, manifest: Manifest) -> None:
-    """Hold a dataset to a bundle's classes: those that its network knows, or all of them.
+def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
+    """A bundle's encoder for a dataset.
 
     Raises:
-        DatasetError: it has others.
+        DatasetError: the dataset lacks a class that the network knows.
     """
-    if dataset.own_classes not in (manifest.network_classes, manifest.classes):
-        raise DatasetError(_other_classes(dataset, manifest.network_classes))
+    manifest = opened.manifest
+    classes = _in_order(dataset, manifest)
+    return PreparedEncoder(
+        opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes, proof=manifest.proof
+    )
 
 
-def _other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
+def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
+    """A dataset's own classes in the order in which a bundle has them, those that it has not last.
+
+    Raises:
+        DatasetError: it lacks one that the network knows.
+    """
+    if not set(manifest.network_classes) <= set(dataset.own_classes):
+        raise DatasetError(other_classes(dataset, manifest.network_classes))
+    place = {name: i for i, name in enumerate(manifest.classes)}
+    return tuple(sorted(dataset.own_classes, key=lambda name: place.get(name, len(place))))
+
+
+def other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
+    """Say that a dataset has other classes than a network knows."""
+
     def few(names: tuple[str, ...]) -> str:
         return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,9 +47,15 @@ class EmbeddedQueries:
 
 
 def embed_queries(
-    dataset: Dataset, positions: NDArray[np.int64], encoder: ImageEncoder, progress: Progress = silent
+    dataset: Dataset,
+    positions: NDArray[np.int64],
+    encoder: ImageEncoder,
+    progress: Progress = silent,
+    also: Callable[[NDArray[np.uint8]], None] | None = None,
 ) -> EmbeddedQueries:
     """Embed the images at positions (p,) of a dataset, as they are, in order; those that cannot be read are left out.
+
+    Each batch (b,height,width,3) is given to ``also`` too.
 
     Raises:
         DatasetError: none of them can be read.
@@ -63,6 +70,8 @@ def embed_queries(
         keys.append(encoding.keys)
         done.append(indices)
         looks.append(Looks.of(images))
+        if also is not None:
+            also(images)
         progress("embed", sum(map(len, done)), len(positions))
     if not done:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")

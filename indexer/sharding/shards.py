@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.folders import FolderDataset
-from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
+from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder, prepared
 from secondlook.indexer.embedding.entries import BATCH, embed_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.bundles.files import encoder_id, read_manifest
@@ -167,9 +167,7 @@ class Shards:
     def _encoder(self) -> PreparedEncoder:
         opened = self._source.open(self._dataset, self._threads)
         self._lease = opened.lease
-        return PreparedEncoder(
-            opened.engine, opened.manifest.network, opened.manifest.recipe, opened.manifest.preprocess
-        )
+        return prepared(opened, self._dataset)
 
     def unfinished(self) -> list[int]:
         """The shards that are yet to be embedded, or to be embedded further.

@@ -30,6 +30,7 @@ from PIL import Image
 
 from secondlook.model.errors import ImageError, ImageTooLargeError
 from secondlook.model.images import Geometry, Interpolation, Limits, Rule, decode, read_header
+from secondlook.model.malloc import give_back
 
 FORK, REAP = b"F", b"R"
 PID = struct.Struct("<q")
@@ -190,6 +191,7 @@ def _be_decoder(nursery: int, control: socket.socket, jobs: int, shared: int) ->
 
 def main() -> None:
     """Be the nursery."""
+    give_back()
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which then finishes what has begun
         signal.signal(number, signal.SIG_IGN)
     Image.init()  # Pillow's formats, which are otherwise read with the first image of a rarer one

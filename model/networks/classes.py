@@ -13,13 +13,17 @@ import numpy as np
 from secondlook.model.cache import Floats
 from secondlook.model.errors import NetworkError
 
+Groups = Sequence[Sequence[int]]
+"""Of a network's classes: for each class of ours, those that mean it."""
+
 
 class ClassMatch(NamedTuple):
     """For each class of a dataset, the network's classes that mean it; none where it knows none."""
 
     groups: tuple[tuple[int, ...], ...]
     how: str
-    """``exact``, ``folded`` (case, spaces, underscores and hyphens; one of several names) or ``class map``."""
+    """``exact``, ``folded`` (case, spaces, underscores and hyphens; one of several names), ``class map``, or ``order``:
+    the network's classes have no names, and are as many, so that only images can tell."""
 
     @property
     def known(self) -> tuple[int, ...]:
@@ -38,6 +42,16 @@ class ClassMatch(NamedTuple):
         return made
 
 
+def of_groups(logits: Floats, groups: Groups) -> Floats:
+    """(B,C) logits -> (B,c) float32, one for each group: log of the sum of exp of its classes' logits."""
+    made = np.empty((len(logits), len(groups)), np.float32)
+    for place, group in enumerate(groups):
+        own = logits[:, list(group)].astype(np.float64)
+        largest = own.max(axis=1)
+        made[:, place] = largest + np.log(np.exp(own - largest[:, None]).sum(axis=1))
+    return made
+
+
 def match_classes(
     ours: Sequence[str], networks: Sequence[str] | None, class_map: Mapping[str, Sequence[str]] | None = None
 ) -> ClassMatch | None:
@@ -50,15 +64,18 @@ def match_classes(
         return None
     if class_map is not None:
         return _by_map(ours, networks, class_map)
+    if tuple(networks) == tuple(map(str, range(len(networks)))) and tuple(ours) != tuple(networks):
+        return ClassMatch(tuple((i,) for i in range(len(ours))), "order") if len(ours) == len(networks) else None
     exact = {name: i for i, name in enumerate(networks)}
-    if any(name in exact for name in ours):
-        return ClassMatch(tuple((exact[name],) if name in exact else () for name in ours), "exact")
+    if all(name in exact for name in ours):
+        return ClassMatch(tuple((exact[name],) for name in ours), "exact")
     folded: dict[str, list[int]] = {}
     for i, name in enumerate(networks):
         for synonym in dict.fromkeys((fold(name), *map(fold, name.split(",")))):
             folded.setdefault(synonym, []).append(i)
-    groups = tuple(tuple(folded.get(fold(name), ())[:1]) for name in ours)
-    return ClassMatch(groups, "folded") if any(groups) else None
+    groups = tuple((exact[name],) if name in exact else tuple(folded.get(fold(name), ())[:1]) for name in ours)
+    is_exact = all(not group or name in exact for name, group in zip(ours, groups, strict=True))
+    return ClassMatch(groups, "exact" if is_exact else "folded") if any(groups) else None
 
 
 def fold(name: str) -> str:

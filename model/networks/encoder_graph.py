@@ -1,7 +1,8 @@
 """A network, the arithmetic of its pixels and a key recipe as one ONNX graph, by surgery on the network's own graph.
 
 ``images`` uint8 (B,H,W,3) in; ``logits`` float32 (B,C), if the network has a head, and unit ``keys`` float32 (B,D) out;
-B is free. Needs onnx, never torch.
+B is free. Where the logits are those of some of the network's classes, ``all_logits`` has all of them. Needs onnx,
+never torch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_help
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError, RecipeError
+from secondlook.model.networks.classes import Groups, of_groups
 from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
@@ -35,9 +37,16 @@ _TYPE_OF = {
 
 
 def encoder_graph(
-    network: OnnxNetwork, recipe: Recipe, projection: Floats | None = None, *, head: bool = True
+    network: OnnxNetwork,
+    recipe: Recipe,
+    projection: Floats | None = None,
+    *,
+    head: bool = True,
+    groups: Groups | None = None,
 ) -> Weighted:
     """The encoder; without ``head`` it has no logits, as where the network has none.
+
+    With ``groups`` it has a logit for each of them: that of one of the network's classes, or of several together.
 
     Raises:
         RecipeError: the recipe does not fit the network, or the projection not the recipe.
@@ -63,7 +72,7 @@ def encoder_graph(
     )
     weave.nodes = []
     if logits is not None:
-        _logits(weave, PREFIX + logits, network.is_binary)
+        _logits(weave, PREFIX + logits, network.is_binary, groups)
     dim = _keys(weave, layers, recipe, projection)
     nodes = [*before, *graph.node, *weave.nodes]
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -72,8 +81,11 @@ def encoder_graph(
     graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *network.size, 3]))
     if logits is not None:
         assert network.classes is not None
-        classes = len(network.classes)
-        graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes]))
+        widths = {"logits": len(network.classes if groups is None else groups)}
+        if groups is not None:
+            widths["all_logits"] = len(network.classes)
+        for name, classes in widths.items():
+            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]))
     graph.output.append(helper.make_tensor_value_info("keys", TensorProto.FLOAT, ["batch", dim]))
     return Weighted(made, {PREFIX + name: value for name, value in network.graph.weights.items()})
 
@@ -86,6 +98,7 @@ def export_encoder(
     projection: Floats | None = None,
     *,
     head: bool = True,
+    groups: Groups | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> OnnxEngine:
     """Write the encoder to a file and prove it on real images (n,H,W,3), of which the first five are taken.
@@ -96,9 +109,9 @@ def export_encoder(
         RecipeError: as for ``encoder_graph``.
         EngineError: the file does not run, or does not say what the network says.
     """
-    save(encoder_graph(network, recipe, projection, head=head), path, most_bytes)
+    save(encoder_graph(network, recipe, projection, head=head, groups=groups), path, most_bytes)
     engine = OnnxEngine(path)
-    prove(engine, network, recipe, images[:5], projection)
+    prove(engine, network, recipe, images[:5], projection, groups)
     return engine
 
 
@@ -108,6 +121,7 @@ def prove(
     recipe: Recipe,
     images: NDArray[np.uint8],
     projection: Floats | None = None,
+    groups: Groups | None = None,
 ) -> None:
     """Hold an encoder to its network: all images at once = each alone = the network with the recipe in numpy.
 
@@ -117,7 +131,7 @@ def prove(
     logits, seen = network.activations(images, recipe.all_layers)
     expected = {"keys": keys_of(seen, network.layers(), recipe, projection)}
     if logits is not None and engine.classes:
-        expected["logits"] = logits
+        expected["logits"] = logits if groups is None else of_groups(logits, groups)
     together = engine.encode(images)
     alone = [engine.encode(images[i : i + 1]) for i in range(len(images))]
     for name, theirs in expected.items():
@@ -177,13 +191,32 @@ def _arithmetic(weave: _Weave, arithmetic: Arithmetic, dtype: str, output: str) 
     return weave.nodes
 
 
-def _logits(weave: _Weave, tensor: str, is_binary: bool) -> None:
+def _logits(weave: _Weave, tensor: str, is_binary: bool, groups: Groups | None) -> None:
     flat = weave.node("Flatten", [weave.node("Cast", [tensor], to=TensorProto.FLOAT)], axis=1)
+    whole = "logits" if groups is None else "all_logits"
     if is_binary:
         zero = weave.node("Mul", [flat, weave.constant(np.zeros(1, np.float32))])
-        weave.node("Concat", [zero, flat], "logits", axis=1)
+        weave.node("Concat", [zero, flat], whole, axis=1)
     else:
-        weave.node("Identity", [flat], "logits")
+        weave.node("Identity", [flat], whole)
+    if groups is None:
+        return
+    made: str | None = None
+    # By operations that are the same in all opsets: logits are few.
+    for place in range(max(map(len, groups))):
+        classes = np.array([group[place] if place < len(group) else group[0] for group in groups])
+        own = weave.node("Gather", [whole, weave.constant(classes)], axis=1)
+        if made is None:
+            made = own
+            continue
+        if any(place >= len(group) for group in groups):  # which have no more classes: nothing is added
+            spare = np.array([0.0 if place < len(group) else -np.inf for group in groups], np.float32)
+            own = weave.node("Add", [own, weave.constant(spare)])
+        largest = weave.node("Max", [made, own])
+        parts = [weave.node("Exp", [weave.node("Sub", [tensor, largest])]) for tensor in (made, own)]
+        made = weave.node("Add", [largest, weave.node("Log", [weave.node("Add", parts)])])
+    assert made is not None
+    weave.node("Identity", [made], "logits")
 
 
 def _keys(weave: _Weave, layers: Mapping[str, Layer], recipe: Recipe, projection: Floats | None) -> int:

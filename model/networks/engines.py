@@ -81,6 +81,7 @@ class OnnxEngine:
             widths = {output.name: int(output.shape[1]) for output in self._alone.get_outputs()}
             _, height, width, _ = images.shape
             self.size, self.classes, self.dim = (int(height), int(width)), widths.get("logits", 0), widths["keys"]
+            self.all_classes = widths.get("all_logits", self.classes)
         except Exception as error:
             raise EngineError(_no_encoder(path)) from error
         _give_back_memory()
@@ -94,6 +95,11 @@ class OnnxEngine:
             return Encoding(np.empty((len(images), 0), np.float32), keys)
         logits, keys = session.run(["logits", "keys"], {"images": images})
         return Encoding(logits, keys)
+
+    def all_logits(self, images: NDArray[np.uint8]) -> Floats:
+        """(B,C) of all the network's classes, also those that the bundle has not; C is ``all_classes``."""
+        name = "all_logits" if self.all_classes > self.classes else "logits"
+        return np.asarray(self._batch.run([name], {"images": images})[0])
 
 
 def _other_files(path: Path) -> list[str]:

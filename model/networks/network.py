@@ -139,3 +139,12 @@ def check_recipe(recipe: Recipe, layers: Mapping[str, Layer], network: str) -> N
             f"a key cannot be reduced to {recipe.reduce:,} numbers where the layers give {wide:,}: give a smaller "
             "'reduce', or none"
         )
+
+
+def width_of(recipe: Recipe, layers: Mapping[str, Layer]) -> int:
+    """Numbers of a key."""
+    parts = sum(layers[name].width(pool) for name, pool in recipe.layer_parts)
+    own = parts if recipe.reduce is None else recipe.reduce
+    if recipe.extra is None or recipe.reduce_extra:
+        return own
+    return own + layers[recipe.extra].width(recipe.extra_pool)

@@ -6,8 +6,6 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from secondlook.model.errors import RecipeError
-
 Pool = int | Literal["flat", "mean", "cls"] | None
 """How a layer becomes numbers: averaged over a grid of that many rows and columns, or over all positions; the class
 token; or (``flat``, None) all of it."""
@@ -66,36 +64,3 @@ class Recipe(BaseModel):
     def all_layers(self) -> tuple[str, ...]:
         """Every layer that the network must give, without repeats."""
         return tuple(dict.fromkeys((*self.layers, *([self.extra] if self.extra else ()))))
-
-
-NAMED = ("paper", "compact", "small")
-
-
-def named_recipe(name: str, depth: int) -> Recipe:
-    """A recipe by name, for a ResNet of that depth.
-
-    ``paper``
-        Three layers of the last stage, 12,288 numbers: the ones in the author's code for ResNet-20 and ResNet-32,
-        the corresponding ones for deeper networks.
-    ``compact``
-        The same three layers reduced to 256 numbers, and the pooled last features at half weight: D = 320.
-    ``small``
-        The first of those layers and the pooled last features at half weight, reduced together to 112 numbers: a third
-        of the bytes and of the projection, for bundles that travel.
-
-    Raises:
-        RecipeError: no such name.
-    """
-    last = (depth - 2) // 6
-    if depth == 20:
-        layers: tuple[str, ...] = tuple(f"stage3.block{block}.inner" for block in (1, 2, 3))
-    else:
-        layers = ("stage3.block1", f"stage3.block{last // 2 + 1}.inner", f"stage3.block{last - 1}")
-    match name:
-        case "paper":
-            return Recipe(layers=layers)
-        case "compact":
-            return Recipe(layers=layers, reduce=256, extra="pool", extra_weight=0.5)
-        case "small":
-            return Recipe(layers=layers[:1], reduce=112, extra="pool", extra_weight=0.5, reduce_extra=True)
-    raise RecipeError(f"there is no recipe {name!r}: choose {', '.join(NAMED)} or give a JSON file")

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from secondlook.commands.index import read_recipe
 from secondlook.commands.shared.fit_options import holdout_of, holdout_option, trained_option, unknown_option
 from secondlook.commands.shared.fit_summary import describe_novelty, describe_parameters
+from secondlook.commands.shared.network_options import (
+    class_map_option,
+    network_help,
+    network_source,
+    own_network,
+    preprocess_option,
+    written_recipe,
+)
 from secondlook.commands.shared.options import (
     KType,
     bundles_option,
@@ -28,7 +36,7 @@ from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.refit import recalibrate, refit
 from secondlook.model.bundles.default import default_root
-from secondlook.model.bundles.files import NETWORK, read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError
@@ -53,13 +61,11 @@ from secondlook.model.manifest import FitReport, Manifest, Trained
 @unknown_option
 @click.option(
     "--recipes",
-    help="Compare these key recipes instead, names or JSON files with commas between; writes no bundle, needs torch.",
+    help="Compare these key recipes instead, names or JSON files with commas between; writes no bundle.",
 )
-@click.option(
-    "--network",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="With --recipes: a safetensors file; without it, the bundle's network.",
-)
+@click.option("--network", metavar="NETWORK", help=f"With --recipes: {network_help}.  [default: the bundle's]")
+@preprocess_option
+@class_map_option
 @click.option("--mirror", is_flag=True, help="With --recipes: cache each image's mirrored copy too.")
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --recipes: draw the comparison (PNG)."
@@ -79,7 +85,9 @@ def fit(
     calibrate: bool,
     unknown: tuple[str, ...],
     recipes: str | None,
-    network: Path | None,
+    network: str | None,
+    preprocess: Path | None,
+    class_map: Path | None,
     mirror: bool,
     plot: Path | None,
     no_activate: bool,
@@ -96,6 +104,8 @@ def fit(
     """
     if recipes is None and (network or mirror or plot):
         raise click.UsageError("--network, --mirror and --plot go with --recipes")
+    if network is None and (preprocess or class_map):
+        raise click.UsageError("--preprocess and --class-map go with --network")
     if calibrate and ks:
         raise click.UsageError("--k goes without --calibrate")
     if recipes is not None:
@@ -104,7 +114,8 @@ def fit(
         if dataset is None:
             raise click.UsageError("--recipes needs DATASET, the images to compare them on")
         names = recipes.split(",")
-        _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format)
+        given = {"preprocess": preprocess, "class_map": class_map}
+        _compare(dataset, root, data_root, generation, names, network, plot, mirror, as_json, progress_format, **given)
         return
     if root is None:
         raise click.UsageError("give --bundles, the bundle root to write to (or set SECONDLOOK_BUNDLES)")
@@ -224,11 +235,12 @@ def _compare(
     data_root: Path | None,
     generation: str | None,
     names: list[str],
-    network: Path | None,
+    network: str | None,
     plot: Path | None,
     mirror: bool,
     as_json: bool,
     progress_format: str,
+    **given: Any,
 ) -> None:
     from secondlook.evaluation.studies.recipes import compare
 
@@ -237,16 +249,12 @@ def _compare(
     with reporting(progress_format) as progress:
         if network is None:
             root = root or default_root()
-            network = root / (generation or active_generation(root)) / NETWORK
-        asked = {Path(name).stem: read_recipe(name) for name in names}
-        found = compare(
-            load(dataset, "train", data_root),
-            network,
-            asked,
-            mirror=mirror,
-            test=lambda: load(dataset, "test", data_root),
-            progress=progress,
-        )
+            network = own_network(root, generation or active_generation(root))
+        images = load(dataset, "train", data_root)
+        source = network_source(network, None, **given, test=lambda: load(dataset, "test", data_root))
+        opened = source.open(images, progress)
+        asked = {Path(name).stem: written_recipe(name, opened.network) for name in names}
+        found = compare(images, opened, asked, mirror=mirror, progress=progress)
     tell(found, as_json or progress_format == "json")
     if plot is not None:
         (comparison,) = found.figures()

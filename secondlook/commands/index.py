@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
-from pydantic import ValidationError
 
 from secondlook.commands.shared.fit_options import holdout_of, holdout_option, trained_option, unknown_option
 from secondlook.commands.shared.fit_summary import describe_novelty, describe_parameters
+from secondlook.commands.shared.network_options import (
+    class_map_option,
+    network_help,
+    network_source,
+    own_network,
+    preprocess_option,
+)
 from secondlook.commands.shared.options import (
     KType,
     data_root_option,
@@ -28,23 +33,24 @@ from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, load_to_c
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
-from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.index import index as build
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.on_ray import Job, default_shards, embed_on_ray
 from secondlook.indexer.sharding.shards import Shards, shard_folder
+from secondlook.indexer.sources.from_network import HeadChoice
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.default import default_root
-from secondlook.model.bundles.files import NETWORK, read_manifest
+from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate
 from secondlook.model.bundles.root import active_generation
-from secondlook.model.errors import DatasetError, RecipeError
+from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
 from secondlook.model.manifest import Manifest, Trained
-from secondlook.model.networks.recipe import NAMED, Recipe
+from secondlook.model.networks.cifar_recipes import NAMED
 
 
 @click.command()
@@ -54,12 +60,23 @@ from secondlook.model.networks.recipe import NAMED, Recipe
 @click.option("--split", default="train", show_default=True, help="train, val or test.")
 @click.option(
     "--network",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A safetensors file; without it, the network of the active bundle (or of the default one).",
+    metavar="NETWORK",
+    help=f"{network_help}.  [default: the network of the active bundle, or of the default one]",
+)
+@preprocess_option
+@class_map_option
+@click.option(
+    "--head",
+    type=click.Choice(["auto", "network", "none"]),
+    default="auto",
+    show_default=True,
+    help="With --network, whose opinion the cache is mixed with: the network's, or nobody's. auto: the network's, "
+    "where it knows the dataset's classes.",
 )
 @click.option(
     "--recipe",
-    help=f"{', '.join(NAMED)}, or a JSON file; without it, the active bundle's recipe (compact with --network).",
+    help="A JSON file that says which layers become keys, or, for a CIFAR ResNet, "
+    f"{', '.join(NAMED)}.  [default: the active bundle's; with --network, what its head reads]",
 )
 @click.option(
     "--store",
@@ -124,7 +141,10 @@ def index(
     root: Path,
     data_root: Path | None,
     split: str,
-    network: Path | None,
+    network: str | None,
+    preprocess: Path | None,
+    class_map: Path | None,
+    head: HeadChoice,
     recipe: str | None,
     store: str,
     mirror: bool,
@@ -209,7 +229,8 @@ def index(
         else:
             if journal is not None:
                 images = fold(images, journal)
-            encoder = _encoder_source(root, network, recipe, lambda: load(dataset, "test", data_root, limits))
+            test = lambda: load(dataset, "test", data_root, limits)  # noqa: E731 - read by few networks
+            encoder = _encoder_source(root, network, recipe, preprocess, class_map, head, test)
             generation = build(images, root, encoder, options, progress)
         if not no_activate:
             activate(root, generation)
@@ -237,7 +258,8 @@ PARTS = "parts"
 
 _OF_RAY = ("address", "workers")
 _OF_THE_BUNDLE = ("store", "fit_flag", "holdout", "trained", "theta", "lam", "k", "no_activate", "with_taught")
-_OF_THE_EMBEDDING = ("mirror", "no_thumbnails", "network", "recipe", "shards")
+_OF_THE_NETWORK = ("network", "preprocess", "class_map", "head")
+_OF_THE_EMBEDDING = ("mirror", "no_thumbnails", *_OF_THE_NETWORK, "recipe", "shards")
 
 
 def _check_mode(context: click.Context) -> None:
@@ -251,6 +273,8 @@ def _check_mode(context: click.Context) -> None:
         for parameter in context.command.params
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+    if "network" not in given and (of := given.keys() & set(_OF_THE_NETWORK)):
+        raise click.UsageError(f"{given[min(of)]} goes with --network")
     if given.keys() & {"shard", "address"} and given.keys() & {"network", "recipe"}:
         raise click.UsageError(
             "shards take the encoder of a bundle: index a small part of the images with --network or --recipe first, "
@@ -314,35 +338,29 @@ def fetch(dataset: str, data_root: Path | None) -> None:
         raise DatasetError(f"{dataset} could not be downloaded: {error}") from error
 
 
-def _encoder_source(root: Path, network: Path | None, recipe: str | None, test: Callable[[], Dataset]) -> EncoderSource:
+def _encoder_source(
+    root: Path,
+    network: str | None,
+    recipe: str | None,
+    preprocess: Path | None,
+    class_map: Path | None,
+    head: HeadChoice,
+    test: Callable[[], Dataset],
+) -> EncoderSource:
+    """The network's where one is given, else the active bundle's.
+
+    Raises:
+        click.UsageError: an option does not go with that.
+        RecipeError: there is no such recipe, or the bundle has no network to make keys by another recipe with.
+    """
     active = _encoder_root(root)
     if network is None and recipe is None:
         return FromBundle(active)
     if network is None:
-        network = active / active_generation(active) / NETWORK
-    return FromNetwork(network, read_recipe(recipe or "compact"), test)
+        network = own_network(active, active_generation(active))
+    return network_source(network, recipe, preprocess, class_map, head, test)
 
 
 def _encoder_root(root: Path) -> Path:
     """Where the encoder comes from: the root, or, where it has no bundle yet, that of the default bundle."""
     return root if (root / "CURRENT").exists() else default_root()
-
-
-def read_recipe(text: str) -> str | Recipe:
-    """Read a recipe's name as it is, or a recipe written out in a JSON file.
-
-    Raises:
-        RecipeError: neither.
-    """
-    if text in NAMED:
-        return text
-    path = Path(text)
-    if not path.is_file():
-        raise RecipeError(f"there is no recipe {text!r}: choose {', '.join(NAMED)} or give a JSON file")
-    try:
-        return Recipe.model_validate(json.loads(path.read_text()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(f"{path} is not a recipe: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (ValueError, OSError) as error:
-        raise RecipeError(f"{path} is not a JSON file") from error

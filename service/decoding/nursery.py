@@ -24,15 +24,8 @@ logger = logging.getLogger(__name__)
 
 # -P: a folder called like one of ours, where the server was started, must not be imported.
 COMMAND = (sys.executable, "-P", "-m", "secondlook.model.images.decoder")
-ENVIRONMENT = {
-    # What a large image took is given back with it, and what a usual one takes is kept for the next, as new pages are
-    # slow: by itself glibc would come to keep 64 MiB a process.
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-    # NumPy's threads for matrices, of which there are none here.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
+# NumPy's threads for matrices, of which there are none there.
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 START_S, RESTART_S = 60.0, 1.0
 """How long the nursery may take until it is ready, and how long one that ended is waited with."""
 END_S = 2.0

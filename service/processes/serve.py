@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from secondlook.model.malloc import give_back
 from secondlook.service import logs
 from secondlook.service.app import create_app
 from secondlook.service.generations.opening import open_predictor
@@ -56,6 +57,7 @@ def run(
     """
     logging.config.dictConfig(logs.config(settings.log))
     logging.captureWarnings(True)
+    give_back()
     for number in STOPPING:  # while it starts, there is nothing to finish
         signal.signal(number, signal.SIG_DFL)
     if listening is None:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from secondlook.model.errors import BundleError, ParameterError
 from secondlook.model.journal import Action
-from secondlook.model.networks.recipe import NAMED
+from secondlook.model.networks.cifar_recipes import NAMED
 from secondlook.model.stores.added_keys import added_id
 from secondlook.service.errors import UnavailableError
 from secondlook.service.generations.records import Job

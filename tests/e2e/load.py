@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +43,16 @@ class Load:
                     self.failures.append(f"{reply.status}: {reply.body[:200]!r}")
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has in use."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def held(pid: int) -> int:
+    """Bytes of memory that a process has in use; of what it shares, its share.
+
+    Not counted are pages of files (programs, keys), which the system takes back when it needs them, and of which each
+    process has a larger share once another one has ended. Read from where the kernel counts exactly: what
+    ``/proc/<pid>/statm`` says may be off by 128 pages or more for each processor.
+    """
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kinds = dict(line.split()[:2] for line in rollup.splitlines()[1:])
+    return sum(int(kinds[f"{kind}:"]) << 10 for kind in ("Pss_Anon", "Pss_Shmem", "SwapPss"))
 
 
 def children(pid: int) -> list[int]:
@@ -77,11 +83,10 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
-def held(pid: int) -> int:
-    """Bytes of memory that a process and its descendants have in use; what several share is counted once."""
+def held_by_all(pid: int) -> int:
+    """The same of a process and its descendants."""
     total = 0
     for one in (pid, *descendants(pid)):
         with suppress(OSError):  # it has ended
-            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
-            total += next(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += held(one)
     return total

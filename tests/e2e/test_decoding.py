@@ -20,7 +20,7 @@ import pytest
 from benchmarks.client import Client, head
 from tests import hostile_images
 from tests.e2e.conftest import KEY, Server, until
-from tests.e2e.load import children, descendants, held
+from tests.e2e.load import children, descendants, held_by_all
 from tests.hostile_images import png
 from tests.images_for_tests import make_image
 
@@ -81,7 +81,7 @@ class Attack:
 
     async def run(self, pid: int, bodies: list[bytes], headers: dict[str, str]) -> None:
         """Send all of them at once, each over a connection of its own."""
-        self.before = self.peak = held(pid)
+        self.before = self.peak = held_by_all(pid)
         others = [asyncio.create_task(self._other()) for _ in range(2)]
         watching = asyncio.create_task(self._watch(pid))
         await asyncio.sleep(0.5)
@@ -107,7 +107,7 @@ class Attack:
 
     async def _watch(self, pid: int) -> None:
         while True:
-            self.peak = max(self.peak, await asyncio.to_thread(held, pid))
+            self.peak = max(self.peak, await asyncio.to_thread(held_by_all, pid))
             await asyncio.sleep(0.05)
 
 
@@ -233,7 +233,7 @@ def test_thumbnails_of_what_was_taught_are_made_once(serve: Serve, tmp_path: Pat
     with sqlite3.connect(root / "taught.sqlite") as journal:
         journal.execute("UPDATE images SET thumbnail = NULL")
     journal.close()
-    memory = held(server.process.pid)
+    memory = held_by_all(server.process.pid)
 
     async def ask() -> list[bytes]:
         async def one() -> bytes:
@@ -245,7 +245,7 @@ def test_thumbnails_of_what_was_taught_are_made_once(serve: Serve, tmp_path: Pat
         return await asyncio.gather(*(one() for _ in range(4)))
 
     assert set(asyncio.run(ask())) == {first.content}
-    assert held(server.process.pid) < memory + 200 * MIB
+    assert held_by_all(server.process.pid) < memory + 200 * MIB
     with sqlite3.connect(root / "taught.sqlite") as journal:
         assert journal.execute("SELECT thumbnail FROM images").fetchall() == [(first.content,)]
     journal.close()

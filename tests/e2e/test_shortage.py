@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import KEY, Server, until
-from tests.e2e.load import resident
+from tests.e2e.load import held
 from tests.e2e.test_switching import ADMIN, ASKED
 from tests.images_for_tests import make_image
 
@@ -118,7 +118,7 @@ def test_what_is_not_taken_costs_a_bounded_amount(serve: Serve, figures: Figures
         head = "".join(f"{name}: {value}\r\n" for name, value in form.headers.items())
         request, count = f"POST {form.url.raw_path.decode()} HTTP/1.1\r\n{head}\r\n".encode() + body, 2
     assert is_let_in(server)
-    before, system = resident(server.process.pid), in_system()
+    before, system = held(server.process.pid), in_system()
     with ExitStack() as deaf:
         for _ in range(CLIENTS):
             one = deaf.enter_context(connect(server))
@@ -128,7 +128,7 @@ def test_what_is_not_taken_costs_a_bounded_amount(serve: Serve, figures: Figures
         largest = [0, 0]
         for _ in range(50):
             threading.Event().wait(0.2)
-            largest = [max(largest[0], resident(server.process.pid) - before), max(largest[1], in_system() - system)]
+            largest = [max(largest[0], held(server.process.pid) - before), max(largest[1], in_system() - system)]
         assert is_let_in(server)
     figures(
         f"{CLIENTS} clients that take none of their answers ({asked}): {largest[0] >> 20} MiB in the server, "

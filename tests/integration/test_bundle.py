@@ -388,6 +388,9 @@ def test_a_manifest_is_written_with_the_fields_that_it_was_read_with() -> None:
     assert content["truncation"]
     content["preprocess"] = json.loads(CIFAR.model_dump_json())
     del content["input"]  # what was said in its place
+    network = content["network"]
+    network["name"] = network.pop("arch")
+    assert network.pop("variant") == "standard"  # which the network's own file says too
     written = json.loads(Manifest.model_validate(content).model_dump_json())
     assert _part(written, content) == content
     assert "taught" in written

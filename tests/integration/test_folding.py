@@ -45,7 +45,7 @@ NEW = "20990101T000000Z-abcd"
 def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path) -> None:
     import torch
 
-    from secondlook.indexer.embedding.encoders import FromNetwork
+    from secondlook.indexer.sources.from_cifar import FromCifar
     from secondlook.model.networks.cifar import ResNet
     from secondlook.model.networks.file import save_network
 
@@ -54,7 +54,7 @@ def test_a_class_may_be_called_as_sources_of_taught_images_begin(tmp_path: Path)
     dataset = load(str(folder))
     torch.manual_seed(1)
     save_network(ResNet(20, 3).eval(), network, classes=dataset.classes, trained_on="", trained=np.empty(0, np.uint64))
-    activate(root, index(dataset, root, FromNetwork(network, "small"), IndexOptions()))
+    activate(root, index(dataset, root, FromCifar(network, "small"), IndexOptions()))
     with serving(create_app(settings(bundles=root, admin_key=KEY))) as call:
         listed = call("GET", "/v1/entries", params={"label": "taught:1"}).json()["entries"]
         assert {entry["taught"] for entry in listed} == {False}

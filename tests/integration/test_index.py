@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset, load
-from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork, PreparedEncoder, same_first_class
+from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.refit import refit
+from secondlook.indexer.sources.from_cifar import FromCifar, same_first_class
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import open_bundle
@@ -272,7 +273,7 @@ def test_other_classes_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_a_reduction_shrinks_to_the_images_that_there_are(
     tiny_network: Path, colour_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = FromNetwork(tiny_network, "compact")
+    source = FromCifar(tiny_network, "compact")
     generation = index(load(str(colour_folder)), tmp_path / "bundles", source, IndexOptions())
     bundle = open_bundle(tmp_path / "bundles", generation)
     assert bundle.manifest.recipe.reduce == 54  # sixty images, of which six are held out
@@ -291,7 +292,7 @@ def test_a_recipe_that_cannot_be_is_refused(
     tiny_network: Path, colour_folder: Path, tmp_path: Path, recipe: Recipe, why: str
 ) -> None:
     with pytest.raises(RecipeError, match=why):
-        index(load(str(colour_folder)), tmp_path, FromNetwork(tiny_network, recipe), FIXED)
+        index(load(str(colour_folder)), tmp_path, FromCifar(tiny_network, recipe), FIXED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,7 +305,7 @@ def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder:
 def test_what_would_not_fit_into_memory_is_not_begun(
     tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 50_000)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 50_000)
     with pytest.raises(MemoryLimitError, match="a cache of 120 entries of 80 numbers needs about"):
         index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, mirror=True, parameters=None))
     assert list(tmp_path.iterdir()) == []
@@ -345,7 +346,7 @@ def test_copies_may_be_mirrored_after_their_pixels_are_normalised(colour_folder:
     network.set_pixel_statistics((ramp + np.random.default_rng(0).integers(0, 50, (9, 32, 32, 3))).astype(np.uint8))
     save_network(network.eval(), tmp_path / "net.safetensors", classes=dataset.classes, trained_on="nothing")
     options = replace(FIXED, mirror=True, store="Flat")
-    source = FromNetwork(tmp_path / "net.safetensors", Recipe(layers=("pool",)), mirror_normalized=True)
+    source = FromCifar(tmp_path / "net.safetensors", Recipe(layers=("pool",)), mirror_normalized=True)
     bundle = open_bundle(tmp_path / "after", index(dataset, tmp_path / "after", source, options))
     image = dataset.read(7, CIFAR.geometry)
     x = network.normalize(torch.from_numpy(image[None])).flip(-1)

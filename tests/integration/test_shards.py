@@ -15,11 +15,12 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.fold import fold
-from secondlook.indexer.embedding.encoders import FromBundle, FromNetwork
+from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
+from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import read_manifest
@@ -365,7 +366,7 @@ def test_parts_are_merged_with_the_encoder_that_made_them(
     root, dataset, parts = embedded
     made_with = active_generation(root)
     recipe = Recipe(layers=("pool",))
-    activate(root, index(dataset, root, FromNetwork(tiny_network, recipe), FIXED))
+    activate(root, index(dataset, root, FromCifar(tiny_network, recipe), FIXED))
     bundle = merged(dataset, root, parts)
     assert bundle.manifest.recipe == read_manifest(root, made_with).recipe != recipe
     shutil.rmtree(root / made_with)

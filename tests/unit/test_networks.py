@@ -5,7 +5,7 @@ import torch
 
 from secondlook.model.errors import NetworkError, RecipeError
 from secondlook.model.networks.cifar import Conv, ResNet
-from secondlook.model.networks.recipe import NAMED, named_recipe
+from secondlook.model.networks.cifar_recipes import NAMED, cifar_recipe
 
 
 def test_a_keras_stride_2_convolution_pads_only_after() -> None:
@@ -45,13 +45,13 @@ def test_inner_and_block_outputs_are_different_places() -> None:
     ],
 )
 def test_the_paper_recipe_has_the_authors_layers(depth: int, layers: tuple[str, ...]) -> None:
-    assert named_recipe("paper", depth).layers == layers
+    assert cifar_recipe("paper", depth).layers == layers
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 @pytest.mark.parametrize("name", NAMED)
-def test_named_recipes_fit_every_depth(depth: int, name: str) -> None:
-    assert set(named_recipe(name, depth).all_layers) <= set(ResNet(depth).layer_names())
+def test_cifar_recipes_fit_every_depth(depth: int, name: str) -> None:
+    assert set(cifar_recipe(name, depth).all_layers) <= set(ResNet(depth).layer_names())
 
 
 def test_an_unknown_layer_is_named_with_those_there_are() -> None:
