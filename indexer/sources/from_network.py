@@ -174,6 +174,8 @@ class FromNetwork:
         if refusal := proof.refusal(self.name):
             raise NetworkError(refusal)
         network = network.taking(proof.taken(has_head=match is not None))
+        if declared.is_certain and proof.answer == "beaten":
+            log.warning("%s", proof.said())
         if not declared.is_declared:
             log.warning(
                 "%s says nowhere how it takes pixels: %s is taken (%s)",
@@ -183,7 +185,7 @@ class FromNetwork:
             )
         if proof.suggestion is not None:
             geometry = proof.suggestion.preprocess.geometry
-            if match is None:
+            if match is None and not declared.is_certain:
                 log.warning("geometry: %s is best on %d images, and no head depends on it", geometry, proof.images)
             else:
                 log.warning(

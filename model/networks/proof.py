@@ -60,6 +60,8 @@ class PreprocessProof(_Record):
 
         The geometry stays the declared one: see ``suggestion``.
         """
+        if self.declared.is_certain:
+            return self.declared
         is_free = not self.declared.is_declared and self.images >= FEWEST
         if self.better is None or not (is_free or self.answer == "beaten"):
             return self.declared
@@ -67,19 +69,20 @@ class PreprocessProof(_Record):
 
     def taken(self, *, has_head: bool) -> Preprocess:
         """What to index with: ``best``, with the suggested geometry where no head depends on the declared one."""
-        if has_head or self.suggestion is None:
+        if has_head or self.suggestion is None or self.declared.is_certain:
             return self.best
         return self.best.model_copy(update={"geometry": self.suggestion.preprocess.geometry})
 
     def refusal(self, network: str) -> str | None:
         """Why the declared arithmetic is not to be used, and what to type; None where nothing speaks against it."""
-        if self.answer != "beaten" or not self.declared.is_declared or self.better is None:
+        is_told = self.declared.is_declared and not self.declared.is_certain
+        if self.answer != "beaten" or not is_told or self.better is None:
             return None
         return (
             f"{network} is given {self.declared.arithmetic} ({self.declared.read_from}), but on {self.images:,} of the "
             f"images {self.better.preprocess.arithmetic} does clearly better ({self._figures(self.better)}): give it "
             f"with --preprocess FILE.json, which secondlook network {network} --images PHOTOS --write-preprocess "
-            "FILE.json writes"
+            'FILE.json writes; a FILE.json with "is_certain": true is taken whatever images say'
         )
 
     def said(self) -> str:

@@ -141,7 +141,7 @@ def _measured(
 
 
 def _write(preprocess: Preprocess, path: Path) -> None:
-    content = preprocess.model_dump_json(exclude={"read_from"}, indent=1)
+    content = preprocess.model_dump_json(exclude={"read_from", "is_certain"}, indent=1)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content + "\n")

@@ -177,6 +177,12 @@ def test_arithmetic_that_is_beaten_is_refused_and_the_better_one_named(colour_fo
     assert "RGB, x/255 does clearly better" in said(result)
     assert "--preprocess" in said(result)
     assert "secondlook network" in said(result)
+    assert not (tmp_path / "root" / "CURRENT").exists()
+    path.write_text(json.dumps(PREPROCESS | {"arithmetic": {"channels": "BGR"}, "is_certain": True}))
+    bundle = index(colour_folder, network, tmp_path / "root", "--preprocess", path)
+    assert bundle.manifest.preprocess.arithmetic.channels == "BGR"
+    assert bundle.manifest.proof is not None
+    assert bundle.manifest.proof.answer == "beaten"
 
 
 def test_keys_are_of_any_layer_and_reduced_without_torch(colour_folder: Path, tmp_path: Path, preprocess: Path) -> None:
@@ -235,6 +241,7 @@ def test_where_nothing_is_declared_the_best_is_taken_and_said(tmp_path: Path, ca
     bundle = index(make_shades(tmp_path / "shades"), written(colour_classifier(COLOURS), tmp_path), tmp_path / "root")
     taken = bundle.manifest.preprocess
     assert str(taken.arithmetic) == "RGB, x/255"
+    assert bundle.manifest.proof is not None
     assert taken.read_from == f"measured on {bundle.manifest.proof.images} images"
     assert "says nowhere how it takes pixels: RGB, x/255 is taken (measured on" in caplog.text
 
