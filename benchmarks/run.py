@@ -24,12 +24,12 @@ from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.stores.factory import check_trainable
 from secondlook.model.stores.faiss_store import empty_index

@@ -226,6 +226,7 @@ def describe(
         head="network" if engine.classes else "none",
         recipe=encoder.recipe,
         preprocess=encoder.preprocess,
+        proof=encoder.proof,
         store=stored,
         **fitted.manifest_fields(),
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,

@@ -24,10 +24,10 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
 
 from secondlook.evaluation.fit_grid import cache_only_theta
-from secondlook.indexer.memory import check_memory
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import NETWORK, require_module
 from secondlook.model.cache import check_parameters, class_weights
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network
 from secondlook.model.stores.store import Store, parts

@@ -25,6 +25,7 @@ from secondlook.model.networks.classes import Groups, of_groups
 from secondlook.model.networks.engines import Engine
 from secondlook.model.networks.network import Activations, Network
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 
 TRAINED = "trained.npy"
@@ -46,6 +47,8 @@ class PreparedEncoder:
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
+    proof: PreprocessProof | None = None
+    """What labelled images said of the preprocessing."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
 
@@ -153,7 +156,9 @@ def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
     """
     manifest = opened.manifest
     classes = _in_order(dataset, manifest)
-    return PreparedEncoder(opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes)
+    return PreparedEncoder(
+        opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes, proof=manifest.proof
+    )
 
 
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:

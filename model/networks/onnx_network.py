@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
 """Of the largest logit: how far apart two ways of running one network may be."""
-SIZES = (USUAL_SIZE, (256, 256), (384, 384), (299, 299), (32, 32))
+SIZES = (
+    USUAL_SIZE,
+    *((side, side) for side in (256, 384, 299, 32, 64, 96, 128, 160, 192, 240, 288, 320, 448, 512, 28)),
+)
 """Tried in this order where a graph takes any size and nobody says one."""
 _NO_LAYERS = frozenset(
     {
@@ -105,11 +108,7 @@ class OnnxNetwork:
 
     def probe(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
         """Images of smooth noise: (count,height,width,3)."""
-        random = np.random.default_rng(seed)
-        coarse = random.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
-        rows, columns = (np.arange(side) * 8 // side for side in self.size)
-        fine = random.normal(0, 12, (count, *self.size, 3))
-        return np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
+        return smooth_noise(count, self.size, seed)
 
     def _free(self, batch: int) -> None:
         """Take any number of images where the graph was exported for so many.
@@ -122,23 +121,25 @@ class OnnxNetwork:
         outputs = [self.graph.outputs[0] if self.graph.head is None else self.graph.head.logits]
         where = written(self.graph.model, taken.name)
         known = self._runner.run(taken.name, values[:batch], [*where, *outputs])
-        freed = Runner(Weighted(free_batch(self.graph.model, taken.name, batch, known), self.graph.weights), self.name)
-        try:
-            together = freed.run(taken.name, values, outputs)[outputs[0]]
-            alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
-            before = np.concatenate(
-                [self._runner.run(taken.name, values[i : i + batch], outputs)[outputs[0]]
-                 for i in range(0, 5 * batch, batch)]
-            )  # fmt: skip
-            largest = max(1e-6, float(np.abs(before).max()))
-            is_same = together.shape == before.shape and np.abs(together - before).max() <= TOLERANCE * largest
-            is_same &= alone.shape == before[:1].shape and bool(np.abs(alone - before[:1]).max() <= TOLERANCE * largest)
-        except NetworkError as error:
-            raise _baked(self.name, batch) from error
-        if not is_same:
-            raise _baked(self.name, batch)
-        self._runner, self.was_freed = freed, True
-        self.graph.model.CopyFrom(freed.graph.model)
+        before = np.concatenate(
+            [
+                self._runner.run(taken.name, values[i : i + batch], outputs)[outputs[0]]
+                for i in range(0, 5 * batch, batch)
+            ]
+        )
+        for images_first in (True, False):
+            model = free_batch(self.graph.model, taken.name, batch, known, images_first=images_first)
+            freed = Runner(Weighted(model, self.graph.weights), self.name)
+            try:
+                together = freed.run(taken.name, values, outputs)[outputs[0]]
+                alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
+            except NetworkError:
+                continue
+            if _is_same(together, before) and _is_same(alone, before[:1]):
+                self._runner, self.was_freed = freed, True
+                self.graph.model.CopyFrom(model)
+                return
+        raise _baked(self.name, batch)
 
     def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Without the batch, of those that have one."""
@@ -217,6 +218,15 @@ def open_onnx(path: Path, preprocess: Preprocess | None = None, name: str | None
     return OnnxNetwork(read_graph(path), preprocess, name)
 
 
+def smooth_noise(count: int, size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
+    """Images (count,height,width,3) that no network is surprised by more than by others."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
+    rows, columns = (np.arange(side) * 8 // side for side in size)
+    fine = random.normal(0, 12, (count, *size, 3))
+    return np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
+
+
 def layer_of(shape: tuple[int, ...], size: tuple[int, int]) -> Layer | None:
     """What a tensor of this shape (of one image) is in a network for images of that size; None = nothing for a key."""
     if not shape or min(shape) < 1:
@@ -244,6 +254,12 @@ def _is_map(sides: tuple[int, ...], size: tuple[int, int]) -> bool:
 
 def _dims(layout: str, size: tuple[int, int]) -> tuple[int, int, int]:
     return (3, *size) if layout == "NCHW" else (*size, 3)
+
+
+def _is_same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    return bool(np.abs(ours - theirs).max() <= TOLERANCE * max(1e-6, float(np.abs(theirs).max())))
 
 
 def _baked(name: str, batch: int) -> NetworkError:
