@@ -168,24 +168,28 @@ def test_the_sum_of_weights_is_that_of_their_values(tmp_path: Path) -> None:
     assert one != read_graph(written(other, tmp_path, "other")).weights_sha256
 
 
-def averaged(is_head: bool) -> ModelProto:
-    """Two linear layers' mean, of two vectors (as DeiT's), or of one vector and a residual."""
+def averaged(of: str) -> ModelProto:
+    """The mean of two linear layers: of two vectors as DeiT's, or of one as LeViT's; or of one and a residual."""
     build = Builder()
     pooled = build.pooled(build.trunk("image"))
-    other = build.node("Relu", build.node("MatMul", pooled, build.random(24, 24)))
+    other = pooled if of == "one vector" else build.node("Relu", build.node("MatMul", pooled, build.random(24, 24)))
     first = build.head(pooled, 24, 24)
-    second = build.head(other, 24, 24) if is_head else other
+    second = other if of == "a residual" else build.head(other, 24, 24)
     return build.model(outputs=[build.node("Div", build.node("Add", first, second), build.constant(np.float32(2)))])
 
 
-def test_the_mean_of_two_heads_is_a_head_and_a_residual_is_none(tmp_path: Path) -> None:
-    network = open_onnx(written(averaged(True), tmp_path))
+@pytest.mark.parametrize("of", ["two vectors", "one vector"])
+def test_the_mean_of_two_heads_is_a_head(of: str, tmp_path: Path) -> None:
+    network = open_onnx(written(averaged(of), tmp_path))
     assert network.classes == tuple(map(str, range(24)))
     assert network.head is not None
     assert network.head.logits == network.graph.outputs[0]
     assert network.layers()[network.default_layer] == Layer((24,), "vector")
     assert network.default_layer == "flatten_7"
-    assert open_onnx(written(averaged(False), tmp_path)).classes is None
+
+
+def test_a_residual_is_no_head(tmp_path: Path) -> None:
+    assert open_onnx(written(averaged("a residual"), tmp_path)).classes is None
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
