@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from secondlook.model.errors import NetworkError
+from secondlook.model.errors import MemoryLimitError, NetworkError
 from secondlook.model.networks.network import Layer
 from secondlook.model.networks.onnx_graph import read_graph
 from secondlook.model.networks.onnx_head import token_prefix
@@ -120,6 +120,18 @@ def test_what_is_no_onnx_file_gets_one_sentence(name: str, content: bytes, said:
         read_graph(tmp_path / name)
 
 
+def test_a_network_for_which_memory_is_short_is_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(written(classifier(), tmp_path))
+    open_network(path)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("secondlook.model.networks.onnx_network.Runner", None)  # nothing runs
+    said = r"network\.onnx, with 0 MB of weights, needs about .* of memory, .*secondlook network --help"
+    with pytest.raises(MemoryLimitError, match=said):
+        open_network(path)
+
+
 def test_a_file_or_its_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="there is no file"):
         read_graph(tmp_path / "none.onnx")
@@ -202,9 +214,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("weights.pth", "FILE.py:FUNCTION"),
-        ("weights.pt", r"torchvision:NAME@weights\.pt"),
-        ("model.pkl", "torch.onnx.export"),
+        ("weights.pth", r"there is no file weights\.pth: name one of FILE\.onnx"),
         ("model.h5", "format='onnx'"),
         ("model.keras", "format='onnx'"),
         ("model.tflite", "tf2onnx"),
@@ -222,6 +232,7 @@ def test_any_other_name_gets_one_sentence_that_says_what_to_give(name: str, said
     with pytest.raises(NetworkError, match=said) as caught:
         open_network(name)
     assert "\n" not in str(caught.value)
+    assert "secondlook network" in str(caught.value)
 
 
 @pytest.mark.parametrize(
