@@ -168,6 +168,8 @@ class Model:
     """How many of the classes, the first ones, the dataset has; the others were taught."""
     head: str | None = None
     """``network``, ``linear`` or ``none``: what gives the network's probabilities."""
+    proof: dict[str, Any] | None = None
+    """What labelled images said of the network's preprocessing; None where that was not measured."""
     counts: list[int] = field(default_factory=list)
     """Entries of each class."""
     class_weights: list[float] = field(default_factory=list)
