@@ -3,7 +3,7 @@
 # make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
-# make networks  architectures of torchvision and timm with random weights: found, exported, proven (needs timm)
+# make networks  architectures of torchvision, timm and Keras with random weights, ONNX dialects, a hub: found, exported, proven
 # make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)

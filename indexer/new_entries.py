@@ -10,6 +10,7 @@ import numpy as np
 
 from secondlook.indexer.datasets.copies import Repeats, first_copies, kept_apart
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.folders import FolderDataset, why_empty
 from secondlook.indexer.embedding.entries import EmbeddedEntries
@@ -123,26 +124,29 @@ def _unreadable(dataset: Dataset, positions: Ints) -> tuple[str, ...]:
         left[dataset.removed()] = False
     have = np.isin(np.arange(len(dataset.classes)), dataset.labels[there])
     # Classes of which people removed every image are no surprise.
-    folder = dataset.base if isinstance(dataset, FoldedDataset) else dataset
+    folder = dataset
+    while isinstance(folder, DerivedDataset):
+        folder = folder.base
     lost = [
-        label
+        dataset.classes[label]
         for label in np.flatnonzero(~have).tolist()
-        if (dataset.labels[left] == label).any() or _is_empty(folder, label)
+        if (dataset.labels[left] == label).any() or _is_empty(folder, dataset.classes[label])
     ]
     if lost:
-        own = [label for label in lost if label < len(folder.classes)]
+        own = [folder.classes.index(name) for name in lost if name in folder.classes]
         if isinstance(folder, FolderDataset) and own:
             raise DatasetError(why_empty(folder, own))
-        named = ", ".join(dataset.classes[label] for label in lost[:5])
-        raise DatasetError(f"{dataset.name} has no readable images of {named}")
+        raise DatasetError(f"{dataset.name} has no readable images of {', '.join(lost[:5])}")
     if 2 * there.sum() < left.sum():
         raise DatasetError(f"most images of {dataset.name} cannot be read: {dataset.left_out.said()}")
     return tuple(dataset.source(position) for position in np.flatnonzero(left & ~there).tolist())
 
 
-def _is_empty(dataset: Dataset, label: int) -> bool:
+def _is_empty(dataset: Dataset, name: str) -> bool:
     """Whether a class is a folder without images."""
-    return isinstance(dataset, FolderDataset) and label < len(dataset.classes) and label not in dataset.labels
+    if not isinstance(dataset, FolderDataset) or name not in dataset.classes:
+        return False
+    return dataset.classes.index(name) not in dataset.labels
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 
 READ_VERSIONS = (2, 3)
@@ -305,6 +306,8 @@ class Manifest(_Part):
     head: HeadKind = "network"
     recipe: Recipe
     preprocess: Preprocess
+    proof: PreprocessProof | None = None
+    """What labelled images said of it when it was indexed; None where that was not measured."""
     store: StoreInfo
     theta: float = Field(gt=0)
     lam: float = Field(ge=0, le=1)
@@ -325,7 +328,7 @@ class Manifest(_Part):
         """A manifest of version 2 says not where its parameters are from; older ones say only the size of images."""
         if not isinstance(content, dict):
             return content
-        content = _with_preprocess(content)
+        content = _with_dataset_classes(_with_preprocess(content))
         if content.get("schema_version") != 2:
             return content
         added: dict[str, Any] = {"schema_version": 3, "parameters_from": "given"}
@@ -362,12 +365,25 @@ class Manifest(_Part):
         return self.classes[: self.network.classes]
 
     @property
+    def dataset_classes(self) -> tuple[str, ...]:
+        """The dataset's own; the others were taught."""
+        return self.classes[: self.dataset.classes]
+
+    @property
     def equal_classes(self) -> int:
         """How many of the classes, the first ones, count alike in the vote; others are small as few images were taught.
 
         They are those that the network knows, and without a head the dataset's own.
         """
-        return len(self.network_classes if self.has_head else self.classes[: self.dataset.classes])
+        return len(self.network_classes if self.has_head else self.dataset_classes)
+
+
+def _with_dataset_classes(content: dict[str, Any]) -> dict[str, Any]:
+    """Classes that the network did not know were taught, where nothing is said of the dataset's own."""
+    dataset, network = content.get("dataset"), content.get("network")
+    if not isinstance(dataset, dict) or not isinstance(network, dict) or "classes" in dataset:
+        return content
+    return content | {"dataset": dataset | {"classes": network.get("classes")}}
 
 
 def _with_preprocess(content: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from secondlook.model.manifest import (
     StoreInfo,
 )
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.stores.added_keys import number_of
 from secondlook.service.prefix import link
 
@@ -43,6 +44,9 @@ class ModelInfo(BaseModel):
     created: str
     classes: list[str] = Field(description="Those that the network knows, then the others.")
     network_classes: int = Field(description="How many of them the network knows; it gives the others 0.")
+    dataset_classes: int = Field(
+        description="How many of them, the first ones, the dataset has; the others were taught."
+    )
     head: HeadKind = Field(
         description="What gives the network's probabilities: its own head, a linear one that was fitted for the "
         "bundle, or nothing; then the cache answers alone, and `lam` is 1."
@@ -59,6 +63,9 @@ class ModelInfo(BaseModel):
     dataset: DatasetInfo
     network: NetworkInfo
     preprocess: Preprocess = Field(description="How an image becomes the network's input.")
+    proof: PreprocessProof | None = Field(
+        description="What labelled images said of it when it was indexed; null where that was not measured."
+    )
     store: StoreInfo
     engine: str
     parameters_from: ParametersFrom = Field(
@@ -123,6 +130,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         created=manifest.created,
         classes=list(predictor.classes),
         network_classes=len(manifest.network_classes),
+        dataset_classes=len(manifest.dataset_classes),
         head=manifest.head,
         theta=manifest.theta,
         lam=manifest.lam,
@@ -134,6 +142,7 @@ def model_info(predictor: Predictor) -> ModelInfo:
         dataset=manifest.dataset,
         network=manifest.network,
         preprocess=manifest.preprocess,
+        proof=manifest.proof,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
         calibration=predictor.bundle.calibrated.calibration,

@@ -1,7 +1,6 @@
 """Bundles of a network without a head, and of one that knows some of the classes only."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,10 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.reading import read_all
-from secondlook.indexer.embedding.encoders import PreparedEncoder
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.files import ENCODER, file_sha256
+from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.bundles.root import activate
-from secondlook.model.manifest import NetworkInfo
-from secondlook.model.networks.encoder_graph import export_encoder
-from secondlook.model.networks.network import default_recipe
-from secondlook.model.networks.onnx_network import OnnxNetwork, open_onnx
+from secondlook.model.networks.onnx_network import open_onnx
 from tests.networks_for_tests import SIDE, Builder, backbone, written
 
 COLOURS = {
@@ -54,49 +48,41 @@ def write_colours(root: Path, per_class: int = 16, seed: int = 0, names: tuple[s
     return root
 
 
-def classifier_of(dataset: Dataset, known: int, folder: Path) -> Path:
-    """A network whose head was fitted on the first classes of a dataset, and knows no others."""
+KNOWN = ("blue", "red", "yellow")
+"""Classes that the network of ``partial_root`` knows."""
+
+
+def classifier_of(dataset: Dataset, known: tuple[str, ...], folder: Path) -> Path:
+    """A network whose head was fitted on some classes of a dataset, and names them."""
     build = Builder()
     pooled = build.pooled(build.trunk("image"))
     body = open_onnx(written(build.model(outputs=[pooled]), folder, "body"))
     images, positions = read_all(dataset, body.preprocess.geometry)
-    labels = dataset.labels[positions]
+    names = np.array(dataset.classes)[dataset.labels[positions]]
+    some = np.isin(names, known)
     layer = body.default_layer
-    seen = body.activations(images[labels < known], (layer,)).seen[layer].reshape(-1, 24)
-    targets = 8 * np.eye(known, dtype=np.float32)[labels[labels < known]]
+    seen = body.activations(images[some], (layer,)).seen[layer].reshape(-1, 24)
+    targets = 8 * np.eye(len(known), dtype=np.float32)[[known.index(name) for name in names[some]]]
     spread = seen.T @ seen + 1e-3 * np.trace(seen.T @ seen) / 24 * np.eye(24)
     weights = np.linalg.solve(spread, seen.T @ targets).astype(np.float32)
-    logits = build.node("Gemm", pooled, build.constant(weights), build.constant(np.zeros(known, np.float32)))
-    return written(build.model(outputs=[logits]), folder, f"knows_{known}")
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The encoder of an ONNX network, with or without its head."""
-
-    network: OnnxNetwork
-    head: bool = True
-
-    def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
-        recipe = default_recipe(self.network)
-        images = np.stack([dataset.read(i, self.network.preprocess.geometry) for i in range(5)])
-        engine = export_encoder(self.network, recipe, folder / ENCODER, images, head=self.head)
-        info = NetworkInfo(name="onnx", sha256=file_sha256(folder / ENCODER))
-        return PreparedEncoder(engine, info, recipe, self.network.preprocess, dataset.own_classes)
+    zeros = np.zeros(len(known), np.float32)
+    logits = build.node("Gemm", pooled, build.constant(weights), build.constant(zeros))
+    declared = {"names": str(dict(enumerate(known)))}
+    return written(build.model(outputs=[logits], metadata=declared), folder, "classifier")
 
 
 def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None) -> Path:
     """A root whose active bundle's network has no head."""
     root.mkdir(exist_ok=True)
-    network = open_onnx(written(backbone(), root.parent, f"{root.name}_backbone"))
-    activate(root, index(load(str(dataset)), root, Exported(network), options or IndexOptions()))
+    network = written(backbone(), root.parent, f"{root.name}_backbone")
+    activate(root, index(load(str(dataset)), root, FromNetwork(str(network)), options or IndexOptions()))
     return root
 
 
-def partial_root(root: Path, dataset: Path, known: int = 3, options: IndexOptions | None = None) -> Path:
-    """A root whose active bundle's network knows the first classes only."""
+def partial_root(root: Path, dataset: Path, options: IndexOptions | None = None) -> Path:
+    """A root whose active bundle's network knows three of five classes: those come first."""
     root.mkdir(exist_ok=True)
     labelled = load(str(dataset))
-    network = open_onnx(classifier_of(labelled, known, root.parent))
-    activate(root, index(labelled, root, Exported(network), options or IndexOptions()))
+    network = classifier_of(labelled, KNOWN, root.parent)
+    activate(root, index(labelled, root, FromNetwork(str(network)), options or IndexOptions()))
     return root

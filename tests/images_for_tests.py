@@ -32,6 +32,20 @@ def make_folder(root: Path, per_class: int = 20) -> Path:
     return root
 
 
+def make_shades(root: Path, per_class: int = 30) -> Path:
+    """Colours between two of those, each in the folder of the nearer one; hardly two are alike."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        others = [other for other in COLOURS if other != name]
+        for i in range(per_class):
+            share, other = random.uniform(0, 0.48), COLOURS[others[i % len(others)]]
+            mixed = (1 - share) * np.array(colour) + share * np.array(other)
+            noisy = np.clip(mixed + random.normal(0, 6, (32, 32, 3)), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{i:02d}.png")
+    return root
+
+
 def photos(count: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
     """Smooth pictures with some detail, each unlike the others, as photos are: (count, side, side, 3)."""
     random = np.random.default_rng(seed)

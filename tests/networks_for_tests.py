@@ -225,6 +225,21 @@ def colour_backbone() -> ModelProto:
     return model
 
 
+def colour_tokens(*, telling: str) -> ModelProto:
+    """A backbone of 16 patches and a class token (17,3): one of the two kinds says what colour there is."""
+    build = Builder()
+    patches = build.node("AveragePool", "image", kernel_shape=[8, 8], strides=[8, 8])
+    patches = build.node("Reshape", patches, build.constant(np.array([0, 3, 16], np.int64)))
+    patches = build.node("Transpose", patches, perm=[0, 2, 1])
+    one = build.node("ReduceMean", patches, axes=[1], keepdims=1)
+    nothing = build.constant(np.zeros(1, np.float32)), build.constant(np.ones(3, np.float32))
+    if telling == "cls":
+        patches = build.node("Add", build.node("Mul", patches, nothing[0]), nothing[1])
+    else:
+        one = build.node("Add", build.node("Mul", one, nothing[0]), nothing[1])
+    return build.model(outputs=[build.node("Concat", one, patches, axis=1)])
+
+
 def written(model: ModelProto, folder: Path, name: str = "network", *, external: bool = False) -> Path:
     """Its file."""
     path = folder / f"{name}.onnx"

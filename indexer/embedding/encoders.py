@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from secondlook.model.networks.classes import Groups, of_groups
 from secondlook.model.networks.engines import Engine
 from secondlook.model.networks.network import Activations, Network
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 
 TRAINED = "trained.npy"
@@ -46,6 +48,8 @@ class PreparedEncoder:
     """The engine for mirrored copies where it is another one."""
     trained: NDArray[np.uint64] | None = None
     """Digests of the images that the network was trained on (``copies.Looks``), where it was noted."""
+    proof: PreprocessProof | None = None
+    """What labelled images said of the preprocessing."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
 
@@ -153,7 +157,9 @@ def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
     """
     manifest = opened.manifest
     classes = _in_order(dataset, manifest)
-    return PreparedEncoder(opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes)
+    return PreparedEncoder(
+        opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes, proof=manifest.proof
+    )
 
 
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
@@ -162,8 +168,12 @@ def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
     Raises:
         DatasetError: it lacks one that the network knows.
     """
-    if not set(manifest.network_classes) <= set(dataset.own_classes):
-        raise DatasetError(other_classes(dataset, manifest.network_classes))
+    if missing := [name for name in manifest.network_classes if name not in dataset.own_classes]:
+        said = other_classes(dataset, manifest.network_classes)
+        others = [name for name in dataset.own_classes if name not in manifest.classes]
+        if near := difflib.get_close_matches(missing[0], others, 1, 0.6):
+            raise DatasetError(f"{said}: rename {near[0]}, if it is {missing[0]}")
+        raise DatasetError(f"{said}: give --network for one that knows others")
     place = {name: i for i, name in enumerate(manifest.classes)}
     return tuple(sorted(dataset.own_classes, key=lambda name: place.get(name, len(place))))
 

@@ -134,11 +134,14 @@ def tenth_as_holdout(name: str, tenth: EmbeddedQueries, cached: Looks, known: Tr
         return chosen("no", tenth, "its user says that the network was not trained on them")
     if known.said == "yes":
         return chosen("yes", None, "its user says that the network was trained on them")
-    if not tenth.logits.shape[1]:
+    # Of classes that it does not know, a network errs on all images, new or not.
+    is_known = tenth.labels < tenth.logits.shape[1]
+    if not is_known.any():
         # Keys are learned by heart far less than logits.
         return chosen("unknown", tenth, "the network has no head that could know their labels by heart")
-    errs, expects, sure = expected_errors(softmax(tenth.logits), tenth.labels)
-    told = f"the network errs on {100 * errs:.1f} % of them and expects to on {100 * expects:.1f} %"
+    errs, expects, sure = expected_errors(softmax(tenth.logits[is_known]), tenth.labels[is_known])
+    those = "them" if is_known.all() else f"the {is_known.sum():,} of classes that it knows"
+    told = f"the network errs on {100 * errs:.1f} % of {those} and expects to on {100 * expects:.1f} %"
     if sure > SURE and errs > TIMES * expects:
         return chosen("unknown", tenth, f"{told}, as on images that are new to it")
     return chosen("unknown", None, f"{told}, as on images that it was trained on")

@@ -1,68 +1,41 @@
-"""Preprocessing, measured: which arithmetic and geometry labelled photos speak for.
+"""Preprocessing, measured: which arithmetic and geometry labelled images speak for (``evidence`` says how they do).
 
-By the negative log-likelihood of the head's whole softmax where classes match, else by that of leave-one-out
-neighbours. What is declared is beaten where another one is better by more than chance allows.
+What is declared is beaten where another one is better by more than chance allows. Candidates race: all on the first
+images, those that are still in it on more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.indexer.fitting.evidence import BATCH, Labels, Seen, head_losses, judges, lead, see, surprise
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats
 from secondlook.model.images import Geometry
 from secondlook.model.networks.classes import ClassMatch
-from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic, Preprocess
+from secondlook.model.networks.proof import FEWEST, Answer, PreprocessProof, Tried
 
-Answer = Literal["confirmed", "beaten", "cannot tell"]
 Read = Callable[[int, Geometry], "NDArray[np.uint8]"]
 
-THETAS = (10.0, 20.0, 40.0)
-FEWEST = 30
-"""Images below which nothing is told."""
+FIRST = 50
+"""On so many all candidates are tried, then on twice as many those that are left, and so on."""
+MOST = 400
+"""Images that are enough: more are not asked."""
 CLEARLY = 3.0
-"""Standard errors by which the mean of paired differences has to be above 0 for one preprocessing to beat another."""
+"""Standard errors by which another preprocessing has to be better than what is declared to beat it, or than a candidate
+to leave it behind."""
 MATTERS = 0.01
 """Nats by which it has to be better too: where images are told apart easily, certain differences are of no weight."""
 CONFIRMED = 2.0
 """The same, for what is declared to be confirmed against the best of the others."""
-BATCH = 16
-_FLOOR = 1e-4
-"""Probability that an image's own class has at least, so that one image does not decide."""
-
-
-class Tried(NamedTuple):
-    """One candidate."""
-
-    said: str
-    preprocess: Preprocess
-    nll: float
-    behind: float
-    """Standard errors by which it is worse than what is declared; negative where it is better."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What labelled photos say."""
-
-    images: int
-    by: Literal["head", "neighbours"]
-    arithmetic: tuple[Tried, ...]
-    """What is declared, then the others, best first."""
-    answer: Answer
-    better: Tried | None
-    """The arithmetic that beats what is declared, or that would be chosen where nothing is."""
-    geometry: tuple[Tried, ...]
-    suggestion: Tried | None
-    """A geometry that is clearly better."""
+SURE = 5.0
+"""The same, after which no more images are asked."""
 
 
 def candidates(declared: Arithmetic) -> list[tuple[str, Arithmetic]]:
@@ -86,13 +59,14 @@ def candidates(declared: Arithmetic) -> list[tuple[str, Arithmetic]]:
             if made is not declared and channels == "BGR":
                 made = made.model_copy(update={"mean": made.mean[::-1], "std": made.std[::-1]})
             made = made.model_copy(update={"channels": channels})
-            if all(_differs(made, other) for _, other in found):
+            if all(differ(made, other) for _, other in found):
                 said = said if made.channels == "RGB" or said.startswith("declared") else f"BGR, {said}"
                 found.append((said, made))
     return found
 
 
-def _differs(one: Arithmetic, other: Arithmetic) -> bool:
+def differ(one: Arithmetic, other: Arithmetic) -> bool:
+    """Whether what two give a network is more than a fiftieth of its spread apart."""
     if one.channels != other.channels:
         return True
     (a, b), (c, d) = one.factors, other.factors
@@ -119,103 +93,145 @@ def measure(
     network: OnnxNetwork,
     read: Read,
     chosen: Sequence[int],
-    labels: NDArray[np.int64],
+    labels: Labels,
     match: ClassMatch | None,
     progress: Progress = silent,
     *,
     with_geometry: bool = True,
-) -> Proof:
-    """Measure what a network's preprocessing says on the images ``chosen`` (labels (n,) are theirs)."""
+) -> PreprocessProof:
+    """Measure what a network's preprocessing says on the images ``chosen`` (labels (n,) are theirs), MOST at most.
+
+    ``read`` gives an image (height,width,3) by its number and a geometry; it is asked once for each pair.
+    """
+    order = np.random.default_rng(0).permutation(len(chosen))[:MOST]
+    race = _Race(network, read, [chosen[i] for i in order], labels[order], match, progress)
     declared = network.preprocess
-    arithmetic = candidates(declared.arithmetic)
-    geometric = geometries(declared.geometry) if with_geometry else []
     first = "declared" if declared.is_declared else "assumed"
-    arithmetic[0] = (first, declared.arithmetic)
-    total, done = len(arithmetic) + max(0, len(geometric) - 1), 0
-    images = _stacked(read, chosen, declared.geometry)
-    tried: list[tuple[str, Preprocess, Floats]] = []
-    for said, made in arithmetic:
-        preprocess = declared.model_copy(update={"arithmetic": made})
-        tried.append((said, preprocess, losses(network.taking(preprocess), images, labels, match)))
-        progress("measure", done := done + 1, total)
-    ranked = _ranked(tried)
-    answer, better = decide([entry[2] for entry in tried], len(chosen))
-    winner = None if better is None else next(entry for entry in ranked if entry.said == tried[better][0])
-    best = tried[better] if better is not None and (answer == "beaten" or not declared.is_declared) else tried[0]
-    shaped = [(first, best[1], best[2])]
-    for said, geometry in geometric[1:]:
-        preprocess = best[1].model_copy(update={"geometry": geometry})
-        images = _stacked(read, chosen, geometry)
-        shaped.append((said, preprocess, losses(network.taking(preprocess), images, labels, match)))
-        progress("measure", done := done + 1, total)
-    shape_answer, shape = decide([entry[2] for entry in shaped], len(chosen))
-    places = _ranked(shaped)
-    suggestion = None
-    if shape_answer == "beaten" and shape is not None:
-        suggestion = next(entry for entry in places if entry.said == shaped[shape][0])
-    by: Literal["head", "neighbours"] = "head" if match is not None else "neighbours"
-    return Proof(len(chosen), by, ranked, answer, winner, places if with_geometry else (), suggestion)
+    names = [(first, declared.arithmetic), *candidates(declared.arithmetic)[1:]]
+    rivals = [_Racer(said, network, declared.model_copy(update={"arithmetic": made})) for said, made in names]
+    answer, best = race.run(rivals)
+    arithmetic = _ranked(rivals)
+    better = next((entry for entry in arithmetic if best and entry.said == rivals[best].said), None)
+    winner = rivals[best if answer == "beaten" or not declared.is_declared else 0]
+    shaped, suggestion = [], None
+    if with_geometry:
+        shaped = [winner.again(first)]
+        for said, geometry in geometries(declared.geometry)[1:]:
+            shaped.append(_Racer(said, network, winner.preprocess.model_copy(update={"geometry": geometry})))
+        shape_answer, shape = race.run(shaped)
+        if shape_answer == "beaten":
+            suggestion = shaped[shape].tried()
+    return PreprocessProof(
+        images=race.asked,
+        by=judges(match, has_head=network.classes is not None),
+        answer=answer,
+        arithmetic=arithmetic,
+        better=better,
+        geometry=_ranked(shaped) if shaped else (),
+        suggestion=suggestion,
+    )
 
 
-def losses(
-    network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np.int64], match: ClassMatch | None
-) -> Floats:
-    """(n,) the negative log-likelihood of each image's own class."""
-    recipe = default_recipe(network)
-    found = []
-    for start in range(0, len(images), BATCH):
-        names = () if match is not None else recipe.layers
-        logits, seen = network.activations(images[start : start + BATCH], names)
-        if match is not None:
-            assert logits is not None
-            found.append(match.log_probabilities(logits))
-        else:
-            found.append(keys_of(seen, network.layers(), recipe))
-    rows = np.concatenate(found)
-    if match is not None:
-        own = rows[np.arange(len(labels)), labels]
-        return np.asarray(-np.log(np.exp(own) * (1 - _FLOOR) + _FLOOR), np.float64)
-    return neighbour_losses(rows, labels)
-
-
-def neighbour_losses(keys: Floats, labels: NDArray[np.int64]) -> Floats:
-    """(n,) of the vote of all the other images, at the theta that makes their mean least."""
-    similar = (keys @ keys.T).astype(np.float64)
-    np.fill_diagonal(similar, -np.inf)
-    same = labels[:, None] == labels[None, :]
-    tried = []
-    for theta in THETAS:
-        weights = np.exp(theta * (similar - similar.max(axis=1, keepdims=True)))
-        own = (weights * same).sum(axis=1) / weights.sum(axis=1)
-        tried.append(-np.log(own * (1 - _FLOOR) + _FLOOR))
-    return np.asarray(min(tried, key=np.mean), np.float64)
-
-
-def decide(losses: Sequence[Floats], images: int) -> tuple[Answer, int | None]:
-    """What the losses (n,) of candidates say of the first one; and which has the least, None where the first has."""
-    means = [float(np.mean(loss)) for loss in losses]
-    best = int(np.argmin(means))
+def decide(losses: Sequence[Floats], images: int) -> tuple[Answer, int]:
+    """What the losses (n,) of candidates say of the first one; and which has the least."""
+    best = int(np.argmin([np.mean(loss) for loss in losses]))
     if images < FEWEST:
-        return "cannot tell", best or None
+        return "cannot tell", best
     if best:
-        is_clear = _lead(losses[0], losses[best]) > CLEARLY and means[0] - means[best] > MATTERS
-        return ("beaten" if is_clear else "cannot tell"), best
-    rivals = [_lead(loss, losses[0]) for loss in losses[1:]]
-    return ("confirmed" if not rivals or min(rivals) > CONFIRMED else "cannot tell"), None
+        gain = float(np.mean(losses[0]) - np.mean(losses[best]))
+        is_beaten = gain > MATTERS and lead(losses[0], losses[best]) > CLEARLY
+        return ("beaten" if is_beaten else "cannot tell"), best
+    rivals = [lead(loss, losses[0]) for loss in losses[1:]]
+    return ("confirmed" if not rivals or min(rivals) > CONFIRMED else "cannot tell"), 0
 
 
-def _lead(worse: Floats, better: Floats) -> float:
-    """Standard errors by which the mean of the paired differences is above 0."""
-    difference = worse - better
-    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
-    return float(difference.mean()) / max(error, 1e-12) if difference.any() else 0.0
+def losses(network: OnnxNetwork, images: NDArray[np.uint8], labels: Labels, match: ClassMatch) -> Floats:
+    """(n,) the head's negative log-likelihood of each image's own class."""
+    found = [network.activations(images[start : start + BATCH]).logits for start in range(0, len(images), BATCH)]
+    return head_losses(np.concatenate([logits for logits in found if logits is not None]), labels, match)
 
 
-def _ranked(tried: Sequence[tuple[str, Preprocess, Floats]]) -> tuple[Tried, ...]:
-    first = tried[0][2]
-    made = [Tried(said, what, float(np.mean(loss)), _lead(loss, first)) for said, what, loss in tried]
-    return (made[0], *sorted(made[1:], key=lambda entry: entry.nll))
+class _Racer:
+    """One candidate, and what the network gave for it so far."""
+
+    def __init__(self, said: str, network: OnnxNetwork, preprocess: Preprocess, seen: Seen | None = None) -> None:
+        self.said, self.preprocess, self.seen = said, preprocess, seen
+        self.network = network.taking(preprocess)
+        self.nll = self.behind = 0.0
+        self.images = 0
+        """On how many it was held to the others."""
+
+    def again(self, said: str) -> _Racer:
+        """The same for another race."""
+        return _Racer(said, self.network, self.preprocess, self.seen)
+
+    def tried(self) -> Tried:
+        """As data."""
+        nll, behind = round(self.nll, 4), round(float(np.clip(self.behind, -99, 99)), 2)
+        return Tried(said=self.said, preprocess=self.preprocess, nll=nll, behind=behind, images=self.images)
 
 
-def _stacked(read: Read, chosen: Sequence[int], geometry: Geometry) -> NDArray[np.uint8]:
-    return np.stack([read(index, geometry) for index in chosen])
+class _Race:
+    """The images on which candidates are held to each other."""
+
+    def __init__(
+        self,
+        network: OnnxNetwork,
+        read: Read,
+        chosen: Sequence[int],
+        labels: Labels,
+        match: ClassMatch | None,
+        progress: Progress,
+    ) -> None:
+        self._recipe = default_recipe(network)
+        self._read, self._chosen, self._labels, self._match = read, chosen, labels, match
+        self._progress, self.asked = progress, 0
+        self._shared, self._decoded = network.preprocess.geometry, list[NDArray[np.uint8]]()
+
+    def run(self, racers: Sequence[_Racer]) -> tuple[Answer, int]:
+        """Hold candidates to the first one: the answer, and the place of the best."""
+        left, end = list(range(len(racers))), 0
+        while True:
+            end = min(max(FIRST, 2 * end), len(self._chosen))
+            for done, place in enumerate(left, 1):
+                self._extend(racers[place], end)
+                self._progress("measure", done, len(left))
+            self.asked = max(self.asked, end)
+            found = [self._surprise(racers[place], end) for place in left]
+            for place, loss in zip(left, found, strict=True):
+                racer = racers[place]
+                racer.nll, racer.behind, racer.images = float(loss.mean()), lead(loss, found[0]), end
+            answer, best = decide(found, end)
+            if end == len(self._chosen):
+                return answer, left[best]
+            is_left = [place == 0 or lead(loss, found[best]) <= CLEARLY for place, loss in enumerate(found)]
+            winner = left[best]
+            for place, stays in zip(left, is_left, strict=True):
+                if not stays:
+                    racers[place].seen = None
+            left = [place for place in left if racers[place].seen is not None]
+            if left == [0] or (set(left) == {0, winner} and lead(found[0], found[best]) > SURE):
+                return ("beaten" if winner else "confirmed"), winner
+
+    def _extend(self, racer: _Racer, end: int) -> None:
+        start = 0 if racer.seen is None else len(racer.seen.keys)
+        if start < end:
+            images = np.stack(self._images(racer.preprocess.geometry, start, end))
+            more = see(racer.network, images, self._recipe)
+            racer.seen = more if racer.seen is None else racer.seen.and_(more)
+
+    def _images(self, geometry: Geometry, start: int, end: int) -> list[NDArray[np.uint8]]:
+        if geometry != self._shared:
+            return [self._read(index, geometry) for index in self._chosen[start:end]]
+        self._decoded += [self._read(index, geometry) for index in self._chosen[len(self._decoded) : end]]
+        return self._decoded[start:end]
+
+    def _surprise(self, racer: _Racer, end: int) -> Floats:
+        assert racer.seen is not None
+        return surprise(racer.seen.of(slice(end)), self._labels[:end], self._match)
+
+
+def _ranked(racers: Sequence[_Racer]) -> tuple[Tried, ...]:
+    """The first, then those that came furthest, best first."""
+    others = sorted((racer.tried() for racer in racers[1:]), key=lambda entry: (-entry.images, entry.nll))
+    return racers[0].tried(), *others

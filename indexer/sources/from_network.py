@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import OpenNetwork, PreparedEncoder
 from secondlook.indexer.fitting.drawn import Drawn, draw
-from secondlook.indexer.fitting.preprocessing import BATCH, losses, measure
+from secondlook.indexer.fitting.evidence import BATCH
+from secondlook.indexer.fitting.pooling import best_pool
+from secondlook.indexer.fitting.preprocessing import MOST, losses, measure
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats
@@ -26,6 +28,7 @@ from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, check_recipe, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.projection import Covariance
+from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
 from secondlook.model.networks.sources import open_network
 
@@ -33,12 +36,21 @@ log = logging.getLogger(__name__)
 
 HeadChoice = Literal["auto", "network", "none"]
 
-MEASURED = 200
+MEASURED = MOST
 """Images that a network's preprocessing is measured on."""
+POOLED = 200
+"""Images by which the class token is held against the mean of tokens."""
 PROJECTION_IMAGES = 10_000
 """Images that a key's projection is fitted on."""
 FEWEST_KNOWN = 2
 """Classes that a network has to know for its head to be of use: of one alone it is always sure."""
+
+
+class _Opened(NamedTuple):
+    network: OpenNetwork
+    match: ClassMatch | None
+    drawn: Drawn
+    proof: PreprocessProof
 
 
 @dataclass(frozen=True)
@@ -65,10 +77,11 @@ class FromNetwork:
             EngineError: the export does not say what the network says.
             DatasetError: too few images can be read.
         """
-        opened, match, drawn = self._open(dataset, progress)
+        opened, match, drawn, proof = self._open(dataset, progress)
         network, groups = opened.network, opened.groups
         assert isinstance(network, OnnxNetwork)
-        recipe, projection = fitted_projection(network, self.recipe or default_recipe(network), dataset, progress)
+        asked = self.recipe or measured_recipe(network, drawn)
+        recipe, projection = fitted_projection(network, asked, dataset, progress)
         progress("export", 0, 1)
         images = np.stack([drawn.read(position, network.preprocess.geometry) for position in drawn.positions[:5]])
         chosen = groups if match is not None else None
@@ -83,7 +96,7 @@ class FromNetwork:
             groups=None if chosen is None else tuple(tuple(group) for group in chosen),
             matched="" if match is None else match.how,
         )
-        return PreparedEncoder(engine, info, recipe, network.preprocess, opened.classes)
+        return PreparedEncoder(engine, info, recipe, network.preprocess, opened.classes, proof=proof)
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
         """The network, with preprocessing that was measured.
@@ -91,9 +104,9 @@ class FromNetwork:
         Raises:
             NetworkError, DatasetError: as for ``prepare``.
         """
-        return self._open(dataset, progress)[0]
+        return self._open(dataset, progress).network
 
-    def _open(self, dataset: Dataset, progress: Progress) -> tuple[OpenNetwork, ClassMatch | None, Drawn]:
+    def _open(self, dataset: Dataset, progress: Progress) -> _Opened:
         network = open_network(self.name, self.preprocess)
         assert isinstance(network, OnnxNetwork)
         own = np.flatnonzero(dataset.labels < len(dataset.own_classes))
@@ -102,10 +115,11 @@ class FromNetwork:
             self._without_head(dataset, network)
             match = None
         known = own if match is None else own[np.isin(dataset.labels[own], match.known)]
-        network, drawn = self._measured(network, match, dataset, known, progress)
+        network, drawn, proof = self._measured(network, match, dataset, known, progress)
         classes, groups = _chosen(dataset.own_classes, match)
         is_whole = groups == [(i,) for i in range(len(network.classes or ()))]
-        return OpenNetwork(network, classes, None if is_whole and groups else groups), match, drawn
+        opened = OpenNetwork(network, classes, None if is_whole and groups else groups)
+        return _Opened(opened, match, drawn, proof)
 
     def _match(self, dataset: Dataset, network: OnnxNetwork) -> ClassMatch | None:
         if self.head == "none":
@@ -150,32 +164,28 @@ class FromNetwork:
         dataset: Dataset,
         usable: NDArray[np.int64],
         progress: Progress,
-    ) -> tuple[OnnxNetwork, Drawn]:
+    ) -> tuple[OnnxNetwork, Drawn, PreprocessProof]:
         """The network with the preprocessing that labelled images speak for, and those images."""
         declared = network.preprocess
         drawn = draw(dataset, usable, MEASURED, declared.geometry)
         if not drawn.positions:
             raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images: {dataset.left_out.said()}")
         proof = measure(network, drawn.read, drawn.positions, drawn.labels, match, progress)
-        if proof.answer == "beaten" and proof.better is not None:
-            better = proof.better.preprocess
-            if declared.is_declared:
-                raise NetworkError(
-                    f"{network.name} does not take pixels as {declared.arithmetic} ({declared.read_from}): on "
-                    f"{proof.images} of these images {better.arithmetic} is clearly better; give that with "
-                    f"--preprocess FILE.json (secondlook network {self.name} --images FOLDER shows it)"
-                )
-            network = network.taking(better.model_copy(update={"read_from": f"measured on {proof.images} images"}))
+        if refusal := proof.refusal(self.name):
+            raise NetworkError(refusal)
+        network = network.taking(proof.taken(has_head=match is not None))
+        if declared.is_certain and proof.answer == "beaten":
+            log.warning("%s", proof.said())
+        if not declared.is_declared:
             log.warning(
-                "%s says nowhere how it takes pixels: on %d images %s is best",
+                "%s says nowhere how it takes pixels: %s is taken (%s)",
                 self.name,
-                proof.images,
-                better.arithmetic,
+                network.preprocess.arithmetic,
+                network.preprocess.read_from or "most networks take that",
             )
         if proof.suggestion is not None:
             geometry = proof.suggestion.preprocess.geometry
-            if match is None:
-                network = network.taking(network.preprocess.model_copy(update={"geometry": geometry}))
+            if match is None and not declared.is_certain:
                 log.warning("geometry: %s is best on %d images, and no head depends on it", geometry, proof.images)
             else:
                 log.warning(
@@ -184,7 +194,19 @@ class FromNetwork:
                     proof.images,
                     declared.geometry,
                 )
-        return network, drawn
+        return network, drawn, proof
+
+
+def measured_recipe(network: Network, drawn: Drawn) -> Recipe:
+    """The input of the head, pooled as labelled images say where there is more than one way."""
+    recipe = default_recipe(network)
+    if recipe.pool != ("cls",):
+        return recipe
+    positions = list(drawn.positions[:POOLED])
+    images = np.stack([drawn.read(position, network.preprocess.geometry) for position in positions])
+    choice = best_pool(network, images, drawn.dataset.labels[positions])
+    log.info("%s is pooled by %s: leave-one-out NLL %s", network.default_layer, choice.pool, choice.nll)
+    return recipe.model_copy(update={"pool": (choice.pool,)})
 
 
 def fitted_projection(

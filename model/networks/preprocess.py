@@ -75,6 +75,8 @@ class Preprocess(BaseModel):
     arithmetic: Arithmetic = Arithmetic()
     read_from: str | None = None
     """None: nowhere, it is only what most networks take."""
+    is_certain: bool = False
+    """Whether it is to be taken whatever images say of it; only a person's own file says so."""
 
     @property
     def is_declared(self) -> bool:

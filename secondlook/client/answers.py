@@ -64,9 +64,13 @@ class Model:
     holdout: dict[str, Any] | None = None
     """What the parameters were fitted on; None where they were given."""
     network_classes: int | None = None
-    """How many of the classes, the first ones, the network knows; the others were taught."""
+    """How many of the classes, the first ones, the network knows; 0 where it has no head."""
+    dataset_classes: int | None = None
+    """How many of the classes, the first ones, the dataset has; the others were taught."""
     head: str | None = None
     """``network``, ``linear`` or ``none``: what gives the network's probabilities."""
+    proof: dict[str, Any] | None = None
+    """What labelled images said of the network's preprocessing; None where that was not measured."""
     counts: list[int] = field(default_factory=list)
     """Entries of each class."""
     class_weights: list[float] = field(default_factory=list)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.commands.shared.options import (
     json_option,
@@ -21,18 +20,26 @@ from secondlook.commands.shared.options import (
 )
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.folders import FolderDataset
-from secondlook.indexer.datasets.walk import read_image
-from secondlook.indexer.fitting.preprocessing import Proof, Tried, measure
+from secondlook.indexer.fitting.drawn import draw
+from secondlook.indexer.fitting.pooling import PoolChoice, best_pool
+from secondlook.indexer.fitting.preprocessing import MOST, measure
 from secondlook.indexer.progress import Progress
-from secondlook.model.errors import DatasetError, ImageError
-from secondlook.model.images import Geometry, Limits, decode
+from secondlook.model.errors import DatasetError, NetworkError
+from secondlook.model.images import Limits
 from secondlook.model.networks.classes import ClassMatch, match_classes, read_class_map
 from secondlook.model.networks.network import Layer, Network, default_pool
 from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.proof import PreprocessProof, Tried
 from secondlook.model.networks.sources import TABLE, open_network
 
 SHOWN = 24
 """Layers that are listed for people; --json and --layers list all."""
+JUDGES = {
+    "head": "the head's softmax",
+    "table": "which of the network's classes go with which folder",
+    "neighbours": "leave-one-out neighbours",
+}
 
 
 @click.command(help=f"What secondlook understands of a network: {', '.join(source.form for source in TABLE)}.")
@@ -43,7 +50,9 @@ SHOWN = 24
     help="Labelled images in class folders: measure the preprocessing on them.",
 )
 @click.option("--split", default="train", show_default=True, help="With --images: train, val or test.")
-@click.option("--count", type=click.IntRange(2), default=200, show_default=True, help="With --images: use so many.")
+@click.option(
+    "--count", type=click.IntRange(2, MOST), default=MOST, show_default=True, help="With --images: use so many."
+)
 @click.option(
     "--preprocess",
     "preprocess_file",
@@ -56,6 +65,12 @@ SHOWN = 24
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --images: lines of a folder's name, TAB, the network's class (name or index).",
 )
+@click.option(
+    "--write-preprocess",
+    "write_to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the preprocessing to a new JSON file: with --images the best, else the declared one.",
+)
 @click.option("--layers", "all_layers", is_flag=True, help="List all layers, not only the last of each shape.")
 @max_pixels_option
 @json_option
@@ -67,6 +82,7 @@ def network(
     count: int,
     preprocess_file: Path | None,
     class_map_file: Path | None,
+    write_to: Path | None,
     all_layers: bool,
     limits: Limits,
     as_json: bool,
@@ -76,17 +92,27 @@ def network(
     with reporting(progress_format) as progress:
         class_map = None if class_map_file is None else read_class_map(class_map_file)
         found = open_network(name, preprocess_file)
-        proof = match = None
+        measured = Measured()
         if images is not None:
-            proof, match = _proof(found, images, split, count, class_map, limits, progress)
-    content = _content(found, proof, match)
+            measured = _measured(found, images, split, count, class_map, limits, progress)
+        if write_to is not None:
+            _write(found.preprocess if measured.proof is None else measured.proof.best, write_to)
+    content = _content(found, measured)
     if as_json or progress_format == "json":
         print_json(**content)
     else:
-        _show(found, proof, match, all_layers=all_layers)
+        _show(found, measured, all_layers=all_layers)
 
 
-def _proof(
+class Measured(NamedTuple):
+    """What images said of a network."""
+
+    proof: PreprocessProof | None = None
+    match: ClassMatch | None = None
+    pool: PoolChoice | None = None
+
+
+def _measured(
     found: Network,
     folder: Path,
     split: str,
@@ -94,61 +120,47 @@ def _proof(
     class_map: Mapping[str, list[str]] | None,
     limits: Limits,
     progress: Progress,
-) -> tuple[Proof | None, ClassMatch | None]:
+) -> Measured:
     dataset = load(str(folder), split, None, limits)
     if not isinstance(dataset, FolderDataset):
         raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
     match = match_classes(dataset.classes, found.classes, class_map)
     if not isinstance(found, OnnxNetwork):
-        return None, match
+        return Measured(None, match, None)
     usable = np.arange(len(dataset.labels))
     if match is not None:
         usable = usable[np.isin(dataset.labels, match.known)]
-    chosen, decoded = _drawn(dataset, usable, count, found.preprocess.geometry)
-    if len(chosen) < 2:
+    drawn = draw(dataset, usable, count, found.preprocess.geometry)
+    if len(drawn.positions) < 2:
         raise DatasetError(f"{folder} has too few images that can be read: {dataset.left_out.said() or 'add some'}")
-
-    def read(index: int, geometry: Geometry) -> NDArray[np.uint8]:
-        if geometry == found.preprocess.geometry:
-            return decoded[index]
-        return _read(dataset, index, geometry)
-
-    proof = measure(found, read, chosen, dataset.labels[chosen], match, progress)
+    proof = measure(found, drawn.read, drawn.positions, drawn.labels, match, progress)
+    best = found.taking(proof.best)
+    pool = best_pool(best, np.stack([drawn.decoded[position] for position in drawn.positions]), drawn.labels)
     tell_left_out([dataset])
-    return proof, match
+    return Measured(proof, match, pool)
 
 
-def _drawn(
-    dataset: FolderDataset, usable: NDArray[np.int64], count: int, geometry: Geometry
-) -> tuple[list[int], dict[int, NDArray[np.uint8]]]:
-    """So many images that can be read, as many of each class as there are."""
-    random = np.random.default_rng(0)
-    of_class = [
-        random.permutation(usable[dataset.labels[usable] == label]) for label in np.unique(dataset.labels[usable])
-    ]
-    order = sorted((place, label, int(index)) for label, of in enumerate(of_class) for place, index in enumerate(of))
-    decoded: dict[int, NDArray[np.uint8]] = {}
-    for _, _, index in order:
-        if len(decoded) == count:
-            break
-        try:
-            decoded[index] = _read(dataset, index, geometry)
-        except ImageError as error:
-            dataset.left_out.note(dataset.source(index), error)
-    return list(decoded), decoded
+def _write(preprocess: Preprocess, path: Path) -> None:
+    content = preprocess.model_dump_json(exclude={"read_from", "is_certain"}, indent=1)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content + "\n")
+    except FileExistsError as error:
+        raise NetworkError(f"{path} is there already: give --write-preprocess another name") from error
 
 
-def _read(dataset: FolderDataset, index: int, geometry: Geometry) -> NDArray[np.uint8]:
-    return decode(read_image(dataset.root / dataset.files[index], dataset.limits), geometry, dataset.limits)
-
-
-def _content(found: Network, proof: Proof | None, match: ClassMatch | None) -> dict[str, Any]:
+def _content(found: Network, measured: Measured) -> dict[str, Any]:
     default = found.layers()[found.default_layer]
+    proof, match, pool = measured
     content: dict[str, Any] = {
         "name": found.name,
         "preprocess": json.loads(found.preprocess.model_dump_json()),
         "classes": None if found.classes is None else list(found.classes),
-        "default": {"layer": found.default_layer, "pool": default_pool(default)},
+        "default": {
+            "layer": found.default_layer,
+            "pool": default_pool(default) if pool is None else pool.pool,
+            "pools": {} if pool is None else pool.nll,
+        },
         "layers": [
             {"name": name, "kind": layer.kind, "shape": list(layer.shape)} for name, layer in found.layers().items()
         ],
@@ -166,31 +178,11 @@ def _content(found: Network, proof: Proof | None, match: ClassMatch | None) -> d
     content["matched"] = (
         None if match is None else {"how": match.how, "classes": [list(group) for group in match.groups]}
     )
-    content["proof"] = None if proof is None else _proof_content(proof)
+    content["proof"] = None if proof is None else proof.model_dump(mode="json")
     return content
 
 
-def _proof_content(proof: Proof) -> dict[str, Any]:
-    def one(tried: Tried) -> dict[str, Any]:
-        return {
-            "said": tried.said,
-            "nll": round(tried.nll, 4),
-            "behind": round(tried.behind, 2),
-            "preprocess": json.loads(tried.preprocess.model_dump_json(exclude={"read_from"})),
-        }
-
-    return {
-        "images": proof.images,
-        "by": proof.by,
-        "answer": proof.answer,
-        "better": None if proof.better is None else one(proof.better),
-        "arithmetic": [one(tried) for tried in proof.arithmetic],
-        "geometry": [one(tried) for tried in proof.geometry],
-        "suggestion": None if proof.suggestion is None else one(proof.suggestion),
-    }
-
-
-def _show(found: Network, proof: Proof | None, match: ClassMatch | None, *, all_layers: bool) -> None:
+def _show(found: Network, measured: Measured, *, all_layers: bool) -> None:
     preprocess = found.preprocess
     rows = [("network", found.name)]
     if isinstance(found, OnnxNetwork):
@@ -203,8 +195,11 @@ def _show(found: Network, proof: Proof | None, match: ClassMatch | None, *, all_
     rows.append(("read from", preprocess.read_from or "nowhere: this is what most networks take; see --preprocess"))
     rows.append(("classes", _classes(found.classes)))
     default = found.layers()[found.default_layer]
-    pool = default_pool(default)
-    rows.append(("key", f"{found.default_layer}, {default}" + (f", pooled by {pool}" if pool else "")))
+    choice = measured.pool or PoolChoice(default_pool(default), {})
+    how = f", pooled by {choice.pool}" if choice.pool else ""
+    if choice.nll:
+        how += f" (leave-one-out NLL: {', '.join(f'{way} {nll:.3f}' for way, nll in choice.nll.items())})"
+    rows.append(("key", f"{found.default_layer}, {default}{how}"))
     for title, text in rows:
         click.echo(f"{title:>10}  {text}")
     click.echo("    layers")
@@ -213,8 +208,8 @@ def _show(found: Network, proof: Proof | None, match: ClassMatch | None, *, all_
         click.echo(f"            {name}  {layer}")
     if len(listed) < len(found.layers()):
         click.echo(f"            … {len(found.layers()) - len(listed):,} more: --layers lists all")
-    if proof is not None:
-        _show_proof(found, proof, match)
+    if measured.proof is not None:
+        _show_proof(measured.proof, measured.match)
 
 
 def _last_of_each(layers: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -233,37 +228,19 @@ def _classes(names: tuple[str, ...] | None) -> str:
     return f"{len(names):,}: {', '.join(names[:3])}{more}"
 
 
-def _show_proof(found: Network, proof: Proof, match: ClassMatch | None) -> None:
-    if match is None:
-        how = "leave-one-out neighbours (no class of the network's is one of the folders': see --class-map)"
-    else:
-        how = f"the head's softmax ({len(match.known)} of {len(match.groups)} folders matched, {match.how})"
+def _show_proof(proof: PreprocessProof, match: ClassMatch | None) -> None:
+    how = " and ".join(JUDGES[judge] for judge in proof.by)
+    if match is not None:
+        how += f"; {len(match.known)} of {len(match.groups)} folders are classes of the network's ({match.how})"
+    elif "table" in proof.by:
+        how += "; no class of the network's is one of the folders': see --class-map"
     click.echo(f"\nmeasured on {proof.images:,} images by {how}: mean negative log-likelihood, less is better")
     for tried in proof.arithmetic:
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}")
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}{_of(tried, proof)}")
     for tried in proof.geometry:
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.geometry}")
-    click.echo(f"\n{verdict(found.preprocess.is_declared, proof)}")
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.geometry}{_of(tried, proof)}")
+    click.echo(f"\n{proof.said()}")
 
 
-def verdict(is_declared: bool, proof: Proof) -> str:
-    """What the photos say, in a sentence or two."""
-    better = proof.better
-    what = "what is declared" if is_declared else "what most networks take"
-    if proof.answer == "confirmed":
-        said = f"pixels: the images confirm {what}."
-    elif proof.answer == "beaten" and better is not None:
-        said = (
-            f"pixels: {what} is clearly beaten by {better.preprocess.arithmetic}: "
-            f'give it with --preprocess FILE.json ({{"geometry": …, "arithmetic": {_json(better)}}}).'
-        )
-    else:
-        nearest = f" ({better.preprocess.arithmetic} does a little better)" if better is not None else ""
-        said = f"pixels: the images cannot tell{nearest}: give more of them, or --preprocess FILE.json."
-    if proof.suggestion is not None:
-        said += f"\ngeometry: {proof.suggestion.preprocess.geometry} does clearly better on these images."
-    return said
-
-
-def _json(tried: Tried) -> str:
-    return tried.preprocess.arithmetic.model_dump_json()
+def _of(tried: Tried, proof: PreprocessProof) -> str:
+    return "" if tried.images == proof.images else f" (far behind on the first {tried.images:,})"

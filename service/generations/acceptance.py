@@ -41,14 +41,14 @@ def compare(new: Manifest, active: Manifest) -> str:
     and by more than NOISE standard errors of the difference of two such samples; on the same images
     the true standard error is smaller, which errs on the side of the new one.
 
-    Nothing is compared where the networks know other classes (the two answer different questions) or where
+    Nothing is compared where the datasets have other classes (the two answer different questions) or where
     one was built with a given theta, lam and k and so has no fit report. Classes that were taught and are folded in are
     in no holdout.
 
     Raises:
         AcceptanceError: it is worse.
     """
-    if set(active.network_classes) != set(new.network_classes):
+    if set(active.dataset_classes) != set(new.dataset_classes):
         return "errors not compared: the active generation has other classes"
     if new.fit is None or active.fit is None:
         return "errors not compared: one of the two generations was not fitted on a holdout"

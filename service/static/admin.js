@@ -49,7 +49,7 @@ function figure(name, value, more = "") {
   return element("div", {}, element("dt", {}, name), element("dd", {}, value, more ? element("small", {}, more) : ""));
 }
 
-onModel(({ generation, entries, classes, network_classes: known, taught }) => {
+onModel(({ generation, entries, classes, dataset_classes: known, taught }) => {
   const figures = [
     figure("Entries", count(entries)),
     figure("Classes", count(classes.length), classes.length > known ? `${classes.length - known} taught` : ""),

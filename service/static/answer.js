@@ -15,6 +15,7 @@ export function toAnswer(prediction, { generation, lam, theta, k }, model) {
   return {
     classes,
     network: by("network"),
+    hasNetwork: prediction.network !== null,
     cache: by("cache"),
     mixed: by("probability"),
     indices: neighbors.map(({ label }) => classes.indexOf(label)),

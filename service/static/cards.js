@@ -80,6 +80,7 @@ export class Card {
     this.element.classList.remove("failed");
     this.box.disabled = false;
     this.picture.alt = `The image ${this.file.name}`;
+    const columns = this.#columns;
     this.bars = element("tbody");
     this.doubt = element("dl", { className: "doubt" });
     this.tiles = new NeighborTiles(answer);
@@ -89,10 +90,10 @@ export class Card {
     const hadFocus = this.body.contains(document.activeElement);
     this.body.replaceChildren(
       element("table", { className: "opinions" },
-        element("caption", { className: "unseen" }, "What mixture, network and cache say"),
+        element("caption", { className: "unseen" }, `What ${columns.slice(0, -1).join(", ")} and cache say`),
         element("thead", {}, element("tr", {},
           element("td"),
-          ...["mixture", "network", "cache"].map((name) => element("th", { scope: "col", className: name }, name)))),
+          ...columns.map((name) => element("th", { scope: "col", className: name }, name)))),
         this.bars),
       this.doubt, this.tiles.element,
       element("div", { className: "row" }, teach),
@@ -116,16 +117,21 @@ export class Card {
     this.#note(mixed, winner);
     const order = mixed.mixed.map((_, i) => i).sort((a, b) => mixed.mixed[b] - mixed.mixed[a]);
     // What network and cache think of first is shown, however little the mixture thinks of it.
-    const rows = new Set([...order.slice(0, SHOWN), first(mixed.network), ...(answer.isAlone ? [] : [first(mixed.cache)])]);
+    const others = [...(answer.hasNetwork ? [mixed.network] : []), ...(answer.isAlone ? [] : [mixed.cache])];
+    const rows = new Set([...order.slice(0, SHOWN), ...others.map(first)]);
+    const values = { mixture: mixed.mixed, network: mixed.network, cache: mixed.cache };
     this.bars.replaceChildren(...order.filter((i) => rows.has(i)).map((i) => element("tr", {},
       element("th", { scope: "row", title: answer.classes[i] }, answer.classes[i]),
-      ...[["mixture", mixed.mixed], ["network", mixed.network], ["cache", mixed.cache]].map(([kind, values]) => element(
-        "td", { className: first(values) === i ? "first" : "" },
-        bar(values[i], kind), element("span", {}, percent(values[i])),
+      ...this.#columns.map((kind) => element(
+        "td", { className: first(values[kind]) === i ? "first" : "" },
+        bar(values[kind][i], kind), element("span", {}, percent(values[kind][i])),
       )))));
     this.#doubt(mixed === answer);
     this.tiles.refresh(mixed, winner);
   }
+
+  /** The opinions that there are. */
+  get #columns() { return ["mixture", ...(this.answer.hasNetwork ? ["network"] : []), "cache"]; }
 
   #settle() {
     this.element.classList.remove("waiting");
@@ -142,12 +148,15 @@ export class Card {
     const { answer, taught } = this;
     const notes = [];
     const say = (className, ...parts) => notes.push(element("p", { className: `note ${className}` }, ...parts));
-    if (answer.isAlone) say("alone", "The cache cannot be asked now: the network answers alone.");
+    if (answer.isAlone) {
+      say("alone", answer.hasNetwork
+        ? "The cache cannot be asked now: the network answers alone." : "Nothing is cached: all classes are as likely.");
+    }
     if (answer.novelty?.is_novel) say("novel", "Unlike anything I know");
     if (answer.sameAs !== null && mixed === answer) say("same", `The same picture as entry ${answer.sameAs}`);
     const byNetwork = first(mixed.network);
     const byCache = first(mixed.cache);
-    if (byNetwork !== byCache && !answer.isAlone) {
+    if (answer.hasNetwork && byNetwork !== byCache && !answer.isAlone) {
       say("differ", `Network says ${answer.classes[byNetwork]}, cache says ${answer.classes[byCache]}`);
     }
     const own = first(answer.mixed);
@@ -163,7 +172,7 @@ export class Card {
       say("taught", element("span", { className: "was" }, `${before.label} ${percent(before.probability)}`), " → ",
         element("strong", {}, `${answer.classes[own]} ${percent(now)}`), " ", ids.length ? undo : "");
       if (answer.classes[own] !== label) {
-        say("soft", `Taught as ${label}, which is outweighed yet: more photos of it help, or a larger lam.`);
+        say("soft", `Taught as ${label}, which is outweighed yet: more photos of it help${answer.hasNetwork ? ", or a larger lam" : ""}.`);
       }
     }
     this.notes.replaceChildren(...notes);

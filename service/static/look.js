@@ -150,15 +150,17 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onModel(({ classes, entries, network_classes: known, taught, parameters_from: source, holdout }) => {
+onModel(({ classes, entries, dataset_classes: known, network_classes: told, hasHead, taught, parameters_from: source, holdout }) => {
   const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
   const parts = [element("strong", {}, count(entries)), ` known images of ${of}.`];
   if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
+  if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
   if (source === "leave-one-out") {
-    parts.push(" The mix is a cautious half: no images that the network never saw were there to fit it on, and doubt is not calibrated.");
+    parts.push(hasHead ? " The mix is a cautious half:" : " The vote was fitted on the known images themselves:");
+    parts.push(" no images that the network never saw were there to fit it on, and doubt is not calibrated.");
   } else if (source === "holdout" && holdout) {
-    parts.push(` The mix was fitted on ${some(holdout.images, "image")}: ${holdout.name}.`);
+    parts.push(` The ${hasHead ? "mix" : "vote"} was fitted on ${some(holdout.images, "image")}: ${holdout.name}.`);
   }
   byId("model").replaceChildren(...parts);
 });

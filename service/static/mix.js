@@ -28,9 +28,15 @@ export function vote(indices, shares, classes) {
   return cache;
 }
 
-/** The mixture of p_net and p_cache. Where nothing voted, p_net alone. */
+const says = (values) => values.some((p) => p > 0);
+
+/**
+ * The mixture of p_net and p_cache. Where nothing voted, p_net alone; where that is 0 too, as without a head, all
+ * classes are as likely.
+ */
 export function mix(network, cache, lam) {
-  const share = cache.some((p) => p > 0) ? lam : 0;
+  if (!says(network) && !says(cache)) return network.map(() => 1 / network.length);
+  const share = says(cache) ? lam : 0;
   return network.map((p, i) => (1 - share) * p + share * cache[i]);
 }
 
@@ -51,7 +57,8 @@ export function decisive(network, cache, lam, indices, shares) {
     places.push(place);
     left[winner] = Math.max(0, left[winner] - shares[place]);
     const sum = left.reduce((total, p) => total + p, 0);
-    // What rounding leaves where all votes were taken away is none.
+    // What rounding leaves where all votes were taken away is none, and without a head nothing else is said.
+    if (sum <= 1e-6 && !says(network)) return null;
     const instead = first(sum > 1e-6 ? mix(network, left.map((p) => p / sum), lam) : network);
     if (instead !== winner) return { places, instead };
   }

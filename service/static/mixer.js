@@ -8,6 +8,7 @@ const VOTES = 500;
 /** What the model mixes by, and what the sliders say; null before the model is known. */
 let own = null;
 let chosen = null;
+let hasHead = true;
 let listener = () => {};
 
 export const mixture = () => chosen;
@@ -46,6 +47,9 @@ const sliders = {
   },
 };
 
+/** Sliders that there are: without a head there is nothing to mix the cache with. */
+const moving = () => Object.entries(sliders).filter(([name]) => hasHead || name !== "lam");
+
 function show() {
   for (const [name, { input, output, scale: values, shown, spoken }] of Object.entries(sliders)) {
     const value = chosen[name];
@@ -56,7 +60,7 @@ function show() {
     output.textContent = shown(value);
     input.closest(".slider").classList.toggle("moved", value !== own[name]);
   }
-  const now = Object.entries(sliders).map(([name, { shown }]) => `${name} ${shown(chosen[name])}`);
+  const now = moving().map(([name, { shown }]) => `${name} ${shown(chosen[name])}`);
   byId("mix-now").textContent = now.join(" · ");
   byId("reset").disabled = Object.keys(own).every((name) => own[name] === chosen[name]);
 }
@@ -74,7 +78,7 @@ for (const [name, slider] of Object.entries(sliders)) {
 byId("reset").addEventListener("click", () => {
   chosen = { ...own };
   show();
-  byId("lam").focus();
+  moving()[0][1].input.focus();
   listener();
 });
 
@@ -84,9 +88,10 @@ byId("mixer").open = matchMedia("(min-width: 48rem)").matches;
 onModel((model) => {
   const { entries } = model;
   const before = own;
+  hasHead = model.hasHead;
   own = within(model, entries);
   // What was moved stays where it was; the rest follows the model.
-  const moved = Object.keys(own).filter((name) => before && chosen[name] !== before[name]);
+  const moved = moving().map(([name]) => name).filter((name) => before && chosen[name] !== before[name]);
   chosen = { ...own, ...Object.fromEntries(moved.map((name) => [name, chosen[name]])) };
   for (const [name, slider] of Object.entries(sliders)) {
     slider.scale = slider.values(entries);

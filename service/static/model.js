@@ -15,7 +15,10 @@ export function onModel(listener) {
 export async function loadModel() {
   const said = await call("GET", "v1/model");
   // Servers from before teaching do not tell the two apart.
-  model = { network_classes: said.classes.length, counts: null, taught: null, ...said };
+  model = { dataset_classes: said.classes.length, counts: null, taught: null, ...said };
+  model.hasHead = model.head !== "none";
+  for (const part of document.querySelectorAll("[data-head]")) part.hidden = !model.hasHead;
+  for (const part of document.querySelectorAll("[data-headless]")) part.hidden = model.hasHead;
   for (const listener of listeners) listener(model);
   return model;
 }

@@ -1,5 +1,6 @@
 import { byId, drawing, element } from "./element.js";
 import { percent, seconds, short } from "./format.js";
+import { model } from "./model.js";
 
 const EVERY_MS = 2000;
 /** Readings that a line shows, and that figures are taken over: a minute. */
@@ -59,6 +60,7 @@ const FIGURES = [
   { name: "Images waiting", of: (_, now) => now.queue, shown: short, over: 1 },
   {
     name: "Network and cache differ",
+    needsHead: true,
     of(before, now) {
       const answered = now.answered - before.answered;
       return answered ? (now.differing - before.differing) / answered : null;
@@ -82,7 +84,8 @@ function sparkline(values) {
 
 function show() {
   const now = readings.at(-1);
-  byId("traffic-figures").replaceChildren(...FIGURES.map(({ name, of, shown, over }) => {
+  const figures = FIGURES.filter(({ needsHead }) => !needsHead || model?.hasHead !== false);
+  byId("traffic-figures").replaceChildren(...figures.map(({ name, of, shown, over }) => {
     const values = readings.slice(1).map((reading, i) => of(readings[Math.max(0, i + 1 - over)], reading));
     const value = readings.length > 1 ? of(readings.at(Math.max(-1 - over, -readings.length)), now) : null;
     const told = value === null ? "–" : shown(value);

@@ -18,6 +18,7 @@ from secondlook.model.stores.milvus_store import collection_of
 from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.page import look as look_at_page
 from tests.e2e.page import upload
+from tests.heads_for_tests import headless_root, png, write_colours
 from tests.images_for_tests import make_image
 from tests.milvus_for_tests import MilvusProcess
 
@@ -247,3 +248,32 @@ def test_an_alias_that_someone_else_moved_is_told_and_changes_nothing(
     assert look(server, "red")["cache"] is not None
     assert httpx.post(f"{server.url}/v1/admin/generations/{own}/activate", headers=ADMIN).is_success
     assert connected.call("describe_alias", name)["collection_name"] == collection_of(name, own)
+
+
+def test_without_a_head_nothing_answers_while_milvus_is_away(
+    serve: Serve, tmp_path: Path, cache: dict[str, str], milvus: MilvusProcess
+) -> None:
+    folder = write_colours(tmp_path / "five")
+    root = headless_root(tmp_path / "bundles", folder)
+    index(root, cache, folder)
+    server = serve(**cache, bundles=root, milvus__when_away="network")
+
+    def ask() -> httpx.Response:
+        headers = {"Content-Type": "image/png"}
+        return httpx.post(f"{server.url}/v1/predict", content=png("red", 44), headers=headers, timeout=30)
+
+    assert ask().json()["predictions"][0]["label"] == "red"
+    milvus.pause()
+    try:
+        refused = ask()
+        assert refused.status_code == 503, refused.text
+        assert milvus.address.removeprefix("http://") not in refused.text
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        again = serve(**cache, bundles=root)  # started while it is away: ready when it is back
+        assert httpx.get(f"{again.url}/readyz").status_code == 503
+    finally:
+        milvus.resume()
+    for one in (server, again):
+        until(lambda one=one: httpx.get(f"{one.url}/readyz").status_code == 200)
+    assert ask().json()["predictions"][0]["label"] == "red"
+    assert metric(server, "secondlook_answers_without_cache_total") == 0

@@ -1,5 +1,7 @@
 """A network without a head, and one that knows some of the classes, in one process: fitted, asked, taught."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from secondlook.evaluation.studies.curves import curves
 from secondlook.evaluation.studies.doubt import doubt
 from secondlook.evaluation.studies.shift import shift
 from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.fitting.added import calibrate_with_added
-from secondlook.indexer.index import IndexOptions
+from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import recalibrate, refit
+from secondlook.indexer.sharding.merge import merge, open_parts
+from secondlook.indexer.sharding.shards import Shards
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
@@ -23,7 +28,8 @@ from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import BundleError, DatasetError, ParameterError
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.manifest import Manifest
-from tests.heads_for_tests import COLOURS, headless_root, partial_root, pixels, write_colours
+from secondlook.service.generations.acceptance import compare
+from tests.heads_for_tests import COLOURS, KNOWN, headless_root, partial_root, pixels, write_colours
 from tests.images_for_tests import as_file
 from tests.service_for_tests import add_generation, copy_root, open_predictor
 
@@ -133,7 +139,8 @@ def test_a_network_that_knows_three_of_five_classes_is_outvoted_on_the_others(pa
     manifest = predictor.bundle.manifest
     assert manifest.head == "network"
     assert manifest.network.classes == 3
-    assert manifest.network_classes == ("blue", "green", "red")
+    assert manifest.network_classes == KNOWN
+    assert manifest.classes == (*KNOWN, "green", "violet")
     mostly_cache = predictor.parameters(Overrides(lam=0.8))
     for colour in COLOURS:
         (answer,) = predictor.predict(pixels(colour, 77_777)[None], [mostly_cache])
@@ -257,3 +264,99 @@ def test_what_is_measured_against_the_network_says_what_to_type(
 ) -> None:
     with pytest.raises(BundleError, match=r"is measured against the network, and that .* has no head: .* --network"):
         study(open_bundle(headless), load(str(others)))
+
+
+def test_a_folder_in_its_own_order_fits_a_bundle_in_another(partial: Path, folder: Path, tmp_path: Path) -> None:
+    root = copy_root(partial, tmp_path / "bundles")
+    old = read_manifest(root, active_generation(root))
+    assert old.classes != load(str(folder)).classes
+    again = read_manifest(root, index(load(str(folder)), root, FromBundle(root), IndexOptions()))
+    assert (again.classes, again.network_classes, again.fit) == (old.classes, KNOWN, old.fit)
+    fitted = read_manifest(root, refit(load(str(folder)), root, again.generation))
+    assert (fitted.theta, fitted.lam, fitted.k, fitted.classes) == (old.theta, old.lam, old.k, old.classes)
+    values = open_bundle(root, again.generation).store.values
+    assert np.array_equal(values, open_bundle(root, old.generation).store.values)
+
+
+def test_the_encoder_of_a_network_without_a_head_takes_images_of_any_classes(headless: Path, tmp_path: Path) -> None:
+    root = copy_root(headless, tmp_path / "bundles")
+    names = ("yellow", "violet", "red")
+    folder = write_colours(tmp_path / "other", 12, seed=6, names=names)
+    (folder / "violet").rename(folder / "amethyst")
+    manifest = read_manifest(root, index(load(str(folder)), root, FromBundle(root), IndexOptions()))
+    assert set(manifest.classes) == {"amethyst", "red", "yellow"}
+    assert (manifest.head, manifest.network.classes, manifest.lam) == ("none", 0, 1.0)
+    predictor = Predictor(open_bundle(root, manifest.generation))
+    assert predictor.classes[asked(predictor, "violet").mixed.argmax()] == "amethyst"
+
+
+def test_a_dataset_without_a_class_that_the_network_knows_names_it(partial: Path, tmp_path: Path) -> None:
+    folder = write_colours(tmp_path / "other", 12, seed=6, names=("blue", "red", "green"))
+    with pytest.raises(DatasetError, match="but the network knows blue, red, yellow: give --network"):
+        index(load(str(folder)), copy_root(partial, tmp_path / "bundles"), FromBundle(partial), IndexOptions())
+    (folder / "green").rename(folder / "yelow")
+    with pytest.raises(DatasetError, match="rename yelow, if it is yellow"):
+        index(load(str(folder)), copy_root(partial, tmp_path / "bundles1"), FromBundle(partial), IndexOptions())
+
+
+@pytest.mark.parametrize("store", ["HNSW8", "IVF4,Flat"])
+def test_an_approximate_store_without_a_head_is_fitted_as_it_is_searched(tmp_path: Path, store: str) -> None:
+    folder = write_colours(tmp_path / "many", 60)
+    root = headless_root(tmp_path / "bundles", folder, IndexOptions(store=store))
+    manifest = read_manifest(root, active_generation(root))
+    assert manifest.approximation_error is not None
+    assert manifest.approximation_error.changed_top1_percent <= 5
+    predictor = open_predictor(root)
+    assert predictor.classes[asked(predictor, "green").mixed.argmax()] == "green"
+
+
+def test_the_tenth_is_judged_by_the_classes_that_the_network_knows(partial: Path, folder: Path, tmp_path: Path) -> None:
+    """A network errs on all images of a class that it does not know, whether it saw them or not."""
+    manifest = read_manifest(partial, active_generation(partial))
+    assert manifest.holdout is not None
+    said = re.fullmatch(
+        r"the network errs on ([0-9.]+) % of the 6 of classes that it knows and expects to on .*", manifest.holdout.why
+    )
+    assert said is not None, manifest.holdout.why
+    assert float(said[1]) < 40
+
+
+@pytest.mark.parametrize("which", ["headless", "partial"])
+def test_shards_are_merged_into_what_one_process_makes(
+    request: pytest.FixtureRequest, which: str, folder: Path, tmp_path: Path
+) -> None:
+    root = copy_root(request.getfixturevalue(which), tmp_path / "bundles")
+    dataset = load(str(folder))
+    work = Shards(dataset, FromBundle(root), tmp_path / "parts", 2)
+    for shard in range(2):
+        work.write(shard)
+    made = read_manifest(root, merge(dataset, open_parts(tmp_path / "parts"), root, root, IndexOptions()))
+    old = read_manifest(root, active_generation(root))
+    assert (made.head, made.classes, made.network_classes) == (old.head, old.classes, old.network_classes)
+    assert (made.theta, made.lam, made.k, made.fit) == (old.theta, old.lam, old.k, old.fit)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named_in_whatever_order(
+    partial: Path, folder: Path, tmp_path: Path
+) -> None:
+    broken = copy_root(folder, tmp_path / "five")
+    for path in (broken / "green").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DatasetError, match="green") as refused:
+        index(load(str(broken)), copy_root(partial, tmp_path / "bundles"), FromBundle(partial), IndexOptions())
+    assert "yellow" not in str(refused.value)
+
+
+def test_older_manifests_have_a_head_and_say_by_it_which_classes_were_taught(partial: Path) -> None:
+    content = json.loads(read_manifest(partial, active_generation(partial)).model_dump_json())
+    assert Manifest.model_validate(content).dataset_classes == (*KNOWN, "green", "violet")
+    del content["head"], content["dataset"]["classes"]
+    older = Manifest.model_validate(content)
+    assert (older.head, older.dataset_classes, older.equal_classes) == ("network", KNOWN, 3)
+
+
+def test_a_generation_is_held_to_the_active_one_where_only_one_has_a_head(headless: Path, partial: Path) -> None:
+    without, some = (read_manifest(root, active_generation(root)) for root in (headless, partial))
+    assert "held-out images" in compare(some, without)
+    fewer = without.model_copy(update={"classes": without.classes[:3]})
+    assert "other classes" in compare(some, fewer)

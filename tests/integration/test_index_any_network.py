@@ -14,8 +14,8 @@ from secondlook.cli import cli
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.images import Limits, decode
-from tests.images_for_tests import COLOURS, make_image
-from tests.networks_for_tests import SIDE, colour_backbone, colour_classifier, written
+from tests.images_for_tests import COLOURS, make_image, make_shades
+from tests.networks_for_tests import SIDE, colour_backbone, colour_classifier, colour_tokens, written
 
 MORE = {"yellow": (230, 230, 30), "Red": COLOURS["red"], "grey_blue": (30, 30, 160), "blue": COLOURS["blue"],
         "green": COLOURS["green"]}  # fmt: skip
@@ -174,9 +174,15 @@ def test_arithmetic_that_is_beaten_is_refused_and_the_better_one_named(colour_fo
     path.write_text(json.dumps(PREPROCESS | {"arithmetic": {"channels": "BGR"}}))
     result = run("index", colour_folder, "--network", network, "--bundles", tmp_path / "root", "--preprocess", path)
     assert result.exit_code == 1
-    assert "RGB, x/255 is clearly better" in said(result)
+    assert "RGB, x/255 does clearly better" in said(result)
     assert "--preprocess" in said(result)
     assert "secondlook network" in said(result)
+    assert not (tmp_path / "root" / "CURRENT").exists()
+    path.write_text(json.dumps(PREPROCESS | {"arithmetic": {"channels": "BGR"}, "is_certain": True}))
+    bundle = index(colour_folder, network, tmp_path / "root", "--preprocess", path)
+    assert bundle.manifest.preprocess.arithmetic.channels == "BGR"
+    assert bundle.manifest.proof is not None
+    assert bundle.manifest.proof.answer == "beaten"
 
 
 def test_keys_are_of_any_layer_and_reduced_without_torch(colour_folder: Path, tmp_path: Path, preprocess: Path) -> None:
@@ -216,3 +222,32 @@ def test_options_of_a_network_want_one(colour_folder: Path, tmp_path: Path, prep
     assert result.exit_code == 2
     assert "--preprocess goes with --network" in result.output
     shutil.rmtree(tmp_path / "root", ignore_errors=True)
+
+
+def test_what_images_said_of_the_preprocessing_is_kept(colour_folder: Path, tmp_path: Path, preprocess: Path) -> None:
+    network, root = written(colour_classifier(COLOURS), tmp_path), tmp_path / "root"
+    proof = index(colour_folder, network, root, "--preprocess", preprocess).manifest.proof
+    assert proof is not None
+    assert proof.answer != "beaten"
+    assert proof.by == ("head", "table", "neighbours")
+    assert proof.arithmetic[0].said == "declared"
+    assert {"declared, but BGR", "0..255"} <= {tried.said for tried in proof.arithmetic}
+    assert run("index", colour_folder, "--bundles", root).exit_code == 0  # by the same encoder
+    assert open_bundle(root).manifest.proof == proof
+
+
+def test_where_nothing_is_declared_the_best_is_taken_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ImageNet's mean and std are what most networks take; this one takes x/255."""
+    bundle = index(make_shades(tmp_path / "shades"), written(colour_classifier(COLOURS), tmp_path), tmp_path / "root")
+    taken = bundle.manifest.preprocess
+    assert str(taken.arithmetic) == "RGB, x/255"
+    assert bundle.manifest.proof is not None
+    assert taken.read_from == f"measured on {bundle.manifest.proof.images} images"
+    assert "says nowhere how it takes pixels: RGB, x/255 is taken (measured on" in caplog.text
+
+
+@pytest.mark.parametrize("telling", ["cls", "mean"])
+def test_tokens_are_pooled_as_images_say(telling: str, tmp_path: Path) -> None:
+    network = written(colour_tokens(telling=telling), tmp_path)
+    bundle = index(make_shades(tmp_path / "shades"), network, tmp_path / "root")
+    assert bundle.manifest.recipe.pool == (telling,)

@@ -54,7 +54,10 @@ def test_a_study_has_a_name_of_its_own_and_keeps_its_old_one(
 
 def test_help_names_the_studies_and_evaluate_no_longer_does() -> None:
     studies = run("study", "--help").stdout
-    for name in ("curves", "doubt", "gain", "layers", "new-classes", "planted", "promises", "same-picture", "shift"):
+    for name in (
+        *("curves", "doubt", "gain", "layers", "new-classes", "planted", "preprocessing", "promises", "same-picture"),
+        "shift",
+    ):
         assert f"  {name} " in studies
     for command, option in (("evaluate", "--doubt"), ("evaluate", "--teach"), ("audit", "--plant")):
         assert option not in run(command, "--help").stdout

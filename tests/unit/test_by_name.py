@@ -12,8 +12,11 @@ from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import ArrayDataset
 from secondlook.indexer.datasets.derived import subset
 from secondlook.model.errors import DatasetError
+from secondlook.model.images import Geometry
 
 BUNDLE: Any = SimpleNamespace(classes=("ant", "Bee", "cow", "dog"), generation="20261128T000000Z-0000")
+
+HOW = Geometry(height=2, width=2, rule="squash")
 
 
 def dataset(*classes: str) -> ArrayDataset:
@@ -36,7 +39,7 @@ def test_each_image_keeps_the_name_of_its_class(order: list[str], count: int) ->
     assert [BUNDLE.classes[label] for label in after.labels] == [before.classes[label] for label in before.labels]
     assert after.content_hash() == before.content_hash()
     assert after.left_out is before.left_out
-    assert np.array_equal(after.read(0, (2, 2)), before.read(0, (2, 2)))
+    assert np.array_equal(after.read(0, HOW), before.read(0, HOW))
     some = subset(after, np.array([1]))
     assert BUNDLE.classes[some.labels[0]] == order[0]
     assert of_bundle(after, BUNDLE) is after
