@@ -169,7 +169,22 @@ class OnnxNetwork:
                 names = None
             return names or tuple(map(str, range(count)))
         self.head = None
+        self._check_backbone()
         return None
+
+    def _check_backbone(self) -> None:
+        """Refuse a classifier whose last layer is not found: as a backbone it would make keys of its answers."""
+        found = self._runner.run(self.graph.input.name, self.given(self.probe(2)), self.graph.own_outputs)
+        for tensor in found.values():
+            if not isinstance(tensor, np.ndarray) or tensor.ndim != 2 or tensor.shape[1] < 2:
+                continue
+            are_shares = tensor.min() >= 0 and bool(np.abs(tensor.sum(axis=1, dtype=np.float64) - 1).max() < 1e-3)
+            if are_shares or len(self.graph.class_names or ()) == tensor.shape[1]:
+                what = "probabilities" if are_shares else f"a number for each of its {tensor.shape[1]:,} classes"
+                raise NetworkError(
+                    f"{self.name} gives {what}, but no last linear layer that makes them: export it with the logits of "
+                    f"one network as its output ({EXPORT})"
+                )
 
     def _features(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The output of a backbone that keys are made of: a vector before anything else."""

@@ -91,7 +91,7 @@ def test_an_onnx_file_is_indexed_with_onnx_and_answers_without(
     run("index", colour_folder, "--network", network, *bundles)
     run("evaluate", make_folder(tmp_path / "few", 3), *bundles)
     monkeypatch.setenv("ALLOWED", "")
-    assert json.loads(run("classify", tmp_path / "red.png", "--json", *bundles))["network"] == "red"
+    assert json.loads(run("classify", tmp_path / "red.png", "--json", *bundles))["network"]["label"] == "red"
     assert not asked_for.exists(), asked_for.read_text()
 
 

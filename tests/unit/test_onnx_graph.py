@@ -200,6 +200,26 @@ def test_the_mean_of_two_heads_is_a_head(of: str, tmp_path: Path) -> None:
     assert network.default_layer == "flatten_7"
 
 
+def ensemble(names: bool) -> ModelProto:
+    """The mean of two networks' probabilities; or their distances to vectors that stand for classes."""
+    build = Builder()
+    pooled = build.pooled(build.trunk("image"))
+    if names:
+        far = build.node("Abs", build.node("Sub", pooled, build.random(1, 24)))
+        return build.model(outputs=[far], metadata={"names": str([f"class {i}" for i in range(24)])})
+    shares = [build.node("Softmax", build.head(pooled), axis=1) for _ in range(2)]
+    return build.model(outputs=[build.node("Mean", *shares)])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(False, "gives probabilities, but no last"), (True, "a number for each of its 24 classes, but no")],
+)
+def test_a_classifier_is_not_taken_for_a_backbone(names: bool, said: str, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=f"{said}.*: export it with the logits"):
+        open_onnx(written(ensemble(names), tmp_path))
+
+
 def test_a_residual_is_no_head(tmp_path: Path) -> None:
     assert open_onnx(written(averaged("a residual"), tmp_path)).classes is None
 
