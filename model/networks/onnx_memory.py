@@ -19,14 +19,14 @@ AT_ONCE = 128
 """Layers that are looked at in one run: all at once could take much memory."""
 
 
-def check_network_memory(model: ModelProto, name: str, size: tuple[int, int]) -> None:
+def check_network_memory(model: ModelProto, name: str) -> None:
     """Refuse a network that would not fit.
 
     Raises:
         MemoryLimitError: it would not.
     """
     weights = sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
-    activations = IMAGES * activation_bytes(model, size)
+    activations = IMAGES * activation_bytes(model)
     check_memory(
         COPIES * weights + activations,
         f"{name}, with {weights / 1e6:,.0f} MB of weights,",
@@ -34,18 +34,18 @@ def check_network_memory(model: ModelProto, name: str, size: tuple[int, int]) ->
     )
 
 
-def activation_bytes(model: ModelProto, size: tuple[int, int]) -> int:
+def activation_bytes(model: ModelProto) -> int:
     """Of one image, those of the layers that are looked at in one run; 0 where the graph does not say their shapes."""
     try:
         graph = shape_inference.infer_shapes(model).graph
     except Exception:  # of many kinds, for graphs that run nevertheless
         return 0
-    sizes = (4 * _numbers(value, size) for value in graph.value_info)
+    sizes = (4 * _numbers(value) for value in graph.value_info)
     return sum(heapq.nlargest(AT_ONCE, sizes))
 
 
-def _numbers(value: ValueInfoProto, size: tuple[int, int]) -> int:
+def _numbers(value: ValueInfoProto) -> int:
     dims = value.type.tensor_type.shape.dim
-    # Without a number: the images, of which there is one, and sides that are as long as the image's at most.
-    sides = [dim.dim_value if dim.dim_value > 0 else 1 if place == 0 else max(size) for place, dim in enumerate(dims)]
+    # A side without a number counts as 1: a network is not refused for what its graph does not say.
+    sides = [max(1, dim.dim_value) for dim in dims]
     return int(np.prod(sides, dtype=np.int64))

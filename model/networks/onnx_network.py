@@ -56,7 +56,7 @@ class OnnxNetwork:
         if isinstance(preprocess, Path):
             preprocess = read_json(preprocess, graph.input.size)
         declared = preprocess or of_onnx(graph.metadata, graph.input.size, graph.name)
-        check_network_memory(graph.model, self.name, graph.input.size or USUAL_SIZE)
+        check_network_memory(graph.model, self.name)
         self.graph, self.size = _sized(graph, declared)
         self._runner = Runner(self.graph.weighted, graph.name)
         self.was_freed = False
