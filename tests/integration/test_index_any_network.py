@@ -274,6 +274,20 @@ def test_shards_keep_its_encoder_its_classes_and_their_order(
     assert [labels(merged, answer.mixed) for answer in answers(merged, *COLOURS)] == list(COLOURS)
 
 
+def test_fewer_classes_than_the_encoder_was_made_for_want_the_network_again(
+    colour_folder: Path, tmp_path: Path, preprocess: Path
+) -> None:
+    network = written(colour_classifier(MORE), tmp_path)
+    index(colour_folder, network, tmp_path / "root", "--preprocess", preprocess)
+    fewer = tmp_path / "fewer"
+    for colour in ("red", "green"):
+        shutil.copytree(colour_folder / colour, fewer / colour)
+    result = run("index", fewer, "--bundles", tmp_path / "root")
+    assert result.exit_code == 1
+    assert "give --network network.onnx again" in said(result)
+    assert index(fewer, network, tmp_path / "root", "--preprocess", preprocess).manifest.classes == ("green", "red")
+
+
 def index_again(images: Path, root: Path, *more: object) -> Bundle:
     """By the encoder that the root has."""
     result = run("index", images, "--bundles", root, *more)
