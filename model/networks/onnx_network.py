@@ -18,6 +18,7 @@ from secondlook.model.networks.network import Activations, Layer, check_layers
 from secondlook.model.networks.onnx_batch import free_batch, written
 from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, read_graph
 from secondlook.model.networks.onnx_head import Head, check_shapes, other_task, token_prefix
+from secondlook.model.networks.onnx_memory import AT_ONCE, check_network_memory
 from secondlook.model.networks.onnx_session import Runner
 from secondlook.model.networks.onnx_walk import Walk
 from secondlook.model.networks.onnx_weights import Weighted
@@ -47,6 +48,7 @@ class OnnxNetwork:
     Raises:
         NetworkError: it does not run, does something else than to classify or embed images, takes a number of images
             that cannot be freed, or takes images of another size than the preprocessing says.
+        MemoryLimitError: it needs more memory than is free.
     """
 
     def __init__(self, graph: OnnxGraph, preprocess: Preprocess | Path | None = None, name: str | None = None) -> None:
@@ -54,6 +56,7 @@ class OnnxNetwork:
         if isinstance(preprocess, Path):
             preprocess = read_json(preprocess, graph.input.size)
         declared = preprocess or of_onnx(graph.metadata, graph.input.size, graph.name)
+        check_network_memory(graph.model, self.name)
         self.graph, self.size = _sized(graph, declared)
         self._runner = Runner(self.graph.weighted, graph.name)
         self.was_freed = False
@@ -166,7 +169,22 @@ class OnnxNetwork:
                 names = None
             return names or tuple(map(str, range(count)))
         self.head = None
+        self._check_backbone()
         return None
+
+    def _check_backbone(self) -> None:
+        """Refuse a classifier whose last layer is not found: as a backbone it would make keys of its answers."""
+        found = self._runner.run(self.graph.input.name, self.given(self.probe(2)), self.graph.own_outputs)
+        for tensor in found.values():
+            if not isinstance(tensor, np.ndarray) or tensor.ndim != 2 or tensor.shape[1] < 2:
+                continue
+            are_shares = tensor.min() >= 0 and bool(np.abs(tensor.sum(axis=1, dtype=np.float64) - 1).max() < 1e-3)
+            if are_shares or len(self.graph.class_names or ()) == tensor.shape[1]:
+                what = "probabilities" if are_shares else f"a number for each of its {tensor.shape[1]:,} classes"
+                raise NetworkError(
+                    f"{self.name} gives {what}, but no last linear layer that makes them: export it with the logits of "
+                    f"one network as its output ({EXPORT})"
+                )
 
     def _features(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The output of a backbone that keys are made of: a vector before anything else."""
@@ -193,8 +211,8 @@ class OnnxNetwork:
             names.append(self.default_layer)
         images = self.given(self.probe(2))
         found: dict[str, Layer] = {}
-        for start in range(0, len(names), 128):  # all at once could take much memory
-            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + 128]).items():
+        for start in range(0, len(names), AT_ONCE):
+            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + AT_ONCE]).items():
                 is_numbers = isinstance(tensor, np.ndarray) and tensor.dtype.kind == "f" and tensor.ndim >= 2
                 if is_numbers and len(tensor) == 2 and (layer := layer_of(tensor.shape[1:], self.size)) is not None:
                     found[name] = layer

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.checkpoints import kind_of_checkpoint
 from secondlook.model.networks.declared import json_of, of_config, of_json
 from secondlook.model.networks.hub import fetched, onnx_in
 from secondlook.model.networks.network import Network
@@ -170,10 +171,13 @@ FILES = {
 TABLE = (FILES[".onnx"], *SCHEMES.values(), FUNCTION, FILES[".safetensors"])
 """All of them, for help and documents."""
 
+_FUNCTION = "FILE.py:FUNCTION that returns the torch.nn.Module with its weights, or an ONNX file ({export})"
 _STATE_DICT = (
     "holds weights without the network's code: give torchvision:NAME@{name} or timm:NAME@{name} where it is one of "
-    "theirs, FILE.py:FUNCTION that returns the module with its weights, or an ONNX file ({export})"
+    f"theirs, {_FUNCTION}"
 )
+_TORCHSCRIPT = f"is TorchScript, whose layers cannot be named: give {_FUNCTION}"
+_PICKLED = f"is a pickle that would run code ({{inside}}), which is not done here: give {_FUNCTION}"
 _KERAS = "is Keras': export it with model.export('network.onnx', format='onnx'), then give network.onnx"
 _TENSORFLOW = "is TensorFlow's: convert it with python -m tf2onnx.convert --saved-model FOLDER --output network.onnx"
 _ENDINGS = {
@@ -199,6 +203,13 @@ def _refusal(name: str) -> str:
             return f"{name} {_TENSORFLOW.replace('FOLDER', name)}"
         return f"{name} is a folder without an ONNX file: give hf:{name} for a model of transformers or timm"
     ending = _ENDINGS.get(path.suffix.lower())
+    if ending is _STATE_DICT and name.strip():
+        if not path.is_file():
+            return f"there is no file {name}: name one of {', '.join(source.form for source in TABLE)}"
+        kind, inside = kind_of_checkpoint(path)
+        if kind != "state dict":
+            ending = _TORCHSCRIPT if kind == "torchscript" else _PICKLED
+            return f"{name} {ending.format(name=name, export=EXPORT, inside=inside)}"
     if ending is not None:
         return f"{name} {ending.format(name=name, export=EXPORT)}"
     scheme, colon, rest = name.partition(":")

@@ -12,7 +12,8 @@ import pytest
 
 from secondlook.model.bundles.root import active_generation
 from tests.e2e.conftest import KEY, Server
-from tests.images_for_tests import make_image
+from tests.images_for_tests import COLOURS, make_folder, make_image
+from tests.networks_for_tests import colour_classifier, written
 from tests.service_for_tests import copy_root
 
 NEEDLESS = (
@@ -31,7 +32,7 @@ import importlib.abc, os, sys
 
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name in {NEEDLESS}:
+        if name in {NEEDLESS} and name != os.environ.get("ALLOWED"):
             with open(os.environ["ASKED_FOR"], "a") as file:
                 file.write(name + "\\n")
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
@@ -53,6 +54,13 @@ def asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "asked"
 
 
+def run(*words: object) -> str:
+    """What a command prints, in a process of its own."""
+    ended = subprocess.run([sys.executable, "-m", "secondlook", *map(str, words)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 @pytest.fixture
 def root(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A bundle as of any ONNX network: its module cannot be rebuilt."""
@@ -67,11 +75,23 @@ def root(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_classifying_and_verifying_import_none_of_them(root: Path, asked_for: Path, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(make_image("red"))
-    for words in (["classify", tmp_path / "red.png", "--json"], ["bundles", "verify"]):
-        command = [sys.executable, "-m", "secondlook", *map(str, words), "--bundles", str(root)]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+    run("classify", tmp_path / "red.png", "--json", "--bundles", root)
+    run("bundles", "verify", "--bundles", root)
     assert asked_for.with_name("asked.began").exists()
+    assert not asked_for.exists(), asked_for.read_text()
+
+
+def test_an_onnx_file_is_indexed_with_onnx_and_answers_without(
+    colour_folder: Path, asked_for: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = written(colour_classifier({name: COLOURS[name] for name in sorted(COLOURS)}), tmp_path)
+    (tmp_path / "red.png").write_bytes(make_image("red", seed=7))
+    bundles = ("--bundles", tmp_path / "any")
+    monkeypatch.setenv("ALLOWED", "onnx")
+    run("index", colour_folder, "--network", network, *bundles)
+    run("evaluate", make_folder(tmp_path / "few", 3), *bundles)
+    monkeypatch.setenv("ALLOWED", "")
+    assert json.loads(run("classify", tmp_path / "red.png", "--json", *bundles))["network"]["label"] == "red"
     assert not asked_for.exists(), asked_for.read_text()
 
 
