@@ -3,7 +3,7 @@
 # make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)
 # make cluster the tests past one machine, those marked cluster: servers on a real Milvus, a Ray cluster, a load balancer
-# make networks  architectures of torchvision and timm with random weights: found, exported, proven (needs timm)
+# make networks  architectures of torchvision, timm and Keras with random weights, ONNX dialects, a hub: found, exported, proven
 # make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
@@ -66,7 +66,7 @@ setup-test: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
-	@echo "installing what serving needs (about 300 MB) ..."
+	@echo "installing what serving needs (about 380 MB) ..."
 	@$(PIP) install --require-hashes -r locks/serve.txt
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
@@ -82,8 +82,8 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
         --no-emit-index-url --no-emit-find-links --no-header
 
 lock:
-	$(LOCK) --extra cpu --extra client --group build --output-file locks/serve.txt
-	$(LOCK) --extra cpu --extra client --extra milvus --group build --output-file locks/cluster.txt
+	$(LOCK) --extra cpu --extra client --extra networks --group build --output-file locks/serve.txt
+	$(LOCK) --extra cpu --extra client --extra networks --extra milvus --group build --output-file locks/cluster.txt
 	$(LOCK) --extra gpu --extra client --group build --output-file locks/gpu.txt
 	$(LOCK) --extra cpu --extra client --extra lab --extra milvus --extra ray --group build --group test --output-file locks/test.txt
 

@@ -55,6 +55,9 @@ from secondlook.service.settings import Settings
     help="Spent on each time taken.",
 )
 @click.option("--peers", is_flag=True, help="'serve' also measures LitServe and FastAPI where they are installed.")
+@click.option(
+    "--network", "network_name", metavar="NAME", help="A network that 'network' measures in place of the bundle's."
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
 @progress_option
@@ -69,17 +72,18 @@ def bench(
     factories: tuple[str, ...],
     seconds: float,
     peers: bool,
+    network_name: str | None,
     out: Path | None,
     as_json: bool,
     progress_format: str,
 ) -> None:
     """Measure what things cost, on CIFAR images: all of it, or only the PARTs named.
 
-    engines, index (its build), stages (of an answer), taught (answers beside taught entries), serve (a running server
-    under load, beside the same pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a
-    server does, and might do instead). Only where it is named: milvus (the same
-    keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS), ray (images embedded in one piece, in shards, and in
-    shards on Ray).
+    engines, network (start, memory and speed of an encoder: the bundle's, or one made of --network), index (its build),
+    stages (of an answer), taught (answers beside taught entries), serve (a running server under load, beside the same
+    pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a server does, and might do
+    instead). Only where it is named: milvus (the same keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS),
+    ray (images embedded in one piece, in shards, and in shards on Ray).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """
@@ -94,6 +98,7 @@ def bench(
         seconds,
         max_batch,
         peers,
+        network_name,
     )
     with reporting(progress_format) as progress:
         report = run(root, bundle, data_root, plan, progress)

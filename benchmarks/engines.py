@@ -82,7 +82,7 @@ class BareOnnxRuntime:
     name = "onnxruntime, bare"
 
     def __init__(self, path: Path, classes: int, dim: int) -> None:
-        self._session = onnxruntime.InferenceSession(path.read_bytes(), None, ["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(path, None, ["CPUExecutionProvider"])
         self._widths = {"logits": classes, "keys": dim}
         self._bound: dict[int, Any] = {}
 

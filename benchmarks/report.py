@@ -12,6 +12,7 @@ from benchmarks import plots, tables
 from benchmarks.decoding import DecodingResult
 from benchmarks.engines import EngineResult, IndexResult
 from benchmarks.milvus import MilvusResult
+from benchmarks.network import NetworkResult
 from benchmarks.on_ray import RayResult
 from benchmarks.served import ServeResult
 from benchmarks.stages import StageResult
@@ -32,6 +33,7 @@ class Report:
     dim: int
     k: int | None
     engines: list[EngineResult] = field(default_factory=list)
+    network: list[NetworkResult] = field(default_factory=list)
     index: IndexResult | None = None
     stages: list[StageResult] = field(default_factory=list)
     serve: ServeResult | None = None
@@ -50,6 +52,7 @@ class Report:
             "machine": self.machine.model_dump(),
             "bundle": {"generation": self.generation, "entries": self.entries, "dim": self.dim, "k": self.k},
             "engines": [asdict(result) for result in self.engines],
+            "network": [result.as_dict() for result in self.network],
             "index": {**asdict(self.index), "ratio": self.index.ratio} if self.index else None,
             "stages": [{**asdict(result), "cache_over_encode": result.cache_over_encode} for result in self.stages],
             "serve": self.serve.as_dict() if self.serve else None,
@@ -68,6 +71,7 @@ class Report:
         """One for each part."""
         parts: list[tuple[Callable[[Any], Table], Any]] = [
             (tables.engine_table, self.engines),
+            (tables.network_table, self.network),
             (tables.stage_table, self.stages),
             (tables.vote_table, self.votes),
             (tables.taught_table, self.taught),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.decoding import decoding
 from benchmarks.engines import engines, first, index_build
 from benchmarks.milvus import COMPARED, milvus_search
+from benchmarks.network import network
 from benchmarks.on_ray import embedding
 from benchmarks.report import Report
 from benchmarks.serve import serve
@@ -24,12 +26,13 @@ from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.stores.factory import check_trainable
 from secondlook.model.stores.faiss_store import empty_index
@@ -51,6 +54,8 @@ class Plan:
     """What the server takes at most."""
     with_peers: bool = False
     """Whether other servers are measured beside it."""
+    network: str | None = None
+    """What 'network' measures; None = the bundle's encoder."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,12 @@ class _Bench:
 
     def engines(self) -> None:
         self.report.engines = engines(self.bundle, self.images, self.plan.seconds)
+
+    def network(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.report.network = network(
+                self.plan.network, self.bundle.path / ENCODER, Path(folder), self.plan.seconds, self.progress
+            )
 
     def index(self) -> None:
         if not isinstance(self.train, ArrayDataset):
@@ -144,7 +155,7 @@ class _Bench:
         return embed_queries(dataset, positions, self.bundle, self.progress)
 
 
-PARTS = ("engines", "index", "stages", "taught", "serve", "stores", "decoding", "milvus", "ray")
+PARTS = ("engines", "network", "index", "stages", "taught", "serve", "stores", "decoding", "milvus", "ray")
 ON_REQUEST = ("milvus", "ray")
 """They need what not everyone has, and are measured only where they are named."""
 

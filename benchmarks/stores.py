@@ -244,9 +244,9 @@ def _looked_at(store: FaissStore, queries: Floats, network: Floats, parameters: 
 
 def _tuned(store: FaissStore, queries: Encoding, parameters: Parameters) -> FaissStore:
     """The store searched as ``index`` would have it searched, chosen on other queries than those reported on."""
-    theta, lam, k = parameters
+    theta, _, k = parameters
     assert k is not None
     network = softmax(queries.logits)
     found = nearest_entries(ServedCache(store, network.shape[1]), queries.keys, k)
     whole = vote(found.similarities, found.values, theta, network.shape[1])
-    return cheapest_search(store, queries.keys, network, parameters, mix(network, whole, lam))
+    return cheapest_search(store, queries.keys, network, parameters, whole)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.decoding import DecodingResult
 from benchmarks.engines import EngineResult
 from benchmarks.milvus import BATCHES, MilvusResult
+from benchmarks.network import BATCH, NetworkResult
 from benchmarks.on_ray import RayResult
 from benchmarks.served import COMPARED, ServeResult
 from benchmarks.stages import StageResult
@@ -41,6 +42,45 @@ def engine_table(results: Sequence[EngineResult]) -> Table:
                 f"{r.images_per_second_32 / bare.images_per_second_32:.2f}",
                 f"{r.max_logit_difference:.1e}",
                 f"{r.same_top1_percent:.2f}",
+            )
+            for r in results
+        ),
+    )
+
+
+def network_table(results: Sequence[NetworkResult]) -> Table:
+    """What an encoder takes as it is served, and what it would take otherwise."""
+    first = results[0]
+
+    def of(value: float | None, digits: int = 0) -> str:
+        return "" if value is None else f"{value:,.{digits}f}"
+
+    return Table(
+        f"an encoder of {first.weight_mb:,.1f} MB",
+        (
+            *(
+                "way",
+                "start, s",
+                "memory, MB",
+                "of its weights",
+                "batches, MB",
+                "one image, ms",
+                f"batch {BATCH}, images/s",
+            ),
+            *("start", "one image", f"batch {BATCH}"),
+        ),
+        tuple(
+            (
+                r.name,
+                f"{r.start_seconds:.2f}",
+                of(r.memory_mb),
+                of(r.memory_over_weights, 2),
+                of(r.batches_mb),
+                f"{r.milliseconds_one:.2f}",
+                f"{r.images_per_second:,.0f}" if r.images_per_second >= 100 else f"{r.images_per_second:.1f}",
+                f"{r.start_seconds / first.start_seconds:.2f}",
+                f"{r.milliseconds_one / first.milliseconds_one:.2f}",
+                f"{r.images_per_second / first.images_per_second:.2f}",
             )
             for r in results
         ),

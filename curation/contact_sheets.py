@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from secondlook.curation.audit import Audit
 from secondlook.indexer.datasets.datasets import Dataset
@@ -57,7 +57,7 @@ def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:
     suspects = [
         Cell(
             [show(s.id, s.source)],
-            (f"{s.given} -> {s.suggested}", f"score {s.score:.2f}", f"{place}. id {s.id}"),
+            (s.given, f"-> {s.suggested}", f"score {s.score:.2f}", f"{place}. id {s.id}"),
         )
         for place, s in enumerate(found.suspects[: found.listed], 1)
     ]
@@ -100,7 +100,7 @@ def contact_sheet(title: str, cells: Sequence[Cell]) -> Image.Image:
             if picture is None:
                 draw.rectangle(box, EMPTY)
             else:
-                sheet.paste(picture.resize((SIDE - 2, SIDE - 2), Image.Resampling.BICUBIC), box[:2])
+                sheet.paste(ImageOps.contain(picture, (SIDE - 2, SIDE - 2)), box[:2])
         for nth, text in enumerate(cell.lines):
             _write(draw, (x, y + SIDE + nth * LINE), text, small, MUTED if nth else INK, wide - GAP // 2)
     return sheet

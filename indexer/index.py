@@ -30,7 +30,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.store_builder import StoreBuilder, choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.entry_table import write_entries
+from secondlook.model.bundles.entry_table import thumbnail_size, write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
@@ -187,7 +187,8 @@ def write_files(
     """Write all of a bundle's files but the encoder's, which are there; what the manifest says of the store."""
     stored = builder.write(fitted.store, folder)
     np.save(folder / VALUES, entries.values.astype(np.int32), allow_pickle=False)
-    write_entries(folder / ENTRIES, entries.table(), entries.embedded.sheets, height=encoder.engine.size[0])
+    height, _ = thumbnail_size(*encoder.engine.size)
+    write_entries(folder / ENTRIES, entries.table(), entries.embedded.sheets, height)
     looks = CachedLooks(entries.embedded.looks, entries.looks_rows, fitted.looks).fitted_on(fitted.rows)
     write_fitted(folder, looks, fitted.kept_holdout, fitted.directions)
     if not keeps_keys(builder.info.factory) and len(taught := entries.taught):

@@ -2,11 +2,13 @@
 
 Its parts, each importing only those above it::
 
-    errors, malloc, labels, cache, scoring
-                the errors that users read, what is kept of freed memory, the names of classes, the cache's formulas,
-                how good probabilities are
+    errors, memory, malloc, labels, cache, scoring
+                the errors that users read, whether work fits into memory, what is kept of freed memory, the names of
+                classes, the cache's formulas, how good probabilities are
     images      bytes of a file -> uint8 pixels of the encoder's size
-    networks    a network and a key recipe -> an encoder, exported as one ONNX graph; the engines that run it
+    networks    a network and a key recipe -> an encoder, exported as one ONNX graph; the engines that run it.
+                ``sources`` opens a network by its name, ``network`` is what any of them can do, ``preprocess`` and
+                ``proof`` what it takes, ``classes`` whose classes mean what, ``encoder_graph`` exports it with its key
     manifest    what a bundle says of itself: the fields of its manifest.json
     stores      keys and how the nearest are found: exact, FAISS, PyTorch, Milvus; added keys beside any of them
     journal     what people taught a root, in one SQLite file

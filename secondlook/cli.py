@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import signal
 import sys
-from importlib.metadata import requires
 
 import click
 
 from secondlook.commands.shared.options import describe
+from secondlook.extras import remedy
 from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
 
 COMMANDS = {
@@ -94,19 +93,5 @@ def main(command: click.Command = cli) -> None:
         click.echo(f"Error: {describe(error)}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "secondlook":
-            raise
-        module = (error.name or str(error)).partition(".")[0]
-        extras = " or ".join(_extras_with(module))
-        remedy = f"with the extra {extras}" if extras else "anew, with all it needs"
-        click.echo(f"Error: this command needs {module}: install secondlook {remedy}", err=True)
+        click.echo(f"Error: this command {remedy(error)}", err=True)
         sys.exit(1)
-
-
-def _extras_with(module: str) -> list[str]:
-    """The extras of this distribution that install a module; gpu last, which few machines can use."""
-    # A distribution is called like its module, or like it and more: faiss-cpu.
-    name = re.escape(module).replace("_", "[-_]")
-    wanted = re.compile(rf"{name}\b.*extra == ['\"]([\w-]+)['\"]", re.IGNORECASE)
-    found = [match[1] for one in requires("secondlook") or () if (match := wanted.match(one))]
-    return sorted(found, key=lambda extra: (extra == "gpu", extra))

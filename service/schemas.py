@@ -1,4 +1,4 @@
-"""What the calls answer beside predictions (``routes.write``), as OpenAPI shows it."""
+"""What the calls answer beside predictions (``model.answering.told``), as OpenAPI shows it."""
 
 from __future__ import annotations
 

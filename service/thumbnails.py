@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from secondlook.model.bundles.entry_table import SIDE
 from secondlook.model.errors import ImageError, JournalError
 from secondlook.model.journal import ACCEPTED, Journal
 from secondlook.service.errors import UnavailableError
@@ -19,8 +20,6 @@ from secondlook.service.state import State
 
 logger = logging.getLogger(__name__)
 
-SIDE = 128
-"""Pixels, at most."""
 NONE = b""
 """Kept in place of one that cannot be made, so that it is not tried again."""
 

@@ -10,10 +10,10 @@ from typing import Any
 from secondlook.evaluation.paper.subjects import thinned
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import best_device
-from secondlook.indexer.memory import available_bytes
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.results import Study
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.memory import available_bytes
 
 STEPS = ("errors", "curves", "attacks", "white-box", "jacobian", "shift")
 _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -13,8 +13,8 @@ from secondlook.evaluation.paper.published import ROWS, Published, row_of
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import subset
 from secondlook.indexer.sources.from_cifar import open_cifar
-from secondlook.model.bundles.files import NETWORK, read_manifest
-from secondlook.model.errors import BundleError, NetworkError
+from secondlook.model.bundles.files import NETWORK, read_manifest, require_module
+from secondlook.model.errors import NetworkError
 
 RECIPES = ("paper", "compact")
 AS_IS = "as-is"
@@ -98,10 +98,6 @@ def from_bundle(root: Path, generation: str, dataset: str | None = None) -> Subj
         BundleError: it has no network that gradients could be taken of.
     """
     manifest = read_manifest(root, generation)
-    if NETWORK not in manifest.files:
-        raise BundleError(
-            f"bundle {generation} has no {NETWORK}, and its exported encoder has no gradients: index with --network "
-            "FILE.safetensors, of secondlook train or import-keras"
-        )
+    require_module(manifest, "gradients are taken of")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{manifest.dataset.name}-{manifest.network.name}").strip("-")
     return Subject(name, dataset or manifest.dataset.name, root / generation / NETWORK, bundle=(root, generation))

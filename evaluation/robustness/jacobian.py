@@ -26,12 +26,12 @@ from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wils
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import DatasetError
+from secondlook.model.memory import check_memory
 from secondlook.model.stores.store import CHUNK_BYTES
 
 MAX_BATCH = 64

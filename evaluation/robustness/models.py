@@ -24,11 +24,10 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own customary name
 from torch import Tensor, nn
 
 from secondlook.evaluation.fit_grid import cache_only_theta
-from secondlook.indexer.memory import check_memory
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.files import NETWORK
+from secondlook.model.bundles.files import NETWORK, require_module
 from secondlook.model.cache import check_parameters, class_weights
-from secondlook.model.errors import BundleError
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network
 from secondlook.model.stores.store import Store, parts
@@ -218,11 +217,7 @@ class Models(nn.Module):
             ParameterError: theta, lam or k is out of its range.
         """
         manifest = bundle.manifest
-        if NETWORK not in manifest.files:
-            raise BundleError(
-                f"bundle {manifest.generation} has no {NETWORK}, and its exported encoder has no gradients: index "
-                "with --network FILE.safetensors, of secondlook train or import-keras"
-            )
+        require_module(manifest, "gradients are taken of")
         theta = manifest.theta if theta is None else theta
         lam = manifest.lam if lam is None else lam
         cache_theta = cache_only_theta(manifest) if cache_theta is None else cache_theta

@@ -25,9 +25,9 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.files import NETWORK
+from secondlook.model.bundles.files import NETWORK, require_module
 from secondlook.model.cache import Floats, Ints, softmax
-from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.errors import DatasetError
 from secondlook.model.stores.store import Store
 
 By = Literal["size", "layer"]
@@ -175,11 +175,8 @@ def curves(
             f"{train.name} ({train.split}) is not the dataset that generation {manifest.generation} caches"
         )
     has_network = NETWORK in manifest.files
-    if not has_network and "size" not in by:
-        raise BundleError(
-            f"bundle {manifest.generation} has no {NETWORK}, whose layers could be measured: index with --network "
-            "FILE.safetensors, of secondlook train or import-keras"
-        )
+    if "size" not in by:
+        require_module(manifest, "layers are taken of (secondlook fit --recipes compares those of any network)")
     if not len(train.holdout()):
         raise DatasetError(f"{train.name} has too few images to hold any out for fitting")
     k = min(manifest.k or K, bundle.store.count)

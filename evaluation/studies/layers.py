@@ -13,11 +13,11 @@ from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.studies.curve_points import Point, Queries, merged
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.cifar_recipes import cifar_recipe
 from secondlook.model.networks.encoder import Encoder
 from secondlook.model.networks.file import load_network

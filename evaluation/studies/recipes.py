@@ -15,7 +15,7 @@ from secondlook.indexer.embedding.encoders import OpenNetwork
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import measure
 from secondlook.indexer.fitting.parameters import fit_parameters
-from secondlook.indexer.memory import check_memory, index_memory
+from secondlook.indexer.memory import index_memory
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -24,6 +24,7 @@ from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import Floats, exact_vote, softmax
 from secondlook.model.errors import DatasetError
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import width_of
 from secondlook.model.networks.recipe import Recipe

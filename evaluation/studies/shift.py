@@ -19,7 +19,6 @@ from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shift
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
-from secondlook.indexer.memory import check_memory
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -27,6 +26,7 @@ from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
+from secondlook.model.memory import check_memory
 from secondlook.model.stores.faiss_store import FaissStore
 
 IMAGES, REFILL = 2000, 10_000

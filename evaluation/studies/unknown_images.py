@@ -13,8 +13,8 @@ from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
 from secondlook.indexer.fitting.unknown import load_unknown
 
 MADE = ("drawings", "noise")
-IMAGES = 2000
-"""Of each kind that are made."""
+IMAGES, BYTES = 2000, 64 << 20
+"""Of each kind that are made: so many, or as many as fit into so much memory."""
 
 CANVAS = 4
 """Drawings are made so many times larger than they are asked for, and then brought to size: their lines are smooth."""
@@ -30,7 +30,10 @@ def unknown_images(name: str, size: tuple[int, int], data_root: Path | None = No
         return load_unknown(name, "test", data_root)
     random = np.random.default_rng(0)
     make = _drawing if name == "drawings" else _noise
-    made = np.stack([make(random, size) for _ in range(images)])
+    images = max(1, min(images, BYTES // (3 * size[0] * size[1])))
+    made = np.empty((images, *size, 3), np.uint8)
+    for image in made:
+        image[:] = make(random, size)
     sources = [f"{name} {i}" for i in range(images)]
     return ArrayDataset(name, "test", (name,), np.zeros(images, np.int64), made, sources)
 

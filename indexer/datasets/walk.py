@@ -151,6 +151,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     except OSError as error:
         raise LeftOutError(Reason.UNREADABLE, unreadable(error)) from error
+    except ValueError as error:  # no name of a file, such as one with a zero byte
+        raise LeftOutError(Reason.UNREADABLE, f"it cannot be read: {error}") from error
     with file:
         _check_regular(os.fstat(file.fileno()))
         yield file

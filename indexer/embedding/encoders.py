@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -167,8 +168,16 @@ def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
     Raises:
         DatasetError: it lacks one that the network knows.
     """
-    if not set(manifest.network_classes) <= set(dataset.own_classes):
-        raise DatasetError(other_classes(dataset, manifest.network_classes))
+    if missing := [name for name in manifest.network_classes if name not in dataset.own_classes]:
+        said = other_classes(dataset, manifest.network_classes)
+        others = [name for name in dataset.own_classes if name not in manifest.classes]
+        if near := difflib.get_close_matches(missing[0], others, 1, 0.6):
+            raise DatasetError(f"{said}: rename {near[0]}, if it is {missing[0]}")
+        if not others and manifest.network.all_classes is not None:
+            raise DatasetError(
+                f"{said}: give --network {manifest.network.name} again, of whose classes some are enough"
+            )
+        raise DatasetError(f"{said}: give --network for one that knows others")
     place = {name: i for i, name in enumerate(manifest.classes)}
     return tuple(sorted(dataset.own_classes, key=lambda name: place.get(name, len(place))))
 

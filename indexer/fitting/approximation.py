@@ -41,6 +41,11 @@ EARLY_CHANGED_PERCENT = 0.05
 EARLY_VARIATION = 0.003
 """The same for a quick search against the full one."""
 
+CACHE_CHANGED_PERCENT = 0.5
+CACHE_VARIATION = 0.01
+"""The same for what the cache says alone, of either search: where lam is small the mixture is next to the network's
+answer however few entries are found, and the cache's own opinion and its neighbours are shown all the same."""
+
 IMAGES = 2000
 """Of a larger holdout, so many are measured on: all of it would take as long as embedding a fifth of a dataset."""
 
@@ -92,8 +97,8 @@ def measure(
         # Where all entries vote, an approximate store still finds the neighbours that are listed.
         searched = min(k or LISTED_K, served.count, found.ids.shape[1])
         whole = served.vote(found.similarities[some, :searched], found.values[some, :searched], theta)
-        asked, target = parameters._replace(k=searched), mix(network, whole, lam)
-        store = cheapest_search(store, keys, network, asked, target, served.mask, served.class_weights)
+        asked = parameters._replace(k=searched)
+        store = cheapest_search(store, keys, network, asked, whole, served.mask, served.class_weights)
         served = served.with_store(store)
     cache = served_votes(
         served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
@@ -114,22 +119,31 @@ def cheapest_search(
 ) -> S:
     """An approximate store with the cheapest search whose answers keep to the bounds above, with a quick one before it.
 
-    ``whole`` are the answers (n,C) of a search that looks at every entry. A store that misses the bounds at its
+    ``whole`` are the votes p_cache (n,C) of a search that looks at every entry. A store that misses the bounds at its
     greatest effort comes back at that effort.
     """
     theta, lam, k = parameters
     assert k is not None
 
-    def answer(settings: Store, k: int) -> Floats:
+    def voted(settings: Store, k: int) -> Floats:
         found = settings.search(queries, k, mask)
         votes = vote(found.similarities, found.values, theta, network.shape[1])
-        return mix(network, reweigh(votes, by_class), lam)
+        return reweigh(votes, by_class)
 
+    def keeps_to(cache: Floats, to: Floats, changed_percent: float, variation: float) -> bool:
+        lost, alone = compare(mix(network, cache, lam), mix(network, to, lam)), compare(cache, to)
+        return (
+            lost.changed_top1_percent <= changed_percent
+            and lost.mean <= variation
+            and alone.changed_top1_percent <= CACHE_CHANGED_PERCENT
+            and alone.mean <= CACHE_VARIATION
+        )
+
+    full = whole
     for settings in store.search_settings():
         store = store.with_search(settings)
-        full = answer(store, k)
-        lost = compare(full, whole)
-        if lost.changed_top1_percent <= CHANGED_PERCENT and lost.mean <= VARIATION:
+        full = voted(store, k)
+        if keeps_to(full, whole, CHANGED_PERCENT, VARIATION):
             break
     if network.shape[1] < 2:
         return store
@@ -140,12 +154,11 @@ def cheapest_search(
         tried = store.with_search(info.model_copy(update={"early_exit": early_exit})).early_exit
         if tried is None:  # not one that can be searched quickly
             break
-        answers = answer(tried, early_exit.k)
-        ahead = margins(answers)
+        quick = voted(tried, early_exit.k)
+        ahead = margins(mix(network, quick, lam))
         for margin in MARGINS:
             sure = ahead >= margin
-            lost = compare(np.where(sure[:, None], answers, full), full)
-            if lost.changed_top1_percent <= EARLY_CHANGED_PERCENT and lost.mean <= EARLY_VARIATION:
+            if keeps_to(np.where(sure[:, None], quick, full), full, EARLY_CHANGED_PERCENT, EARLY_VARIATION):
                 cost = (
                     _cost(early_exit.lists, early_exit.candidates, early_exit.k) + float(1 - sure.mean()) * whole_cost
                 )

@@ -14,8 +14,9 @@ SAMPLE, SAMPLE_WIDE = 16_384, 4_096
 """Entries whose differences from their classes' means are measured; fewer where keys have more than WIDE numbers."""
 
 WIDE = 4_096
-ADDED = 1e-3
-"""Added to each direction's variance, of the mean of all: a direction in which no entry differs says nothing."""
+ADDED, MOST_ADDED = 1e-3, 1e3
+"""Added to each direction's variance, of the mean of all, at least and at most: a direction in which no entry differs
+says nothing."""
 
 LEAST = 1e-9
 """That much at least."""
@@ -85,15 +86,32 @@ class ClassShape:
 def _solve(differences: Floats, means: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse covariance of differences (n,D), with a little added, times means (C,D): (C,D)."""
     count, dim = differences.shape
-    added = max(ADDED * float(np.square(differences, dtype=np.float64).sum()) / (count * dim), LEAST)
+    squares = np.square(differences, dtype=np.float64).sum(axis=1)
+    mean = float(squares.sum()) / (count * dim)
     if dim <= count:
         covariance = (differences.T @ differences).astype(np.float64) / count
-        covariance[np.diag_indices(dim)] += added
+        covariance[np.diag_indices(dim)] += max(_share(squares, covariance, dim) * mean, LEAST)
         solved: NDArray[np.float64] = np.linalg.solve(covariance, means.T).T
         return solved
     # Of fewer entries than numbers the smaller matrix is solved (Woodbury's identity).
     products = (differences @ differences.T).astype(np.float64)
+    added = max(_share(squares, products / count, dim) * mean, LEAST)
     products[np.diag_indices(count)] += added * count
     within = np.linalg.solve(products, (differences @ means.T.astype(np.float32)).astype(np.float64))
     found: NDArray[np.float64] = (means - (differences.T @ within).T) / added
     return found
+
+
+def _share(squares: NDArray[np.float64], covariance: NDArray[np.float64], dim: int) -> float:
+    """How much of the mean variance is added to a covariance of vectors (n,D) with such squared lengths (n,).
+
+    As much as Ledoit and Wolf (2004, section 3.2) shrink it: of few vectors it is far from that of more, and by
+    directions in which none of them happens to differ, new images would all look strange. ``covariance`` may be the
+    matrix of their products over n, which has the same norm.
+    """
+    count = len(squares)
+    norm = float(np.square(covariance).sum())
+    apart = norm - float(squares.mean()) ** 2 / dim
+    error = (float(np.square(squares).mean()) - norm) / count
+    shrunk = min(1.0, error / apart) if apart > 0 else 1.0
+    return float(np.clip(shrunk / max(1 - shrunk, 1e-9), ADDED, MOST_ADDED))

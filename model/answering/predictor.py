@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ from secondlook.model.cache import (
     vote,
     weights,
 )
-from secondlook.model.errors import ImageError, StoreUnreachableError
+from secondlook.model.errors import ImageError, ParameterError, StoreUnreachableError
 from secondlook.model.manifest import Standing
 from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.store import Neighbors
@@ -101,6 +102,9 @@ class Overrides:
     k: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
+        for name, number, kind in (("theta", self.theta, Real), ("lam", self.lam, Real), ("k", self.k, Integral)):
+            if number is not None and not isinstance(number, kind) and not (name == "k" and number == "all"):
+                raise ParameterError(f"{name} must be a {'whole ' * (name == 'k')}number, not {number!r}")
         theta, lam = 1.0 if self.theta is None else self.theta, 0.0 if self.lam is None else self.lam
         check_parameters(theta, lam, None if self.k == "all" else self.k)
 

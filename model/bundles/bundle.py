@@ -29,6 +29,7 @@ from secondlook.model.bundles.files import (
     read_matrix,
     read_values,
     refusal,
+    require_module,
 )
 from secondlook.model.bundles.kept_holdout import Calibrated
 from secondlook.model.bundles.locks import Lease
@@ -208,8 +209,7 @@ def _leased(root: Path, generation: str | None) -> tuple[str, Lease]:
 
 def _on_device(folder: Path, manifest: Manifest, device: str, bfloat16: bool) -> Engine:
     """The encoder on a GPU."""
-    if NETWORK not in manifest.files:
-        raise BundleError(f"bundle {manifest.generation} has no {NETWORK}: it runs on a processor only")
+    require_module(manifest, "a GPU runs (SECONDLOOK_DEVICE=cpu serves it without)")
     try:
         from secondlook.model.networks.encoder import Encoder
         from secondlook.model.networks.file import load_network

@@ -29,24 +29,37 @@ class Entry(NamedTuple):
     """Which of the sheet's pictures it is."""
 
 
+SIDE = 128
+"""Pixels of a thumbnail, at most."""
 SHEET_QUALITY = 85
 SOURCES_AT_ONCE = 500
 """Sources in one query of SQLite, which takes 999 at least."""
 
 
+def thumbnail_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the thumbnail of a picture of that size."""
+    share = min(1.0, SIDE / max(height, width))
+    return max(1, round(height * share)), max(1, round(width * share))
+
+
 def contact_sheet(images: NDArray[np.uint8]) -> bytes:
-    """Small pictures (B,h,w,3), one below the other, as one JPEG.
+    """Thumbnails of pictures (B,h,w,3), one below the other, as one JPEG.
 
     One file for many costs a quarter of the time and two fifths of the bytes of one for each.
     """
-    count, height, width, _ = images.shape
+    count, *size, _ = images.shape
+    height, width = thumbnail_size(*size)
+    if (height, width) != tuple(size):
+        # A JPEG is at most 65,500 pixels high, and the whole sheet is decoded for each of its pictures.
+        reduced = [Image.fromarray(image).resize((width, height)) for image in images]
+        images = np.stack([np.asarray(image) for image in reduced])
     buffer = io.BytesIO()
     Image.fromarray(images.reshape(count * height, width, 3)).save(buffer, "JPEG", quality=SHEET_QUALITY)
     return buffer.getvalue()
 
 
 def write_entries(path: Path, entries: Iterable[Entry], sheets: Iterable[bytes], height: int) -> None:
-    """Write a new file of entries, and their contact sheets of pictures of that height.
+    """Write a new file of entries, and their contact sheets of thumbnails of that height.
 
     Raises:
         BundleError: the disk is full, or cannot be written.

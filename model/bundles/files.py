@@ -39,6 +39,21 @@ ENCODER_DATA = f"{ENCODER}{DATA}"
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 
 
+def require_module(manifest: Manifest, needed_for: str) -> None:
+    """Refuse what needs a network's module where a bundle has its exported graph alone.
+
+    Raises:
+        BundleError: there is no network file; ``needed_for`` says, after "which", what it was needed for.
+    """
+    if NETWORK in manifest.files:
+        return
+    raise BundleError(
+        f"bundle {manifest.generation} has no {NETWORK}, which {needed_for}: of {manifest.network.name} it keeps the "
+        f"exported graph alone; index with --network FILE.safetensors, a ResNet of secondlook train or import-keras, "
+        "makes a bundle that has it"
+    )
+
+
 def read_manifest(root: Path, generation: str) -> Manifest:
     """The manifest of one generation, files not checked.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ DRAFT = 2
 differ by 0.3 of 255 on average and by 2 at most (by 1.0 and 9 if it were once the target), and 12 megapixels for a
 target of 224 take 77 ms instead of 360 (four times: 139)."""
 
+USUAL = Geometry.covering(560, 560)
+"""What a header tells the cost for where no geometry is given."""
+
 MISSING = 1 / 8
 """The part of a JPEG's rows, at its end, without which it is still answered: most of what is seen is there."""
 
@@ -46,7 +50,7 @@ MISSING = 1 / 8
 def read_header(data: bytes, limits: Limits, geometry: Geometry | None = None) -> Header:
     """Read what a file says of its image, without decoding any pixel of it.
 
-    ``peak_bytes`` holds for any geometry of up to 560 x 560 that it is decoded for, or for the one that is given: a
+    ``peak_bytes`` holds for any image that is to cover up to 560 x 560 pixels, or for the geometry that is given: a
     JPEG that is much larger takes less.
 
     Raises:
@@ -64,9 +68,11 @@ def read_header(data: bytes, limits: Limits, geometry: Geometry | None = None) -
     copied = 0 if found.data is data else len(found.data)
     # Decoders hold rows, and Pillow the place of each: what counts where an image has one row, or one column.
     pixels = width * height
-    decoded = pixels / _fraction(width, height, geometry) ** 2 if found.scalable and geometry is not None else pixels
-    held = (found.bytes_per_pixel - found.scalable) * pixels + found.scalable * decoded + 16 * width + 12 * height
-    return Header(format, width, height, copied + int(held) + spare(int(decoded)))
+    part = _fraction(width, height, geometry) if found.scalable and geometry is not None else 1
+    across, down = ceil(width / part), ceil(height / part)
+    decoded = (found.bytes_per_pixel - found.scalable) * pixels + found.scalable * across * down
+    held = int(decoded) + 16 * width + 12 * height + spare(across, down, geometry or USUAL)
+    return Header(format, width, height, copied + held)
 
 
 def _fraction(width: int, height: int, geometry: Geometry) -> int:

@@ -18,6 +18,12 @@ WHOLE = 1 << 21
 BAND = 1 << 19
 """Pixels that are converted at once."""
 
+_ALL, _INCLUDED = 8 << 20, 6 << 20
+"""Bytes for all that is held whatever the image, and how many of them are for scaling it."""
+
+_ROW = 16
+"""Bytes by which Pillow finds a row, where it makes an image."""
+
 INVERTED = "inverted"
 """The key of an image's info that says that 0 is white."""
 
@@ -45,8 +51,9 @@ def fit(
     """Turn an image of any mode, scale and cut it as the geometry says.
 
     It lies on white: where it is transparent, and where a canvas (width, height) is larger than an image at offset.
-    Returns uint8 RGB (height, width, 3). A large image that is not RGB is scaled across band by band, then down. Pillow
-    does the same with whole images, but goes down first with tall ones, which changes pixels by 2 of 255 at most.
+    Returns uint8 RGB (height, width, 3). A large image that is not RGB is scaled across band by band, then down; one
+    that is narrower than the target, and so would grow by that, in strips of the target's rows. Pillow does the same
+    with whole images, but goes down first with tall ones, which changes pixels by 2 of 255 at most.
 
     Raises:
         ImageError: its samples have no agreed range.
@@ -73,6 +80,15 @@ def fit(
         return _framed(turned.resize(place.size, resampling, place.box), corner, geometry)
     x0, x1 = _reach(left, right, width, across, geometry.support)
     y0, y1 = _reach(top, bottom, height, down, geometry.support)
+    if _in_strips(x1 - x0, y1 - y0, width):
+        whole, step = Image.new("RGB", (width, height)), (bottom - top) / height
+        for first, last in _strips(x1 - x0, step, height, geometry.support):
+            above, below = top + first * step, min(float(down), top + last * step)
+            start, stop = _reach(above, below, last - first, down, geometry.support)
+            strip = piece((x0, start, x1, stop))
+            box = (left - x0, above - start, right - x0, below - start)
+            whole.paste(strip.resize((width, last - first), resampling, box), (0, first))
+        return _framed(whole, corner, geometry)
     narrow = Image.new("RGB", (width, y1 - y0))
     for start, stop in _bands(x1 - x0, y0, y1):
         band = piece((x0, start, x1, stop))
@@ -91,9 +107,42 @@ def _framed(image: Image.Image, corner: tuple[int, int], geometry: Geometry) -> 
     return np.array(frame)
 
 
-def spare(pixels: int) -> int:
-    """Bytes that ``fit`` holds beside an image of so many pixels, for targets up to 560 x 560."""
-    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + (8 << 20)
+def spare(across: int, down: int, geometry: Geometry) -> int:
+    """Bytes that ``fit`` holds at most beside an image of so many pixels across and down, turned or not."""
+    pixels = across * down
+    scaling = max(_scaling(across, down, geometry), _scaling(down, across, geometry))
+    return 4 * min(pixels, WHOLE) + 24 * min(pixels, BAND) + _ALL + max(0, scaling - _INCLUDED)
+
+
+def large(geometry: Geometry) -> int:
+    """Bytes by which ``spare`` may be more for a geometry than for 560 x 560, of images of up to a megapixel."""
+    return max(0, 18 * geometry.height * geometry.width - _INCLUDED)
+
+
+def _scaling(across: int, down: int, geometry: Geometry) -> int:
+    """The target in all forms that it takes, what is scaled one way alone, the filter's weights, and a large strip."""
+    (left, top, right, bottom), (width, height), _ = geometry.place(across, down)
+    x0, x1 = _reach(left, right, width, across, geometry.support)
+    y0, y1 = _reach(top, bottom, height, down, geometry.support)
+    columns, rows = x1 - x0, y1 - y0
+    target = 16 * geometry.width * geometry.height
+    weights = ceil(16 * geometry.support) * (max(columns, width) + max(rows, height))
+    if not _in_strips(columns, rows, width):
+        return target + weights + (4 * width + _ROW) * rows
+    strip = columns * ceil(2 * geometry.support * max(1.0, (bottom - top) / height) + 5)
+    return target + weights + 4 * columns * height + 24 * max(0, min(strip, columns * rows) - BAND)
+
+
+def _in_strips(columns: int, rows: int, width: int) -> bool:
+    """Whether a part of an image is scaled both ways at once, as it would become far larger by the first way."""
+    return columns < width and width * rows > WHOLE
+
+
+def _strips(columns: int, step: float, height: int, support: float) -> Iterator[tuple[int, int]]:
+    """Rows of a target that is ``height`` high, a row for each ``step`` of the image's, so many that a BAND has."""
+    per = max(1, int((BAND / columns - 2 * support * max(1.0, step) - 5) / step))
+    for first in range(0, height, per):
+        yield first, min(first + per, height)
 
 
 def _bands(width: int, top: int, bottom: int) -> Iterator[tuple[int, int]]:

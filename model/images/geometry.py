@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Rule = Literal["crop", "cover", "squash", "pad"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Sample = Annotated[int, Field(ge=0, le=255)]
 
 MOST_SIDE = 4096
 
@@ -64,7 +65,7 @@ class Geometry(BaseModel):
     crop_share: float = Field(default=1.0, gt=0.1, le=1.0)
     """How much of the scaled image's side the network sees: 224 / 256 = .875."""
     interpolation: Interpolation = "bilinear"
-    fill: tuple[int, int, int] = (0, 0, 0)
+    fill: tuple[Sample, Sample, Sample] = (0, 0, 0)
     """RGB around a padded image."""
 
     @classmethod

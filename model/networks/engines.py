@@ -19,8 +19,8 @@ from secondlook.model.networks.onnx_files import referenced
 
 DATA = ".data"
 """Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
-LIGHT = 8 << 20
-"""Bytes of an encoder that is so cheap beside HTTP and decoding that batches leave these a core."""
+LIGHT = 32 << 20
+"""Bytes of an encoder that takes about as long for an image as HTTP and decoding do (docs/decisions/004)."""
 
 
 class Encoding(NamedTuple):

@@ -17,23 +17,26 @@ _SHAPED = ("Reshape", "Expand")
 
 
 def written(model: ModelProto, image: str) -> tuple[str, ...]:
-    """The tensors in which a number of images may be written: those whose values ``free_batch`` has to know."""
+    """The tensors that ``free_batch`` has to know: where a number of images may be written, and what that reshapes."""
     walk = Walk(model.graph, image)
     found: list[str] = []
     for node in model.graph.node:
         if node.op_type in _SHAPED and node.input[0] in walk.seen and node.input[1] not in walk.seen:
-            found.append(node.input[1])
+            found.extend((node.input[1], node.input[0]))
         elif _joins(node) and not walk.seen.isdisjoint(node.input):
             found.extend(name for name in node.input if name not in walk.seen)
     return tuple(dict.fromkeys(found))
 
 
-def free_batch(model: ModelProto, image: str, batch: int, values: Mapping[str, NDArray[Any]]) -> ModelProto:
+def free_batch(
+    model: ModelProto, image: str, batch: int, values: Mapping[str, NDArray[Any]], *, images_first: bool = True
+) -> ModelProto:
     """A copy of a graph whose images (tensor ``image``) were ``batch``, with that number free.
 
     Exporters write it into the shapes that tensors are brought to, and into constants that are concatenated with
-    tensors of the images (a class token); ``values`` are those that ``written`` names. Whether the copy computes the
-    same has to be tried.
+    tensors of the images (a class token); ``values`` are those that ``written`` names. The images are the first
+    dimension of a shape, or else that which is as long as the batch: attention in PyTorch has positions first. Whether
+    the copy computes the same has to be tried.
     """
     freed = ModelProto()
     freed.CopyFrom(model)
@@ -46,7 +49,11 @@ def free_batch(model: ModelProto, image: str, batch: int, values: Mapping[str, N
             continue
         if node.op_type in _SHAPED and node.input[0] in walk.seen:
             shape = values.get(node.input[1])
-            if shape is not None and shape.size and (changed := _freed(node.op_type, shape, batch)) is not None:
+            given = values.get(node.input[0])
+            if shape is None or not shape.size:
+                continue
+            at = 0 if images_first or given is None else _images_in(shape, given.shape, batch)
+            if (changed := _freed(node.op_type, shape, batch, at)) is not None:
                 node.input[1] = f"{BATCH}.shape.{place}"
                 graph.initializer.append(numpy_helper.from_array(changed, node.input[1]))
         elif _joins(node):
@@ -78,20 +85,33 @@ def _joins(node: NodeProto) -> bool:
     return node.op_type == "Concat" and axis is not None and axis.i != 0
 
 
-def _freed(kind: str, shape: NDArray[Any], batch: int) -> NDArray[Any] | None:
+def _freed(kind: str, shape: NDArray[Any], batch: int, at: int) -> NDArray[Any] | None:
     changed = shape.astype(np.int64)
     if kind == "Expand":  # 1 leaves a dimension as it is
-        if shape[0] != batch:
+        if shape[at] != batch:
             return None
-        changed[0] = 1
+        changed[at] = 1
         return changed
     if -1 not in shape:
-        changed[0] = -1  # also where it is the images times something else, such as windows
-    elif shape[0] == batch:
-        changed[0] = 0  # as it was before
+        changed[at] = -1  # also where it is the images times something else, such as windows
+    elif shape[at] == batch:
+        changed[at] = 0  # as it was before
     else:
         return None
     return changed
+
+
+def _images_in(shape: NDArray[Any], before: tuple[int, ...], batch: int) -> int:
+    """The dimension of a shape that grows with the images, by what was of another shape before."""
+    wanted = [int(side) for side in shape]
+    if batch in wanted:
+        return wanted.index(batch)
+    if batch in before:  # the same numbers lie before it
+        lie_before = int(np.prod(before[: before.index(batch)]))
+        for at in range(len(wanted)):
+            if int(np.prod(wanted[:at])) == lie_before:
+                return min(at, max(0, len(wanted) - 2))  # never the last, which are channels
+    return 0
 
 
 def _counting(graph: onnx.GraphProto, image: str) -> list[NodeProto]:

@@ -94,8 +94,8 @@ def _averaged(walk: Walk, branches: Sequence[str], head: Head) -> Head | None:
     """The head whose logits are a sum of several linear layers', as DeiT's of its class and distillation tokens."""
     found = [_linear(walk, branch) for branch in branches]
     parts = [part for part in found if part is not None and not part.activated and len(part.weight) == 2]
-    are_separate = len({part.input for part in parts}) == len(branches) and len({p.weight for p in parts}) == 1
-    return head._replace(input=parts[0].input) if are_separate else None
+    are_alike = len(parts) == len(branches) and len({part.weight for part in parts}) == 1
+    return head._replace(input=parts[0].input) if are_alike else None
 
 
 def _before_squash(walk: Walk, tensor: str) -> tuple[str, Squash]:

@@ -18,6 +18,7 @@ from secondlook.model.networks.network import Activations, Layer, check_layers
 from secondlook.model.networks.onnx_batch import free_batch, written
 from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, read_graph
 from secondlook.model.networks.onnx_head import Head, check_shapes, other_task, token_prefix
+from secondlook.model.networks.onnx_memory import AT_ONCE, check_network_memory
 from secondlook.model.networks.onnx_session import Runner
 from secondlook.model.networks.onnx_walk import Walk
 from secondlook.model.networks.onnx_weights import Weighted
@@ -27,7 +28,10 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
 """Of the largest logit: how far apart two ways of running one network may be."""
-SIZES = (USUAL_SIZE, (256, 256), (384, 384), (299, 299), (32, 32))
+SIZES = (
+    USUAL_SIZE,
+    *((side, side) for side in (256, 384, 299, 32, 64, 96, 128, 160, 192, 240, 288, 320, 448, 512, 28)),
+)
 """Tried in this order where a graph takes any size and nobody says one."""
 _NO_LAYERS = frozenset(
     {
@@ -44,6 +48,7 @@ class OnnxNetwork:
     Raises:
         NetworkError: it does not run, does something else than to classify or embed images, takes a number of images
             that cannot be freed, or takes images of another size than the preprocessing says.
+        MemoryLimitError: it needs more memory than is free.
     """
 
     def __init__(self, graph: OnnxGraph, preprocess: Preprocess | Path | None = None, name: str | None = None) -> None:
@@ -51,6 +56,7 @@ class OnnxNetwork:
         if isinstance(preprocess, Path):
             preprocess = read_json(preprocess, graph.input.size)
         declared = preprocess or of_onnx(graph.metadata, graph.input.size, graph.name)
+        check_network_memory(graph.model, self.name)
         self.graph, self.size = _sized(graph, declared)
         self._runner = Runner(self.graph.weighted, graph.name)
         self.was_freed = False
@@ -105,11 +111,7 @@ class OnnxNetwork:
 
     def probe(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
         """Images of smooth noise: (count,height,width,3)."""
-        random = np.random.default_rng(seed)
-        coarse = random.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
-        rows, columns = (np.arange(side) * 8 // side for side in self.size)
-        fine = random.normal(0, 12, (count, *self.size, 3))
-        return np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
+        return smooth_noise(count, self.size, seed)
 
     def _free(self, batch: int) -> None:
         """Take any number of images where the graph was exported for so many.
@@ -122,23 +124,25 @@ class OnnxNetwork:
         outputs = [self.graph.outputs[0] if self.graph.head is None else self.graph.head.logits]
         where = written(self.graph.model, taken.name)
         known = self._runner.run(taken.name, values[:batch], [*where, *outputs])
-        freed = Runner(Weighted(free_batch(self.graph.model, taken.name, batch, known), self.graph.weights), self.name)
-        try:
-            together = freed.run(taken.name, values, outputs)[outputs[0]]
-            alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
-            before = np.concatenate(
-                [self._runner.run(taken.name, values[i : i + batch], outputs)[outputs[0]]
-                 for i in range(0, 5 * batch, batch)]
-            )  # fmt: skip
-            largest = max(1e-6, float(np.abs(before).max()))
-            is_same = together.shape == before.shape and np.abs(together - before).max() <= TOLERANCE * largest
-            is_same &= alone.shape == before[:1].shape and bool(np.abs(alone - before[:1]).max() <= TOLERANCE * largest)
-        except NetworkError as error:
-            raise _baked(self.name, batch) from error
-        if not is_same:
-            raise _baked(self.name, batch)
-        self._runner, self.was_freed = freed, True
-        self.graph.model.CopyFrom(freed.graph.model)
+        before = np.concatenate(
+            [
+                self._runner.run(taken.name, values[i : i + batch], outputs)[outputs[0]]
+                for i in range(0, 5 * batch, batch)
+            ]
+        )
+        for images_first in (True, False):
+            model = free_batch(self.graph.model, taken.name, batch, known, images_first=images_first)
+            freed = Runner(Weighted(model, self.graph.weights), self.name)
+            try:
+                together = freed.run(taken.name, values, outputs)[outputs[0]]
+                alone = freed.run(taken.name, values[:1], outputs)[outputs[0]]
+            except NetworkError:
+                continue
+            if _is_same(together, before) and _is_same(alone, before[:1]):
+                self._runner, self.was_freed = freed, True
+                self.graph.model.CopyFrom(model)
+                return
+        raise _baked(self.name, batch)
 
     def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Without the batch, of those that have one."""
@@ -165,7 +169,22 @@ class OnnxNetwork:
                 names = None
             return names or tuple(map(str, range(count)))
         self.head = None
+        self._check_backbone()
         return None
+
+    def _check_backbone(self) -> None:
+        """Refuse a classifier whose last layer is not found: as a backbone it would make keys of its answers."""
+        found = self._runner.run(self.graph.input.name, self.given(self.probe(2)), self.graph.own_outputs)
+        for tensor in found.values():
+            if not isinstance(tensor, np.ndarray) or tensor.ndim != 2 or tensor.shape[1] < 2:
+                continue
+            are_shares = tensor.min() >= 0 and bool(np.abs(tensor.sum(axis=1, dtype=np.float64) - 1).max() < 1e-3)
+            if are_shares or len(self.graph.class_names or ()) == tensor.shape[1]:
+                what = "probabilities" if are_shares else f"a number for each of its {tensor.shape[1]:,} classes"
+                raise NetworkError(
+                    f"{self.name} gives {what}, but no last linear layer that makes them: export it with the logits of "
+                    f"one network as its output ({EXPORT})"
+                )
 
     def _features(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """The output of a backbone that keys are made of: a vector before anything else."""
@@ -192,8 +211,8 @@ class OnnxNetwork:
             names.append(self.default_layer)
         images = self.given(self.probe(2))
         found: dict[str, Layer] = {}
-        for start in range(0, len(names), 128):  # all at once could take much memory
-            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + 128]).items():
+        for start in range(0, len(names), AT_ONCE):
+            for name, tensor in self._runner.run(self.graph.input.name, images, names[start : start + AT_ONCE]).items():
                 is_numbers = isinstance(tensor, np.ndarray) and tensor.dtype.kind == "f" and tensor.ndim >= 2
                 if is_numbers and len(tensor) == 2 and (layer := layer_of(tensor.shape[1:], self.size)) is not None:
                     found[name] = layer
@@ -215,6 +234,15 @@ def open_onnx(path: Path, preprocess: Preprocess | None = None, name: str | None
         NetworkError: as for ``read_graph`` and ``OnnxNetwork``.
     """
     return OnnxNetwork(read_graph(path), preprocess, name)
+
+
+def smooth_noise(count: int, size: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
+    """Images (count,height,width,3) that no network is surprised by more than by others."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
+    rows, columns = (np.arange(side) * 8 // side for side in size)
+    fine = random.normal(0, 12, (count, *size, 3))
+    return np.clip(coarse[:, rows][:, :, columns] + fine, 0, 255).astype(np.uint8)
 
 
 def layer_of(shape: tuple[int, ...], size: tuple[int, int]) -> Layer | None:
@@ -244,6 +272,12 @@ def _is_map(sides: tuple[int, ...], size: tuple[int, int]) -> bool:
 
 def _dims(layout: str, size: tuple[int, int]) -> tuple[int, int, int]:
     return (3, *size) if layout == "NCHW" else (*size, 3)
+
+
+def _is_same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    return bool(np.abs(ours - theirs).max() <= TOLERANCE * max(1e-6, float(np.abs(theirs).max())))
 
 
 def _baked(name: str, batch: int) -> NetworkError:

@@ -15,8 +15,8 @@ from secondlook.model.errors import NetworkError
 from secondlook.model.networks.onnx_walk import pruned
 from secondlook.model.networks.onnx_weights import Weighted
 
-KEPT = 2
-"""Sessions, of what was asked for last."""
+KEPT, KEPT_OF_LARGE, LARGE = 2, 1, 1 << 29
+"""Sessions, of what was asked for last, and of graphs with more bytes of weights: each has a copy of them."""
 
 
 class Runner:
@@ -25,6 +25,8 @@ class Runner:
     def __init__(self, graph: Weighted, name: str, threads: int = 0) -> None:
         self.graph, self._name, self._threads = graph, name, threads or os.cpu_count() or 1
         self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
+        is_large = sum(weight.nbytes for weight in graph.weights.values()) > LARGE
+        self._kept = KEPT_OF_LARGE if is_large else KEPT
         self._values: dict[str, onnxruntime.OrtValue] = {}
         """The weights as ONNX Runtime takes them: where they lie, for all sessions."""
 
@@ -36,13 +38,14 @@ class Runner:
         """
         wanted = tuple(dict.fromkeys(names))
         try:
-            session = self._sessions.pop(wanted, None) or self._session(wanted)
+            if (session := self._sessions.pop(wanted, None)) is None:
+                while len(self._sessions) >= self._kept:
+                    del self._sessions[next(iter(self._sessions))]
+                session = self._session(wanted)
             found = session.run(list(wanted), {image: values})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise NetworkError(f"{self._name} does not run on ONNX Runtime: {_why(error)}") from error
         self._sessions[wanted] = session
-        while len(self._sessions) > KEPT:
-            del self._sessions[next(iter(self._sessions))]
         return dict(zip(wanted, found, strict=True))
 
     def _session(self, names: tuple[str, ...]) -> onnxruntime.InferenceSession:

@@ -6,6 +6,7 @@ An ONNX file is read here; what needs PyTorch is loaded and exported by a proces
 from __future__ import annotations
 
 import difflib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.checkpoints import kind_of_checkpoint
 from secondlook.model.networks.declared import json_of, of_config, of_json
+from secondlook.model.networks.hub import fetched, onnx_in
 from secondlook.model.networks.network import Network
 from secondlook.model.networks.onnx_graph import EXPORT, read_graph
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -41,6 +44,17 @@ def open_network(name: str, preprocess: Given = None) -> Network:
     Raises:
         NetworkError: there is none, it is no classifier or backbone for images, or the name is none of the table's.
     """
+    try:
+        return _opened(name, preprocess)
+    except NetworkError as error:
+        said = str(error)
+        raise NetworkError(said if _HELP.split(" --")[0] in said else f"{said}; {_HELP}") from error
+
+
+_HELP = "secondlook network --help lists what can be given"
+
+
+def _opened(name: str, preprocess: Given) -> Network:
     scheme, colon, rest = name.partition(":")
     if colon and rest and scheme in SCHEMES:
         return SCHEMES[scheme].opens(rest, preprocess)
@@ -53,13 +67,13 @@ def open_network(name: str, preprocess: Given = None) -> Network:
     raise NetworkError(_refusal(name))
 
 
-def _onnx(name: str, preprocess: Given) -> Network:
+def _onnx(name: str, preprocess: Given, shown: str | None = None) -> Network:
     path = Path(name)
     graph = read_graph(path)
     classes, declared = _beside(path)
     if graph.class_names is None and classes is not None:
         graph = replace(graph, class_names=classes)
-    return OnnxNetwork(graph, preprocess or declared, name)
+    return OnnxNetwork(graph, preprocess or declared, shown or name)
 
 
 def _beside(path: Path) -> tuple[tuple[str, ...] | None, Preprocess | None]:
@@ -79,24 +93,31 @@ def _beside(path: Path) -> tuple[tuple[str, ...] | None, Preprocess | None]:
 
 def _exported(kind: str) -> Callable[[str, Given], Network]:
     def opens(name: str, preprocess: Given) -> Network:
-        weights = ""
-        if kind != "file":
-            name, _, weights = name.partition("@")
-        shown = name if kind == "file" else f"{kind.replace('transformers', 'hf')}:{name}"
-        with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
-            path = Path(folder) / "network.onnx"
-            _in_its_own_process(kind, name, weights, path, shown)
-            graph = replace(read_graph(path), name=shown)
-        return OnnxNetwork(graph, preprocess, shown + (f"@{weights}" if weights else ""))
+        if kind == "file":
+            return _by_pytorch(kind, name, "", name, preprocess)
+        module, _, weights = name.partition("@")
+        return _by_pytorch(kind, module, weights, f"{kind}:{name}", preprocess)
 
     return opens
 
 
-def _in_its_own_process(kind: str, name: str, weights: str, path: Path, shown: str) -> None:
+def _by_pytorch(kind: str, name: str, weights: str, shown: str, preprocess: Given) -> Network:
+    """A network that a process of its own loads and exports; people know it as ``shown``."""
     if kind == "file" and not Path(file := name.rpartition(":")[0]).is_file():
         raise NetworkError(f"there is no file {file}: name one as FILE.py:FUNCTION")
-    command = [sys.executable, "-P", "-m", "secondlook.model.networks.torch_export", kind, name, weights, str(path)]
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
+        path = Path(folder) / "network.onnx"
+        _in_its_own_process(kind, name, weights, path, shown)
+        graph = replace(read_graph(path), name=shown)
+    return OnnxNetwork(graph, preprocess, shown)
+
+
+def _in_its_own_process(kind: str, name: str, weights: str, path: Path, shown: str) -> None:
+    command = [sys.executable, "-P", "-m", "secondlook.model.networks.torch_export"]
+    ended = subprocess.run(
+        [*command, kind, name, weights, str(path), shown],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
     if ended.returncode == 0 and path.is_file():
         return
     error = path.with_name(f"{path.name}.error")
@@ -106,46 +127,25 @@ def _in_its_own_process(kind: str, name: str, weights: str, path: Path, shown: s
     if "No module named" in last:
         package = last.rpartition(" ")[2].strip("'")
         raise NetworkError(f"{shown} needs the package {package}: install secondlook with the extra lab")
+    if ended.returncode == -signal.SIGKILL:
+        raise NetworkError(f"{shown} was ended while it was exported, most likely for want of memory: {_ELSEWHERE}")
     why = f"signal {-ended.returncode}" if ended.returncode < 0 else last or f"exit {ended.returncode}"
-    raise NetworkError(f"{shown} could not be loaded and exported ({why[:200]}): export it by hand ({EXPORT})")
+    raise NetworkError(f"{shown} could not be loaded and exported ({why[:200]}): {_ELSEWHERE}")
+
+
+_ELSEWHERE = f"export it by hand ({EXPORT}), and give the ONNX file"
 
 
 def _hub(name: str, preprocess: Given) -> Network:
     folder = Path(name)
     if not folder.is_dir():
-        folder = _downloaded(name)
-    if (file := _onnx_in(folder)) is not None:
-        return _onnx(str(file), preprocess)
+        folder = fetched(name)
+    if (file := onnx_in(folder)) is not None:
+        return _onnx(str(file), preprocess, f"hf:{name}")
     config = json_of(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if isinstance(config, dict) and "pretrained_cfg" in config:
-        return _exported("timm")(f"local-dir:{folder}", preprocess)
-    return _exported("transformers")(f"{folder}", preprocess)
-
-
-def _downloaded(repository: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ModuleNotFoundError as error:
-        raise NetworkError(
-            f"hf:{repository} needs the package huggingface_hub: pip install huggingface_hub, or give hf:FOLDER with "
-            "the repository's files"
-        ) from error
-    wanted = ["*.json", "*.safetensors", "onnx/model.onnx*", "model.onnx*", "*.txt"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
-        raise NetworkError(
-            f"hf:{repository} cannot be fetched ({first}): check its name, or give hf:FOLDER with its files"
-        ) from error
-
-
-def _onnx_in(folder: Path) -> Path | None:
-    for name in ("onnx/model.onnx", "model.onnx"):
-        if (folder / name).is_file():
-            return folder / name
-    return next(iter(sorted(folder.glob("*.onnx"))), None)
+    if isinstance(config, dict) and ("pretrained_cfg" in config or "num_features" in config):
+        return _by_pytorch("timm", f"local-dir:{folder}", "", f"hf:{name}", preprocess)
+    return _by_pytorch("transformers", str(folder), "", f"hf:{name}", preprocess)
 
 
 def _cifar(name: str, preprocess: Given) -> Network:
@@ -171,10 +171,13 @@ FILES = {
 TABLE = (FILES[".onnx"], *SCHEMES.values(), FUNCTION, FILES[".safetensors"])
 """All of them, for help and documents."""
 
+_FUNCTION = "FILE.py:FUNCTION that returns the torch.nn.Module with its weights, or an ONNX file ({export})"
 _STATE_DICT = (
     "holds weights without the network's code: give torchvision:NAME@{name} or timm:NAME@{name} where it is one of "
-    "theirs, FILE.py:FUNCTION that returns the module with its weights, or an ONNX file ({export})"
+    f"theirs, {_FUNCTION}"
 )
+_TORCHSCRIPT = f"is TorchScript, whose layers cannot be named: give {_FUNCTION}"
+_PICKLED = f"is a pickle that would run code ({{inside}}), which is not done here: give {_FUNCTION}"
 _KERAS = "is Keras': export it with model.export('network.onnx', format='onnx'), then give network.onnx"
 _TENSORFLOW = "is TensorFlow's: convert it with python -m tf2onnx.convert --saved-model FOLDER --output network.onnx"
 _ENDINGS = {
@@ -194,12 +197,19 @@ def _refusal(name: str) -> str:
     """One sentence on a name that is none of the table's."""
     path = Path(name)
     if name.strip() and path.is_dir():
-        if (file := _onnx_in(path)) is not None:
+        if (file := onnx_in(path)) is not None:
             return f"{name} is a folder: give {file}"
         if (path / "saved_model.pb").is_file():
             return f"{name} {_TENSORFLOW.replace('FOLDER', name)}"
         return f"{name} is a folder without an ONNX file: give hf:{name} for a model of transformers or timm"
     ending = _ENDINGS.get(path.suffix.lower())
+    if ending is _STATE_DICT and name.strip():
+        if not path.is_file():
+            return f"there is no file {name}: name one of {', '.join(source.form for source in TABLE)}"
+        kind, inside = kind_of_checkpoint(path)
+        if kind != "state dict":
+            ending = _TORCHSCRIPT if kind == "torchscript" else _PICKLED
+            return f"{name} {ending.format(name=name, export=EXPORT, inside=inside)}"
     if ending is not None:
         return f"{name} {ending.format(name=name, export=EXPORT)}"
     scheme, colon, rest = name.partition(":")

@@ -1,8 +1,9 @@
 """PyTorch modules to ONNX files, in a process of its own: ``python -P -m secondlook.model.networks.torch_export``.
 
-It is told on the command line which module (KIND NAME WEIGHTS OUT), and writes OUT, an ONNX file whose metadata holds
-the preprocessing and the class names; or OUT.error, a sentence, and exits with 3. A user's own file finds the packages
-beside it, whatever they are called; weights are downloaded or read by the library that the network is of.
+It is told on the command line which module (KIND NAME WEIGHTS OUT SHOWN, the last being its name for people), and
+writes OUT, an ONNX file whose metadata holds the preprocessing and the class names; or OUT.error, a sentence, and exits
+with 3. A user's own file finds the packages beside it, whatever they are called; weights are downloaded or read by the
+library that the network is of.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ import torch
 from onnx import ModelProto, helper
 from torch import Tensor, nn
 
-from secondlook.model.errors import NetworkError
+from secondlook.model.errors import NetworkError, SecondlookError
+from secondlook.model.memory import check_memory
 from secondlook.model.networks.declared import METADATA, assumed
-from secondlook.model.networks.onnx_graph import LAYERS
+from secondlook.model.networks.onnx_graph import EXPORT, LAYERS
+from secondlook.model.networks.onnx_network import SIZES
+from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.networks.torch_load import LOADERS, Loaded, TransformersModule
 
 REFUSED = 3
@@ -32,16 +36,15 @@ def export(loaded: Loaded, path: Path) -> None:
     """Write a module, with its layers as further outputs where they can be had.
 
     Raises:
-        NetworkError: no exporter of PyTorch's can.
+        NetworkError: it takes no images of the size that was said, nor of the usual ones where none was; or no exporter
+            of PyTorch's can.
+        MemoryLimitError: that needs more memory than is free.
     """
-    module = loaded.module.eval().float().cpu()
-    preprocess = loaded.preprocess or assumed()
-    images = torch.from_numpy(_noise(2, preprocess.geometry.size))
-    if preprocess.arithmetic.layout == "NHWC":
-        images = images.permute(0, 2, 3, 1).contiguous()
+    module = _plain(loaded.module)
+    _check_memory(module)
+    module = module.eval().float().cpu()
     listened = Listened(module)
-    with torch.no_grad():
-        listened.listen(images)
+    images = _taken(listened, loaded.preprocess)
     first: Exception | None = None
     for names, how in (
         (listened.names, {"dynamo": True}),
@@ -52,6 +55,8 @@ def export(loaded: Loaded, path: Path) -> None:
         listened.names = tuple(names)
         try:
             _export(listened, images, path, **how)
+        except NetworkError:
+            raise
         except Exception as error:  # of many kinds
             first = first or error
             continue
@@ -59,9 +64,60 @@ def export(loaded: Loaded, path: Path) -> None:
     else:
         assert first is not None
         raise NetworkError(
-            f"PyTorch cannot export it to ONNX ({_line(first)}): change what it names, or export it by hand"
+            f"PyTorch cannot export it to ONNX ({_line(first)}): change what it names, or export it by hand "
+            f"({EXPORT}), and give the ONNX file"
         )
     _describe(path, listened, loaded)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """What is inside of wrappers for training."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # of torch.compile
+            module = inner
+        else:
+            return module
+
+
+COPIES = 4
+"""Of the weights: the module's, in the exported program, in its graph, and what is written of them."""
+_LIBRARIES = 500e6
+"""Bytes that the exporter takes for itself."""
+
+
+def _check_memory(module: nn.Module) -> None:
+    size = 4 * sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+    check_memory(
+        COPIES * size + _LIBRARIES,
+        f"to export a network of {size / 1e6:,.0f} MB",
+        f"export it on a larger machine ({EXPORT}), and give the ONNX file",
+    )
+
+
+def _taken(listened: Listened, declared: Preprocess | None) -> Tensor:
+    """Two images of the size that was declared, or of the first usual one that the module takes."""
+    first: Exception | None = None
+    for size in [declared.geometry.size] if declared is not None else SIZES:
+        images = torch.from_numpy(_noise(2, size))
+        if declared is not None and declared.arithmetic.layout == "NHWC":
+            images = images.permute(0, 2, 3, 1).contiguous()
+        try:
+            with torch.no_grad():
+                listened.listen(images)
+        except NetworkError:
+            raise
+        except Exception as error:  # a user's own code
+            first = first or error
+            continue
+        return images
+    assert first is not None
+    height, width = (declared.geometry if declared is not None else assumed().geometry).size
+    raise NetworkError(
+        f"it does not take a float32 tensor of (2,3,{height},{width}) on the CPU ({_line(first)}): return (module, "
+        '{"geometry": {"height": H, "width": W}}) with the size that it takes'
+    )
 
 
 class Listened(nn.Module):
@@ -87,7 +143,7 @@ class Listened(nn.Module):
     def listen(self, images: Tensor) -> None:
         """Find out which parts give something for each image."""
         self._calls, self._seen = {}, {}
-        self.module(images)
+        _tensors(self.module(images))
         by_tensor: dict[int, str] = {}
         for name, tensor in self._seen.items():
             earlier = by_tensor.get(id(tensor))
@@ -139,7 +195,7 @@ def _tensors(given: Any) -> tuple[Tensor, ...]:
         return tuple(value for value in given.values() if isinstance(value, Tensor))
     if isinstance(given, list | tuple):
         return tuple(value for value in given if isinstance(value, Tensor))
-    raise NetworkError(f"the module gives {type(given).__name__}, not a tensor: wrap it so that forward returns logits")
+    raise NetworkError(f"it gives {type(given).__name__}, not a tensor: wrap it so that forward returns logits")
 
 
 def _export(listened: Listened, images: Tensor, path: Path, *, dynamo: bool) -> None:
@@ -202,29 +258,45 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 _DOWNLOADS = ("URLError", "HTTPError", "HfHubHTTPError", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
 
 
 def refusal(name: str, error: Exception) -> str:
     """What a person is told of a network that cannot be loaded, by a user's own code or a library's download too."""
-    if isinstance(error, NetworkError):
-        return str(error)
+    if isinstance(error, SecondlookError):
+        said = str(error)
+        return f"{name}: {said}" if said.startswith(("it ", "to ")) else said
     if isinstance(error, ModuleNotFoundError):
         return f"{name} needs the package {error.name}: install it (pip install {error.name})"
-    if type(error).__name__ in _DOWNLOADS:
-        return f"the weights of {name} cannot be downloaded here ({_line(error)}): give a file of them, as {name}@FILE"
+    if any(type(cause).__name__ in _DOWNLOADS for cause in _causes(error)):
+        bare = name.partition("@")[0]
+        return f"the weights of {bare} cannot be downloaded here ({_line(error)}): give a file of them, as {bare}@FILE"
     return f"{name} cannot be loaded ({_line(error)}): check that it runs by itself"
+
+
+def exported_or_refused(kind: str, name: str, weights: str, path: Path, shown: str) -> str | None:
+    """Load a module and export it; or the sentence that says why not."""
+    try:
+        export(LOADERS[kind](name, weights), path)
+    except Exception as error:
+        return refusal(shown, error)
+    return None
 
 
 def main() -> None:
     """Be the process."""
-    kind, name, weights, out = sys.argv[1:5]
+    kind, name, weights, out, shown = sys.argv[1:6]
     path = Path(out)
-    try:
-        export(LOADERS[kind](name, weights), path)
-    except Exception as error:
-        shown = name if kind == "file" else f"{kind.replace('transformers', 'hf')}:{name}"
-        path.with_name(f"{path.name}.error").write_text(refusal(shown, error))
+    said = exported_or_refused(kind, name, weights, path, shown)
+    if said is not None:
+        path.with_name(f"{path.name}.error").write_text(said)
         sys.exit(REFUSED)
 
 

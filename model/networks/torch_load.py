@@ -7,10 +7,7 @@ called. Weights are downloaded or read by the library that the network is of; no
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import inspect
-import os
-import sys
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import of_compose, of_config, of_json, of_timm, of_torchvision, read_json
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.user_file import given_by
 
 _HEADS = ("fc.weight", "head.weight", "classifier.weight", "heads.head.weight", "head.fc.weight")
 
@@ -35,10 +33,17 @@ class Loaded(NamedTuple):
 
 def load_torchvision(name: str, weights: str) -> Loaded:
     """Of torchvision.models: default weights, others by name, or a checkpoint."""
+    from torchvision import models
     from torchvision.models import get_model, get_model_weights, list_models
 
-    if name not in list_models():
-        raise NetworkError(_unknown("torchvision", name, list_models()))
+    classifiers = list_models(module=models)
+    if name not in classifiers:
+        if name in list_models():
+            raise NetworkError(
+                f"torchvision:{name} does not classify images: name a classifier, such as torchvision:resnet50, or "
+                "give FILE.py:FUNCTION that returns its backbone"
+            )
+        raise NetworkError(_unknown("torchvision", name, classifiers))
     known = get_model_weights(name)
     entry = known.__members__.get(weights or "DEFAULT")
     if weights and entry is None and not Path(weights).exists():
@@ -67,9 +72,12 @@ def load_timm(name: str, weights: str) -> Loaded:
         tensors = read_checkpoint(Path(weights))
         module = _filled(timm.create_model(name, **_with_classes(tensors)), tensors, name, weights)
     else:
+        if not name.startswith(("hf-hub:", "local-dir:")) and not timm.models.is_model_pretrained(name):
+            raise NetworkError(f"timm has no weights for {name}: give a file of yours, as timm:{name}@FILE")
         module = timm.create_model(name, pretrained=True)
     config = resolve_model_data_config(module)
-    return Loaded(module, of_timm(config, f"timm's pretrained_cfg of {name}"), _timm_classes(module))
+    read_from = "config.json" if name.startswith("local-dir:") else f"timm's pretrained_cfg of {name}"
+    return Loaded(module, of_timm(config, read_from), _timm_classes(module))
 
 
 def load_transformers(name: str, weights: str) -> Loaded:
@@ -77,48 +85,41 @@ def load_transformers(name: str, weights: str) -> Loaded:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
     config = AutoConfig.from_pretrained(name)
-    processor = AutoImageProcessor.from_pretrained(name)
-    is_classifier = any("ImageClassification" in kind for kind in getattr(config, "architectures", None) or ())
+    made = tuple(getattr(config, "architectures", None) or ())
+    if other := [kind for kind in made if _OTHER_TASKS.search(kind)]:
+        raise NetworkError(
+            f"it is made for another task ({other[0]}): name a repository with a classifier or a backbone for images"
+        )
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise NetworkError(
+            f"it has no preprocessor_config.json, so it is no network for images ({config.model_type}): name another "
+            "repository, or give FILE.py:FUNCTION that returns the module and its preprocessing"
+        ) from error
+    is_classifier = any("ImageClassification" in kind for kind in made)
     kind = AutoModelForImageClassification if is_classifier else AutoModel
     try:
         module = kind.from_pretrained(name, attn_implementation="eager")
     except ValueError:  # it knows no such thing
         module = kind.from_pretrained(name)
     classes = of_config({"id2label": config.id2label}) if is_classifier else None
-    declared = of_json(processor.to_dict(), f"preprocessor_config.json of {name}")
+    declared = of_json(processor.to_dict(), "preprocessor_config.json")
     return Loaded(TransformersModule(getattr(module, "vision_model", module)), declared, classes)
+
+
+_OTHER_TASKS = re.compile("Detection|Segmentation|Depth|CausalLM|Conditional|MaskedLM|Sequence|Token|Question")
 
 
 def load_file(name: str, weights: str) -> Loaded:
     """What a function in a file of the user's gives: a module, (module, preprocessing), or with class names third."""
-    path, _, function = name.rpartition(":")
-    file = Path(path).resolve()
-    sys.path[:0] = [str(file.parent), os.getcwd()]
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise NetworkError(f"{path} is no Python file")
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = code
-    spec.loader.exec_module(code)
-    call = getattr(code, function, None)
-    if not callable(call):
-        there = [
-            key for key, value in vars(code).items() if inspect.isfunction(value) and value.__module__ == file.stem
-        ]
-        near = f": it has {', '.join(there[:5])}" if there else ""
-        raise NetworkError(f"{path} has no function {function}{near}; name one that returns a torch.nn.Module")
-    given = call()
-    module, declared, classes = (*given, None, None)[:3] if isinstance(given, tuple) else (given, None, None)
-    if isinstance(module, dict):
-        raise NetworkError(f"{name} returns weights without their module: return the torch.nn.Module that has them")
-    if not isinstance(module, nn.Module):
-        raise NetworkError(
-            f"{name} returns {type(module).__name__}: return a torch.nn.Module, or (module, preprocessing)"
-        )
+    module, declared, classes = given_by(name)
     for attribute in ("classes", "class_names", "categories"):
         found = getattr(module, attribute, None)
         if classes is None and isinstance(found, list | tuple) and all(isinstance(label, str) for label in found):
             classes = found
+    if classes is not None and not isinstance(classes, list | tuple):
+        raise NetworkError(f"{name} returns {type(classes).__name__} for class names: return a list of them")
     return Loaded(module, _declared(declared, name), None if classes is None else tuple(map(str, classes)))
 
 

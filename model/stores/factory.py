@@ -28,6 +28,9 @@ FEWEST_PER_CENTROID = 39
 FLAT_BYTES = 2 << 20
 """Up to this size ``auto`` keeps keys as they are and looks at all of them."""
 
+FLAT_ENTRIES, FLAT_ENTRIES_BYTES = 2000, 16 << 20
+"""Up to so many entries, of up to this size, it does so too: lists of a hundred would spare little and hide some."""
+
 LISTS_PER_ROOT = 2
 """``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
 
@@ -85,7 +88,7 @@ def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, 
     Where some may yet be missing, ``fewest`` is how many are there in any case, to train on.
     """
     size = count * dim * 4
-    if size <= FLAT_BYTES:
+    if size <= FLAT_BYTES or (count <= FLAT_ENTRIES and size <= FLAT_ENTRIES_BYTES):
         return "Flat", f"{count:,} keys of {dim} numbers are {size / 1e6:,.1f} MB, soon looked through as they are"
     lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
     lists = max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID))))

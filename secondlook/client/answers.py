@@ -6,126 +6,27 @@ is to do here. A test holds these classes to the server's document; members that
 
 from __future__ import annotations
 
-import types
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
+from secondlook import answers as of_images
+from secondlook.answers import ClassScore as ClassScore
+from secondlook.answers import Decisive as Decisive
+from secondlook.answers import Neighbor as Neighbor
+from secondlook.answers import Novelty as Novelty
+from secondlook.answers import Opinion as Opinion
+from secondlook.answers import Prediction as Prediction
+from secondlook.answers import Votes as Votes
 from secondlook.client.errors import ClientError, ProblemError, UnexpectedAnswerError, problem_error
 
 T = TypeVar("T")
 
 
-class Asked(TypedDict, total=False):
-    """What predictions may be asked for; None leaves a choice to the server."""
+class Asked(of_images.Asked, total=False):
+    """What predictions of a server may be asked for."""
 
-    top: int | None
-    neighbors: int | None
-    lam: float | None
-    theta: float | None
-    k: int | Literal["all"] | None
-    votes: int | None
-    coverage: float | None
-    abstain: bool
     concurrency: int
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class's probability: mixed, and what network and cache say."""
-
-    label: str
-    index: int
-    probability: float
-    network: float | None
-    """None where the network has no head."""
-    cache: float | None
-    """None where no entry voted."""
-
-
-@dataclass(frozen=True)
-class Opinion:
-    """The most probable class by network or cache alone."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """How unlike the cached images the image is; None = the model was not calibrated for that."""
-
-    score: float
-    is_novel: bool | None
-
-
-@dataclass(frozen=True)
-class Neighbor:
-    """A cached entry near the image."""
-
-    id: int
-    label: str
-    similarity: float
-    weight: float
-    """Its share of the cache's vote."""
-    source: str = ""
-    mirrored: bool = False
-    taught: bool = False
-    thumbnail: str | None = None
-
-
-@dataclass(frozen=True)
-class Decisive:
-    """The fewest of the listed entries without whose votes another class would have won."""
-
-    ids: list[int]
-    instead: str
-
-
-@dataclass(frozen=True)
-class Votes:
-    """The nearest entries, nearest first."""
-
-    indices: list[int]
-    """Their classes."""
-    similarities: list[float]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one image shows, and which model says so."""
-
-    generation: str
-    lam: float
-    theta: float
-    k: int | None
-    """None = all entries vote."""
-    label: str
-    index: int
-    probability: float
-    top: list[ClassScore]
-    network: Opinion | None
-    """None where the network has no head: the cache answers alone."""
-    cache: Opinion | None
-    """None where no entry voted: the cache has none, or it could not be asked, and the network answered alone."""
-    novelty: Novelty | None
-    """None where the cache could not be asked."""
-    filename: str | None = None
-    standing: Literal["known", "doubtful", "unknown"] | None = None
-    """How far to trust the label; None where the model was not calibrated."""
-    credibility: float | None = None
-    same_as: int | None = None
-    """Id of the entry that is the same picture, whose label decides; None where none is."""
-    neighbors: list[Neighbor] = field(default_factory=list)
-    decisive: Decisive | None = None
-    """With ``neighbors``; None where all those listed could be missing and the answer be the same."""
-    votes: Votes | None = None
-    """With ``votes``."""
-    prediction_set: list[str] | None = None
-    """With ``coverage``; None without a calibration."""
-    abstained: bool | None = None
-    """With ``abstain``."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +69,8 @@ class Model:
     """How many of the classes, the first ones, the dataset has; the others were taught."""
     head: str | None = None
     """``network``, ``linear`` or ``none``: what gives the network's probabilities."""
+    proof: dict[str, Any] | None = None
+    """What labelled images said of the network's preprocessing; None where that was not measured."""
     counts: list[int] = field(default_factory=list)
     """Entries of each class."""
     class_weights: list[float] = field(default_factory=list)
@@ -271,20 +174,15 @@ class Generation:
 
 
 def read(kind: type[T], document: Any, **more: Any) -> T:
-    """Read a JSON object as one of the classes above, with members that it does not have itself.
+    """Read a JSON object as one of these classes, with members that it does not have itself.
 
     Raises:
         UnexpectedAnswerError: it is no object, or lacks a member.
     """
-    if not isinstance(document, dict):
-        raise UnexpectedAnswerError(f"no {kind.__name__} but {str(document)[:80]!r}")
-    given = document | more
-    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
-    members = {name: _value(hint, given[name]) for name, hint in hints.items() if name in given}
-    for member in fields(kind):  # type: ignore[arg-type]
-        if member.name not in members and member.default is MISSING and member.default_factory is MISSING:
-            raise UnexpectedAnswerError(f"a {kind.__name__} without {member.name}: is the server of another version?")
-    return kind(**members)
+    try:
+        return of_images.read(kind, document, **more)
+    except ValueError as error:
+        raise UnexpectedAnswerError(str(error)) from error
 
 
 def read_list(kind: type[T], document: Any) -> list[T]:
@@ -302,24 +200,3 @@ def is_problem(document: Any) -> bool:
 def read_or_problem(kind: type[T], document: Any, **more: Any) -> T | ProblemError:
     """Read one image's answer, or what is wrong with the image."""
     return problem_error(document) if is_problem(document) else read(kind, document, **more)
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _value(hint: Any, value: Any) -> Any:
-    """A member's value, read as its annotation says. Numbers and text stay as JSON gives them."""
-    if isinstance(hint, types.UnionType):  # X | None
-        (hint,) = (one for one in get_args(hint) if one is not types.NoneType)
-        return None if value is None else _value(hint, value)
-    if get_origin(hint) is list and isinstance(value, list):
-        (item,) = get_args(hint)
-        return [_value(item, one) for one in value] if is_dataclass(item) else value
-    if hint is datetime:
-        try:
-            return datetime.fromisoformat(value)
-        except (TypeError, ValueError) as error:
-            raise UnexpectedAnswerError(f"no time but {str(value)[:80]!r}") from error
-    return read(hint, value) if isinstance(hint, type) and is_dataclass(hint) else value

@@ -26,10 +26,11 @@ from secondlook.client.answers import (
 )
 from secondlook.client.calls import CONNECT_S, Calls, Retry, in_order
 from secondlook.client.errors import ClientError, ListingError, ProblemError, UnexpectedAnswerError
-from secondlook.client.images import FILES, Part, Request, encode, is_one, requests
+from secondlook.client.images import FILES, Part, Request, encode, requests
+from secondlook.pictures import is_one
 
 if TYPE_CHECKING:
-    from secondlook.client.images import Image
+    from secondlook.pictures import Image
 
 PATIENT = Retry()
 

@@ -6,16 +6,15 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from secondlook.client.errors import ImageReadError
+from secondlook.pictures import as_picture, is_picture, read_open
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image as Pillow
 
-    Image = str | os.PathLike[str] | bytes | IO[bytes] | NDArray[np.uint8] | Pillow.Image
+    from secondlook.pictures import Image
 
 _PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 FILES, BYTES = 64, 16 << 20
@@ -38,15 +37,6 @@ class Request(NamedTuple):
     """For each image given, an error where it cannot be read; ``parts`` are those without."""
 
 
-def is_one(images: Any) -> bool:
-    """Whether that is one image and not several: text is a path, an array of two or three axes a picture."""
-    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(images, "read"):
-        return True
-    if hasattr(images, "__array_interface__"):
-        return len(images.__array_interface__["shape"]) < 4
-    return not isinstance(images, Iterable)
-
-
 def encode(image: Image, place: int) -> Part:
     """Take a file as it is; an array (height, width), (height, width, 3 or 4) of uint8, or a picture, as PNG.
 
@@ -65,38 +55,26 @@ def encode(image: Image, place: int) -> Part:
             return Part(name, path.read_bytes())
         except OSError as error:
             raise ImageReadError(f"{path}: {error.strerror or 'cannot be read'}") from error
+        except ValueError as error:  # no name of a file
+            raise ImageReadError(f"{path}: {error}") from error
     if isinstance(image, bytes | bytearray | memoryview):
         return Part(name, bytes(image))
-    if callable(reading := getattr(image, "read", None)):
+    if not is_picture(image) and callable(getattr(image, "read", None)):
         given = getattr(image, "name", None)
         try:
-            content = reading()
+            content = read_open(image)
         except (OSError, ValueError) as error:
             raise ImageReadError(f"{given or name}: {error}") from error
-        if not isinstance(content, bytes):
-            raise TypeError("a file of images has to be open for reading bytes: open(path, 'rb')")
         return Part(Path(given).name if isinstance(given, str) else name, content)
-    if hasattr(image, "__array_interface__"):
-        return Part(name, _to_png(image))
-    raise TypeError(f"an image is a path, bytes, an open file, an array or a picture, not {type(image).__name__}")
+    try:
+        return Part(name, _to_png(as_picture(image)))
+    except (OSError, ValueError, SyntaxError) as error:  # of a picture that is read only now
+        raise ImageReadError(f"{name}: {error}") from error
 
 
-def _to_png(image: Any) -> bytes:
-    from PIL import Image as Pillow
-
-    if isinstance(image, Pillow.Image):
-        picture = image if image.mode in _PNG_MODES else image.convert("RGB")
-    else:
-        described = image.__array_interface__
-        shape = described["shape"]
-        if described["typestr"][1:] != "u1" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-            raise TypeError(
-                f"an array of uint8 and shape (height, width) or (height, width, 3 or 4), not {described['typestr']} "
-                f"{tuple(shape)}"
-            )
-        picture = Pillow.fromarray(image)
+def _to_png(picture: Pillow.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    (picture if picture.mode in _PNG_MODES else picture.convert("RGB")).save(buffer, "PNG")
     return buffer.getvalue()
 
 

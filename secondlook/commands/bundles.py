@@ -16,6 +16,7 @@ from secondlook.model.bundles.milvus_generations import activate as make_active
 from secondlook.model.errors import BundleError
 
 LEFT_OUT: Any = {
+    "network": {"all_classes"},
     "fit": {"error_percent", "nll"},
     "calibration": {"sets": {"ranks", "scores"}, "credibility": {"ranks", "scores"}},
 }
@@ -38,7 +39,7 @@ def list_(root: Path | None, as_json: bool) -> None:
         try:
             manifest = read_manifest(root, generation)
             data, kept = manifest.dataset, manifest.store
-            what = f"{data.name} {data.split}, {kept.count:,} entries of {kept.dim}"
+            what = f"{data.name} {data.split}, {kept.count:,} entries of {kept.dim}, {manifest.network.name}"
         except BundleError as error:
             what = str(error)
         if as_json:
@@ -51,7 +52,7 @@ def list_(root: Path | None, as_json: bool) -> None:
 @generation_argument
 @bundles_option
 def show(generation: str | None, root: Path | None) -> None:
-    """Print a bundle's manifest (the active one's by default), as JSON; long lists of numbers left out."""
+    """Print a bundle's manifest (the active one's by default), as JSON; long lists left out."""
     root = root or default_root()
     manifest = read_manifest(root, generation or roots.active_generation(root))
     click.echo(manifest.model_dump_json(indent=1, exclude=LEFT_OUT))

@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 
 import click
 
-from secondlook.commands.classify_rows import COLUMNS, Failure, Line, Opinion, Row, as_csv, as_json, as_text, csv_line
+from secondlook.answers import Asked, Prediction
+from secondlook.commands.classify_rows import COLUMNS, Failure, Line, as_csv, as_json, as_text, csv_line
 from secondlook.commands.shared.options import KType, bundles_option, generation_option, json_option, max_pixels_option
 from secondlook.indexer.datasets.left_out import FAULTS, LeftOut, LeftOutError, Reason, printable, reason_of
 from secondlook.indexer.datasets.walk import read_image, walk
 from secondlook.indexer.progress import on_terminal, silent
-from secondlook.model.errors import ImageError
-from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
+from secondlook.model.images import DEFAULT_PIXELS, Limits
 
 HERE, THERE = ("root", "generation", "limits"), ("key", "concurrency")
 """Options that only go without, or only with, a server."""
@@ -119,7 +119,7 @@ class Given(NamedTuple):
     failure: Failure | None
 
 
-Answering = Callable[[list[Path]], Iterable[Row | Failure]]
+Answering = Callable[[list[Path]], Iterable[Prediction | Failure]]
 Voters = int | Literal["all"] | None
 
 
@@ -134,50 +134,20 @@ def _here(
     limits: Limits,
 ) -> Iterator[Answering]:
     """By a bundle, in this process."""
-    from secondlook.model.added.overlay import Overlay
-    from secondlook.model.added.replay import replayed
-    from secondlook.model.answering.doubt import check_coverage
-    from secondlook.model.answering.predictor import Overrides, Predictor
-    from secondlook.model.bundles.bundle import open_bundle
-    from secondlook.model.bundles.default import default_root
-    from secondlook.model.journal import Journal
+    from secondlook.classifier import Classifier
 
-    if coverage is not None:
-        check_coverage(coverage)
-    bundle = open_bundle(root or default_root(), generation)
-    overlay = Overlay(bundle)
-    if root is not None:  # answers as a server on it gives them: with what was taught
-        overlay = replayed(overlay, Journal(root))
-    predictor = Predictor(bundle, overlay)
-    parameters = predictor.parameters(Overrides(theta, lam, k))
-    classes = predictor.classes
+    classifier = Classifier(root, generation, max_pixels=limits.pixels)
+    options: Asked = {"top": 1, "lam": lam, "theta": theta, "k": k, "coverage": coverage}
+    classifier.predictions([], **options)  # what is wrong with them is said before a file is written
 
-    def one(path: Path) -> Row | Failure:
-        try:
-            image = decode(read_image(path, limits), bundle.geometry, limits)
-        except ImageError as error:
-            return Failure(str(error), reason_of(error))
-        (answer,) = predictor.predict(image[None], [parameters])
-        if isinstance(answer, ImageError):
-            return Failure(str(answer))
-        mixed, network, cache = (
-            Opinion(classes[int(p.argmax())], float(p.max())) for p in (answer.mixed, answer.network, answer.cache)
-        )
-        labels = predictor.prediction_set(answer, parameters, coverage) if coverage is not None else None
-        return Row(
-            bundle.manifest.generation,
-            mixed,
-            network if answer.has_network else None,
-            cache if answer.has_cache else None,
-            answer.novelty,
-            answer.is_novel,
-            predictor.credibility(answer, parameters),
-            labels,
-            predictor.standing(answer, parameters),
-            answer.same_as,
-        )
+    def ask(paths: list[Path]) -> Iterator[Prediction | Failure]:
+        for path, answer in zip(paths, classifier.predictions(paths, **options), strict=True):
+            if isinstance(answer, Prediction):
+                yield answer
+            else:
+                yield Failure(_without_name(str(answer), path), reason_of(answer))
 
-    yield lambda paths: map(one, paths)
+    yield ask
 
 
 @contextmanager
@@ -191,15 +161,15 @@ def _there(
     coverage: float | None,
 ) -> Iterator[Answering]:
     """By a server."""
-    from secondlook.client import Client, ClientError, ImageReadError, KeyRefusedError, Prediction, ProblemError, Retry
+    from secondlook.client import Client, ClientError, ImageReadError, KeyRefusedError, ProblemError, Retry
 
-    def ask(paths: list[Path]) -> Iterator[Row | Failure]:
+    def ask(paths: list[Path]) -> Iterator[Prediction | Failure]:
         answers = client.predictions(
             paths, top=1, lam=lam, theta=theta, k=k, coverage=coverage, concurrency=concurrency
         )
         for path, answer in zip(paths, answers, strict=True):
             if isinstance(answer, Prediction):
-                yield row(answer)
+                yield answer
             else:
                 yield Failure(_without_name(str(answer), path), reason(answer, path))
 
@@ -215,20 +185,6 @@ def _there(
         except LeftOutError as seen:
             return seen.reason
         return Reason.DAMAGED
-
-    def row(answer: Prediction) -> Row:
-        return Row(
-            answer.generation,
-            Opinion(answer.label, answer.probability),
-            Opinion(answer.network.label, answer.network.probability) if answer.network else None,
-            Opinion(answer.cache.label, answer.cache.probability) if answer.cache else None,
-            answer.novelty.score if answer.novelty else None,
-            answer.novelty.is_novel if answer.novelty else None,
-            answer.credibility,
-            answer.prediction_set,
-            answer.standing,
-            answer.same_as,
-        )
 
     try:
         # The first is for one call without patience: a wrong address is told at once.
@@ -293,7 +249,7 @@ def _writing(out: Path | None, piped: object) -> Iterator[Callable[[str], None]]
 
 
 def _without_name(sentence: str, path: Path) -> str:
-    """A server's sentence on an image, as this command's lines put it: after the path, without a full stop."""
+    """A sentence on an image, as this command's lines put it: after the path, without a full stop."""
     for name in (f"{path}: ", f"{path.name}: "):
         sentence = sentence.removeprefix(name)
     return sentence.removesuffix(".")

@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+from secondlook.answers import Opinion, Prediction
+
 COLUMNS = (
     *(
         "file",
@@ -24,35 +26,6 @@ COLUMNS = (
 )
 
 
-class Opinion(NamedTuple):
-    """The most probable class."""
-
-    label: str
-    probability: float
-
-
-class Row(NamedTuple):
-    """What is said of one image."""
-
-    generation: str
-    mixed: Opinion
-    network: Opinion | None
-    """None where the network has no head."""
-    cache: Opinion | None
-    """None where no entry voted."""
-    novelty: float | None
-    """None where the cache could not be asked."""
-    is_novel: bool | None
-    credibility: float | None
-    """None where the bundle is not calibrated for these parameters."""
-    prediction_set: list[str] | None
-    """Those that hold the right one as often as was asked for; None also where that was not asked."""
-    standing: str | None
-    """How far to trust the label; None where the bundle is not calibrated."""
-    same_as: int | None
-    """The entry that is the same picture."""
-
-
 class Failure(NamedTuple):
     """Why nothing is said of one."""
 
@@ -62,14 +35,14 @@ class Failure(NamedTuple):
     """
 
 
-Line = Callable[[str, Row | Failure], str | None]
+Line = Callable[[str, Prediction | Failure], str | None]
 """A file's line in the results; None where it has none."""
 
 
 def as_text(coverage: float | None) -> Line:
     """Lines to read. Failures have none: they are told where errors are."""
 
-    def line(file: str, said: Row | Failure) -> str | None:
+    def line(file: str, said: Prediction | Failure) -> str | None:
         if isinstance(said, Failure):
             return None
         parts = [f"{name} {one.label} {one.probability:.2f}" for name, one in _others(said)]
@@ -77,12 +50,12 @@ def as_text(coverage: float | None) -> Line:
             parts.append(f"credibility {said.credibility:.2f}")
         if said.prediction_set is not None:
             parts.append(f"{100 * (coverage or 0):g} % set: {', '.join(said.prediction_set) or 'none'}")
-        if said.is_novel:
+        if said.novelty is not None and said.novelty.is_novel:
             parts.append("unlike anything cached")
         if said.same_as is not None:
             parts.append(f"the same picture as entry {said.same_as}")
         standing = f"{said.standing}: " if said.standing is not None else ""
-        return f"{file}: {standing}{said.mixed.label} {said.mixed.probability:.2f} ({', '.join(parts)})"
+        return f"{file}: {standing}{said.label} {said.probability:.2f} ({', '.join(parts)})"
 
     return line
 
@@ -90,12 +63,12 @@ def as_text(coverage: float | None) -> Line:
 def as_json(coverage: float | None) -> Line:
     """One object a line; with a coverage, each has the set."""
 
-    def line(file: str, said: Row | Failure) -> str:
+    def line(file: str, said: Prediction | Failure) -> str:
         if isinstance(said, Failure):
             return json.dumps({"file": file, "error": said.sentence, "left_out": said.reason or None})
         opinions = {
             name: {"label": one.label, "probability": round(one.probability, 4)}
-            for name, one in (("mixed", said.mixed), *_others(said))
+            for name, one in (("mixed", Opinion(said.label, said.probability)), *_others(said))
         }
         told: dict[str, object] = {
             "file": file,
@@ -105,8 +78,8 @@ def as_json(coverage: float | None) -> Line:
         }
         told |= {name: None for name in ("network", "cache") if getattr(said, name) is None}
         told |= {
-            "novelty": _rounded(said.novelty),
-            "is_novel": said.is_novel,
+            "novelty": _rounded(said.novelty.score if said.novelty else None),
+            "is_novel": said.novelty.is_novel if said.novelty else None,
             "credibility": _rounded(said.credibility),
             "same_as": said.same_as,
         }
@@ -117,16 +90,17 @@ def as_json(coverage: float | None) -> Line:
     return line
 
 
-def as_csv(file: str, said: Row | Failure) -> str:
+def as_csv(file: str, said: Prediction | Failure) -> str:
     """A row of COLUMNS; a set's labels are divided by semicolons, what is not known is left empty."""
     if isinstance(said, Failure):
         return csv_line([file, *[""] * (len(COLUMNS) - 3), said.sentence, said.reason])
     opinions: list[object] = []
-    for one in (said.mixed, said.network, said.cache):
+    for one in (Opinion(said.label, said.probability), said.network, said.cache):
         opinions += [one.label, round(one.probability, 4)] if one is not None else ["", ""]
-    is_novel = "" if said.is_novel is None else str(said.is_novel).lower()
+    score, novel = (said.novelty.score, said.novelty.is_novel) if said.novelty else (None, None)
+    is_novel = "" if novel is None else str(novel).lower()
     labels = ";".join(said.prediction_set or ())
-    numbers = (_rounded(said.novelty), is_novel, _rounded(said.credibility), said.same_as)
+    numbers = (_rounded(score), is_novel, _rounded(said.credibility), said.same_as)
     return csv_line([file, said.generation, said.standing, *opinions, *numbers, labels, "", ""])
 
 
@@ -137,7 +111,7 @@ def csv_line(values: list[object]) -> str:
     return buffer.getvalue()
 
 
-def _others(said: Row) -> tuple[tuple[str, Opinion], ...]:
+def _others(said: Prediction) -> tuple[tuple[str, Opinion], ...]:
     both = (("network", said.network), ("cache", said.cache))
     return tuple((name, opinion) for name, opinion in both if opinion is not None)
 

@@ -131,7 +131,6 @@ class Decoders:
         if len(file) <= QUICK_FILE_BYTES:
             self._lanes.add_quick(job)
         else:
-            job.at_once = 0
             self._lanes.add_slow(job)
         self._go_on()
         await job.done

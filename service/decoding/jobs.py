@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from secondlook.model.errors import ImageTooSlowError
 from secondlook.model.images import Geometry, Limits, sniff
 from secondlook.model.images.decoder import Job as Message
+from secondlook.model.images.fitting import large
 
 QUICK_FILE_BYTES, QUICK_PIXELS, QUICK_BYTES = 1 << 20, 1 << 20, 64 << 20
 """Of an image of the quick lane: its file, its pixels, and the memory that it takes at most."""
+LARGE_TARGET_BYTES = 22
+"""By so many bytes that a geometry takes beyond the usual, images of the quick lane have a pixel less: what one of the
+costliest formats takes at least."""
 TURN_S, LONG_TURN_S = 0.25, 2.0
 """Of the processor, after which one goes on later if smaller ones wait, or others; twice as long each time."""
 PIXEL_S = 4e-8
@@ -58,7 +62,7 @@ class Job:
     deadline: float
     done: asyncio.Future[None]
     order: int
-    at_once: int = QUICK_PIXELS
+    at_once: int = field(init=False)
     """Pixels that are decoded without asking."""
     pixels: int = 0
     """By its header; 0 as long as that is not known."""
@@ -68,6 +72,12 @@ class Job:
     crashes: int = 0
     is_behind: bool = False
     """It was in the quick lane, and let others go first."""
+
+    def __post_init__(self) -> None:
+        if len(self.file) > QUICK_FILE_BYTES:
+            self.at_once = 0
+        else:
+            self.at_once = max(0, QUICK_PIXELS - large(self.geometry) // LARGE_TARGET_BYTES)
 
     @property
     def kind(self) -> tuple[str | None, int]:

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
+from secondlook.model.bundles.files import NETWORK
 from secondlook.model.errors import BundleError, ParameterError
 from secondlook.model.journal import Action
 from secondlook.model.networks.cifar_recipes import NAMED
@@ -78,9 +79,13 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     """
     state.generations.require_writable()
     asked = asked or RebuildRequest()
-    dataset = asked.dataset
-    if dataset is None:
-        dataset = state.batcher.predictor.bundle.manifest.dataset.name
+    manifest = state.batcher.predictor.bundle.manifest
+    if asked.recipe is not None and NETWORK not in manifest.files:
+        raise ParameterError(
+            f"recipe: generation {manifest.generation} keeps no network to make other keys with (it was "
+            f"{clean(manifest.network.name)}): leave recipe out, or index with --network"
+        )
+    dataset = manifest.dataset.name if asked.dataset is None else asked.dataset
     job = await state.rebuilds.start(
         [
             f"--bundles={state.generations.root}",

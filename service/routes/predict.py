@@ -64,18 +64,18 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
     response itself.
     """
     state: State = request.app.state.running
-    timing = Timing()
+    asked, timing = query.asked, Timing()
     with state.admission.admit(announced_bytes(request)) as ticket:
         try:
             uploads = (await receive(request, state.settings, ticket)).files
         except ClientDisconnect:
             state.metrics.count_dropped("client_gone")
             raise
-        reply, results, _ = await answer(request, state, uploads, query.overrides, query.nearest, timing)
+        reply, results, _ = await answer(request, state, uploads, asked.overrides, asked.nearest, timing)
     state.metrics.count_results(results)
     if len(results) == 1 and isinstance(results[0], Exception):
         raise of_image(results[0], uploads[0].filename)
-    body = await write(reply, results, [upload.filename for upload in uploads], query)
+    body = await write(reply, results, [upload.filename for upload in uploads], asked)
     return Response(body, media_type="application/json", headers={"Server-Timing": server_timing(timing)})
 
 

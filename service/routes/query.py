@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 
-from secondlook.model.answering.doubt import COVERAGES, check_coverage
+from secondlook.model.answering.doubt import COVERAGES
 from secondlook.model.answering.predictor import MAX_NEIGHBORS, Overrides
+from secondlook.model.answering.told import MAX_TOP, MAX_VOTES, Asked
 from secondlook.model.cache import MAX_THETA
 from secondlook.service.problems import of_validation
-
-MAX_VOTES = 1000
 
 
 def _parse_k(given: object) -> object:
@@ -33,7 +32,7 @@ K = Annotated[
 class PredictQuery(BaseModel):
     """What a prediction's query asks for."""
 
-    top: int = Field(5, ge=1, le=1000, description="Classes listed.")
+    top: int = Field(5, ge=1, le=MAX_TOP, description="Classes listed.")
     neighbors: int = Field(0, ge=0, le=MAX_NEIGHBORS, description="Nearest entries listed.")
     lam: float | None = Field(
         None,
@@ -60,18 +59,14 @@ class PredictQuery(BaseModel):
     abstain: bool = Field(False, description="Say of each image whether to answer 'unknown' instead.")
 
     @cached_property
-    def overrides(self) -> Overrides:
-        """What is asked in place of the bundle's own parameters.
+    def asked(self) -> Asked:
+        """The same, in the model's words.
 
         Raises:
-            ParameterError: theta, lam or k is out of its range.
+            ParameterError: theta, lam, k or coverage is out of its range.
         """
-        return Overrides(self.theta, self.lam, self.k)
-
-    @property
-    def nearest(self) -> int:
-        """How many of the nearest entries the answer needs."""
-        return max(self.neighbors, self.votes)
+        overrides = Overrides(self.theta, self.lam, self.k)
+        return Asked(self.top, self.neighbors, self.votes, self.coverage, self.abstain, overrides)
 
 
 def read_query(request: Request) -> PredictQuery:
@@ -88,7 +83,5 @@ def read_query(request: Request) -> PredictQuery:
         first = error.errors(include_url=False)[0]
         raise of_validation({**first, "loc": ("query", *first["loc"])}) from error
     # In the model's own words, not pydantic's: the command says the same.
-    _ = query.overrides
-    if query.coverage is not None:
-        check_coverage(query.coverage)
+    _ = query.asked
     return query

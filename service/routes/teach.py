@@ -13,6 +13,7 @@ from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
+from secondlook.model.answering.told import Opinion
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.bundles.files import encoder_id
 from secondlook.model.cache import Floats
@@ -30,7 +31,6 @@ from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
 from secondlook.service.routes.predict import images_body
 from secondlook.service.routes.receive import Upload, announced_bytes, receive
-from secondlook.service.routes.write import Opinion
 from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
 from secondlook.service.thumbnails import thumbnail

@@ -150,11 +150,15 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onModel(({ classes, entries, dataset_classes: known, network_classes: told, hasHead, taught, parameters_from: source, holdout }) => {
+onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, hasHead, taught, parameters_from: source, holdout }) => {
   const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
   const parts = [element("strong", {}, count(entries)), ` known images of ${of}.`];
   if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
   if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
+  if (network && preprocess) {
+    const { height, width } = preprocess.geometry;
+    parts.push(` ${network.name} looks at ${width} × ${height} pixels of each image.`);
+  }
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
   if (source === "leave-one-out") {
     parts.push(hasHead ? " The mix is a cautious half:" : " The vote was fitted on the known images themselves:");

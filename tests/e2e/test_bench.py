@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.e2e.test_commands import secondlook
+from tests.networks_for_tests import classifier, written
 
 
 def test_bench_measures_stages_and_stores(data_root: Path, tmp_path: Path) -> None:
@@ -48,3 +49,19 @@ def test_bench_decoding_needs_no_images(tmp_path: Path) -> None:
         for rate, _, processor_ms in (one["threads"], one["processes"]):
             assert rate > 0
             assert processor_ms > 0
+
+
+def test_bench_network_measures_any_network(tmp_path: Path) -> None:
+    ended = secondlook(
+        *("network", "--network", written(classifier(), tmp_path), "--seconds", 0.02, "--json"), module="benchmarks"
+    )
+    assert ended.returncode == 0, ended.stderr
+    ways = json.loads(ended.stdout)["network"]
+    assert [way["name"] for way in ways] == [
+        *("as served", "without a spare core", "ONNX Runtime", "ONNX Runtime, a core spared"),
+    ]
+    for way in ways:
+        assert way["weight_mb"] == ways[0]["weight_mb"]
+        assert way["memory_over_weights"] == way["memory_mb"] / way["weight_mb"]
+        assert way["start_seconds"] > 0
+        assert way["images_per_second"] > 0

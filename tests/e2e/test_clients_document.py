@@ -61,8 +61,10 @@ def taught(server: Server) -> list[str]:
 
 
 def test_python(server: Server, tmp_path: Path) -> None:
-    predicting, teaching, rebuilding = blocks("python")
-    said = ran(server, tmp_path, [sys.executable, "-W", "error", "-"], "\n".join((predicting, teaching, rebuilding)))
+    opening, predicting, teaching, rebuilding = blocks("python")
+    code = "\n".join((opening, predicting, teaching, rebuilding))
+    said = ran(server, tmp_path, [sys.executable, "-W", "error", "-"], code)
+    assert re.match(r"red (known|doubtful|unknown|None) \[('red/\d+.png'(, )?){3}\]\n", said)
     assert said.count("of the vote: red") == 3
     assert "missing.png failed: missing.png: No such file" in said
     assert "pets is new" in said

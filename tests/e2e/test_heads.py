@@ -69,6 +69,8 @@ def test_answers_say_nothing_of_a_network(server: Server, folder: Path) -> None:
         with pytest.raises(ProblemError, match=r"lam is 1 here, not 0\.3: the network has no head") as refused:
             client.predict(png("red", 1), lam=0.3)
         assert (refused.value.status, refused.value.slug) == (422, "invalid-parameter")
+    told = json.loads(run("classify", folder / "red", "--server", server.url, "--json").stdout.splitlines()[0])
+    assert (told["network"], told["cache"]["label"], told["mixed"]["label"]) == (None, "red", "red")
     assert counted(server, "secondlook_answers_differing") == 0
     assert counted(server, "secondlook_answers_without_cache") == 0
 

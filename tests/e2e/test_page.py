@@ -74,6 +74,7 @@ def test_an_image_is_answered_with_bars_and_neighbours(server: Server, visit: Vi
 
 def test_a_mix_that_was_given_is_not_called_fitted(serve: Serve, root: Path, visit: Visit) -> None:
     page = visit(serve(bundles=root))
+    expect(page.locator("#model")).to_contain_text(re.compile("looks at 32 . 32 pixels of each image"))
     expect(page.locator("#model")).to_contain_text("The mix was fitted on 6 images")
     # As after an index with --theta, --lam and --k, and a fit --calibrate.
     manifest = next(root.glob("*/manifest.json"))

@@ -104,3 +104,12 @@ def test_the_package_called_model_stays_its_owners(installed: Path, hostile: Pat
     told = subprocess.run((installed / "python", "-c", program), cwd=hostile, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     assert Path(told.stdout.strip()).is_relative_to(installed.parent)
+
+
+def test_a_bundle_is_opened_in_python_in_such_a_folder(installed: Path, hostile: Path) -> None:
+    """The default one, which lies in the wheel."""
+    program = f"import secondlook; print(secondlook.open().predict({str(ROOT / 'docs/plane.png')!r}).label)"
+    told = subprocess.run(
+        (installed / "python", "-W", "error", "-c", program), cwd=hostile, capture_output=True, text=True
+    )
+    assert (told.returncode, told.stdout) == (0, "airplane\n"), told.stderr

@@ -5,6 +5,8 @@ import pytest
 
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import (
+    CACHE_CHANGED_PERCENT,
+    CACHE_VARIATION,
     CHANGED_PERCENT,
     EARLY_CHANGED_PERCENT,
     EARLY_VARIATION,
@@ -95,8 +97,9 @@ def test_a_quick_search_is_kept_only_where_it_changes_next_to_nothing() -> None:
     network = softmax(6 * np.eye(CLASSES, dtype=np.float32)[labels])
     built = FaissStore.build(keys, values, "IVF128,Flat")
     found = ExactStore(keys, values).search(queries, k)
-    whole = mix(network, vote(found.similarities, found.values, theta, CLASSES), lam)
-    store = cheapest_search(built, queries, network, Parameters(theta, lam, k), whole)
+    votes = vote(found.similarities, found.values, theta, CLASSES)
+    whole = mix(network, votes, lam)
+    store = cheapest_search(built, queries, network, Parameters(theta, lam, k), votes)
     early_exit = store.search_info.early_exit
     assert early_exit is not None
     assert early_exit.lists is not None
@@ -110,6 +113,22 @@ def test_a_quick_search_is_kept_only_where_it_changes_next_to_nothing() -> None:
     lost = compare(mix(network, cache, lam), whole)
     assert lost.changed_top1_percent <= CHANGED_PERCENT + EARLY_CHANGED_PERCENT
     assert lost.mean <= VARIATION + EARLY_VARIATION
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1])
+def test_what_the_cache_says_alone_is_searched_for_however_little_it_counts(lam: float) -> None:
+    theta, k = 30.0, 25
+    keys, values = clusters(7, 1000)
+    queries, labels = clusters(8, 500)
+    network = softmax(6 * np.eye(CLASSES, dtype=np.float32)[labels])
+    whole = ExactStore(keys, values).search(queries, k)
+    votes = vote(whole.similarities, whole.values, theta, CLASSES)
+    built = FaissStore.build(keys, values, "IVF16,SQ8")
+    store = cheapest_search(built, queries, network, Parameters(theta, lam, k), votes)
+    _, served = early_exit_search(store, queries, network, theta, lam, k)
+    lost = compare(served, votes)
+    assert lost.changed_top1_percent <= 2 * CACHE_CHANGED_PERCENT
+    assert lost.mean <= 2 * CACHE_VARIATION
 
 
 def test_the_exact_sum_itself_loses_nothing_but_quantisation() -> None:

@@ -29,6 +29,7 @@ from secondlook.model.cache import softmax
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.manifest import Manifest
 from secondlook.model.networks.preprocess import CIFAR
+from tests.covariance_for_tests import inverse_covariance
 from tests.images_for_tests import make_folder
 from tests.service_for_tests import copy_root
 
@@ -122,8 +123,7 @@ def test_what_is_served_goes_by_what_was_fitted(
     stored = np.concatenate([part for part, _ in bundle.store.chunks()])
     means = np.stack([stored[own][bundle.store.values[own] == c].mean(axis=0) for c in range(3)]).astype(np.float64)
     apart = stored[own] - means[bundle.store.values[own]]
-    covariance = apart.T @ apart / len(own)
-    inverse = np.linalg.inv(covariance + np.eye(len(covariance)) * 1e-3 * np.trace(covariance) / len(covariance))
+    inverse = inverse_covariance(apart)
     far = [((key - m) @ inverse @ (key - m)) for key in keys for m in (*means, stored[own].mean(axis=0))]
     distances = np.reshape(far, (5, 4))
     energy, rmds = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)), distances[:, 3] - distances[:, :3].min(axis=1)

@@ -1,22 +1,23 @@
 """Processes that decode, and whose turn it is: real ones, without a server."""
 
 import asyncio
+import io
 import os
 import signal
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from secondlook.model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
-from secondlook.model.images import FORMATS, Limits, decode
+from secondlook.model.images import FORMATS, Geometry, Interpolation, Limits, Rule, decode, read_header
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.decoding.jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Job, Spending
 from secondlook.service.errors import UnavailableError
@@ -26,6 +27,7 @@ from tests.images_for_tests import COLOURS, make_image
 
 LIMITS = Limits(64_000_000)
 PATIENCE_S = 60.0
+TARGET = Geometry.covering(32, 32)
 SMALL = make_image("red")
 
 
@@ -53,10 +55,12 @@ class Running:
         options: dict[str, Any] = {"places": 2, "max_bytes": 8 << 30, "max_seconds": 60.0, "room": 1 << 20}
         self.decoders = Decoders(**options | given, metrics=self.metrics)
 
-    async def decode(self, file: bytes, spending: Spending | None = None, limits: Limits = LIMITS) -> NDArray[np.uint8]:
-        out = np.zeros((*SMALL.size, 3), np.uint8)
+    async def decode(
+        self, file: bytes, spending: Spending | None = None, limits: Limits = LIMITS, geometry: Geometry = TARGET
+    ) -> NDArray[np.uint8]:
+        out = np.zeros((*geometry.size, 3), np.uint8)
         spending = spending or self.decoders.spending(1)
-        await self.decoders.decode(file, out, SMALL, limits, spending, time.monotonic() + PATIENCE_S)
+        await self.decoders.decode(file, out, geometry, limits, spending, time.monotonic() + PATIENCE_S)
         return out
 
     def ended(self, reason: str) -> float:
@@ -108,14 +112,45 @@ def test_pixels_and_errors_are_those_of_decode() -> None:
         assert len(files[-1]) > QUICK_FILE_BYTES
         found = await asyncio.gather(*(it.decode(file) for file in files))
         for file, pixels in zip(files, found, strict=True):
-            np.testing.assert_array_equal(pixels, decode(file, SMALL, LIMITS))
+            np.testing.assert_array_equal(pixels, decode(file, TARGET, LIMITS))
         wrong = [b"", b"no image", SMALL[:1000], LARGE[: len(LARGE) // 2], LARGER]
         for file in wrong:
             with pytest.raises(ImageError) as expected:
-                decode(file, SMALL, Limits(20_000_000))
+                decode(file, TARGET, Limits(20_000_000))
             with pytest.raises(ImageError) as error:
                 await it.decode(file, limits=Limits(20_000_000))
             assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
+
+    run(test)
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_each_image_is_decoded_with_the_geometry_that_is_asked_for(rule: Rule) -> None:
+    share = 1.0 if rule == "pad" else 0.875
+    asked = [
+        Geometry(
+            height=40, width=side, rule=rule, crop_share=share, interpolation=interpolation, fill=(side % 256, 2, 255)
+        )
+        for interpolation, side in zip(get_args(Interpolation), (40, 60, 20, 40, 700, 1), strict=True)
+    ]
+
+    async def test(it: Running) -> None:
+        files = [make_image("red", (200, 150), "PNG"), make_image("blue", (1500, 1100), "JPEG")]
+        every = [(file, geometry) for file in files for geometry in asked]
+        found = await asyncio.gather(*(it.decode(file, geometry=geometry) for file, geometry in every))
+        for (file, geometry), pixels in zip(every, found, strict=True):
+            np.testing.assert_array_equal(pixels, decode(file, geometry, LIMITS))
+
+    run(test)
+
+
+def test_an_image_for_a_large_target_is_decoded() -> None:
+    async def test(it: Running) -> None:
+        for file in (make_image("red", (1000, 1000), "WEBP"), make_image("red", (30, 30), "PNG")):
+            for side in (1024, 3000):
+                geometry = Geometry(height=side, width=side, rule="pad")
+                pixels = await it.decode(file, geometry=geometry)
+                np.testing.assert_array_equal(pixels, decode(file, geometry, LIMITS))
 
     run(test)
 
@@ -228,7 +263,7 @@ def test_memory_is_never_more_than_there_is() -> None:
 
 def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # As if its header had told of few pixels: of some formats it can, beside many.
-    monkeypatch.setattr("secondlook.service.decoding.decoders.Job", partial(Job, at_once=2**63))
+    monkeypatch.setattr("secondlook.service.decoding.jobs.QUICK_PIXELS", 2**63)
 
     async def test(it: Running) -> None:
         with pytest.raises(ImageError, match="more memory than its size should need"):
@@ -238,18 +273,40 @@ def test_an_image_that_takes_more_than_it_was_charged_is_refused(monkeypatch: py
     run(test)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: str) -> None:
-    from secondlook.model.images import read_header
+GEOMETRIES = [
+    TARGET,
+    Geometry(height=224, width=224, rule="squash", interpolation="lanczos"),
+    Geometry(height=560, width=560, rule="pad"),
+    Geometry(height=1000, width=1000),
+    Geometry(height=2048, width=2048, rule="squash"),
+    Geometry(height=32, width=4096, rule="squash", interpolation="lanczos"),
+    Geometry(height=4096, width=4096, rule="pad"),
+]
 
-    side = int(QUICK_PIXELS**0.5)
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: str, geometry: Geometry) -> None:
+    async def at_once() -> int:
+        future = asyncio.get_running_loop().create_future()
+        return Job(b"", np.empty(0, np.uint8), geometry, LIMITS, Spending(1.0), 0.0, future, 0).at_once
+
+    pixels = asyncio.run(at_once())
+    if geometry is TARGET:
+        assert pixels == QUICK_PIXELS
+    if not pixels:
+        return  # it is always asked
+    side = int(pixels**0.5)
     with pytest.raises(ImageTooLargeError):
-        decode(make_image("red", (side + 1, side), "PNG"), SMALL, Limits(QUICK_PIXELS))
-    try:
-        file = make_image("red", (side, side), format)
-    except (KeyError, OSError):
-        pytest.skip(f"Pillow does not write {format}")
-    assert read_header(file, LIMITS).peak_bytes + 2 * QUICK_FILE_BYTES <= QUICK_BYTES
+        decode(make_image("red", (side + 1, side + 1), "PNG"), TARGET, Limits(pixels))
+    for size in ((side, side), (4 * side, side // 4), (side // 4, 4 * side)):
+        buffer = io.BytesIO()
+        try:
+            Image.new("RGB", size).save(buffer, format, **({"speed": 10} if format == "AVIF" else {}))
+        except (KeyError, OSError):
+            pytest.skip(f"Pillow does not write {format}")
+        file = buffer.getvalue()
+        assert read_header(file, LIMITS, geometry).peak_bytes + 2 * QUICK_FILE_BYTES <= QUICK_BYTES
 
 
 def test_what_nobody_waits_for_is_ended() -> None:
@@ -266,10 +323,10 @@ def test_what_nobody_waits_for_is_ended() -> None:
 
 def test_what_is_not_decoded_in_time_is_given_up() -> None:
     async def test(it: Running) -> None:
-        out = np.zeros((*SMALL.size, 3), np.uint8)
+        out = np.zeros((*TARGET.size, 3), np.uint8)
         soon = time.monotonic() + 0.1
         found = await asyncio.gather(
-            *(it.decoders.decode(LARGER, out, SMALL, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
+            *(it.decoders.decode(LARGER, out, TARGET, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
             return_exceptions=True,
         )
         assert [type(error) for error in found] == [TimeoutError] * 3
@@ -282,9 +339,9 @@ def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pyte
     monkeypatch.setattr("secondlook.service.decoding.decoders.LONG_TURN_S", 0.0)
 
     async def test(it: Running) -> None:
-        out = np.zeros((*SMALL.size, 3), np.uint8)
+        out = np.zeros((*TARGET.size, 3), np.uint8)
         with pytest.raises(TimeoutError):
-            await it.decoders.decode(LARGER, out, SMALL, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
+            await it.decoders.decode(LARGER, out, TARGET, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
 
     run(test)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
+from secondlook.cli import cli
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.index import IndexOptions, index
@@ -74,6 +76,18 @@ def test_a_new_index_takes_both_files(root: Path, colour_folder: Path, tmp_path:
     assert encoder_id(new) == encoder_id(old)
     keys = [open_bundle(root).engine.encode(IMAGES).keys, open_bundle(other, generation).engine.encode(IMAGES).keys]
     np.testing.assert_array_equal(*keys)
+
+
+def test_shards_take_both_files(root: Path, colour_folder: Path, tmp_path: Path) -> None:
+    command = ["index", str(colour_folder), "--bundles", str(root), "--parts", str(tmp_path / "parts")]
+    old = read_manifest(root, active_generation(root))
+    for more in (["--shards", "2", "--shard", "0"], ["--shards", "2", "--shard", "1"], ["--merge"]):
+        done = CliRunner().invoke(cli, [*command, *more])
+        assert done.exit_code == 0, done.output
+    new = read_manifest(root, active_generation(root))
+    assert new.generation != old.generation
+    assert [new.files[name] for name in (GRAPH, DATA)] == [old.files[name] for name in (GRAPH, DATA)]
+    np.testing.assert_array_equal(open_bundle(root).engine.encode(IMAGES).keys.shape, (len(IMAGES), new.store.dim))
 
 
 def test_other_weights_are_another_encoder(root: Path) -> None:

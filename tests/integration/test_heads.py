@@ -1,5 +1,6 @@
 """A network without a head, and one that knows some of the classes, in one process: fitted, asked, taught."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import BundleError, DatasetError, ParameterError
 from secondlook.model.journal import Journal, NewImage
 from secondlook.model.manifest import Manifest
+from secondlook.service.generations.acceptance import compare
 from tests.heads_for_tests import COLOURS, KNOWN, headless_root, partial_root, pixels, write_colours
 from tests.images_for_tests import as_file
 from tests.service_for_tests import add_generation, copy_root, open_predictor
@@ -76,7 +78,7 @@ def test_without_a_head_lam_is_1_and_nothing_is_said_of_a_network(headless: Path
     assert calibration.credibility is not None
     assert manifest.same_as is not None
     tried = {candidate.score for candidate in calibration.novelty.candidates}
-    assert tried == {"nearest", "tenth", "rmds", "rmds + nearest"}
+    assert tried == {"nearest", "tenth", "rmds", "rmds + nearest", "rmds + tenth"}
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
 
 
@@ -290,8 +292,11 @@ def test_the_encoder_of_a_network_without_a_head_takes_images_of_any_classes(hea
 
 def test_a_dataset_without_a_class_that_the_network_knows_names_it(partial: Path, tmp_path: Path) -> None:
     folder = write_colours(tmp_path / "other", 12, seed=6, names=("blue", "red", "green"))
-    with pytest.raises(DatasetError, match="yellow"):
+    with pytest.raises(DatasetError, match="but the network knows blue, red, yellow: give --network"):
         index(load(str(folder)), copy_root(partial, tmp_path / "bundles"), FromBundle(partial), IndexOptions())
+    (folder / "green").rename(folder / "yelow")
+    with pytest.raises(DatasetError, match="rename yelow, if it is yellow"):
+        index(load(str(folder)), copy_root(partial, tmp_path / "bundles1"), FromBundle(partial), IndexOptions())
 
 
 @pytest.mark.parametrize("store", ["HNSW8", "IVF4,Flat"])
@@ -340,3 +345,18 @@ def test_a_class_of_which_nothing_can_be_read_is_named_in_whatever_order(
     with pytest.raises(DatasetError, match="green") as refused:
         index(load(str(broken)), copy_root(partial, tmp_path / "bundles"), FromBundle(partial), IndexOptions())
     assert "yellow" not in str(refused.value)
+
+
+def test_older_manifests_have_a_head_and_say_by_it_which_classes_were_taught(partial: Path) -> None:
+    content = json.loads(read_manifest(partial, active_generation(partial)).model_dump_json())
+    assert Manifest.model_validate(content).dataset_classes == (*KNOWN, "green", "violet")
+    del content["head"], content["dataset"]["classes"]
+    older = Manifest.model_validate(content)
+    assert (older.head, older.dataset_classes, older.equal_classes) == ("network", KNOWN, 3)
+
+
+def test_a_generation_is_held_to_the_active_one_where_only_one_has_a_head(headless: Path, partial: Path) -> None:
+    without, some = (read_manifest(root, active_generation(root)) for root in (headless, partial))
+    assert "held-out images" in compare(some, without)
+    fewer = without.model_copy(update={"classes": without.classes[:3]})
+    assert "other classes" in compare(some, fewer)

@@ -305,7 +305,7 @@ def test_a_store_that_cannot_be_leaves_nothing(tiny_bundle: Path, colour_folder:
 def test_what_would_not_fit_into_memory_is_not_begun(
     tiny_bundle: Path, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 50_000)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 50_000)
     with pytest.raises(MemoryLimitError, match="a cache of 120 entries of 80 numbers needs about"):
         index(load(str(colour_folder)), tmp_path, FromBundle(tiny_bundle), replace(FIXED, mirror=True, parameters=None))
     assert list(tmp_path.iterdir()) == []

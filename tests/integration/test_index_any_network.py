@@ -13,6 +13,7 @@ from PIL import Image
 from secondlook.cli import cli
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.images import Limits, decode
 from tests.images_for_tests import COLOURS, make_image, make_shades
 from tests.networks_for_tests import SIDE, colour_backbone, colour_classifier, colour_tokens, written
@@ -251,3 +252,44 @@ def test_tokens_are_pooled_as_images_say(telling: str, tmp_path: Path) -> None:
     network = written(colour_tokens(telling=telling), tmp_path)
     bundle = index(make_shades(tmp_path / "shades"), network, tmp_path / "root")
     assert bundle.manifest.recipe.pool == (telling,)
+
+
+def test_shards_keep_its_encoder_its_classes_and_their_order(
+    colour_folder: Path, tmp_path: Path, preprocess: Path
+) -> None:
+    known = {"red": COLOURS["red"], "green": COLOURS["green"]}
+    root, parts = tmp_path / "root", tmp_path / "parts"
+    index(colour_folder, written(colour_classifier(known), tmp_path), root, "--preprocess", preprocess)
+    whole = index_again(colour_folder, root)
+    for shard in range(2):
+        split = ("--shards", 2, "--shard", shard)
+        result = run("index", colour_folder, "--bundles", root, "--parts", parts, *split)
+        assert result.exit_code == 0, result.output
+    merged = index_again(colour_folder, root, "--parts", parts, "--merge")
+    for name in ("classes", "network", "head", "recipe", "preprocess", "proof", "theta", "lam", "k"):
+        assert getattr(merged.manifest, name) == getattr(whole.manifest, name), name
+    assert merged.manifest.classes == ("green", "red", "blue")
+    assert merged.manifest.files[ENCODER] == whole.manifest.files[ENCODER]
+    np.testing.assert_array_equal(merged.store.values, whole.store.values)
+    assert [labels(merged, answer.mixed) for answer in answers(merged, *COLOURS)] == list(COLOURS)
+
+
+def test_fewer_classes_than_the_encoder_was_made_for_want_the_network_again(
+    colour_folder: Path, tmp_path: Path, preprocess: Path
+) -> None:
+    network = written(colour_classifier(MORE), tmp_path)
+    index(colour_folder, network, tmp_path / "root", "--preprocess", preprocess)
+    fewer = tmp_path / "fewer"
+    for colour in ("red", "green"):
+        shutil.copytree(colour_folder / colour, fewer / colour)
+    result = run("index", fewer, "--bundles", tmp_path / "root")
+    assert result.exit_code == 1
+    assert "give --network network.onnx again" in said(result)
+    assert index(fewer, network, tmp_path / "root", "--preprocess", preprocess).manifest.classes == ("green", "red")
+
+
+def index_again(images: Path, root: Path, *more: object) -> Bundle:
+    """By the encoder that the root has."""
+    result = run("index", images, "--bundles", root, *more)
+    assert result.exit_code == 0, result.output
+    return open_bundle(root, result.stdout.split()[-1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from secondlook.evaluation.robustness.models import KeyCache, Models
-from secondlook.indexer import memory
+from secondlook.model import memory
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.cache import exact_vote, mix, softmax, vote
 from secondlook.model.errors import BundleError, MemoryLimitError, ParameterError

@@ -1,7 +1,6 @@
 """One body of tests over every kind of network."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,12 +48,6 @@ def make():
     return Net(), {"geometry": {"height": 32, "width": 32}, "arithmetic": {"mean": [.4, .5, .6]}}, list("abcde")
 
 
-def weights():
-    return Net().state_dict()
-
-
-def broken():
-    raise ValueError("no such thing\\nsecond line")
 """
 
 
@@ -359,24 +352,3 @@ def test_images_of_another_size_than_declared_are_refused(folder: Path) -> None:
     given = Preprocess(geometry=Geometry(height=64, width=64), read_from="config.json")
     with pytest.raises(NetworkError, match=r"images of 32 x 32, but config\.json says 64 x 64"):
         open_network(str(folder / "classifier.onnx"), given)
-
-
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        ("weights", "returns weights without their module"),
-        ("broken", r"cannot be loaded \(ValueError: no such thing\)"),
-        ("nothing", "has no function nothing: it has make, weights, broken"),
-    ],
-)
-def test_a_function_that_gives_no_module_gets_one_sentence(function: str, said: str, tmp_path: Path) -> None:
-    from secondlook.model.networks.torch_export import refusal
-    from secondlook.model.networks.torch_load import load_file
-
-    path = tmp_path / f"{function}.py"
-    path.write_text(MODULE.replace("from model.helper import WIDE", "WIDE = 12"))
-    with pytest.raises((NetworkError, ValueError)) as caught:
-        load_file(f"{path}:{function}", "")
-    sentence = refusal(f"{path}:{function}", caught.value)
-    assert re.search(said, sentence)
-    assert "\n" not in sentence

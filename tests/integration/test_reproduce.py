@@ -176,7 +176,7 @@ def test_the_command_says_what_could_not_be_measured(
     tiny_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The bundle as it is needs none of its images in memory, an index does.
-    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 100_000)
     asked = ["reproduce", "--bundles", tiny_bundle, "--dataset", photos, "--out", tmp_path / "out", "--only", "errors"]
     done = CliRunner().invoke(cli, [*map(str, asked), "--recipe", "as-is", "--recipe", "compact"])
     assert done.exit_code == 1

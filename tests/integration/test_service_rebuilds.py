@@ -1,5 +1,6 @@
 """Rebuilds over HTTP, by the real indexer: what may be asked for, what comes of it, what is told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def test_a_rebuild_without_a_data_folder_says_what_to_set(root: Path) -> None:
 def test_a_bad_rebuild_request_names_the_field(call: Call, body: Any, name: str) -> None:
     detail = problem(call("POST", "/v1/admin/rebuild", headers=ADMIN, json=body), 422, "invalid-parameter")
     assert detail.startswith(f"{name}: ")
+
+
+def test_other_keys_are_refused_at_once_where_the_bundle_keeps_no_network(root: Path, colour_folder: Path) -> None:
+    folder = root / active_generation(root)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["network.safetensors"]
+    manifest["network"]["name"] = "mine.onnx"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "network.safetensors").unlink()
+    with serving(create_app(settings(bundles=root, admin_key=KEY, data=colour_folder.parent))) as call:
+        detail = problem(
+            call("POST", "/v1/admin/rebuild", headers=ADMIN, json={"recipe": "small"}), 422, "invalid-parameter"
+        )
+        assert detail.startswith("recipe: ")
+        assert "it was mine.onnx" in detail
+        assert "leave recipe out" in detail
+        assert call("GET", "/v1/admin/jobs", headers=ADMIN).json() == []
 
 
 def test_a_body_that_is_not_json(call: Call) -> None:

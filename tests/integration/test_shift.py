@@ -117,6 +117,6 @@ def test_a_cache_of_what_is_asked_is_refused(bundle: Bundle, fresh: Dataset) -> 
 def test_what_does_not_fit_is_refused_before_anything_is_embedded(
     bundle: Bundle, fresh: Dataset, colour_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.indexer.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 1000)
     with pytest.raises(MemoryLimitError, match="refilling with 60 images"):
         shift(bundle, fresh, load(str(colour_folder)), progress=lambda *_: pytest.fail("embedded"))

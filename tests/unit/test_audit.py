@@ -179,6 +179,13 @@ def test_a_sheet_shows_the_pictures_there_are(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_pictures_keep_their_shape() -> None:
+    sheet = contact_sheet("t", [Cell([Image.new("RGB", (64, 32), "#FF0000")], ("",))])
+    red = np.argwhere((np.asarray(sheet) == (255, 0, 0)).all(axis=2))
+    height, width = red.max(axis=0) - red.min(axis=0) + 1
+    assert (height, width) == (63, 126)
+
+
 def test_long_names_do_not_run_into_the_next_picture() -> None:
     def drawn(name: str) -> Image.Image:
         return contact_sheet("t", [Cell([None], (name,)), Cell([None], ("",))])

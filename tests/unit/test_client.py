@@ -28,7 +28,8 @@ from secondlook.client import (
     UnreachableError,
 )
 from secondlook.client.calls import _seconds, in_order
-from secondlook.client.images import encode, is_one, requests
+from secondlook.client.images import encode, requests
+from secondlook.pictures import is_one
 from tests.images_for_tests import make_image, picture
 
 HASTY = Retry(within_s=20, first_s=0.001, longest_s=0.002)
@@ -104,6 +105,24 @@ def test_all_kinds_of_images_are_the_same_pixels(tmp_path: Any) -> None:
         assert image.mode == "RGB"
     assert all(is_one(one) for one in (path, "a", b"a", pixels, pixels[..., 0], picture("red"), io.BytesIO()))
     assert not any(is_one(many) for many in ([path], pixels[None], iter([b"a"])))
+
+
+def test_a_photo_that_was_opened_is_sent_as_it_is_seen() -> None:
+    upright, stored, exif = picture("red", (30, 20)), io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    upright.rotate(90, expand=True).save(stored, "PNG", exif=exif)
+    with Image.open(io.BytesIO(encode(Image.open(stored), 0).content)) as sent:
+        assert sent.size == (30, 20)
+        assert np.array_equal(np.asarray(sent), np.asarray(upright))
+
+
+def test_a_picture_that_cannot_be_read_to_its_end_fails_alone(tmp_path: Any) -> None:
+    cut = Image.open(io.BytesIO(IMAGE[: len(IMAGE) // 2]))
+    with client(predictions) as asking:
+        first, second, third = asking.predict([cut, IMAGE, "a\0b.png"])
+    assert str(first).startswith("0.png: ")
+    assert str(third).endswith("embedded null byte")
+    assert [isinstance(one, ImageReadError) for one in (first, second, third)] == [True, False, True]
 
 
 @pytest.mark.parametrize(

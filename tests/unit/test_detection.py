@@ -5,7 +5,7 @@ import pytest
 
 from secondlook.evaluation.statistics.conformal import METHODS, compared
 from secondlook.evaluation.statistics.detection import detect
-from secondlook.evaluation.studies.unknown_images import unknown_images
+from secondlook.evaluation.studies.unknown_images import BYTES, IMAGES, unknown_images
 from secondlook.model.images import Geometry
 from secondlook.model.scoring import auroc
 
@@ -69,3 +69,9 @@ def test_made_images_are_always_the_same_and_all_different(name: str) -> None:
     assert {image.shape for image in images} == {(24, 32, 3)}
     assert len({image.tobytes() for image in images}) == 20
     assert min(image.std() for image in images) > 1
+
+
+def test_unknown_images_of_a_large_network_fit_into_memory() -> None:
+    made = unknown_images("noise", (1000, 1200))
+    assert len(made.labels) == BYTES // (1000 * 1200 * 3)
+    assert len(unknown_images("noise", (8, 8)).labels) == IMAGES

@@ -200,7 +200,7 @@ def test_the_settings_table_is_the_settings() -> None:
 def test_settings_that_are_named_exist(page: Path) -> None:
     # What only tests, or only the Compose file, read.
     others = {"SECONDLOOK_AUTHOR_WEIGHTS", "SECONDLOOK_KEY", "SECONDLOOK_MILVUS_TOKEN", "SECONDLOOK_MINIO_PASSWORD"}
-    others |= {"SECONDLOOK_MINIO_USER"}
+    others |= {"SECONDLOOK_MINIO_USER", "SECONDLOOK_PHOTOS"}
     known = set(re.findall(r"SECONDLOOK_\w+", settings_table())) | others
     assert set(re.findall(r"SECONDLOOK_\w*\w", page.read_text())) <= known | {"SECONDLOOK_"}
 

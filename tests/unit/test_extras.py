@@ -37,7 +37,7 @@ def said(module: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("faiss", "cpu or gpu"),
         ("torch", "lab or gpu"),
         ("torchvision.transforms", "lab or gpu"),
-        ("onnx", "lab or gpu"),
+        ("onnx", "networks or lab or gpu"),
         ("safetensors.torch", "lab or gpu"),
         ("matplotlib.pyplot", "lab"),
         ("h5py", "lab"),

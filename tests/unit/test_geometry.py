@@ -1,14 +1,15 @@
 """What of an image a network sees: held to Pillow's own whole-image operations, and to torchvision's."""
 
 import io
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pydantic import ValidationError
 
-from secondlook.model.images import Geometry, Limits, decode, fit
+from secondlook.model.images import Geometry, Interpolation, Limits, Rule, decode, fit
+from secondlook.model.images.decoder import JOB_BYTES, Job
 from tests.images_for_tests import photos
 
 INTERPOLATIONS = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -80,6 +81,29 @@ def test_large_images_in_bands_are_as_if_scaled_whole(rule: str, interpolation: 
     assert np.abs(fit(turned, how, orientation=6).astype(int) - whole).max() <= 2
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
+@pytest.mark.parametrize("size", [(40, 52_500), (5, 420_000)])
+def test_narrow_images_in_strips_are_as_if_scaled_whole(interpolation: Interpolation, size: tuple[int, int]) -> None:
+    how = Geometry(height=96, width=64, rule="squash", interpolation=interpolation)
+    image = picture(40, 3_000).resize(size, Image.Resampling.BILINEAR)
+    whole = fit(image, how)
+    clear = image.copy()
+    clear.putalpha(255)
+    assert np.abs(fit(clear, how).astype(int) - whole).max() <= 2
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    assert np.abs(fit(turned, how, orientation=6).astype(int) - whole).max() <= 2
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_a_decoder_is_told_the_whole_geometry_in_so_many_bytes(rule: Rule, interpolation: Interpolation) -> None:
+    share = 1.0 if rule == "pad" else 0.875
+    how = Geometry(height=4096, width=3, rule=rule, crop_share=share, interpolation=interpolation, fill=(255, 0, 128))
+    job = Job(2**40, 2**63, 0, 2**35, 61, how)
+    assert len(job.packed()) == JOB_BYTES
+    assert Job.unpacked(job.packed()) == job
+
+
 @pytest.mark.parametrize("rule", ["crop", "cover", "squash", "pad"])
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1), (2, 2)])
 def test_any_shape_becomes_the_networks(rule: str, size: tuple[int, int]) -> None:
@@ -108,6 +132,8 @@ def test_a_large_jpeg_is_decoded_for_what_is_cut_off_too() -> None:
         {"interpolation": "cubic"},
         {"rule": "pad", "crop_share": 0.9},
         {"shorter": 256},
+        {"fill": (256, 0, 0)},
+        {"fill": (0, -1, 0)},
     ],
 )
 def test_what_is_no_geometry_is_refused(wrong: dict[str, Any]) -> None:

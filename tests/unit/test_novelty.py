@@ -20,6 +20,7 @@ from secondlook.model.answering.doubt import doubtful_above, novelty_scores, own
 from secondlook.model.cache import softmax
 from secondlook.model.manifest import Novelty
 from secondlook.model.scoring import auroc
+from tests.covariance_for_tests import inverse_covariance
 
 CLASSES, DIM = 6, 12
 RANDOM = np.random.default_rng(0)
@@ -69,8 +70,7 @@ def test_rmds_is_the_distance_to_all_less_that_to_the_nearest_class(count: int, 
     present = [c for c in range(CLASSES) if c != without]
     means = np.stack([entries[values == c].mean(axis=0) for c in range(CLASSES)])
     apart = entries - means[values]
-    covariance = apart.T @ apart / count
-    inverse = np.linalg.inv(covariance + np.eye(DIM) * 1e-3 * np.trace(covariance) / DIM)
+    inverse = inverse_covariance(apart)
     middle = entries[values != without].mean(axis=0)
     queries = np.concatenate((KEYS[:50], ELSEWHERE[:50])).astype(np.float64)
     expected = mahalanobis(queries, middle[None], inverse)[:, 0] - mahalanobis(queries, means[present], inverse).min(1)
@@ -178,10 +178,29 @@ def test_few_images_make_no_more_false_alarms(count: int) -> None:
 
 def test_without_a_head_keys_alone_are_gone_by() -> None:
     novelty, _ = fit_novelty(seen(KEYS), LABELS, shape(), {"elsewhere": seen(ELSEWHERE)})
-    assert {one.score for one in novelty.candidates} == {"nearest", "tenth", "rmds", "rmds + nearest"}
+    assert {one.score for one in novelty.candidates} == {"nearest", "tenth", "rmds", "rmds + nearest", "rmds + tenth"}
     assert novelty.evidence is not None
     assert novelty.evidence.energy == novelty.evidence.softmax == 0
     assert novelty.score in {one.score for one in novelty.candidates}
+
+
+def test_rmds_tells_unknown_images_where_keys_have_more_numbers_than_there_are_entries() -> None:
+    """Keys of a pretrained network: 1,280 numbers, a thousand images."""
+    wide, few, some = 320, 180, 12
+    random = np.random.default_rng(5)
+    basis = np.linalg.qr(random.normal(size=(wide, wide)))[0]
+    spread = np.geomspace(1, 0.02, wide) @ np.eye(wide)
+    middles = 0.8 * random.normal(size=(CLASSES, some)) @ basis[:some]
+
+    def keys_of(middle: np.ndarray) -> np.ndarray:
+        noise = 0.5 * random.normal(size=(len(middle), wide)) * spread
+        return unit(middle + noise @ basis)
+
+    values = np.arange(few) % CLASSES
+    entries, known = keys_of(middles[values]), keys_of(middles[np.arange(300) % CLASSES])
+    strange = keys_of(0.8 * random.normal(size=(300, some)) @ basis[:some])
+    directions = ClassShape.of([(entries, values)], few, CLASSES).directions()
+    assert auroc(-rmds_scores(known, directions), -rmds_scores(strange, directions)) > 0.8
 
 
 def test_what_no_score_tells_is_said() -> None:

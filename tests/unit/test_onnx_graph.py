@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from secondlook.model.errors import NetworkError
+from secondlook.model.errors import MemoryLimitError, NetworkError
 from secondlook.model.networks.network import Layer
 from secondlook.model.networks.onnx_graph import read_graph
 from secondlook.model.networks.onnx_head import token_prefix
@@ -120,6 +120,18 @@ def test_what_is_no_onnx_file_gets_one_sentence(name: str, content: bytes, said:
         read_graph(tmp_path / name)
 
 
+def test_a_network_for_which_memory_is_short_is_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(written(classifier(), tmp_path))
+    open_network(path)
+    monkeypatch.setattr("secondlook.model.memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("secondlook.model.networks.onnx_network.Runner", None)  # nothing runs
+    said = r"network\.onnx, with 0 MB of weights, needs about .* of memory, .*secondlook network --help"
+    with pytest.raises(MemoryLimitError, match=said):
+        open_network(path)
+
+
 def test_a_file_or_its_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="there is no file"):
         read_graph(tmp_path / "none.onnx")
@@ -168,24 +180,48 @@ def test_the_sum_of_weights_is_that_of_their_values(tmp_path: Path) -> None:
     assert one != read_graph(written(other, tmp_path, "other")).weights_sha256
 
 
-def averaged(is_head: bool) -> ModelProto:
-    """Two linear layers' mean, of two vectors (as DeiT's), or of one vector and a residual."""
+def averaged(of: str) -> ModelProto:
+    """The mean of two linear layers: of two vectors as DeiT's, or of one as LeViT's; or of one and a residual."""
     build = Builder()
     pooled = build.pooled(build.trunk("image"))
-    other = build.node("Relu", build.node("MatMul", pooled, build.random(24, 24)))
+    other = pooled if of == "one vector" else build.node("Relu", build.node("MatMul", pooled, build.random(24, 24)))
     first = build.head(pooled, 24, 24)
-    second = build.head(other, 24, 24) if is_head else other
+    second = other if of == "a residual" else build.head(other, 24, 24)
     return build.model(outputs=[build.node("Div", build.node("Add", first, second), build.constant(np.float32(2)))])
 
 
-def test_the_mean_of_two_heads_is_a_head_and_a_residual_is_none(tmp_path: Path) -> None:
-    network = open_onnx(written(averaged(True), tmp_path))
+@pytest.mark.parametrize("of", ["two vectors", "one vector"])
+def test_the_mean_of_two_heads_is_a_head(of: str, tmp_path: Path) -> None:
+    network = open_onnx(written(averaged(of), tmp_path))
     assert network.classes == tuple(map(str, range(24)))
     assert network.head is not None
     assert network.head.logits == network.graph.outputs[0]
     assert network.layers()[network.default_layer] == Layer((24,), "vector")
     assert network.default_layer == "flatten_7"
-    assert open_onnx(written(averaged(False), tmp_path)).classes is None
+
+
+def ensemble(names: bool) -> ModelProto:
+    """The mean of two networks' probabilities; or their distances to vectors that stand for classes."""
+    build = Builder()
+    pooled = build.pooled(build.trunk("image"))
+    if names:
+        far = build.node("Abs", build.node("Sub", pooled, build.random(1, 24)))
+        return build.model(outputs=[far], metadata={"names": str([f"class {i}" for i in range(24)])})
+    shares = [build.node("Softmax", build.head(pooled), axis=1) for _ in range(2)]
+    return build.model(outputs=[build.node("Mean", *shares)])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(False, "gives probabilities, but no last"), (True, "a number for each of its 24 classes, but no")],
+)
+def test_a_classifier_is_not_taken_for_a_backbone(names: bool, said: str, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=f"{said}.*: export it with the logits"):
+        open_onnx(written(ensemble(names), tmp_path))
+
+
+def test_a_residual_is_no_head(tmp_path: Path) -> None:
+    assert open_onnx(written(averaged("a residual"), tmp_path)).classes is None
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
@@ -198,9 +234,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("weights.pth", "FILE.py:FUNCTION"),
-        ("weights.pt", r"torchvision:NAME@weights\.pt"),
-        ("model.pkl", "torch.onnx.export"),
+        ("weights.pth", r"there is no file weights\.pth: name one of FILE\.onnx"),
         ("model.h5", "format='onnx'"),
         ("model.keras", "format='onnx'"),
         ("model.tflite", "tf2onnx"),
@@ -218,6 +252,7 @@ def test_any_other_name_gets_one_sentence_that_says_what_to_give(name: str, said
     with pytest.raises(NetworkError, match=said) as caught:
         open_network(name)
     assert "\n" not in str(caught.value)
+    assert "secondlook network" in str(caught.value)
 
 
 @pytest.mark.parametrize(

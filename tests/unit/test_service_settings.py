@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from secondlook.model.errors import ParameterError
-from secondlook.model.images import Limits, read_header
+from secondlook.model.images import Geometry, Limits, read_header
 from secondlook.model.images.fitting import spare
 from secondlook.model.stores.milvus_server import MilvusSettings
 from secondlook.service.app import DECODERS
@@ -128,7 +128,8 @@ def test_each_of_several_workers_has_memory_for_an_image_as_large_as_is_accepted
     webp = b"RIFF\0\0\0\0WEBPVP8X" + bytes(8) + 2 * (7999).to_bytes(3, "little")
     limits = Limits(told.max_pixels)
     heic = read_header(HEIC_LARGE, limits)
-    pixels = heic.width * heic.height
-    as_large = (heic.peak_bytes - spare(pixels)) / pixels * told.max_pixels + spare(told.max_pixels)
+    pixels, usual = heic.width * heic.height, Geometry.covering(560, 560)
+    beside = [spare(round(of**0.5), round(of**0.5), usual) for of in (pixels, told.max_pixels)]
+    as_large = (heic.peak_bytes - beside[0]) / pixels * told.max_pixels + beside[1]
     needed = max(read_header(webp, limits).peak_bytes, as_large) + 2 * told.max_file_bytes
     assert share(told, 0).decode_bytes - DECODERS // workers * QUICK_BYTES >= needed
