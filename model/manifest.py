@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -392,7 +393,7 @@ def _with_preprocess(content: dict[str, Any]) -> dict[str, Any]:
         case {"preprocess": _}:
             return content
         case {"input": {"height": height, "width": width, "resize": "cover-bicubic"}}:
-            geometry = CIFAR.geometry.model_dump() | {"height": height, "width": width}
+            geometry = asdict(CIFAR.geometry) | {"height": height, "width": width}
             others = {name: value for name, value in content.items() if name != "input"}
             return others | {"preprocess": CIFAR.model_dump() | {"geometry": geometry}}
         case _:

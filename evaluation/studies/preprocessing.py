@@ -7,7 +7,7 @@ and the proof (``indexer.fitting.preprocessing``) asked what it says. Each candi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError
-from secondlook.model.images import Geometry
+from secondlook.model.images import Geometry, Rule
 from secondlook.model.networks.classes import ClassMatch
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -221,8 +221,8 @@ def _trials(right: Preprocess, drawn: Drawn) -> Iterator[_Trial]:
 
 
 def _other_geometry(right: Geometry) -> Geometry:
-    rule = "crop" if right.rule == "squash" else "squash"
-    return right.model_copy(update={"rule": rule, "crop_share": 1.0})
+    rule: Rule = "crop" if right.rule == "squash" else "squash"
+    return replace(right, rule=rule, crop_share=1.0)
 
 
 def _evidence(network: OnnxNetwork, match: ClassMatch | None) -> list[tuple[str, ClassMatch | None]]:

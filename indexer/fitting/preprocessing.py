@@ -7,6 +7,7 @@ images, those that are still in it on more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,13 +79,13 @@ def differ(one: Arithmetic, other: Arithmetic) -> bool:
 
 def geometries(declared: Geometry) -> list[tuple[str, Geometry]]:
     """The declared geometry, and others of the same size."""
-    same = {"height": declared.height, "width": declared.width, "interpolation": declared.interpolation}
+    same = replace(declared, rule="crop", crop_share=1.0, fill=(0, 0, 0))
     found = [("declared", declared)]
     for said, made in (
-        ("crop .875", Geometry(**same, rule="crop", crop_share=0.875)),
-        ("crop", Geometry(**same, rule="crop")),
-        ("squash", Geometry(**same, rule="squash")),
-        ("pad", Geometry(**same, rule="pad")),
+        ("crop .875", replace(same, crop_share=0.875)),
+        ("crop", same),
+        ("squash", replace(same, rule="squash")),
+        ("pad", replace(same, rule="pad")),
     ):
         if (made.rule, made.scaled) != (declared.rule, declared.scaled):
             found.append((said, made))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def encoder_id(manifest: Manifest) -> str:
         encoder = hashlib.sha256(f"{encoder} {files[ENCODER_DATA].sha256}".encode()).hexdigest()
     if geometry == Geometry.covering(*geometry.size):
         return encoder
-    return hashlib.sha256(f"{encoder} {geometry.model_dump_json()}".encode()).hexdigest()
+    return hashlib.sha256(f"{encoder} {json.dumps(asdict(geometry))}".encode()).hexdigest()
 
 
 def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:

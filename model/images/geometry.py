@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
+from annotated_types import Interval
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Rule = Literal["crop", "cover", "squash", "pad"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-Sample = Annotated[int, Field(ge=0, le=255)]
 
 MOST_SIDE = 4096
+Side = Annotated[int, Interval(ge=1, le=MOST_SIDE)]
+Sample = Annotated[int, Interval(ge=0, le=255)]
 
 
 class _Filter(NamedTuple):
@@ -41,7 +43,8 @@ class Placement(NamedTuple):
     """Where its left upper corner lies; what it leaves free is filled."""
 
 
-class Geometry(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
     """What of an image a network sees, and at which size.
 
     ``crop``
@@ -55,14 +58,19 @@ class Geometry(BaseModel):
         The whole image is scaled until it fits, and lies in the middle of ``fill``.
 
     Filters are Pillow's: where an image is made smaller, they look at all pixels between (antialiasing).
+
+    Pydantic reads it as a part of records, and is not needed here: decoders do without.
+
+    Raises:
+        ValueError: a field is out of its range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    height: int = Field(ge=1, le=MOST_SIDE)
-    width: int = Field(ge=1, le=MOST_SIDE)
+    height: Side
+    width: Side
     rule: Rule = "crop"
-    crop_share: float = Field(default=1.0, gt=0.1, le=1.0)
+    crop_share: Annotated[float, Interval(gt=0.1, le=1.0)] = 1.0
     """How much of the scaled image's side the network sees: 224 / 256 = .875."""
     interpolation: Interpolation = "bilinear"
     fill: tuple[Sample, Sample, Sample] = (0, 0, 0)
@@ -73,11 +81,21 @@ class Geometry(BaseModel):
         """The geometry by which an image covers a size, scaled with a bicubic filter, and shows its centre."""
         return cls(height=height, width=width, rule="cover", interpolation="bicubic")
 
-    @model_validator(mode="after")
-    def _pad_shows_all(self) -> Self:
+    def __post_init__(self) -> None:
+        for name, side in (("height", self.height), ("width", self.width)):
+            if not isinstance(side, int) or not 1 <= side <= MOST_SIDE:
+                raise ValueError(f"{name} is {side!r}, and must be a whole number of 1 to {MOST_SIDE}")
+        if self.rule not in get_args(Rule) or self.interpolation not in get_args(Interpolation):
+            raise ValueError(
+                f"there is no {self.rule!r} with {self.interpolation!r}: choose {', '.join(get_args(Rule))} and "
+                f"{', '.join(get_args(Interpolation))}"
+            )
+        if not 0.1 < self.crop_share <= 1:
+            raise ValueError(f"crop_share is {self.crop_share!r}, and must be above 0.1, at most 1")
+        if len(self.fill) != 3 or not all(isinstance(sample, int) and 0 <= sample <= 255 for sample in self.fill):
+            raise ValueError(f"fill is {self.fill!r}, and must be three samples of 0 to 255")
         if self.rule == "pad" and self.crop_share != 1:
             raise ValueError("a padded image is not cropped: crop_share must be 1")
-        return self
 
     @property
     def size(self) -> tuple[int, int]:

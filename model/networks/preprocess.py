@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,13 +88,13 @@ class Preprocess(BaseModel):
         """The same with other arithmetic."""
         return self.model_copy(update={"arithmetic": self.arithmetic.model_copy(update=fields)})
 
-    def with_geometry(self, **fields: object) -> Preprocess:
+    def with_geometry(self, **fields: Any) -> Preprocess:
         """The same with other geometry.
 
         Raises:
-            ValidationError: that is none.
+            ValueError: that is none.
         """
-        return self.model_copy(update={"geometry": Geometry(**{**self.geometry.model_dump(), **fields})})
+        return self.model_copy(update={"geometry": replace(self.geometry, **fields)})
 
 
 CIFAR = Preprocess(

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from secondlook.model.images import Geometry, Interpolation, Limits, Rule, decode, fit
 from secondlook.model.images.decoder import JOB_BYTES, Job
@@ -137,5 +137,8 @@ def test_a_large_jpeg_is_decoded_for_what_is_cut_off_too() -> None:
     ],
 )
 def test_what_is_no_geometry_is_refused(wrong: dict[str, Any]) -> None:
+    """In records, and where code makes one."""
     with pytest.raises(ValidationError):
+        TypeAdapter(Geometry).validate_python({"height": 48, "width": 48, **wrong})
+    with pytest.raises((ValueError, TypeError), match=r"must be|choose|not cropped|unexpected"):
         geometry(**wrong)
