@@ -6,7 +6,7 @@
     └── ServiceError
         ├── QueueFullError           too much is being answered already
         ├── UnavailableError         the batcher is down
-        ├── GeometryChangedError         a switch of generations changed the encoder's input size
+        ├── GeometryChangedError         a switch of generations changed how images are brought to the encoder
         ├── ReadOnlyError            the default bundle's folder is never written
         ├── UnknownGenerationError
         ├── UnknownJobError
@@ -36,7 +36,7 @@ class UnavailableError(ServiceError):
 
 
 class GeometryChangedError(ServiceError):
-    """Images were decoded for an encoder of another input size than the one that should answer."""
+    """Images were decoded with another geometry than that of the bundle that should answer."""
 
 
 class ReadOnlyError(ServiceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +82,9 @@ async def answer(
     try:
         async with asyncio.timeout(seconds) as limit:
             try:
-                return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
-            except GeometryChangedError:
-                return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
+                while True:  # once more for each switch meanwhile
+                    with suppress(GeometryChangedError):
+                        return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
             finally:
                 has_ended = True
                 watching.cancel()

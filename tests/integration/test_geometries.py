@@ -18,6 +18,8 @@ from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 from secondlook.model.networks.preprocess import CIFAR
+from secondlook.service.routes import answer as routes
+from secondlook.service.state import State
 from tests.service_for_tests import ADMIN, KEY, Call, add_generation, create_app, files, look, serving, settings, teach
 
 NEIGHBORS = 5
@@ -102,6 +104,32 @@ def test_answers_are_by_their_generations_geometry_while_it_switches(
             thread.join()
     assert not wrong
     assert seen == set(generations)
+
+
+@pytest.mark.parametrize("switches", [1, 2, 5])
+def test_images_are_decoded_anew_for_each_switch_meanwhile(
+    root: Path, generations: tuple[str, str], switches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [Predictor(open_bundle(root, one, threads=1)) for one in generations]
+    decode_one, decoded = routes._decode, []
+
+    async def decode_and_switch(state: State, *given: Any) -> Exception | None:
+        failed = await decode_one(state, *given)
+        decoded.append(failed)
+        if len(decoded) <= switches:
+            state.batcher.predictor = both[len(decoded) % 2]
+        return failed
+
+    monkeypatch.setattr(routes, "_decode", decode_and_switch)
+    content = striped(3)
+    with serving(create_app(settings(), predictor=both[0])) as call:
+        response = call("POST", f"/v1/predict?neighbors={NEIGHBORS}", files=files(("a.png", content)))
+    assert response.status_code == 200, response.text
+    assert len(decoded) == switches + 1
+    generation = response.json()["generation"]
+    assert generation == generations[switches % 2]
+    similarities = [one["similarity"] for one in response.json()["predictions"][0]["neighbors"]]
+    np.testing.assert_allclose(similarities, expected(root, generation, content)[1].similarities, atol=1e-4)
 
 
 def test_what_was_taught_is_embedded_anew_for_another_geometry(
