@@ -9,8 +9,7 @@
     Of its label by the vote of all the other images' keys.
 
 Each is by labels and leaves the image itself out: a wrong preprocessing gains nothing by making a network more, or
-less, sure of itself. The two that are nearest to what the network was trained for are asked, and their mean says more
-than either; ``neighbours`` alone where there is no head (docs/decisions/018).
+less, sure of itself. Which says more depends on network and images: their mean is asked (docs/decisions/018).
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from secondlook.model.networks.recipe import Recipe
 Labels = NDArray[np.int64]
 
 BATCH = 16
-THETA = 20.0
-"""Of the vote: the same for all candidates. With each one's own best, chance looked certain (3 of 100 draws refused the
-right one), and sharper votes hang on fewer images (docs/decisions/018)."""
+SHARPNESS = 1.5
+"""Of the vote, over the standard deviation of all similarities: keys that are only spread more gain nothing. Far below
+the best theta: sharper votes hang on fewer images, and each candidate's own best made chance look certain."""
 COUNTED = (0.003, 0.01, 0.03, 0.1)
 """Images that a table is given beforehand for each of the network's classes, spread as the labels are."""
 CLIP = 1.0
@@ -79,18 +78,20 @@ def softmax(logits: Floats) -> Floats:
 
 
 def judges(match: ClassMatch | None, *, has_head: bool) -> tuple[Judge, ...]:
-    """Those that are asked."""
+    """Those that can be asked."""
     if not has_head:
         return ("neighbours",)
-    return ("table", "neighbours") if match is None else ("head", "table")
+    return ("table", "neighbours") if match is None else ("head", "table", "neighbours")
 
 
 def surprise(seen: Seen, labels: Labels, match: ClassMatch | None) -> Floats:
-    """(n,) float64: the mean of the judges' negative log-likelihoods."""
-    if seen.softmax is None:
-        return neighbour_losses(seen.keys, labels)
-    other = neighbour_losses(seen.keys, labels) if match is None else head_losses(seen.softmax, labels, match)
-    return np.asarray((table_losses(seen.softmax, labels) + other) / 2, np.float64)
+    """(n,) float64: the mean of all judges' negative log-likelihoods."""
+    found = [neighbour_losses(seen.keys, labels)]
+    if seen.softmax is not None:
+        found.append(table_losses(seen.softmax, labels))
+        if match is not None:
+            found.append(head_losses(seen.softmax, labels, match))
+    return np.asarray(np.mean(found, axis=0), np.float64)
 
 
 def head_losses(softmax: Floats, labels: Labels, match: ClassMatch) -> Floats:
@@ -102,9 +103,12 @@ def head_losses(softmax: Floats, labels: Labels, match: ClassMatch) -> Floats:
     return _losses(own)
 
 
-def neighbour_losses(keys: Floats, labels: Labels, theta: float = THETA) -> Floats:
-    """(n,) of the vote of all the other images."""
+def neighbour_losses(keys: Floats, labels: Labels, theta: float | None = None) -> Floats:
+    """(n,) of the vote of all the other images; without a theta as sharp as SHARPNESS says."""
     similar = (keys @ keys.T).astype(np.float64)
+    if theta is None:
+        spread = float(similar[~np.eye(len(similar), dtype=bool)].std())
+        theta = SHARPNESS / max(spread, 1e-6)
     np.fill_diagonal(similar, -np.inf)
     weights = np.exp(theta * (similar - similar.max(axis=1, keepdims=True)))
     same = labels[:, None] == labels[None, :]

@@ -230,7 +230,7 @@ def test_what_images_said_of_the_preprocessing_is_kept(colour_folder: Path, tmp_
     proof = index(colour_folder, network, root, "--preprocess", preprocess).manifest.proof
     assert proof is not None
     assert proof.answer != "beaten"
-    assert proof.by == ("head", "table")
+    assert proof.by == ("head", "table", "neighbours")
     assert proof.arithmetic[0].said == "declared"
     assert {"declared, but BGR", "0..255"} <= {tried.said for tried in proof.arithmetic}
     assert run("index", colour_folder, "--bundles", root).exit_code == 0  # by the same encoder

@@ -62,7 +62,7 @@ def test_the_head_says_which_arithmetic_is_right(
 ) -> None:
     said = run(str(colours), "--images", str(shades), "--preprocess", declared(tmp_path, **arithmetic))
     proof = said["proof"]
-    assert (proof["by"], said["matched"]["how"]) == (["head", "table"], "exact")
+    assert (proof["by"], said["matched"]["how"]) == (["head", "table", "neighbours"], "exact")
     first, *others = proof["arithmetic"]
     assert first["said"] == "declared"
     if arithmetic:
@@ -110,7 +110,7 @@ def test_neighbours_speak_where_no_class_matches(colours: Path, colour_folder: P
     said = run(
         *(str(colours), "--images", str(other), "--class-map", str(mapped), "--preprocess", declared(tmp_path)),
     )
-    assert said["proof"]["by"] == ["head", "table"]
+    assert said["proof"]["by"] == ["head", "table", "neighbours"]
 
 
 def test_few_images_cannot_tell(colours: Path, colour_folder: Path, tmp_path: Path) -> None:

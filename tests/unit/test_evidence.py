@@ -60,19 +60,19 @@ def test_the_heads_own_class_counts_by_the_whole_softmax() -> None:
     assert np.allclose(found, -np.log(own / whole.sum(axis=1)), atol=2e-3)
 
 
-def test_the_two_nearest_to_what_a_network_was_trained_for_are_asked() -> None:
+def test_all_that_there_are_are_asked() -> None:
     match = ClassMatch(((10,), (13,), (16,), (19,)), "exact")
     said = softmax(logits(4.0))
     seen = Seen(said, keys(4.0))
     parts = [
         neighbour_losses(seen.keys, LABELS), table_losses(said, LABELS), head_losses(said, LABELS, match)
     ]  # fmt: skip
-    assert np.allclose(surprise(seen, LABELS, match), np.mean(parts[1:], axis=0))
+    assert np.allclose(surprise(seen, LABELS, match), np.mean(parts, axis=0))
     assert np.allclose(surprise(seen, LABELS, None), np.mean(parts[:2], axis=0))
     assert np.allclose(surprise(Seen(None, seen.keys), LABELS, None), parts[0])
     assert judges(None, has_head=False) == ("neighbours",)
     assert judges(None, has_head=True) == ("table", "neighbours")
-    assert judges(match, has_head=True) == ("head", "table")
+    assert judges(match, has_head=True) == ("head", "table", "neighbours")
 
 
 def test_a_class_of_one_image_is_told_by_nobody_and_harms_nothing() -> None:
@@ -91,3 +91,11 @@ def test_a_few_images_decide_nothing_and_small_differences_neither() -> None:
     assert lead(right, right) == 0
     assert decide([right + MATTERS / 2, right], 100) == ("cannot tell", 1)
     assert decide([right + 0.3 + RANDOM.normal(0, 0.5, 100), right], 100) == ("beaten", 1)
+
+
+def test_keys_that_are_only_spread_more_gain_nothing() -> None:
+    """A constant part in every key brings all of them together, and says nothing of labels."""
+    plain = keys(6.0)
+    near = unit(np.concatenate((plain, np.full((100, 1), 2, np.float32)), axis=1))
+    assert np.allclose(neighbour_losses(near, LABELS), neighbour_losses(plain, LABELS), rtol=1e-3)
+    assert neighbour_losses(near, LABELS, 20).mean() > neighbour_losses(plain, LABELS, 20).mean() + 0.1
