@@ -6,7 +6,7 @@
     └── ServiceError
         ├── QueueFullError           too much is being answered already
         ├── UnavailableError         the batcher is down
-        ├── GeometryChangedError         a switch of generations changed how images are brought to the encoder
+        ├── GeometryChangedError     a switch of generations changed how images are brought to the encoder
         ├── ReadOnlyError            the default bundle's folder is never written
         ├── UnknownGenerationError
         ├── UnknownJobError
