@@ -22,7 +22,7 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client looks for the folder that all workers count in."""
 PREFIX = "SECONDLOOK_"
 NO_OBJECT = f"it is no JSON object: set {PREFIX}MILVUS__ADDRESS and its like instead"
-ELSEWHERE = ("author_weights", "key")
+ELSEWHERE = ("author_weights", "photos", "key")
 """Variables that begin so, too, and are read by commands that are no server, or by `make paper`."""
 LEAST_DECODE_BYTES, ENOUGH_DECODE_BYTES = 384 << 20, 3 << 29
 """For each worker: without which nothing large is decoded; and what 64 megapixels of any format take."""

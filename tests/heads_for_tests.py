@@ -1,6 +1,7 @@
 """Bundles of a network without a head, and of one that knows some of the classes only."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,13 @@ def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None
     """A root whose active bundle's network has no head."""
     root.mkdir(exist_ok=True)
     network = written(backbone(), root.parent, f"{root.name}_backbone")
-    activate(root, index(load(str(dataset)), root, FromNetwork(str(network)), options or IndexOptions()))
+    # Its weights are random: no pixels are the ones that it was trained on, and what is measured would be chance.
+    preprocess = root.parent / f"{root.name}_preprocess.json"
+    preprocess.write_text(
+        json.dumps({"geometry": {"height": SIDE, "width": SIDE}, "arithmetic": {}, "is_certain": True})
+    )
+    source = FromNetwork(str(network), preprocess=preprocess)
+    activate(root, index(load(str(dataset)), root, source, options or IndexOptions()))
     return root
 
 

@@ -98,7 +98,15 @@ def test_a_name_that_is_no_setting_names_the_likely_one() -> None:
         ("SECONDLOOK_PROT", "secondlook_bundels", "SECONDLOOK_MILVUS__ADRESS", "SECONDLOOK_WHATEVER_ELSE"), "x"
     )
     fine = dict.fromkeys(
-        ("SECONDLOOK_PORT", "secondlook_port", "SECONDLOOK_KEY", "SECONDLOOK_AUTHOR_WEIGHTS", "SECOND"), "x"
+        (
+            "SECONDLOOK_PORT",
+            "secondlook_port",
+            "SECONDLOOK_KEY",
+            "SECONDLOOK_AUTHOR_WEIGHTS",
+            "SECONDLOOK_PHOTOS",
+            "SECOND",
+        ),
+        "x",
     )
     fine["SECONDLOOK_MILVUS"] = "x"
     assert unknown_variables(given | fine) == [
