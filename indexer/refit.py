@@ -160,7 +160,10 @@ def recalibrate(
         changed={
             "holdout": opened.chosen.info,
             "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
-            "calibration": calibrate(network, cache, holdout.labels, manifest.lam, doubt.novelty, doubt.scores),
+            "calibration": calibrate(
+                *(network, cache, holdout.labels, manifest.lam),
+                *(doubt.novelty, doubt.scores, holdout.logits.shape[1]),
+            ),
             "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
         },
     )

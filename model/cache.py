@@ -111,10 +111,16 @@ def reweigh(cache: Floats, by_class: NDArray[np.float64] | None) -> Floats:
     return reweighed
 
 
-def mix(network: Floats, cache: Floats, lam: float) -> Floats:
+LEAST_OF_NEW = 0.5
+"""Of what the cache gives to classes that the network does not know, which no lam was fitted for: the cautious half."""
+
+
+def mix(network: Floats, cache: Floats, lam: float, known: int | None = None) -> Floats:
     """The mixture of p_net and p_cache, both (B,C); p_net alone where no entry voted (a row of 0).
 
-    Where neither says anything, all classes are as likely.
+    Where neither says anything, all classes are as likely. With ``known``, classes from there on, of which the network
+    knows nothing, have half of what the cache gives them at least, and the others what is left, in their proportions
+    (docs/decisions/019). Of a network without a head (0) there is nothing to say.
     """
     has_votes = cache.any(axis=1)
     is_voted = has_votes.all()
@@ -123,6 +129,11 @@ def mix(network: Floats, cache: Floats, lam: float) -> Floats:
     mixed += share * cache
     if not is_voted:
         mixed[~has_votes & ~network.any(axis=1)] = np.float32(1 / network.shape[1])
+    if known and known < network.shape[1] and lam < LEAST_OF_NEW:
+        new = cache[:, known:]
+        given = new.sum(axis=1, keepdims=True)
+        mixed[:, :known] *= (1 - LEAST_OF_NEW * given) / (1 - lam * given)
+        mixed[:, known:] = LEAST_OF_NEW * new
     return mixed
 
 

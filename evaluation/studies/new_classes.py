@@ -236,6 +236,6 @@ def _answers(overlay: Overlay, asked: NamedQueries) -> tuple[Any, Any]:
         network, keys = softmax(asked.logits[rows], len(classes)), asked.keys[rows]
         by_itself = own_evidence(novelty, asked.logits[rows], network, keys, overlay.bundle.directions)
         _, cache = served.search_and_vote(keys, network, own, novelty, by_itself)
-        said.append(mix(network, cache, manifest.lam).argmax(axis=1))
+        said.append(mix(network, cache, manifest.lam, asked.logits.shape[1]).argmax(axis=1))
         cached.append(cache.argmax(axis=1))
     return classes[np.concatenate(said)], classes[np.concatenate(cached)]

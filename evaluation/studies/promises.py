@@ -199,7 +199,7 @@ def _case(
             asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows]
         )
         progress(name, min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    mixed = mix(network, cache, manifest.lam)
+    mixed = mix(network, cache, manifest.lam, asked.logits.shape[1])
     right, votes = (said[np.arange(len(said)), asked.labels].astype(np.float64) for said in (mixed, cache))
     count, held = len(right), calibration.sets.images
     sets = []

@@ -57,7 +57,8 @@ def calibrate_with_added(
         found, cache[rows] = served.search_and_vote(held.keys[rows], network[rows], parameters, novelty, own[rows])
         nearest[rows] = found.similarities[:, nth]
         step()
-    return calibrate(network, cache, labels, manifest.lam, novelty, novelty_scores(novelty, nearest, own))
+    scores, known = novelty_scores(novelty, nearest, own), held.logits.shape[1]
+    return calibrate(network, cache, labels, manifest.lam, novelty, scores, known)
 
 
 def _as_taught(held: KeptHoldout, overlay: Overlay) -> tuple[KeptHoldout, Ints]:

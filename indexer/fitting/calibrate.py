@@ -33,13 +33,19 @@ def fit_doubt(
 
 
 def calibrate(
-    network: Floats, cache: Floats, labels: Ints, lam: float, novelty: Novelty, scores: NDArray[np.float64]
+    network: Floats,
+    cache: Floats,
+    labels: Ints,
+    lam: float,
+    novelty: Novelty,
+    scores: NDArray[np.float64],
+    known: int | None = None,
 ) -> Calibration:
     """What is to be known of answers, from p_net and p_cache (n,C) of the holdout as they are served.
 
-    ``scores`` (n,) are its novelty.
+    ``scores`` (n,) are its novelty, ``known`` is how many of the classes the network knows.
     """
-    mixed = mix(network, cache, lam)
+    mixed = mix(network, cache, lam, known)
     calibration = Calibration(
         novelty=novelty,
         ece_percent_network=ece_percent(network, labels) if network.any() else None,

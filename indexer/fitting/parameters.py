@@ -61,6 +61,7 @@ def fit_parameters(
         lams=LAMS if has_head else (1.0,),
         by_class=served.class_weights,
         exact=_exact(served, holdout.keys, progress) if None in ks else None,
+        known=holdout.logits.shape[1],
     )
     return fitted, found
 
@@ -126,12 +127,13 @@ def choose_parameters(
     exact: Floats | None = None,
     by_class: NDArray[np.float64] | None = None,
     likeliest: bool = False,
+    known: int | None = None,
 ) -> FittedParameters:
     """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
 
     Without a head p_net is 0. ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of
     them all, for k = None; ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest
-    negative log-likelihood, whatever its error.
+    negative log-likelihood, whatever its error. ``known`` is how many of the classes the network knows.
     """
 
     def voted(i: int, j: int) -> Floats:
@@ -148,13 +150,13 @@ def choose_parameters(
         for j in range(len(THETAS)):
             cache = voted(i, j)
             for m, lam in enumerate(lams):
-                mixed = mix(network, cache, lam)
+                mixed = mix(network, cache, lam, known)
                 errors[i, j, m] = error_percent(mixed, labels)
                 losses[i, j, m] = nll(mixed, labels)
     lowest = errors.min() / 100
     allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
     i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
-    mixed, has_network = mix(network, voted(i, j), lams[m]), bool(network.any())
+    mixed, has_network = mix(network, voted(i, j), lams[m], known), bool(network.any())
     return FittedParameters(
         Parameters(THETAS[j], lams[m], ks[i]),
         FitReport(

@@ -198,7 +198,8 @@ class Predictor:
                     if sound[row]:
                         answers[row] = _without_cache(network[row], keys[row])
                 continue
-            mixed = mix(network[rows], cache, parameters.lam)
+            # Where a call gives parameters, they alone decide.
+            mixed = mix(network[rows], cache, parameters.lam, None if is_given else logits.shape[1])
             is_own = not is_given and parameters == self.defaults
             places = self._same.find(keys[rows], hits) if is_own else np.full(len(rows), -1)
             same = np.flatnonzero(places >= 0)

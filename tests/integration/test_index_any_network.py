@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from secondlook.cli import cli
-from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.answering.predictor import Answer, Overrides, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.images import Limits, decode
@@ -293,3 +293,19 @@ def index_again(images: Path, root: Path, *more: object) -> Bundle:
     result = run("index", images, "--bundles", root, *more)
     assert result.exit_code == 0, result.output
     return open_bundle(root, result.stdout.split()[-1])
+
+
+def test_a_class_that_it_does_not_know_is_answered_however_small_lam_is(
+    colour_folder: Path, tmp_path: Path, preprocess: Path
+) -> None:
+    known = {"red": COLOURS["red"], "green": COLOURS["green"]}
+    given = ("--preprocess", preprocess, "--theta", 50, "--lam", 0.1, "--k", 5)
+    bundle = index(colour_folder, written(colour_classifier(known), tmp_path), tmp_path / "root", *given)
+    (blue,) = answers(bundle, "blue")
+    assert blue.same_as is None
+    assert labels(bundle, blue.mixed) == "blue"
+    predictor, geometry = Predictor(bundle), bundle.manifest.preprocess.geometry
+    image = decode(make_image("blue", seed=99), geometry, Limits(10**6))[None]
+    (plain,) = predictor.predict(image, [predictor.parameters(Overrides(lam=0.1))])
+    assert isinstance(plain, Answer)
+    assert labels(bundle, plain.mixed) != "blue"  # where a call gives it, that alone counts

@@ -144,3 +144,18 @@ def test_a_taught_class_votes_as_one_of_usual_size() -> None:
     found = reweigh(cache, by_class)
     np.testing.assert_allclose(found, [np.array([0.5, 0.4, 4, 0, 0]) / 4.9, np.zeros(5)], rtol=1e-6)
     assert reweigh(cache, None) is cache
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1, 0.49, 0.5, 0.8, 1.0])
+def test_classes_that_the_network_does_not_know_have_half_of_the_cache_at_least(lam: float) -> None:
+    random = np.random.default_rng(3)
+    network = np.pad(random.dirichlet(np.ones(4), 50), ((0, 0), (0, 2))).astype(np.float32)
+    cache = random.dirichlet(np.ones(6), 50).astype(np.float32)
+    cache[0] = 0  # no entry voted
+    plain, mixed = mix(network, cache, lam), mix(network, cache, lam, 4)
+    np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(mixed[:, 4:], max(lam, 0.5) * cache[:, 4:], atol=1e-6)
+    np.testing.assert_allclose(mixed[:, :4] * plain[:, :1], plain[:, :4] * mixed[:, :1], atol=1e-6)  # in proportion
+    np.testing.assert_array_equal(mixed[0], network[0])
+    for known in (None, 0, 6):
+        np.testing.assert_array_equal(mix(network, cache, lam, known), plain)
