@@ -86,6 +86,10 @@ class Setting:
         check_parameters(setting.cache_theta, setting.lam, setting.k)
         return setting
 
+    def is_own(self, manifest: Manifest) -> bool:
+        """Whether the mixture is the one that a server on the bundle answers with."""
+        return (self.theta, self.lam, self.k) == (manifest.theta, manifest.lam, manifest.k)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -196,14 +200,14 @@ def evaluate(
     served = ServedCache.of_overlay(Overlay(bundle))
     votes = ask(served, keys, setting, progress)
     own = Parameters(manifest.theta, manifest.lam, manifest.k)
-    if (setting.theta, setting.lam, setting.k) == own and own.k is not None:
+    if setting.is_own(manifest) and own.k is not None:
         # What the server does; the cache alone is another model, which no quick search was fitted for.
         novelty = manifest.calibration.novelty if manifest.calibration else None
         for start in range(0, len(keys), QUERIES_AT_ONCE):
             rows = slice(start, start + QUERIES_AT_ONCE)
             by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
             votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
-    known = logits.shape[1] if (setting.theta, setting.lam, setting.k) == own else None
+    known = logits.shape[1] if setting.is_own(manifest) else None
     models = opinions(network, votes, setting, known)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     intervals = {name: bootstrap(100 * errs) for name, errs in wrong.items()}

@@ -281,7 +281,8 @@ def shift(
         metrics: dict[str, dict[str, Quality]] = {}
         missed: Wrong = {}
         for cache, served in caches.items():
-            said = opinions(network, ask(served, keys, setting), setting)
+            of_server = known if setting.is_own(manifest) else None
+            said = opinions(network, ask(served, keys, setting), setting, of_server)
             if cache != OWN:
                 del said["network"]
             metrics[cache] = {name: Quality.of(p, labels) for name, p in said.items()}
