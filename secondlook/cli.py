@@ -17,6 +17,7 @@ from secondlook.extras import remedy
 from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
 
 COMMANDS = {
+    "start": "secondlook.commands.start:start",
     "serve": "secondlook.commands.serve:serve",
     "classify": "secondlook.commands.classify:classify",
     "network": "secondlook.commands.network:network",
