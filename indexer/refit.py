@@ -108,7 +108,7 @@ def refit(
         looks=replace(opened.looks, fitted=fitted.looks).fitted_on(_own(fitted.rows, opened.overlay)),
         holdout=fitted.kept_holdout and _by_id(fitted.kept_holdout, opened.overlay),
         directions=fitted.directions,
-        changed=fitted.manifest_fields()
+        changed=fitted.manifest_fields(opened.overlay.classes)
         | {
             "same_as": fitted.same_as or old.manifest.same_as,
             "network": old.manifest.network.model_copy(update={"trained_on_these": fitted.trained}),
