@@ -14,9 +14,10 @@ from pathlib import Path
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset, empty_classes, less_classes, splits_of
 from secondlook.indexer.datasets.left_out import printable
+from secondlook.indexer.datasets.walk import HEAD
 from secondlook.model.bundles.root import CURRENT, write_lines
 from secondlook.model.errors import BundleError, DatasetError
-from secondlook.model.images import Limits
+from secondlook.model.images import Limits, sniff
 
 NOTED = "photos.json"
 """A root's file of which photos its newest index was made of."""
@@ -96,6 +97,12 @@ def look(folder: Path, limits: Limits) -> Photos:
         DatasetError: it is not there, no folder, or has not two classes with photos.
     """
     folder = _folder(folder)
+    if (there := splits_of(folder)) and "train" not in there:
+        shown = printable(str(folder))
+        raise DatasetError(
+            f"{shown} has {' and '.join(there)} but no train/ with class folders: rename one of them to train, or if "
+            f"its classes are what you mean: secondlook start {shown}/{there[0]}"
+        )
     dataset = load(folder.name, "train", folder.parent, limits)
     if not isinstance(dataset, FolderDataset):
         raise DatasetError(f"{folder.name} is the name of a published set: rename the folder {folder}")
@@ -104,13 +111,16 @@ def look(folder: Path, limits: Limits) -> Photos:
     if empty:
         dataset = less_classes(dataset, empty)
     if len(dataset.classes) < 2:
-        (only,) = dataset.classes
+        (only,), (inner, *_) = dataset.classes, dataset.folders[0]
         shown = printable(str(folder))
+        # Of photos/trash/glass/1.jpg, "photos" was given and "photos/trash" is meant.
+        deeper = {file.split("/")[1] for file in dataset.files if file.count("/") > 1}
+        meant = f"; or if the folders in it are the classes: secondlook start {shown}/{printable(inner)}"
         raise DatasetError(
             f"{shown} has photos of one class only, {only}: two are needed to tell apart, so add another folder, such "
-            f"as {shown}/other/1.jpg; or if the folders in it are the classes: secondlook start {shown}/{only}"
+            f"as {shown}/other/1.jpg{meant if len(deeper) > 1 else ''}"
         )
-    holdout = load(folder.name, "val", folder.parent, limits) if "val" in splits_of(folder) else None
+    holdout = load(folder.name, "val", folder.parent, limits) if "val" in there else None
     return Photos(folder, dataset, holdout, names)
 
 
@@ -138,16 +148,16 @@ def _folder(given: Path) -> Path:
         raise DatasetError(f"{shown} cannot be read: {error}") from error
     if not is_file:
         raise DatasetError(
-            f"there is no folder {shown}: give one that has a folder of photos for each class, such as "
+            f"there is no folder {shown}: give one that has a folder of photos for each class, as with "
             f"{shown}/cat/1.jpg and {shown}/dog/1.jpg"
         )
+    asked = ""
     with suppress(OSError):
         if zipfile.is_zipfile(folder) or tarfile.is_tarfile(folder):
             raise DatasetError(f"{shown} is an archive: unpack it, then: secondlook start {_stem(shown)}")
-    raise DatasetError(
-        f"{shown} is a file: give a folder that has a folder of photos for each class; to ask about one photo: "
-        f"secondlook classify {shown}"
-    )
+        with folder.open("rb") as file:
+            asked = f"; to ask about this photo: secondlook classify {shown}" if sniff(file.read(HEAD)) else ""
+    raise DatasetError(f"{shown} is a file: give a folder that has a folder of photos for each class{asked}")
 
 
 def _stem(name: str) -> str:

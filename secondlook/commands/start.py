@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+import sqlite3
 import sys
-from collections.abc import Callable
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import SecretStr
 
 from secondlook.commands.serve import PROGRAM
 from secondlook.commands.shared.network_options import network_help, network_source
@@ -20,14 +27,20 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.photos import Noted, Photos, look, root_name
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.files import read_manifest
-from secondlook.model.bundles.home import bundles_home
+from secondlook.model.bundles.home import bundles_home, local_key
 from secondlook.model.bundles.milvus_generations import activate
 from secondlook.model.bundles.root import active_generation, prune, require_root
+from secondlook.model.errors import BundleError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
 from secondlook.model.networks.backbones import DEFAULT_BACKBONE
-from secondlook.service.processes.listening import bind, close
+from secondlook.service.http.hosts import is_loopback, tell_at_start
+from secondlook.service.processes.listening import bind
 from secondlook.service.settings import Settings, read_settings
+from secondlook.service.shortage import causes
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk that is full, or of which this user has a share that is."""
 
 
 @click.command()
@@ -63,10 +76,10 @@ def start(
     given: dict[str, Any] = {"host": host, "port": port}
     given = {name: value for name, value in given.items() if value is not None}
     settings = read_settings(bundles=root, data=photos.expanduser().resolve().parent, **given)
-    if not no_serve:  # what is wrong with the address is said before the work
-        close(bind(settings.host, settings.port))
     found = look(photos, Limits(settings.max_pixels))
-    with reporting("auto") as progress:
+    # Bound before the work and not after it, so that a port that is taken is said at once.
+    listening = [] if no_serve else bind(settings.host, settings.port)
+    with _written_below(root), reporting("auto") as progress:
         generation = bring_up_to_date(found, root, network, settings.keep_generations, progress)
     report = PhotosReport.of(found, root, read_manifest(root, generation))
     if as_json:
@@ -75,7 +88,7 @@ def start(
         report.show()
     sys.stdout.flush()
     if not no_serve:
-        _serve(settings, opens=not no_open)
+        _serve(settings, listening, opens=not no_open)
 
 
 def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int, progress: Progress) -> str:
@@ -102,7 +115,51 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
     return generation
 
 
-def _serve(settings: Settings, *, opens: bool) -> None:
-    from secondlook.service.processes.serve import run
+@contextmanager
+def _written_below(root: Path) -> Iterator[None]:
+    """Say of what cannot be written where that is, and what to do.
 
-    run(settings, PROGRAM)
+    Raises:
+        BundleError: something cannot be written below the root.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error, BundleError, JournalError) as error:
+        why = next((one for one in causes(error) if isinstance(one, OSError | sqlite3.Error)), None)
+        named = getattr(error, "filename", None)
+        if why is None or "--bundles" in str(error) or (named is not None and not Path(named).is_relative_to(root)):
+            raise
+        is_full = "full" in str(why) or (isinstance(why, OSError) and why.errno in FULL)
+        said = str(error) if why is not error else f"{root} cannot be written: {getattr(why, 'strerror', None) or why}"
+        what = "free some space there, or name a folder on another disk" if is_full else "name another folder"
+        raise BundleError(f"{said}: {what} with --bundles") from error
+
+
+def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -> None:
+    """Serve with the user's own key where nobody else reaches the server and no other key is named."""
+    from secondlook.service.processes.home import page
+    from secondlook.service.processes.serve import announce, run
+
+    is_ours = is_loopback(settings.host) and settings.admin_key is None and settings.keys_file is None
+    if is_ours:
+        try:
+            settings = settings.model_copy(update={"admin_key": SecretStr(local_key())})
+        except HomeError as error:
+            click.echo(f"this server cannot be taught: {error}", err=True)
+            is_ours = False
+
+    def ready(address: str) -> None:
+        tell_at_start(settings)
+        announce(settings, address, shows_key=is_ours)
+        if opens and has_display():
+            link = page(address, settings, shows_key=is_ours)
+            threading.Thread(target=webbrowser.open, args=(link,), name="browser", daemon=True).start()
+
+    run(settings, PROGRAM, listening, ready)
+
+
+def has_display() -> bool:
+    """Whether somebody sits before this terminal who sees a browser's window that it opens."""
+    if not sys.stderr.isatty() or os.environ.keys() & {"SSH_CONNECTION", "SSH_TTY"}:
+        return False
+    return sys.platform in ("darwin", "win32") or bool(os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +40,35 @@ class ClassReport:
     figures: ClassFigures | None
     """How its photos were answered when they took no part in the answer; None where that was not tried."""
 
-    @cached_property
+    @property
+    def asked(self) -> int:
+        """How many were asked about."""
+        return self.figures.images if self.figures is not None else 0
+
+    @property
+    def answered(self) -> int:
+        """How many of these were answered right."""
+        return self.figures.right if self.figures is not None else 0
+
+    @property
+    def confused(self) -> tuple[tuple[str, int], ...]:
+        """What the others were taken for, and how often, most first."""
+        return self.figures.confused if self.figures is not None else ()
+
+    @property
     def right(self) -> Interval | None:
-        """The share of those that was answered right."""
-        found = self.figures
-        return wilson(found.right, found.images) if found is not None and found.images else None
+        """The share that was answered right."""
+        return wilson(self.answered, self.asked) if self.asked else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found, right = self.figures, self.right
         return {
             "label": self.label,
             "photos": self.photos,
-            "asked": found.images if found else 0,
-            "right": found.right if found else None,
-            "right_percent": _percent(right),
-            "confused": dict(found.confused) if found else {},
+            "asked": self.asked,
+            "right": self.answered,
+            "right_percent": _percent(self.right),
+            "confused": dict(self.confused),
         }
 
 
@@ -88,12 +100,20 @@ class PhotosReport:
         taught = sum(image.label is not None for image in Journal(root).since(0).images)
         return cls(photos, root, manifest, photos.dataset.left_out, classes, taught)
 
-    @cached_property
+    @property
+    def asked(self) -> int:
+        """How many photos of all classes were asked about."""
+        return sum(one.asked for one in self.classes)
+
+    @property
+    def answered(self) -> int:
+        """How many of these were answered right."""
+        return sum(one.answered for one in self.classes)
+
+    @property
     def right(self) -> Interval | None:
-        """The share of all photos asked about that was answered right."""
-        figures = [one.figures for one in self.classes if one.figures is not None]
-        asked = sum(one.images for one in figures)
-        return wilson(sum(one.right for one in figures), asked) if asked else None
+        """The share that was answered right."""
+        return wilson(self.answered, self.asked) if self.asked else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -123,24 +143,20 @@ class PhotosReport:
             (
                 one.label,
                 f"{one.photos:,}",
-                _of(one.figures),
+                _of(one.asked, one.answered),
                 _share(one.right),
-                ", ".join(f"{label} {count}" for label, count in (one.figures.confused if one.figures else ())[:3]),
+                ", ".join(f"{label} {count}" for label, count in one.confused[:NAMED]),
             )
             for one in shown
         ]
-        total = [one.figures for one in self.classes if one.figures is not None]
-        asked, right = sum(one.images for one in total), sum(one.right for one in total)
-        rows.append(
-            ("all", f"{sum(one.photos for one in self.classes):,}", f"{right:,} of {asked:,}" if asked else "", _share(self.right), "")
-        )  # fmt: skip
-        how = self._how()
-        more = f" The worst {LISTED} of {len(self.classes):,} classes; --json has all." if len(rows) <= len(self.classes) else ""
+        photos = sum(one.photos for one in self.classes)
+        rows.append(("all", f"{photos:,}", _of(self.asked, self.answered), _share(self.right), ""))
+        count = len(self.classes)
         return Table(
-            f"{printable(self.photos.folder.name)}: {self.manifest.dataset.images:,} photos of {len(self.classes):,} classes",
+            f"{printable(self.photos.folder.name)}: {self.manifest.dataset.images:,} photos of {count:,} classes",
             ("class", "photos", "answered right", "% (95 % interval)", "taken for"),
             tuple(rows),
-            f"{how}{more}",
+            f"The worst {LISTED} of {count:,} classes; --json has all." if count > LISTED else "",
         )
 
     def notes(self) -> Iterator[str]:
@@ -153,11 +169,12 @@ class PhotosReport:
         if self.photos.empty:
             yield f"left out: {_few(self.photos.empty)}, without a photo that can be read"
         if of.duplicates:
-            yield f"copies: {of.duplicates:,} photos show a picture that another one shows too; that does no harm"
+            shows = "photo shows" if of.duplicates == 1 else "photos show"
+            yield f"copies: {of.duplicates:,} {shows} a picture that another one shows too; that does no harm"
         if of.in_two_classes:
             pairs = "; ".join(f"{shortened(one)} and {shortened(other)}" for one, other in of.in_two_classes[:NAMED])
             more = "; ..." if of.in_two_classes_count > NAMED else ""
-            yield f"one picture in two classes, {of.in_two_classes_count:,} times: {pairs}{more}"
+            yield f"one picture in two classes: {pairs}{more}"
         if self.taught:
             yield f"taught besides: {self.taught:,} images, which stay"
 
@@ -173,13 +190,13 @@ class PhotosReport:
         if of.in_two_classes:
             one, other = of.in_two_classes[0]
             yield (
-                f"{shortened(one)} and {shortened(other)} are the same picture in two classes: remove it from the wrong "
-                "one" + (", as others too" if of.in_two_classes_count > 1 else "")
+                f"{shortened(one)} and {shortened(other)} are one picture in two classes: remove it from the wrong one"
+                + (f"; so it is {of.in_two_classes_count - 1:,} times more" if of.in_two_classes_count > 1 else "")
             )
         if of.duplicates and of.duplicates + 1 >= of.images:
             yield "all photos show the same picture: put different photos into the folders"
         if faults := sum(self.left_out.counts().get(reason, 0) for reason in FAULTS):
-            yield f"{faults:,} photo{'s' if faults > 1 else ''} could not be read: replace or remove what is named above"
+            yield f"{'one photo' if faults == 1 else f'{faults:,} photos'} could not be read: replace or remove them"
 
     def _too_few(self) -> Iterator[str]:
         few = sorted((one for one in self.classes if one.photos < FEW), key=lambda one: one.photos)
@@ -190,9 +207,9 @@ class PhotosReport:
             yield f"{len(few) - NAMED + 1:,} more classes have fewer than {FEW} photos"
 
     def _confusions(self) -> Iterator[str]:
-        taken = {(one.label, other): n for one in self.classes if one.figures for other, n in one.figures.confused}
-        asked = {one.label: one.figures.images for one in self.classes if one.figures}
-        pairs = {tuple(sorted(pair)) for pair in taken}
+        taken = {(one.label, other): count for one in self.classes for other, count in one.confused}
+        asked = {one.label: one.asked for one in self.classes}
+        pairs = {(min(pair), max(pair)) for pair in taken}
         counted = sorted(((taken.get((a, b), 0) + taken.get((b, a), 0), a, b) for a, b in pairs), reverse=True)
         for count, a, b in counted[:NAMED]:
             of = asked.get(a, 0) + asked.get(b, 0)
@@ -214,15 +231,19 @@ class PhotosReport:
 
     def _how(self) -> str:
         source, on = self.manifest.parameters_from, self.manifest.holdout
-        if source == "cross-validation":
-            return "Each photo was asked about with others that did not include it."
-        if source == "leave-one-out":
-            return "Each photo was asked about with all others."
-        return f"Asked were photos that the answers do not go by: {on.name}." if on is not None else ""
+        if self.right is None:
+            return (
+                "how often they are answered right is not known, as the network may have been trained on them: keep "
+                f"photos that it never saw in a folder of each class below {printable(self.photos.folder.name)}/val"
+            )
+        if source in ("cross-validation", "leave-one-out"):
+            return "answered right: each photo, by an index that it took no part in"
+        return f"answered right: of photos that took no part in the index ({on.name})" if on is not None else ""
 
     def show(self) -> None:
         """Print it for a person."""
         console().print(self.table().rich())
+        click.echo(self._how())
         for note in self.notes():
             click.echo(note)
         click.echo("what to do next:")
@@ -234,8 +255,8 @@ def _badness(one: ClassReport) -> tuple[float, int]:
     return (one.right.value if one.right is not None else -1.0, one.photos)
 
 
-def _of(figures: ClassFigures | None) -> str:
-    return f"{figures.right:,} of {figures.images:,}" if figures is not None and figures.images else "not asked"
+def _of(asked: int, right: int) -> str:
+    return f"{right:,} of {asked:,}" if asked else "not asked"
 
 
 def _share(right: Interval | None) -> str:
