@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
-from secondlook.indexer.fitting.linear_head import need_linear_head
+from secondlook.indexer.embedding.linear_heads import need_linear_head
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, read_manifest

@@ -9,13 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.errors import DatasetError, EngineError
 from secondlook.model.manifest import LinearHead
 from secondlook.model.networks.engines import Encoding
 
@@ -24,6 +22,9 @@ PASSES, PASSES_AT_ONCE = 200, 25
 
 MOST_WORK = 2e10
 """Products of one pass over the entries, at most: of more entries, some are fitted on. A pass takes a second or two."""
+
+FEW_PRODUCTS = 1e8
+"""A pass of fewer is run by one thread."""
 
 FAR_BELOW = -30.0
 """The logit of a class without entries, below those of others."""
@@ -60,28 +61,6 @@ class LinearOpinion:
     info: LinearHead
 
 
-def why_no_linear_head(labels: Ints) -> str | None:
-    """What stands in the way of a linear head for images with labels (n,), as a clause; None = nothing."""
-    if (np.bincount(labels) >= 2).sum() < 2:
-        return "a linear head needs at least two classes with two images each"
-    if find_spec("sklearn") is None:
-        return f"a linear head needs scikit-learn, which is not installed: {INSTALL}"
-    return None
-
-
-INSTALL = "pip install 'secondlook[photos]'"
-
-
-def need_linear_head(labels: Ints) -> None:
-    """Refuse, before long work, what would have no linear head.
-
-    Raises:
-        EngineError: scikit-learn is not installed. DatasetError: there are too few images of too few classes.
-    """
-    if (why := why_no_linear_head(labels)) is not None:
-        raise EngineError(why) if "scikit-learn" in why else DatasetError(f"{why}: give --head none, or more images")
-
-
 class Regression:
     """Fits heads to some of the same keys (n,D), with labels (n,) of C classes, again and again.
 
@@ -107,6 +86,7 @@ class Regression:
         """The head of some keys, for keys as they are; and as the next fit may start from, in the room fitted in."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
 
         seen, labels = self._seen[rows], self._labels[rows]
         present = np.unique(labels)
@@ -120,8 +100,10 @@ class Regression:
                 model.coef_ = doubled * start.weights[present[part]]
                 model.intercept_ = doubled * start.bias[present[part]]
                 model.classes_ = present
+            # Threads that wait for each other took 50 times as long on small matrices.
+            threads = 1 if seen.size * len(present) < FEW_PRODUCTS else None
             for done in range(PASSES_AT_ONCE, PASSES + 1, PASSES_AT_ONCE):
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), threadpool_limits(threads):
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     model.fit(seen, labels)
                 passes(done, PASSES)

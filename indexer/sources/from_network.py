@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import OpenNetwork, PreparedEncoder
+from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import BATCH
-from secondlook.indexer.fitting.linear_head import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.pooling import best_pool
 from secondlook.indexer.fitting.preprocessing import MOST, losses, measure
 from secondlook.indexer.progress import Progress
