@@ -105,6 +105,8 @@ def index(
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
         entries = NewEntries.of(dataset, embedded)
+        if options.parameters is None and options.holdout is None:
+            entries.require_two_pictures()
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
         fitted, linear = fit_entries(store, entries, encoder, builder, options, progress)

@@ -218,7 +218,9 @@ def _alone(
     """By leave-one-out of the cache: an image, its mirrored copy and other copies of it do not vote on it."""
     pictures, first = np.unique(entries.pictures, return_index=True)
     if len(pictures) < 2:
-        raise DatasetError("all images show the same picture: add different ones (or give --theta, --lam and --k)")
+        raise DatasetError(
+            "one image alone tells nothing of the parameters: give --theta, --lam and --k, or more images"
+        )
     rows = np.sort(np.random.default_rng(0).permutation(first)[:ALONE])
     served = ServedCache.of(store, classes, known)
     k = min(max(k or 1 for k in ks), served.count)

@@ -249,7 +249,7 @@ def test_all_photos_alike_are_refused_and_one_photo_a_class_is_kept(
         timeout=300,
     )
     assert (ended.returncode, ended.stderr.count("Traceback")) == (1, 0)
-    assert "all images show the same picture: add different ones" in ended.stderr
+    assert "all 10 images of alike show the same picture: add different ones" in ended.stderr
     few = report(home, tmp_path / "few", "--network", backbone)
     assert {one["label"]: one["photos"] for one in few["classes"]} == {"cat": 1, "dog": 1}
     assert few["next"][0] == "cat needs more photos: it has one photo only, 20 are a good start"
