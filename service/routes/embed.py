@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field, TypeAdapter
-from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from secondlook.model.answering.predictor import Outcome
@@ -21,6 +20,7 @@ from secondlook.service.routes.write import as_json, dump
 
 JSON, BYTES = "application/json", "application/octet-stream"
 FILENAME: TypeAdapter[str | None] = TypeAdapter(str | None)
+NUMBERS: TypeAdapter[list[float]] = TypeAdapter(list[float])
 DIGITS = 9
 """Of a number: fewer would not give every float32 back."""
 
@@ -91,7 +91,10 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
 
 def _one(result: Outcome, filename: str | None) -> bytes:
     assert isinstance(result, Embedded)
-    return b'{"filename":%b,"embedding":%b}' % (FILENAME.dump_json(filename), to_json(shortest(result.key).tolist()))
+    return b'{"filename":%b,"embedding":%b}' % (
+        FILENAME.dump_json(filename),
+        NUMBERS.dump_json(shortest(result.key).tolist()),
+    )
 
 
 def shortest(key: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
