@@ -1,4 +1,4 @@
-"""The newcomer's clock: from a folder of photos and one command to the first right answer, ``python -m benchmarks.newcomer``.
+"""The newcomer's clock: from a folder of photos and one command to the first right answer.
 
 PHOTOS has ``<class>/<photo>``, or the splits ``train`` and ``test`` of that: some photos of some classes are copied,
 ``secondlook start`` is run on them as a person types it who has never used it, and it is asked about others by HTTP.
@@ -162,8 +162,8 @@ def newcomer(photos: Path, classes: int, cached: int, asked: int, network: str |
         return
     share = wilson(found.right, found.asked)
     click.echo(
-        f"{found.photos} photos of {found.classes} classes: ready after {found.ready_s:.1f} s, first right answer after "
-        f"{found.first_right_s:.1f} s\n"
+        f"{found.photos} photos of {found.classes} classes: ready after {found.ready_s:.1f} s, "
+        f"first right answer after {found.first_right_s:.1f} s\n"
         f"right about {found.right} of {found.asked} other photos: {100 * share.value:.1f} % "
         f"({100 * share.low:.1f} to {100 * share.high:.1f})\n"
         f"again: ready after {found.again_ready_s:.1f} s; with a tenth more photos after {found.added_ready_s:.1f} s\n"
