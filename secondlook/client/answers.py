@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar
 from secondlook import answers as of_images
 from secondlook.answers import ClassScore as ClassScore
 from secondlook.answers import Decisive as Decisive
+from secondlook.answers import Embedding as Embedding
+from secondlook.answers import NearEntry as NearEntry
+from secondlook.answers import Nearest as Nearest
 from secondlook.answers import Neighbor as Neighbor
 from secondlook.answers import Novelty as Novelty
 from secondlook.answers import Opinion as Opinion
@@ -21,12 +24,6 @@ from secondlook.answers import Votes as Votes
 from secondlook.client.errors import ClientError, ProblemError, UnexpectedAnswerError, problem_error
 
 T = TypeVar("T")
-
-
-class Asked(of_images.Asked, total=False):
-    """What predictions of a server may be asked for."""
-
-    concurrency: int
 
 
 @dataclass(frozen=True)

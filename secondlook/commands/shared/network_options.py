@@ -25,7 +25,8 @@ network_help = f"A network, as it is: {', '.join(source.form for source in TABLE
 preprocess_option = click.option(
     "--preprocess",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A JSON file that says how images become the network's input, in place of what it declares.",
+    help="A JSON file that says how images become the network's input, in place of what it declares; also one that "
+    "timm or transformers wrote.",
 )
 class_map_option = click.option(
     "--class-map",
@@ -56,8 +57,8 @@ def network_source(
                 raise click.UsageError(
                     f"{option} does not go with {network}, which says itself what it takes and knows"
                 )
-        if head == "none":
-            raise click.UsageError(f"--head none does not go with {network}: give its ONNX graph")
+        if head in ("linear", "none"):
+            raise click.UsageError(f"--head {head} does not go with {network}: give its ONNX graph")
         return FromCifar(Path(network), asked or "compact", test)
     if isinstance(asked, str):
         raise _of_cifar(asked, network)
