@@ -19,6 +19,7 @@ COMMANDS = {
     "start": "secondlook.commands.start:start",
     "serve": "secondlook.commands.serve:serve",
     "classify": "secondlook.commands.classify:classify",
+    "embed": "secondlook.commands.embed:embed",
     "network": "secondlook.commands.network:network",
     "index": "secondlook.commands.index:index",
     "fit": "secondlook.commands.fit:fit",

@@ -17,11 +17,10 @@ from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
 from secondlook.indexer.fitting.class_figures import class_figures, confusion
-from secondlook.indexer.fitting.class_shape import ClassShape
+from secondlook.indexer.fitting.crossed import crossed_doubt, keep_crossed, nearest_others
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
 from secondlook.indexer.fitting.neighbors import nearest_entries
-from secondlook.indexer.fitting.novelty import TENTH
 from secondlook.indexer.fitting.parameters import KS, fit_by_cross_validation, fit_by_leave_one_out, fit_parameters
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -261,17 +260,9 @@ def _crossed(
     asked, folds = chosen.holdout, chosen.folds
     assert asked is not None
     assert folds is not None
-    pictures = entries.pictures[asked.own]
-    most = min(max(TENTH, *(k or 1 for k in ks)), served.count)
-    found = nearest_entries(served, asked.keys, most, entries.pictures, pictures, progress)
+    found = nearest_others(served, asked, entries.pictures, ks, progress)
     fitted = fit_by_cross_validation(asked, found, served, ks=ks)
-    parts = []
-    for fold in np.unique(folds).tolist():
-        rows = np.flatnonzero(folds == fold)
-        others = replace(served, mask=~np.isin(entries.pictures, pictures[rows]))
-        parts.append((rows, ClassShape.of(others.chunks(), others.count, own_classes)))
-        progress("calibrate", len(parts), int(folds.max()) + 1)
-    doubt = fit_doubt(served, asked, found, unknown, own_classes, parts)
+    doubt = crossed_doubt(served, asked, folds, entries.pictures, found, unknown, own_classes, progress)
     network, (theta, lam, k) = softmax(asked.logits, served.classes), fitted.parameters
     cache = served.vote(found.similarities[:, :k], found.values[:, :k], theta)
     known = asked.logits.shape[1]
@@ -286,6 +277,7 @@ def _crossed(
         calibrate(network, cache, asked.labels, lam, doubt.novelty, doubt.scores, known),
         doubt.directions,
         limits_of_same(asked.keys, found, entries, served),
+        keep_crossed(asked, doubt, entries.pictures),
         rows=asked.own,
         answered=confusion(mix(network, cache, lam, known), asked.labels),
     )

@@ -34,7 +34,9 @@ class Backbone(NamedTuple):
         """As its authors have it in tensorflow/tpu, models/official/efficientnet."""
         geometry = Geometry(height=self.side, width=self.side, crop_share=0.875, interpolation="bicubic")
         arithmetic = Arithmetic(scale=1.0, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
-        return Preprocess(geometry=geometry, arithmetic=arithmetic, read_from="EfficientNet-Lite's authors")
+        return Preprocess(
+            geometry=geometry, arithmetic=arithmetic, read_from="EfficientNet-Lite's authors", is_published=True
+        )
 
 
 def _lite(number: int, digest: str, size: int, side: int, repeats: tuple[int, ...]) -> Backbone:

@@ -81,7 +81,9 @@ def _backbone(name: str, preprocess: Given) -> Network:
     except (ValueError, OSError) as error:
         raise NetworkError(f"the weights of {name} cannot be read: {error}") from error
     graph = graph_of(weighted(efficientnet_lite(tensors, backbone.repeats)), name)
-    return OnnxNetwork(graph, preprocess or backbone.preprocess, name)
+    network = OnnxNetwork(graph, preprocess or backbone.preprocess, name)
+    is_own = network.preprocess.arithmetic == backbone.preprocess.arithmetic
+    return network.taking(network.preprocess.model_copy(update={"is_published": is_own}))
 
 
 def _onnx(name: str, preprocess: Given, shown: str | None = None) -> Network:

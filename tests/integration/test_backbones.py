@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
 
+from secondlook.indexer.fitting.preprocessing import measure
 from secondlook.model.errors import NetworkError
 from secondlook.model.images.geometry import Geometry
 from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE, weights_of
@@ -19,7 +21,7 @@ from secondlook.model.networks.network import Layer, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.networks.sources import open_network
-from tests.images_for_tests import photos
+from tests.images_for_tests import COLOURS, photos, picture
 
 
 def original(name: str, size: tuple[int, int]) -> Any:
@@ -65,14 +67,39 @@ def test_a_backbone_is_a_network_like_all_others(name: str) -> None:
         geometry=Geometry(height=side, width=side, crop_share=0.875, interpolation="bicubic"),
         arithmetic={"scale": 1, "mean": (127,) * 3, "std": (128,) * 3},
         read_from="EfficientNet-Lite's authors",
+        is_published=True,
     )
     blocks = [layer for layer in network.layers() if layer.startswith("blocks.") and layer.count(".") == 1]
     assert len(blocks) == sum(BACKBONES[name].repeats)
 
 
-def test_preprocessing_that_is_given_counts() -> None:
-    other = BACKBONES[DEFAULT_BACKBONE].preprocess.with_geometry(height=96, width=96, rule="squash", crop_share=1.0)
-    assert open_network(DEFAULT_BACKBONE, other).preprocess.geometry == other.geometry
+def test_preprocessing_that_is_given_counts(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(
+        '{"geometry": {"height": 96, "width": 96, "rule": "squash"}, '
+        '"arithmetic": {"scale": 1, "mean": [127, 127, 127], "std": [128, 128, 128]}}'
+    )
+    (tmp_path / "other.json").write_text('{"geometry": {"height": 96, "width": 96}, "arithmetic": {}}')
+    own, other = (open_network(DEFAULT_BACKBONE, tmp_path / f"{name}.json").preprocess for name in ("own", "other"))
+    assert own.geometry == Geometry(height=96, width=96, rule="squash")
+    assert (own.is_published, other.is_published) == (True, False)  # images are asked of the other's arithmetic
+
+
+def test_images_are_not_asked_of_the_arithmetic_that_is_published() -> None:
+    """Three plain colours, which the network was not made for: they would speak against it."""
+    network = open_network(DEFAULT_BACKBONE)
+    assert isinstance(network, OnnxNetwork)
+    drawn = [picture(colour, (60, 40), seed) for seed in range(12) for colour in COLOURS]
+
+    def read(index: int, geometry: Geometry) -> NDArray[np.uint8]:
+        return np.asarray(drawn[index].resize((geometry.width, geometry.height)))
+
+    labels = np.arange(36) % 3
+    proof = measure(network, read, range(36), labels, None)
+    assert [tried.said for tried in proof.arithmetic] == ["declared"]
+    assert proof.refusal(DEFAULT_BACKBONE) is None
+    assert proof.best.arithmetic == network.preprocess.arithmetic
+    assert len(proof.geometry) > 1
+    assert proof.said().startswith("pixels: as those who trained the network published it.")
 
 
 def test_the_default_is_of_the_extra_and_its_sizes_are_said() -> None:

@@ -10,7 +10,10 @@ from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding import linear_heads
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.indexer.index import IndexOptions, index
+from secondlook.model.added.overlay import Overlay
+from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import ENCODER
@@ -194,3 +197,21 @@ def test_a_class_of_one_photo_is_cached_and_asks_nothing_of_the_fit(tmp_path: Pa
     assert len(manifest.network_classes) == 5
     assert manifest.fit is not None
     assert manifest.fit.images == 20
+
+
+def test_calibration_counts_what_is_taught_and_each_photo_is_asked_without_itself(tmp_path: Path, folder: Path) -> None:
+    copied = headless_root(tmp_path / "bundles", folder, head="linear")
+    bundle = open_bundle(copied)
+    before = bundle.manifest.calibration
+    assert before is not None
+    assert before.sets is not None
+    # One image of a known class, and one of another.
+    Journal(copied).add("violet", [NewImage("a.png", png("violet", 900))], "test", known=FOUR)
+    Journal(copied).add("red", [NewImage("b.png", png("red", 901))], "test", known=FOUR)
+    after = calibrate_with_added(bundle, replayed(Overlay(bundle), Journal(copied)))
+    assert after is not None
+    assert after.sets is not None
+    assert after.sets.images == before.sets.images
+    # Asked of itself, each photo would find its own entry, and all would look alike well known.
+    assert np.mean(after.sets.scores) == pytest.approx(np.mean(before.sets.scores), abs=0.05)
+    assert after.standing != before.standing or after.sets.scores != before.sets.scores
