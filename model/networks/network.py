@@ -66,6 +66,14 @@ class Activations(NamedTuple):
     """The layers asked for, (B, *shape) float32."""
 
 
+def mean_of(one: Activations, other: Activations) -> Activations:
+    """Of an image's activations and its mirrored copy's: what a network says with ``Preprocess.mirrored``."""
+    logits = None
+    if one.logits is not None and other.logits is not None:
+        logits = (one.logits + other.logits) / 2
+    return Activations(logits, {name: (tensor + other.seen[name]) / 2 for name, tensor in one.seen.items()})
+
+
 class Network(Protocol):
     """Turns images into activations; called from one thread at a time."""
 
