@@ -2,8 +2,8 @@
 
 ``images`` uint8 (B,H,W,3) in; ``logits`` float32 (B,C), if the network has a head, and unit ``keys`` float32 (B,D) out;
 B is free. Where the mirrored images are asked too, the network runs on both, and the means of logits and of pooled
-layers are taken in the graph. Where the logits are those of some of the network's classes, ``all_logits`` has all of them. Needs onnx,
-never torch.
+layers are taken in the graph. Where the logits are those of some of the network's classes, ``all_logits`` has all of
+them. Needs onnx, never torch.
 """
 
 from __future__ import annotations
@@ -174,7 +174,6 @@ class _Weave:
         self._initializers.append(numpy_helper.from_array(value, name))
         return name
 
-
     def averaged(self, tensor: str, wide: int) -> str:
         """(B,wide) of (B,wide), or of (2B,wide) where the mirrored copies were asked too.
 
@@ -226,8 +225,8 @@ def _logits(weave: _Weave, tensor: str, classes: int, *, is_binary: bool, groups
     made: str | None = None
     # By operations that are the same in all opsets: logits are few.
     for place in range(max(map(len, groups))):
-        classes = np.array([group[place] if place < len(group) else group[0] for group in groups])
-        own = weave.node("Gather", [whole, weave.constant(classes)], axis=1)
+        chosen = np.array([group[place] if place < len(group) else group[0] for group in groups])
+        own = weave.node("Gather", [whole, weave.constant(chosen)], axis=1)
         if made is None:
             made = own
             continue

@@ -68,10 +68,12 @@ class Activations(NamedTuple):
 
 def mean_of(one: Activations, other: Activations) -> Activations:
     """Of an image's activations and its mirrored copy's: what a network says with ``Preprocess.mirrored``."""
-    logits = None
-    if one.logits is not None and other.logits is not None:
-        logits = (one.logits + other.logits) / 2
-    return Activations(logits, {name: (tensor + other.seen[name]) / 2 for name, tensor in one.seen.items()})
+
+    def mean(first: Floats, second: Floats) -> Floats:
+        return np.asarray((first + second) * np.float32(0.5), np.float32)
+
+    logits = None if one.logits is None or other.logits is None else mean(one.logits, other.logits)
+    return Activations(logits, {name: mean(tensor, other.seen[name]) for name, tensor in one.seen.items()})
 
 
 class Network(Protocol):

@@ -181,7 +181,7 @@ def _show(found: Network, measured: Measured, *, all_layers: bool) -> None:
         freed = "" if not found.was_freed else f"; was exported for {taken.batch} at a time, now takes any number"
         inside = "; resizes inside" if found.graph.resizes else ""
         rows.append(("input", f"{taken.name}, {taken.dtype}, {taken.layout}{freed}{inside}"))
-    rows.append(("images", str(preprocess.geometry)))
+    rows.append(("images", preprocess.views))
     rows.append(("pixels", str(preprocess.arithmetic)))
     rows.append(("read from", preprocess.read_from or "nowhere: this is what most networks take; see --preprocess"))
     rows.append(("classes", _classes(found.classes)))
