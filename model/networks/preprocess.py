@@ -91,6 +91,11 @@ class Preprocess(BaseModel):
         """How an image is shown to the network, in a few words: ``224 x 224, squash, bicubic, mean with ...``."""
         return f"{self.geometry}{', mean with the mirrored photo' if self.mirrored else ''}"
 
+    @property
+    def work(self) -> int:
+        """Pixels that the network looks at for an image."""
+        return self.geometry.height * self.geometry.width * (2 if self.mirrored else 1)
+
     def with_arithmetic(self, **fields: object) -> Preprocess:
         """The same with other arithmetic."""
         return self.model_copy(update={"arithmetic": self.arithmetic.model_copy(update=fields)})

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from secondlook.commands.network import network
-from secondlook.indexer.fitting.preprocessing import candidates, decide
+from secondlook.indexer.fitting.preprocessing import candidates
+from secondlook.indexer.fitting.race import CLEARLY, Need, decide
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic
 from secondlook.model.networks.proof import PreprocessProof
 from tests.images_for_tests import COLOURS, make_shades
@@ -124,9 +125,9 @@ def test_chance_beats_nothing_and_a_difference_does() -> None:
     for _ in range(200):
         right = random.exponential(1, 50)
         rivals = [right + random.normal(0.1, 0.5, 50) for _ in range(12)]  # hardly worse
-        assert decide([right, *rivals], 50)[0] != "beaten"
-    assert decide([right + random.exponential(1, 50), right], 50) == ("beaten", 1)
-    assert decide([right, right + random.exponential(1, 50)], 50) == ("confirmed", 0)
+        assert decide([right, *rivals], 50, Need(CLEARLY))[0] != "beaten"
+    assert decide([right + random.exponential(1, 50), right], 50, Need(CLEARLY)) == ("beaten", 1)
+    assert decide([right, right + random.exponential(1, 50)], 50, Need(CLEARLY)) == ("confirmed", 0)
 
 
 def test_candidates_are_what_people_confuse_and_differ() -> None:
