@@ -81,7 +81,7 @@ def test_the_better_one_is_written_and_then_confirmed(colours: Path, shades: Pat
     wrong, better = declared(tmp_path, channels="BGR"), tmp_path / "better.json"
     asked = [str(colours), "--images", str(shades), "--write-preprocess", str(better), "--preprocess"]
     said = run(*asked, wrong)["proof"]["better"]["preprocess"]
-    assert json.loads(better.read_text()) == {name: said[name] for name in ("geometry", "arithmetic")}
+    assert json.loads(better.read_text()) == {name: said[name] for name in ("geometry", "arithmetic", "mirrored")}
     again = CliRunner().invoke(network, [*asked, str(better)])
     assert "is there already" in str(again.exception)
     assert run(*asked[:3], "--preprocess", str(better))["proof"]["answer"] != "beaten"
