@@ -79,23 +79,24 @@ def measure(
     race = Race(network, read, *images, match, progress)
     declared = network.preprocess
     first = "declared" if declared.is_declared else "assumed"
-    names = [(first, declared.arithmetic), *candidates(declared.arithmetic)[1:]]
+    rest = [] if declared.is_published else candidates(declared.arithmetic)[1:]
+    names = [(first, declared.arithmetic), *rest]
     rivals = [Racer(said, network, declared.model_copy(update={"arithmetic": made})) for said, made in names]
     answer, best = race.run(rivals)
+    if not rest:
+        answer = "cannot tell"
     arithmetic = ranked(rivals)
     better = next((entry for entry in arithmetic if best and entry.said == rivals[best].said), None)
     proof = PreprocessProof(images=race.asked, by=race.by, answer=answer, arithmetic=arithmetic, better=better)
     winner = rivals[best if answer == "beaten" or not declared.is_declared else 0]
-    shapes = [winner.again(first)]
     if choice is not None:
-        if declared.is_certain:
-            shapes = [rivals[0]]
         race = Race(network, read, *images, None, progress, keys_alone=True)
-        shaped, chosen_one = choice.make(race, shapes[0])
-        return proof.model_copy(update={"geometry": shaped, "choice": chosen_one})
+        shaped, taken = choice.make(race, (rivals[0] if declared.is_certain else winner).again(first))
+        asked = max(race.asked, proof.images)
+        return proof.model_copy(update={"images": asked, "geometry": shaped, "choice": taken})
     if not with_geometry:
         return proof
-    shapes += others(winner)
+    shapes = [winner.again(first), *others(winner)]
     shape_answer, shape = race.run(shapes)
     suggestion = shapes[shape].tried(shapes[0]) if shape_answer == "beaten" else None
     return proof.model_copy(update={"images": race.asked, "geometry": ranked(shapes), "suggestion": suggestion})

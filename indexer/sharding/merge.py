@@ -187,7 +187,8 @@ def _gather(
         positions, mirrored = now[arrays["positions"]], arrays["mirrored"]
         kept = positions >= 0
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
-        logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
+        # Parts that were embedded with a linear head have its logits, and are merged with a new one.
+        logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored], : engine.classes]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
         looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
         if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import OpenNetwork, PreparedEncoder
+from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import BATCH
 from secondlook.indexer.fitting.pooling import best_pool
@@ -36,7 +37,7 @@ from secondlook.model.networks.sources import open_network
 
 log = logging.getLogger(__name__)
 
-HeadChoice = Literal["auto", "network", "none"]
+HeadChoice = Literal["auto", "network", "linear", "none"]
 
 MEASURED = MOST
 """Images that a network's preprocessing is measured on."""
@@ -67,7 +68,7 @@ class FromNetwork:
     class_map: Path | None = None
     """Lines of a dataset's class, TAB, the network's class; None = matched by name."""
     head: HeadChoice = "auto"
-    """``auto`` = the network's, where it knows the dataset's classes."""
+    """``auto`` = the network's, where it knows the dataset's classes, else a linear one, where that can be fitted."""
     may_mirror: bool = True
     """Whether the mean with the mirrored image may be chosen: not where mirrored copies are cached."""
 
@@ -100,7 +101,10 @@ class FromNetwork:
             groups=None if chosen is None else tuple(tuple(group) for group in chosen),
             matched="" if match is None else match.how,
         )
-        return PreparedEncoder(engine, info, recipe, network.preprocess, opened.classes, proof=proof)
+        wants_linear = match is None and self._wants_linear(dataset)
+        return PreparedEncoder(
+            engine, info, recipe, network.preprocess, opened.classes, proof=proof, wants_linear=wants_linear
+        )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
         """The network, with preprocessing that was measured.
@@ -110,7 +114,13 @@ class FromNetwork:
         """
         return self._open(dataset, progress).network
 
+    def _wants_linear(self, dataset: Dataset) -> bool:
+        """Whether the dataset's images get a linear head."""
+        return self.head == "linear" or (self.head == "auto" and why_no_linear_head(dataset.labels) is None)
+
     def _open(self, dataset: Dataset, progress: Progress) -> _Opened:
+        if self.head == "linear":
+            need_linear_head(dataset.labels)
         network = open_network(self.name, self.preprocess)
         assert isinstance(network, OnnxNetwork)
         own = np.flatnonzero(dataset.labels < len(dataset.own_classes))
@@ -126,7 +136,7 @@ class FromNetwork:
         return _Opened(opened, match, drawn, proof)
 
     def _match(self, dataset: Dataset, network: OnnxNetwork) -> ClassMatch | None:
-        if self.head == "none":
+        if self.head in ("linear", "none"):
             return None
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         match = match_classes(dataset.own_classes, network.classes, class_map)
@@ -159,7 +169,12 @@ class FromNetwork:
         if self.head == "network":
             more = "" if network.classes is None else "give --class-map FILE, or "
             raise NetworkError(f"{said}: {more}leave out --head network")
-        log.warning("%s: the cache answers alone (--class-map FILE says which classes are which)", said)
+        if (why := why_no_linear_head(dataset.labels)) is None:
+            log.warning(
+                "%s: a linear head is fitted to the images (--class-map FILE says which classes are which)", said
+            )
+        else:
+            log.warning("%s: the cache answers alone, as %s (--class-map FILE says which classes are which)", said, why)
 
     def _measured(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +138,7 @@ def _measured(
 
 
 def _write(preprocess: Preprocess, path: Path) -> None:
-    content = preprocess.model_dump_json(exclude={"read_from", "is_certain"}, indent=1)
+    content = preprocess.model_dump_json(exclude={"read_from", "is_certain", "is_published"}, indent=1)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content + "\n")
@@ -233,12 +233,12 @@ def _show_proof(proof: PreprocessProof, match: ClassMatch | None) -> None:
         how += "; no class of the network's is one of the folders': see --class-map"
     click.echo(f"\nmeasured on {proof.images:,} images by {how}: mean negative log-likelihood, less is better")
     for tried in proof.arithmetic:
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}{_of(tried, proof)}")
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}{_of(tried, proof.arithmetic)}")
     for tried in proof.geometry:
         speed = "" if tried.cost == 1 else f", {tried.speed}"
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.views}{speed}{_of(tried, proof)}")
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.views}{speed}{_of(tried, proof.geometry)}")
     click.echo(f"\n{proof.said()}")
 
 
-def _of(tried: Tried, proof: PreprocessProof) -> str:
-    return "" if tried.images == proof.images else f" (far behind on the first {tried.images:,})"
+def _of(tried: Tried, among: Sequence[Tried]) -> str:
+    return "" if tried.images >= among[0].images else f" (far behind on the first {tried.images:,})"
