@@ -147,14 +147,17 @@ class Race:
             if left == [0] or (set(left) == {0, winner} and lead(found[0], found[best]) > SURE):
                 return ("beaten" if winner else "confirmed"), winner
 
-    def hold(self, first: Racer, racer: Racer) -> None:
-        """Hold one candidate to another that did not run beside it, on all of the former's images."""
+    def hold(self, first: Racer, racer: Racer, *, on_all: bool) -> None:
+        """Hold one candidate to another that did not run beside it: on all images that either ran on, or on both's."""
+        assert first.seen is not None
         assert racer.seen is not None
-        end = len(racer.seen.keys)
-        self._extend(first, end)
+        end = (max if on_all else min)(len(first.seen.keys), len(racer.seen.keys))
+        for one in (first, racer):
+            self._extend(one, end)
         loss = self._surprise(first, end)
         _note(racer, self._surprise(racer, end), loss)
-        _note(first, loss, loss)
+        if on_all:
+            _note(first, loss, loss)
 
     def _extend(self, racer: Racer, end: int) -> None:
         start = 0 if racer.seen is None else len(racer.seen.keys)

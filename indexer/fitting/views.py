@@ -45,10 +45,10 @@ class Choice:
             tried.append(racer)
             answer, _ = race.run([best, racer], COSTLIER, PATIENCE)
             if best is not first:
-                race.hold(first, racer)
+                race.hold(first, racer, on_all=False)
             best = racer if answer == "beaten" else best
         if best is not first:
-            race.hold(first, best)
+            race.hold(first, best, on_all=True)
         return ranked(tried), None if best is first else best.tried(first)
 
     def _mirrored(self, best: Racer) -> Racer | None:
