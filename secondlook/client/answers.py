@@ -73,6 +73,10 @@ class Model:
     class_weights: list[float] = field(default_factory=list)
     """What one entry's vote for the class is multiplied with."""
     taught: TaughtCounts | None = None
+    teachable: bool | None = None
+    """Whether images can be taught to it now, by whoever has an admin key; None = the server is an older one."""
+    why_not_teachable: str | None = None
+    """Why not, in a sentence."""
 
 
 @dataclass(frozen=True)
