@@ -94,7 +94,13 @@ def test_a_server_with_nothing_set_is_taught_with_the_key_that_it_shows(
         assert key.encode() not in folder.joinpath("cmdline").read_bytes()
         assert key.encode() not in folder.joinpath("environ").read_bytes()
     assert server.stop() == 0
-    # The next one, and one beside it, have the same key and know what was taught.
+
+
+def test_the_next_server_and_one_beside_it_have_the_same_key_and_know_what_was_taught(serve: Serve) -> None:
+    first = serve()
+    key = link(first)[1]
+    assert teach(first, key).status_code == 201
+    first.process.kill()  # what was acknowledged is kept all the same
     again, beside = serve(), serve()
     assert link(again)[1] == link(beside)[1] == key
     assert answer(again, spotted(9)) == "spotted"
