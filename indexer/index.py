@@ -100,7 +100,7 @@ def index(
         encoder = source.prepare(dataset, folder, progress)
         dataset = ordered(dataset, encoder.classes)
         if options.parameters:
-            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
+            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0 or encoder.wants_linear)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         embedded = (gather or _embedding(options))(dataset, encoder, progress)
