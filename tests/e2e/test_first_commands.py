@@ -23,7 +23,8 @@ COMMAND = re.compile(r"^\$ (.*?)(?: +# .*)?$", re.MULTILINE)
 
 def console(page: str) -> list[str]:
     """The commands of a page's block that begins with a network."""
-    found = re.search(r"^```console\n(\$ secondlook network .*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    text = (ROOT / page).read_text()
+    found = re.search(r"^```console\n(\$ secondlook network .*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return COMMAND.findall(found[1])
 
