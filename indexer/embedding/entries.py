@@ -17,6 +17,7 @@ from secondlook.indexer.embedding.encoders import PreparedEncoder
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.entry_table import contact_sheet
 from secondlook.model.cache import Floats
+from secondlook.model.errors import ParameterError
 from secondlook.model.networks.engines import Encoding
 
 BATCH = 64
@@ -56,8 +57,16 @@ def embed_entries(
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
     Images for which the network gives numbers that are not finite are left out, and noted.
+
+    Raises:
+        ParameterError: mirrored copies are asked for, and would have the same keys.
     """
     engine = encoder.engine
+    if mirror and encoder.preprocess.mirrored:
+        raise ParameterError(
+            "the encoder takes the mean of each image and its mirrored copy, so that a mirrored copy has the same key: "
+            "leave out --mirror"
+        )
     count, copies = len(positions), 2 if mirror else 1
     is_held = np.zeros(len(dataset.labels), bool)
     is_held[dataset.holdout()] = True
