@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sqlite3
@@ -33,7 +34,7 @@ from secondlook.model.bundles.root import active_generation, prune, require_root
 from secondlook.model.errors import BundleError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
-from secondlook.model.networks.backbones import DEFAULT_BACKBONE
+from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE
 from secondlook.service.http.hosts import is_loopback, tell_at_start
 from secondlook.service.processes.listening import bind
 from secondlook.service.settings import Settings, read_settings
@@ -106,6 +107,8 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
         return active_generation(root)
     is_same = before is not None and (before.network, before.network_stamp) == (now.network, now.network_stamp)
     source: EncoderSource = FromBundle(root) if is_same else network_source(name, None)
+    if name in BACKBONES:  # that it knows none of the photos' classes is what it is for
+        logging.getLogger("secondlook.indexer.sources").setLevel(logging.ERROR)
     images = fold(photos.dataset, Journal(root))
     generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress)
     activate(root, generation)
