@@ -21,6 +21,7 @@ from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
 from secondlook.indexer.fitting.cache import FittedCache, fit_cache
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
 from secondlook.indexer.fitting.unknown import unknown_kinds
@@ -63,7 +64,7 @@ class IndexOptions:
     """What the network's user says of its having been trained on the dataset."""
 
 
-Gather = Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]
+Gather = Callable[[Dataset, PreparedEncoder, KeptFeatures, Progress], EmbeddedEntries]
 """Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
 
 EXPECTED_SHARE = 0.99
@@ -78,10 +79,13 @@ def index(
     progress: Progress = silent,
     gather: Gather | None = None,
     milvus: Milvus | None = None,
+    counts: Counts | None = None,
 ) -> str:
     """Embed a dataset into a new bundle below root, or take what ``gather`` gives; its generation.
 
-    CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the one in the environment.
+    What was embedded for a bundle of this root before is not embedded again (``embedding.kept_features``); ``counts``
+    says how many images that were. CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the
+    one in the environment.
 
     Raises:
         DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
@@ -90,18 +94,19 @@ def index(
     """
     if options.parameters:
         check_parameters(*options.parameters)
-    with draft(root) as folder, ExitStack() as undo:
+    with draft(root) as folder, ExitStack() as undo, ExitStack() as open_files:
         encoder = source.prepare(dataset, folder, progress)
         dataset = ordered(dataset, encoder.classes)
         if options.parameters:
             check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
-        embedded = (gather or _embedding(options))(dataset, encoder, progress)
+        kept = open_files.enter_context(keeping(root, encoder, counts))
+        embedded = (gather or _embedding(options))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
-        fitted = fit_entries(store, entries, encoder, builder, options, progress)
+        fitted = fit_entries(store, entries, encoder, builder, options, progress, kept)
         stored = write_files(folder, entries, encoder, builder, fitted)
         progress("verify", 0, 1)
         manifest = describe(generation, entries, encoder, stored, fitted, options)
@@ -144,6 +149,7 @@ def fit_entries(
     builder: StoreBuilder,
     options: IndexOptions,
     progress: Progress,
+    kept: KeptFeatures | None = None,
 ) -> FittedCache[TunableStore]:
     """Choose the holdout, and fit on it what was not given.
 
@@ -163,6 +169,7 @@ def fit_entries(
         named=options.holdout,
         earlier=encoder.holdout,
         progress=progress,
+        kept=kept,
     )
     return fit_cache(
         store,
@@ -172,7 +179,7 @@ def fit_entries(
         chosen,
         parameters=options.parameters,
         is_exact=_is_exact(options, builder),
-        unknown=lambda: unknown_kinds(encoder, options.unknown, progress),
+        unknown=lambda: unknown_kinds(encoder, options.unknown, progress, kept),
         progress=progress,
     )
 
@@ -229,6 +236,7 @@ def describe(
         proof=encoder.proof,
         store=stored,
         **fitted.manifest_fields(),
+        features=encoder.features,
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
     )
 
@@ -244,10 +252,9 @@ def made_now() -> dict[str, str]:
 def _embedding(options: IndexOptions) -> Gather:
     """Embeds all images here and now."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
-        everything = np.arange(len(dataset.labels))
-        copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
-        return embed_entries(dataset, everything, encoder, progress, **copies)
+    def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
+        everything, (mirror, thumbnails) = np.arange(len(dataset.labels)), (options.mirror, options.thumbnails)
+        return embed_entries(dataset, everything, encoder, progress, mirror=mirror, thumbnails=thumbnails, kept=kept)
 
     return gather
 

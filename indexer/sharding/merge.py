@@ -21,6 +21,7 @@ from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
@@ -147,9 +148,9 @@ def merge(
     if journal is not None:
         dataset = fold(dataset, journal)
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
         with tempfile.TemporaryFile(dir=root) as file:
-            return _gather(parts, held, dataset, encoder, progress, file)
+            return _gather(parts, held, dataset, encoder, kept, progress, file)
 
     options = replace(options, mirror=plan.mirror, thumbnails=plan.thumbnails)
     return index(dataset, root, FromBundle(source, generation), options, progress, gather)
@@ -160,6 +161,7 @@ def _gather(
     held: NDArray[np.int64],
     dataset: Dataset,
     encoder: PreparedEncoder,
+    kept_features: KeptFeatures,
     progress: Progress,
     file: IO[bytes],
 ) -> EmbeddedEntries:
@@ -200,7 +202,9 @@ def _gather(
     taught: Iterable[bytes] = ()
     if isinstance(dataset, FoldedDataset):
         new = np.arange(len(dataset.kept), len(dataset.labels))
-        more = embed_entries(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
+        more = embed_entries(
+            dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails, kept=kept_features
+        )
         file.write(more.keys.data)
         taught = more.sheets
         found.append(replace(more, sheet=np.where(more.sheet >= 0, more.sheet + sheets, -1)))

@@ -38,8 +38,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder, prepared
-from secondlook.indexer.embedding.entries import BATCH, embed_entries
+from secondlook.indexer.embedding.entries import embed_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.bundles.files import encoder_id, read_manifest
 from secondlook.model.bundles.locks import fsync

@@ -18,12 +18,12 @@ from secondlook.indexer.fitting.evidence import BATCH
 from secondlook.indexer.fitting.pooling import best_pool
 from secondlook.indexer.fitting.preprocessing import MOST, losses, measure
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, encoder_files, encoder_id_of
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.manifest import NetworkInfo
 from secondlook.model.networks.classes import ClassMatch, Groups, match_classes, read_class_map
-from secondlook.model.networks.encoder_graph import export_encoder
+from secondlook.model.networks.encoder_graph import export_encoder, features_id
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, check_recipe, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -96,7 +96,16 @@ class FromNetwork:
             groups=None if chosen is None else tuple(tuple(group) for group in chosen),
             matched="" if match is None else match.how,
         )
-        return PreparedEncoder(engine, info, recipe, network.preprocess, opened.classes, proof=proof)
+        return PreparedEncoder(
+            engine,
+            info,
+            recipe,
+            network.preprocess,
+            opened.classes,
+            proof=proof,
+            features=features_id(network, recipe, projection),
+            logits_from=encoder_id_of(encoder_files(folder), network.preprocess.geometry) if engine.classes else "",
+        )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
         """The network, with preprocessing that was measured.

@@ -15,8 +15,8 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
