@@ -77,6 +77,11 @@ class Counts:
     known: int = 0
     """Of earlier runs, or met before in this one."""
 
+    def said(self) -> str:
+        """A sentence."""
+        new = f"{self.embedded:,} image{'s' if self.embedded != 1 else ''}"
+        return f"embedded {new}, {self.known:,} {'was' if self.known == 1 else 'were'} known"
+
 
 def keeping(root: Path, encoder: PreparedEncoder, counts: Counts | None = None) -> KeptFeatures:
     """What is kept in a root of an encoder that is to make a bundle there."""

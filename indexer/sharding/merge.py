@@ -21,7 +21,7 @@ from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
-from secondlook.indexer.embedding.kept_features import KeptFeatures
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
@@ -121,6 +121,7 @@ def merge(
     options: IndexOptions,
     journal: Journal | None = None,
     progress: Progress = silent,
+    counts: Counts | None = None,
 ) -> str:
     """Make a bundle below ``root`` of parts of a dataset, as ``index`` does of the dataset itself; its generation.
 
@@ -153,7 +154,7 @@ def merge(
             return _gather(parts, held, dataset, encoder, kept, progress, file)
 
     options = replace(options, mirror=plan.mirror, thumbnails=plan.thumbnails)
-    return index(dataset, root, FromBundle(source, generation), options, progress, gather)
+    return index(dataset, root, FromBundle(source, generation), options, progress, gather, counts=counts)
 
 
 def _gather(
