@@ -66,7 +66,7 @@ setup-test: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
-	@echo "installing what serving needs (about 380 MB) ..."
+	@echo "installing what serving needs (about 580 MB) ..."
 	@$(PIP) install --require-hashes -r locks/serve.txt
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
@@ -82,10 +82,10 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
         --no-emit-index-url --no-emit-find-links --no-header
 
 lock:
-	$(LOCK) --extra cpu --extra client --extra networks --group build --output-file locks/serve.txt
-	$(LOCK) --extra cpu --extra client --extra networks --extra milvus --group build --output-file locks/cluster.txt
-	$(LOCK) --extra gpu --extra client --group build --output-file locks/gpu.txt
-	$(LOCK) --extra cpu --extra client --extra lab --extra milvus --extra ray --group build --group test --output-file locks/test.txt
+	$(LOCK) --extra cpu --extra client --extra photos --group build --output-file locks/serve.txt
+	$(LOCK) --extra cpu --extra client --extra photos --extra milvus --group build --output-file locks/cluster.txt
+	$(LOCK) --extra gpu --extra client --extra photos --group build --output-file locks/gpu.txt
+	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra milvus --extra ray --group build --group test --output-file locks/test.txt
 
 clean:
 	rm -rf .venv

@@ -2,7 +2,7 @@
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/secondlook
 WORKDIR /src
-# cluster.txt has the client of Milvus too.
+# cluster.txt has the client of Milvus too. Both have what a rebuild needs that fits a linear head: scikit-learn and onnx.
 ARG LOCK=serve.txt
 COPY locks/${LOCK} locks/
 RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r locks/${LOCK}

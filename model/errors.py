@@ -8,6 +8,7 @@
     ├── EngineError       an encoder that cannot run here
     ├── StoreError        a factory string, or a search that a store cannot do
     ├── StoreUnreachableError  a store on another machine that does not answer now
+    ├── HomeError         a user's own folder for bundles, or the key in it, that cannot be used
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
@@ -46,6 +47,10 @@ class StoreError(SecondlookError):
 
 class StoreUnreachableError(SecondlookError):
     """A store on another machine does not answer now; it may later."""
+
+
+class HomeError(SecondlookError):
+    """A user's own folder for bundles, or the key in it, cannot be used."""
 
 
 class BundleError(SecondlookError):

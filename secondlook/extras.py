@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from importlib.metadata import requires
 
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 _EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")
 
 
@@ -30,7 +31,7 @@ def extras_with(module: str) -> list[str]:
     wanted = [one for one in requires("secondlook") or () if "extra ==" in one]
     sizes = Counter(extra for one in wanted for extra in _EXTRA.findall(one))
     # A distribution is called like its module, or like it and more: faiss-cpu.
-    name = re.escape(module).replace("_", "[-_]")
+    name = re.escape(_DISTRIBUTIONS.get(module, module)).replace("_", "[-_]")
     installs = re.compile(rf"{name}\b", re.IGNORECASE)
     found = [extra for one in wanted if installs.match(one) for extra in _EXTRA.findall(one)]
     return sorted(found, key=lambda extra: (extra == "gpu", sizes[extra], extra))

@@ -159,7 +159,8 @@ def prove(
             if not difference <= most:
                 raise EngineError(
                     f"the encoder made of {network.name} does not give the network's {name} for {how} (they differ by "
-                    f"{difference:.2g}): export the network again, with the number of images free"
+                    f"{difference:.2g}): export the network again, with the number of images free, and look at it "
+                    f"with secondlook network {network.name}"
                 )
 
 

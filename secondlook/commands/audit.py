@@ -16,7 +16,7 @@ from secondlook.commands.shared.options import (
     reporting,
 )
 from secondlook.commands.shared.trials import tell
-from secondlook.commands.study import planted
+from secondlook.commands.studies.of_bundles import planted
 from secondlook.curation.audit import LISTED, SIMILAR
 from secondlook.curation.audit import audit as run
 from secondlook.curation.contact_sheets import pictures_of, write_sheets

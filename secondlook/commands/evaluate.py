@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from secondlook.commands import study
 from secondlook.commands.shared.options import (
     json_option,
     left_out_option,
@@ -20,6 +19,7 @@ from secondlook.commands.shared.options import (
     tell_left_out,
 )
 from secondlook.commands.shared.trials import Trial, trial_options
+from secondlook.commands.studies import of_bundles as study
 from secondlook.evaluation.evaluate import evaluate as measure
 from secondlook.evaluation.studies.same_picture import IMAGES as TAUGHT
 from secondlook.evaluation.studies.shift import REFILL

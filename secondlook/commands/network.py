@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from secondlook.commands.shared.network_options import class_map_option, preprocess_option
 from secondlook.commands.shared.options import (
     json_option,
     max_pixels_option,
@@ -53,18 +54,8 @@ JUDGES = {
 @click.option(
     "--count", type=click.IntRange(2, MOST), default=MOST, show_default=True, help="With --images: use so many."
 )
-@click.option(
-    "--preprocess",
-    "preprocess_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A JSON file that says how images become the network's input; also one that timm or transformers wrote.",
-)
-@click.option(
-    "--class-map",
-    "class_map_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="With --images: lines of a folder's name, TAB, the network's class (name or index).",
-)
+@preprocess_option
+@class_map_option
 @click.option(
     "--write-preprocess",
     "write_to",
@@ -80,8 +71,8 @@ def network(
     images: Path | None,
     split: str,
     count: int,
-    preprocess_file: Path | None,
-    class_map_file: Path | None,
+    preprocess: Path | None,
+    class_map: Path | None,
     write_to: Path | None,
     all_layers: bool,
     limits: Limits,
@@ -90,11 +81,11 @@ def network(
 ) -> None:
     """Show what was understood, and with images whether they agree."""
     with reporting(progress_format) as progress:
-        class_map = None if class_map_file is None else read_class_map(class_map_file)
-        found = open_network(name, preprocess_file)
+        names = None if class_map is None else read_class_map(class_map)
+        found = open_network(name, preprocess)
         measured = Measured()
         if images is not None:
-            measured = _measured(found, images, split, count, class_map, limits, progress)
+            measured = _measured(found, images, split, count, names, limits, progress)
         if write_to is not None:
             _write(found.preprocess if measured.proof is None else measured.proof.best, write_to)
     content = _content(found, measured)

@@ -73,6 +73,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         log = tmp_path / f"server{len(started)}.log"
         own = {f"SECONDLOOK_{name.upper()}": str(value) for name, value in settings.items()}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
+        kept["XDG_DATA_HOME"] = str(tmp_path / "data-home")
         with log.open("w") as file:
             process = subprocess.Popen(
                 [*wrapper, *program, "serve", "--port", str(port)],

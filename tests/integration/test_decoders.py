@@ -2,107 +2,28 @@
 
 import asyncio
 import io
-import os
-import signal
-import struct
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.model.errors import ImageError, ImageTooLargeError, ImageTooSlowError
 from secondlook.model.images import FORMATS, Geometry, Interpolation, Limits, Rule, decode, read_header
-from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.decoding.jobs import QUICK_BYTES, QUICK_FILE_BYTES, QUICK_PIXELS, Job, Spending
-from secondlook.service.errors import UnavailableError
-from secondlook.service.metrics import Metrics
-from tests.hostile_images import png
+from tests.decoders_for_tests import (
+    LARGE,
+    LARGER,
+    LIMITS,
+    SMALL,
+    TARGET,
+    Running,
+    is_gone,
+    rle,
+    run,
+    until,
+)
 from tests.images_for_tests import COLOURS, make_image
-
-LIMITS = Limits(64_000_000)
-PATIENCE_S = 60.0
-TARGET = Geometry.covering(32, 32)
-SMALL = make_image("red")
-
-
-def plain(side: int) -> bytes:
-    return png(np.full((side, side, 3), 99, np.uint8))
-
-
-def rle(side: int) -> bytes:
-    """A run-length coded BMP, each pixel a run."""
-    row = b"\1\2" * side + b"\0\0"
-    head = struct.pack("<2sIHHI", b"BM", 1078 + side * len(row), 0, 0, 1078)
-    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, side * len(row), 0, 0, 256, 0)
-    return head + info + bytes(1024) + row * side
-
-
-LARGE, LARGER = plain(4000), plain(8000)
-"""A fifth of a second of the processor, and one."""
-
-
-class Running:
-    """Decoders, and what they have counted."""
-
-    def __init__(self, **given: Any) -> None:
-        self.metrics = Metrics()
-        options: dict[str, Any] = {"places": 2, "max_bytes": 8 << 30, "max_seconds": 60.0, "room": 1 << 20}
-        self.decoders = Decoders(**options | given, metrics=self.metrics)
-
-    async def decode(
-        self, file: bytes, spending: Spending | None = None, limits: Limits = LIMITS, geometry: Geometry = TARGET
-    ) -> NDArray[np.uint8]:
-        out = np.zeros((*geometry.size, 3), np.uint8)
-        spending = spending or self.decoders.spending(1)
-        await self.decoders.decode(file, out, geometry, limits, spending, time.monotonic() + PATIENCE_S)
-        return out
-
-    def ended(self, reason: str) -> float:
-        return self.metrics.registry.get_sample_value("secondlook_decodings_ended_total", {"reason": reason}) or 0.0
-
-    async def busy(self) -> int:
-        """The id of a process that decodes a large image."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                for process, running in self.decoders._running.items():
-                    if running.is_slow and process.used_s() > 0:
-                        return process.pid
-                await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def running(**given: Any) -> AsyncIterator[Running]:
-    it = Running(**given)
-    await it.decoders.start()
-    try:
-        async with asyncio.timeout(4 * PATIENCE_S):
-            yield it
-    finally:
-        await it.decoders.close()
-
-
-def run(test: Callable[[Running], Awaitable[None]], **given: Any) -> None:
-    async def main() -> None:
-        async with running(**given) as it:
-            await test(it)
-
-    asyncio.run(main())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
 
 
 def test_pixels_and_errors_are_those_of_decode() -> None:
@@ -307,128 +228,3 @@ def test_what_is_decoded_without_asking_takes_no_more_than_is_set_aside(format: 
             pytest.skip(f"Pillow does not write {format}")
         file = buffer.getvalue()
         assert read_header(file, LIMITS, geometry).peak_bytes + 2 * QUICK_FILE_BYTES <= QUICK_BYTES
-
-
-def test_what_nobody_waits_for_is_ended() -> None:
-    async def test(it: Running) -> None:
-        decoding = asyncio.create_task(it.decode(LARGER))
-        pid = await it.busy()
-        decoding.cancel()
-        await until(lambda: is_gone(pid))
-        assert it.ended("abandoned") == 1
-        assert (await it.decode(SMALL)).any()
-
-    run(test)
-
-
-def test_what_is_not_decoded_in_time_is_given_up() -> None:
-    async def test(it: Running) -> None:
-        out = np.zeros((*TARGET.size, 3), np.uint8)
-        soon = time.monotonic() + 0.1
-        found = await asyncio.gather(
-            *(it.decoders.decode(LARGER, out, TARGET, LIMITS, it.decoders.spending(1), soon) for _ in range(3)),
-            return_exceptions=True,
-        )
-        assert [type(error) for error in found] == [TimeoutError] * 3
-        assert it.ended("deadline") >= 1
-
-    run(test)
-
-
-def test_a_usual_image_is_not_called_slow_where_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.service.decoding.decoders.LONG_TURN_S", 0.0)
-
-    async def test(it: Running) -> None:
-        out = np.zeros((*TARGET.size, 3), np.uint8)
-        with pytest.raises(TimeoutError):
-            await it.decoders.decode(LARGER, out, TARGET, LIMITS, it.decoders.spending(1), time.monotonic() + 0.3)
-
-    run(test)
-
-
-def test_an_image_that_ends_its_process_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(it: Running) -> None:
-        decoding = asyncio.create_task(it.decode(LARGER))
-        other = asyncio.create_task(it.decode(LARGE))
-        killed: set[int] = set()
-        while len(killed) < 2:  # the first time may be somebody else's fault
-            await asyncio.sleep(0.001)
-            for process, running in it.decoders._running.items():
-                if running.job.file is LARGER and process.pid and process.pid not in killed:
-                    killed.add(process.pid)
-                    os.kill(process.pid, signal.SIGSEGV)
-        with pytest.raises(ImageError, match="makes its decoder fail"):
-            await decoding
-        assert (await other).any()
-        assert it.ended("crashed") == 2
-        assert (await it.decode(SMALL)).any()
-
-    run(test)
-    assert "ended while it decoded" in caplog.text
-
-
-def test_a_process_that_died_while_it_was_idle_costs_no_image() -> None:
-    async def test(it: Running) -> None:
-        await it.decode(SMALL)
-        await until(lambda: all(process.pid for process in it.decoders._processes))
-        for process in it.decoders._processes:
-            os.kill(process.pid, signal.SIGKILL)
-        found = await asyncio.gather(*(it.decode(SMALL) for _ in range(8)))
-        assert all(pixels.any() for pixels in found)
-
-    run(test)
-
-
-def test_all_of_it_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.service.decoding.nursery.RESTART_S", 0.1)
-
-    async def test(it: Running) -> None:
-        decoding = asyncio.create_task(it.decode(LARGER))
-        pid = await it.busy()
-        popen = it.decoders._nursery._popen
-        assert popen is not None
-        popen.kill()
-        with pytest.raises(UnavailableError):
-            await decoding
-        assert not it.decoders.is_running
-        with pytest.raises(UnavailableError):
-            await it.decode(SMALL)
-        await until(lambda: it.decoders.is_running)
-        assert (await it.decode(SMALL)).any()
-        await until(lambda: is_gone(pid))
-
-    run(test)
-
-
-def test_a_decoder_has_what_it_needs_and_no_more() -> None:
-    async def test(it: Running) -> None:
-        decoding = asyncio.create_task(it.decode(LARGER))
-        pid = await it.busy()
-        # Devices in place of the standard ones, its socket, and what is shared (mapped, once more).
-        assert len(os.listdir(f"/proc/{pid}/fd")) <= 6
-        loaded = Path(f"/proc/{pid}/maps").read_text()
-        assert "PIL" in loaded
-        assert not any(name in loaded for name in ("faiss", "onnxruntime", "torch", "pydantic"))
-        await decoding
-
-    run(test)
-
-
-def test_it_ends_with_all_its_processes() -> None:
-    async def main() -> list[int]:
-        async with running() as it:
-            decoding = asyncio.create_task(it.decode(LARGER))
-            await it.busy()
-            await until(lambda: all(process.pid for process in it.decoders._processes))
-            popen = it.decoders._nursery._popen
-            assert popen is not None
-            pids = [popen.pid, *(process.pid for process in it.decoders._processes)]
-        with pytest.raises(UnavailableError):
-            await decoding
-        return pids
-
-    for pid in asyncio.run(main()):
-        deadline = time.monotonic() + PATIENCE_S
-        while not is_gone(pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)

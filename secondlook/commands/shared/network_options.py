@@ -25,7 +25,8 @@ network_help = f"A network, as it is: {', '.join(source.form for source in TABLE
 preprocess_option = click.option(
     "--preprocess",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A JSON file that says how images become the network's input, in place of what it declares.",
+    help="A JSON file that says how images become the network's input, in place of what it declares; also one that "
+    "timm or transformers wrote.",
 )
 class_map_option = click.option(
     "--class-map",

@@ -1,0 +1,1 @@
+"""The commands of ``secondlook study``, by what they measure."""

@@ -1,0 +1,72 @@
+"""``secondlook study``, and how a study becomes a command of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secondlook.commands.shared.options import (
+    json_option,
+    progress_option,
+    reporting,
+    tell_left_out,
+)
+from secondlook.commands.shared.trials import Trial, tell, trial_options
+from secondlook.indexer.results import Study, write
+from secondlook.model.images import Limits
+
+Measure = Callable[..., Study]
+
+
+@click.group("study")
+def study() -> None:
+    """Ask one question about a bundle and its cache, on real images."""
+
+
+def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add where results go."""
+    out = click.option(
+        "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
+    )
+    return out(json_option(progress_option(command)))
+
+
+def of_trial(name: str) -> Callable[[Measure], Measure]:
+    """Make ``secondlook study NAME DATASET`` of a function of a ``Trial`` and its own options.
+
+    The function's docstring is the command's help; what it returns is printed, and written to --out.
+    """
+
+    def register(measure: Measure) -> Measure:
+        @study.command(name)
+        @trial_options
+        @result_options
+        @wraps(measure)
+        def command(
+            dataset: str,
+            root: Path | None,
+            data_root: Path | None,
+            generation: str | None,
+            split: str,
+            images: int | None,
+            limits: Limits,
+            out: Path | None,
+            as_json: bool,
+            progress_format: str,
+            **own: Any,
+        ) -> None:
+            with reporting(progress_format) as progress:
+                trial = Trial.open(dataset, root, data_root, generation, split, images, limits, progress)
+                found = measure(trial, **own)
+                if out is not None:
+                    write(found, out, name)
+            tell_left_out([trial.dataset])
+            tell(found, as_json or progress_format == "json")
+
+        return measure
+
+    return register
