@@ -228,6 +228,7 @@ class KeptFeatures:
 
     def __exit__(self, *_: object) -> None:
         self.flush()
+        self._lease = None
 
     def _end(self, why: str) -> None:
         self._ended = True
