@@ -10,7 +10,8 @@ import io
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,17 @@ from secondlook.model.bundles.locks import fsync
 
 Arrays = dict[str, NDArray[Any]]
 
-DAMAGED = (ValueError, TypeError, KeyError, OSError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError)
+DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    EOFError,
+    IndexError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 """What reading a file that is no such file raises."""
 
 _LOCAL_HEADER = 30
@@ -36,14 +47,15 @@ def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return content.getvalue()
 
 
-def unpacked(content: bytes) -> Arrays:
-    """The arrays, each held to its checksum.
+def unpacked(content: bytes, names: Sequence[str] | None = None, needed: Sequence[str] = ()) -> Arrays:
+    """The arrays, or those of some names, each held to its checksum; without ``names`` those that are needed have to be
+    there.
 
     Raises:
-        ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile: it is none, or damaged.
+        One of DAMAGED: it is none, or damaged.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays.items())
+        return {name: arrays[name] for name in names or dict.fromkeys((*needed, *arrays.files))}
 
 
 def mapped(path: Path) -> Arrays:

@@ -41,6 +41,7 @@ from secondlook.indexer.embedding.feature_files import (
 )
 from secondlook.indexer.embedding.sheets import Sheets
 from secondlook.model.bundles.bundle import Bundle, OpenEncoder
+from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import FEATURES, encoder_id, features_of
 from secondlook.model.bundles.locks import Lease
 from secondlook.model.cache import Floats
@@ -90,7 +91,9 @@ def keeping(root: Path, encoder: PreparedEncoder, counts: Counts | None = None) 
 
 
 def keeping_of(root: Path, bundle: Bundle | OpenEncoder, counts: Counts | None = None) -> KeptFeatures:
-    """What is kept in a root of a bundle's encoder."""
+    """What is kept in a root of a bundle's encoder; nothing in that of the default bundle, which is the package's."""
+    if root == default_root():
+        return KeptFeatures(None, bundle.engine.dim, counts=counts)
     features, is_network = features_of(bundle.manifest), bundle.manifest.head == "network"
     folder = None if features is None else root / FEATURES / features
     return KeptFeatures(folder, bundle.engine.dim, encoder_id(bundle.manifest) if is_network else "", counts=counts)
