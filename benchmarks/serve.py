@@ -49,7 +49,6 @@ from secondlook.evaluation.timing import repeated
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import SecondlookError
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
 
@@ -302,8 +301,7 @@ def _load(loads: list[Loaded], connections: int | None, offered: float | None) -
 
 def _ours(root: Path) -> dict[str, list[Candidate]]:
     """One worker, which is the default, and more in powers of two up to one for each core."""
-    bundles = () if root == default_root() else ("--bundles", str(root))
-    command = (sys.executable, "-m", "secondlook", "serve", *bundles, "--workers")
+    command = (sys.executable, "-m", "secondlook", "serve", "--bundles", str(root), "--workers")
     found: dict[str, list[Candidate]] = {}
     for count in (2**step for step in range((os.cpu_count() or 1).bit_length())):
         name = "secondlook" if count == 1 else "secondlook, workers"

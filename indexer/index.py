@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,9 @@ from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
 from secondlook.indexer.fitting.cache import FittedCache, fit_cache
+from secondlook.indexer.fitting.honest_head import fit_honest_head
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
+from secondlook.indexer.fitting.linear_head import LinearOpinion
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.memory import check_index_memory
 from secondlook.indexer.new_entries import NewEntries
@@ -32,11 +34,12 @@ from secondlook.indexer.store_builder import StoreBuilder, choose_builder
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import thumbnail_size, write_entries
-from secondlook.model.bundles.files import DIRECTIONS, ENTRIES, FOLDED_KEYS, VALUES
+from secondlook.model.bundles.files import DIRECTIONS, ENCODER, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
 from secondlook.model.cache import Floats, check_lam, check_parameters
 from secondlook.model.manifest import Manifest, StoreInfo, Trained
+from secondlook.model.networks.engines import Encoding
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.store import TunableStore
@@ -66,6 +69,9 @@ class IndexOptions:
 
 Gather = Callable[[Dataset, PreparedEncoder, KeptFeatures, Progress], EmbeddedEntries]
 """Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
+
+PROVEN = 5
+"""Images on which an encoder with a new head is proven."""
 
 EXPECTED_SHARE = 0.99
 """Of the images that look like some, so many can be read where nothing is amiss: the store is planned for these."""
@@ -106,10 +112,12 @@ def index(
         entries = NewEntries.of(dataset, embedded)
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
-        fitted = fit_entries(store, entries, encoder, builder, options, progress, kept)
+        fitted, linear = fit_entries(store, entries, encoder, builder, options, progress, kept)
+        if linear is not None:
+            encoder = with_linear_head(folder, entries, encoder, linear)
         stored = write_files(folder, entries, encoder, builder, fitted)
         progress("verify", 0, 1)
-        manifest = describe(generation, entries, encoder, stored, fitted, options)
+        manifest = describe(generation, entries, encoder, stored, fitted, options, linear)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del embedded, entries, store, fitted
         bundles.commit(root, folder, manifest, milvus)
@@ -150,8 +158,8 @@ def fit_entries(
     options: IndexOptions,
     progress: Progress,
     kept: KeptFeatures | None = None,
-) -> FittedCache[TunableStore]:
-    """Choose the holdout, and fit on it what was not given.
+) -> tuple[FittedCache[TunableStore], LinearOpinion | None]:
+    """Choose the holdout, and fit on it what was not given; and a linear head, where one is wanted.
 
     Raises:
         DatasetError: what was named cannot be fitted on, or there are too few images.
@@ -171,7 +179,19 @@ def fit_entries(
         progress=progress,
         kept=kept,
     )
-    return fit_cache(
+    linear: LinearOpinion | None = None
+    if encoder.wants_linear:
+        linear, voting, chosen = fit_honest_head(
+            *(title, entries.embedded.keys, entries.values, len(dataset.classes), voting, chosen),
+            is_exhaustive=store.is_exhaustive,
+            progress=progress,
+        )
+
+    def unknown() -> dict[str, Encoding]:
+        kinds = unknown_kinds(encoder, options.unknown, progress, kept)
+        return kinds if linear is None else {name: linear.head.said(seen) for name, seen in kinds.items()}
+
+    fitted = fit_cache(
         store,
         len(dataset.classes),
         engine.classes or len(dataset.own_classes),
@@ -179,9 +199,28 @@ def fit_entries(
         chosen,
         parameters=options.parameters,
         is_exact=_is_exact(options, builder),
-        unknown=lambda: unknown_kinds(encoder, options.unknown, progress, kept),
+        unknown=unknown,
         progress=progress,
     )
+    return fitted, linear
+
+
+def with_linear_head(
+    folder: Path, entries: NewEntries, encoder: PreparedEncoder, linear: LinearOpinion
+) -> PreparedEncoder:
+    """The encoder in a draft with a head of its own, proven on some of the images.
+
+    Raises:
+        EngineError: it does not say what the keys and the head say.
+    """
+    from secondlook.model.networks.linear_graph import prove_linear_head, set_linear_head
+
+    engine = set_linear_head(folder / ENCODER, *linear.head)
+    some = np.flatnonzero(~entries.embedded.mirrored)[:PROVEN]
+    positions = entries.embedded.positions[some].tolist()
+    images = np.stack([entries.dataset.read(position, encoder.geometry) for position in positions])
+    prove_linear_head(engine, images, entries.embedded.keys[some], linear.head)
+    return replace(encoder, engine=engine)
 
 
 def write_files(
@@ -219,6 +258,7 @@ def describe(
     stored: StoreInfo,
     fitted: FittedCache[TunableStore],
     options: IndexOptions,
+    linear: LinearOpinion | None = None,
 ) -> Manifest:
     """The manifest, all but the hashes of the files."""
     dataset, engine = entries.dataset, encoder.engine
@@ -230,12 +270,13 @@ def describe(
         dataset=entries.info(mirrored=options.mirror),
         classes=dataset.classes,
         network=network,
-        head="network" if engine.classes else "none",
+        head="linear" if linear is not None else "network" if engine.classes else "none",
+        linear=None if linear is None else linear.info,
         recipe=encoder.recipe,
         preprocess=encoder.preprocess,
         proof=encoder.proof,
         store=stored,
-        **fitted.manifest_fields(),
+        **fitted.manifest_fields(dataset.classes),
         features=encoder.features,
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
     )

@@ -110,7 +110,7 @@ def refit(
         looks=replace(opened.looks, fitted=fitted.looks).fitted_on(_own(fitted.rows, opened.overlay)),
         holdout=fitted.kept_holdout and _by_id(fitted.kept_holdout, opened.overlay),
         directions=fitted.directions,
-        changed=fitted.manifest_fields()
+        changed=fitted.manifest_fields(opened.overlay.classes)
         | {
             "same_as": fitted.same_as or old.manifest.same_as,
             "network": old.manifest.network.model_copy(update={"trained_on_these": fitted.trained}),
@@ -317,8 +317,12 @@ def _own(rows: Ints | None, overlay: Overlay) -> Ints | None:
 def _by_id(holdout: KeptHoldout, overlay: Overlay) -> KeptHoldout:
     """The same with entries by their ids, in place of their rows."""
     ids = overlay.ids
-    own = np.where(holdout.own >= 0, ids[np.maximum(holdout.own, 0)], -1)
-    return replace(holdout, own=own, out=ids[holdout.out])
+
+    def by_id(rows: Ints) -> Ints:
+        return np.where(rows >= 0, ids[np.maximum(rows, 0)], -1)
+
+    same = None if holdout.same is None else by_id(holdout.same)
+    return replace(holdout, own=by_id(holdout.own), out=ids[holdout.out], same=same)
 
 
 def _write_changed(

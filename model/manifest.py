@@ -7,8 +7,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from secondlook.model.fit_report import ClassFigures as ClassFigures
+from secondlook.model.fit_report import FitReport as FitReport
+from secondlook.model.fit_report import HoldoutInfo as HoldoutInfo
+from secondlook.model.fit_report import LinearHead as LinearHead
+from secondlook.model.fit_report import Part
+from secondlook.model.fit_report import TriedStrength as TriedStrength
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
@@ -28,13 +34,7 @@ HeadKind = Literal["network", "linear", "none"]
 Trained = Literal["yes", "no", "unknown"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
-    )
-
-
-class DatasetInfo(_Part):
+class DatasetInfo(Part):
     """Which images are cached."""
 
     name: str
@@ -56,7 +56,7 @@ class DatasetInfo(_Part):
     sha256: str
 
 
-class NetworkInfo(_Part):
+class NetworkInfo(Part):
     """Which network is inside the encoder."""
 
     name: str
@@ -97,7 +97,7 @@ class NetworkInfo(_Part):
         return self
 
 
-class EarlyExit(_Part):
+class EarlyExit(Part):
     """A first, cheaper search, after which an answer that is sure enough is given."""
 
     lists: int | None = Field(None, ge=1)
@@ -108,7 +108,7 @@ class EarlyExit(_Part):
     """By how much the mixture's first class must lead its second for the answer to be sure."""
 
 
-class SearchInfo(_Part):
+class SearchInfo(Part):
     """How much of an approximate store a search looks at; nothing to say for a store that looks at every entry."""
 
     lists: int | None = Field(None, ge=1)
@@ -119,7 +119,7 @@ class SearchInfo(_Part):
     """A search to try first (``model.answering.early_exit``), fitted to the bundle's own theta, lam and k."""
 
 
-class StoreInfo(_Part):
+class StoreInfo(Part):
     """How the keys are kept."""
 
     kind: Literal["faiss", "milvus"]
@@ -133,7 +133,7 @@ class StoreInfo(_Part):
     """Why this store, where it was chosen by count and size."""
 
 
-class ApproximationError(_Part):
+class ApproximationError(Part):
     """How far answers are from those of the exact sum over all entries' unquantised keys, on the holdout.
 
     Total variation is half the sum of the absolute differences of the mixed probabilities: 0 = the same, 1 = disjoint.
@@ -149,48 +149,7 @@ class ApproximationError(_Part):
     changed_top1_percent: float
 
 
-class FitReport(_Part):
-    """What ``fit`` tried on the holdout, and what came of it: grids are indexed [k][theta][lam]."""
-
-    images: int
-    entries: int
-    ks: tuple[int | None, ...]
-    thetas: tuple[float, ...]
-    lams: tuple[float, ...]
-    error_percent: tuple[tuple[tuple[float, ...], ...], ...]
-    nll: tuple[tuple[tuple[float, ...], ...], ...]
-    """By ``leave-one-out`` the cache was tried beside a network that says nothing: errors are the cache's own."""
-    network_error_percent: float | None
-    """By ``leave-one-out``, on images that it may know by heart."""
-    chosen_error_percent: float
-    chosen_nll: float
-    network_nll: float | None = None
-    network_ece_percent: float | None = None
-    chosen_ece_percent: float | None = None
-    fewer_errors: tuple[float, float] | None = None
-    """By how many points the mixture errs less than the network there, 95 % interval; None where that cannot be told.
-    """
-
-    @property
-    def gains(self) -> bool | None:
-        """Whether the cache is seen to save errors; None where that cannot be told."""
-        return None if self.fewer_errors is None else self.fewer_errors[0] > 0
-
-
-class HoldoutInfo(_Part):
-    """What parameters were fitted on."""
-
-    name: str
-    images: int
-    honest: bool | None
-    """Whether neither the network was trained on them nor the cache holds them; None = that was not asked yet."""
-    why: str = ""
-    """How that is known, as a clause."""
-    left_out: int = 0
-    """Images of it that the cache has too, and that were left out."""
-
-
-class Surplus(_Part):
+class Surplus(Part):
     """How much more energy than RMDS bears out speaks against an image's being known (``answering.doubt``)."""
 
     energy: float = Field(gt=0)
@@ -199,7 +158,7 @@ class Surplus(_Part):
     """What is left of the two, weighed, up to which nothing speaks against it."""
 
 
-class Evidence(_Part):
+class Evidence(Part):
     """What speaks for an image's being known: a weighted sum of scores, less a surplus (``answering.doubt``)."""
 
     softmax: float = Field(0.0, ge=0)
@@ -220,7 +179,7 @@ class Evidence(_Part):
         return self.rmds > 0 or self.surplus is not None
 
 
-class NoveltyCandidate(_Part):
+class NoveltyCandidate(Part):
     """One way to tell unknown images that was tried, and how well it did."""
 
     score: str
@@ -232,7 +191,7 @@ class NoveltyCandidate(_Part):
     """By how many points at most the best candidate for a kind is better."""
 
 
-class Novelty(_Part):
+class Novelty(Part):
     """When an image is unlike anything cached: its score (``model.answering.doubt``) is above the threshold.
 
     Without evidence (bundles from before it) the score is 1 - similarity of its neighbor-th entry.
@@ -252,7 +211,7 @@ class Novelty(_Part):
     """Kinds of unknown images that it tells from known ones no better than chance would."""
 
 
-class Ranked(_Part):
+class Ranked(Part):
     """How little the holdout's own labels suited its images (0 = well), sorted: the scores at some of the ranks."""
 
     images: int = Field(ge=1)
@@ -261,7 +220,7 @@ class Ranked(_Part):
     scores: tuple[float, ...]
 
 
-class SameAs(_Part):
+class SameAs(Part):
     """The greatest similarity of a holdout image to another picture: an entry nearer than that is the same picture."""
 
     exact: float
@@ -272,7 +231,7 @@ class SameAs(_Part):
     """Of the holdout; where those are few, and cached ones that were asked of each other."""
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """What was calibrated on the holdout."""
 
     novelty: Novelty
@@ -287,14 +246,14 @@ class Calibration(_Part):
     """Percent of the holdout's images that are of each standing."""
 
 
-class FileInfo(_Part):
+class FileInfo(Part):
     """One file of the bundle."""
 
     size: int
     sha256: str
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """A bundle's manifest."""
 
     schema_version: Literal[3] = 3
@@ -305,6 +264,8 @@ class Manifest(_Part):
     classes: tuple[str, ...] = Field(min_length=1)
     network: NetworkInfo
     head: HeadKind = "network"
+    linear: LinearHead | None = None
+    """How a linear head was made; None where there is none."""
     recipe: Recipe
     preprocess: Preprocess
     proof: PreprocessProof | None = None
@@ -354,6 +315,9 @@ class Manifest(_Part):
         """Without a head there are neither classes that the network knows nor a network to mix with."""
         if self.has_head != (self.network.classes != 0):
             raise ValueError(f"head is {self.head!r} and the network knows {self.network.classes} classes")
+        if (self.linear is not None) != (self.head == "linear"):
+            said = "nothing" if self.linear is None else "something"
+            raise ValueError(f"head is {self.head!r}, and {said} is said of a linear one")
         if not self.has_head and self.lam != 1:
             raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
         return self
@@ -377,9 +341,9 @@ class Manifest(_Part):
     def equal_classes(self) -> int:
         """How many of the classes, the first ones, count alike in the vote; others are small as few images were taught.
 
-        They are those that the network knows, and without a head the dataset's own.
+        They are those that the network knows, and without a head of its own the dataset's own.
         """
-        return len(self.network_classes if self.has_head else self.dataset_classes)
+        return len(self.network_classes if self.head == "network" else self.dataset_classes)
 
 
 def _with_dataset_classes(content: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,16 @@ Their members are those of the HTTP contract. Nothing but Python itself is impor
 from __future__ import annotations
 
 import types
+from array import array
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    Float32s = array[float]
+else:
+    Float32s = array  # which says what is in it to type checkers alone
 
 T = TypeVar("T")
 
@@ -75,6 +81,38 @@ class Neighbor:
     mirrored: bool = False
     taught: bool = False
     thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class NearEntry:
+    """A cached entry near the image, where nothing is voted on."""
+
+    id: int
+    label: str
+    similarity: float
+    source: str = ""
+    mirrored: bool = False
+    taught: bool = False
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The entries nearest to one image, nearest first."""
+
+    generation: str
+    neighbors: list[NearEntry]
+    filename: str | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One image's key."""
+
+    generation: str
+    embedding: Float32s = field(repr=False)
+    """Numbers of float32, together of length 1; ``numpy.asarray`` makes (D,) of them without a copy."""
+    filename: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +194,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _value(hint: Any, value: Any) -> Any:
     """A member's value, read as its annotation says. Numbers and text stay as JSON gives them."""
+    if hint is array:
+        return array("f", value)
     if isinstance(hint, types.UnionType):  # X | None
         (hint,) = (one for one in get_args(hint) if one is not types.NoneType)
         return None if value is None else _value(hint, value)

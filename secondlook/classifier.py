@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.answers import Asked, Prediction, read
+from secondlook.answers import Asked, Embedding, Nearest, Prediction, read
 from secondlook.indexer.datasets.left_out import LeftOutError, Reason
 from secondlook.indexer.datasets.walk import read_image
 from secondlook.model.added.replay import replayed
 from secondlook.model.answering import told
 from secondlook.model.answering.follower import JournalFollower
-from secondlook.model.answering.predictor import Overrides, Predictor
+from secondlook.model.answering.predictor import Answer, Outcome, Overrides, Parameters, Predictor, Wanted
+from secondlook.model.answering.wanted import Embed, Embedded, Found, Search
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import ImageError, ParameterError
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode, fit
 from secondlook.model.journal import Journal
+from secondlook.one_or_many import Alone, OneOrMany
 from secondlook.pictures import as_picture, is_one, is_picture, read_open
 
 if TYPE_CHECKING:
     from secondlook.pictures import Image
+
+T = TypeVar("T")
 
 BATCH = 16
 """Images computed at once, as a server does by default."""
@@ -85,30 +90,6 @@ class Classifier:
         """The labels that answers can have, taught ones among them."""
         return self._newest().classes
 
-    @overload  # text is an iterable of text, but always one path here
-    def predict(self, images: Image, **options: Unpack[Asked]) -> Prediction: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, images: Iterable[Image], **options: Unpack[Asked]) -> list[Prediction | ImageError]: ...
-
-    def predict(
-        self, images: Image | Iterable[Image], **options: Unpack[Asked]
-    ) -> Prediction | list[Prediction | ImageError]:
-        """Say what an image shows, or each of several; images and options are those of ``predictions``.
-
-        Of several, one that fails has its error in its place: ``isinstance(answer, Prediction)`` tells them apart.
-
-        Raises:
-            ImageError: the one image fails.
-            ParameterError: an option is out of its range, or something is no image at all.
-        """
-        if not is_one(images):
-            return list(self.predictions(cast("Iterable[Image]", images), **options))
-        (answer,) = self._answers(iter(((None, images),)), _asked(**options))
-        if isinstance(answer, ImageError):
-            raise answer
-        return answer
-
     def predictions(self, images: Iterable[Image], **options: Unpack[Asked]) -> Iterator[Prediction | ImageError]:
         """Say what each of many images shows, in their order; some are read, answered and given at a time.
 
@@ -121,38 +102,85 @@ class Classifier:
             StoreUnreachableError: the bundle's keys are on another machine that does not answer.
             JournalError: what was taught to the root cannot be read.
         """
-        if is_one(images):
-            raise ParameterError("predictions takes several images, as a list: give one image to predict")
+        places = _places(images, "predict")
         asked = _asked(**options)
         self._predictor.parameters(asked.overrides)  # what is wrong with them is said now
-        return self._answers(((f"images[{place}]", image) for place, image in enumerate(images)), asked)
 
-    def _answers(
-        self, images: Iterator[tuple[str | None, Any]], asked: told.Asked
-    ) -> Iterator[Prediction | ImageError]:
+        def tell(predictor: Predictor, wanted: Wanted, answer: Outcome, filename: str | None) -> Prediction:
+            assert isinstance(answer, Answer)
+            assert isinstance(wanted, Parameters)
+            said = told.prediction(predictor, answer, wanted, filename, asked, _nowhere)
+            return read(Prediction, said, generation=self.generation, **wanted._asdict())
+
+        return self._each(places, lambda predictor: predictor.parameters(asked.overrides), asked.nearest, tell)
+
+    predict = OneOrMany(predictions, Prediction, ImageError)
+
+    def searches(self, images: Iterable[Image], *, k: int | None = None) -> Iterator[Nearest | ImageError]:
+        """Find the entries nearest to each of many images: ``k`` of them, 1 to 200; 20 where it is None.
+
+        Images and errors are as for ``predictions``.
+        """
+        places, search = _places(images, "search"), Search() if k is None else Search(k)
+
+        def tell(predictor: Predictor, _: Wanted, found: Outcome, filename: str | None) -> Nearest:
+            assert isinstance(found, Found)
+            said = told.nearest(predictor, found, filename, _nowhere)
+            return read(Nearest, said, generation=self.generation)
+
+        return self._each(places, lambda _: search, 0, tell)
+
+    search = OneOrMany(searches, Nearest, ImageError)
+
+    def embeddings(self, images: Iterable[Image]) -> Iterator[Embedding | ImageError]:
+        """Give the key of each of many images, which is what the cache is searched with.
+
+        Images and errors are as for ``predictions``. Keys of two generations can be compared only where both have the
+        same encoder.
+        """
+
+        def tell(_predictor: Predictor, _: Wanted, embedded: Outcome, filename: str | None) -> Embedding:
+            assert isinstance(embedded, Embedded)
+            return Embedding(self.generation, array("f", embedded.key.tobytes()), filename)
+
+        return self._each(_places(images, "embed"), lambda _: Embed(), 0, tell)
+
+    embed = OneOrMany(embeddings, Embedding, ImageError)
+
+    def _each(
+        self,
+        images: Iterator[tuple[str | None, Any]],
+        wanted: Callable[[Predictor], Wanted],
+        neighbors: int,
+        tell: Callable[[Predictor, Wanted, Outcome, str | None], T],
+    ) -> Iterator[T | ImageError]:
+        """What is told of each image, which come with where they stand among several."""
         while given := [self._read(place, image) for place, image in islice(images, BATCH)]:
             pixels = [one.pixels for one in given if not isinstance(one.pixels, ImageError)]
-            answers = iter(self._computed(np.stack(pixels), given, asked) if pixels else ())
+            answers = iter(self._computed(np.stack(pixels), given, wanted, neighbors, tell) if pixels else ())
             for one in given:
                 yield one.pixels if isinstance(one.pixels, ImageError) else next(answers)
 
     def _computed(
-        self, pixels: NDArray[np.uint8], given: list[_Pixels], asked: told.Asked
-    ) -> Iterator[Prediction | ImageError]:
+        self,
+        pixels: NDArray[np.uint8],
+        given: list[_Pixels],
+        wanted: Callable[[Predictor], Wanted],
+        neighbors: int,
+        tell: Callable[[Predictor, Wanted, Outcome, str | None], T],
+    ) -> Iterator[T | ImageError]:
         predictor = self._newest()
-        parameters = predictor.parameters(asked.overrides)
+        asked = wanted(predictor)
         with self._lock:
-            answers = predictor.predict(pixels, [parameters] * len(pixels), asked.nearest)
+            answers = predictor.predict(pixels, [asked] * len(pixels), neighbors)
         names = [one.filename for one in given if not isinstance(one.pixels, ImageError)]
-        shared = {"generation": self.generation, **parameters._asdict()}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, ImageError):
                 yield LeftOutError(Reason.NO_KEY, f"{name}: {answer}" if name else str(answer))
             else:
                 # As ``Client`` sends it: bytes that are no UTF-8 are written out.
                 filename = name and Path(name).name.encode(errors="backslashreplace").decode()
-                said = told.prediction(predictor, answer, parameters, filename, asked, _nowhere)
-                yield read(Prediction, said, **shared)
+                yield tell(predictor, asked, answer, filename)
 
     def _newest(self) -> Predictor:
         """What answers, with all that was taught until now."""
@@ -215,6 +243,19 @@ def _asked(
         name: value for name, value in (("top", top), ("neighbors", neighbors), ("votes", votes)) if value is not None
     }
     return told.Asked(**given, coverage=coverage, abstain=abstain, overrides=Overrides(theta, lam, k))
+
+
+def _places(images: Iterable[Image], one: str) -> Iterator[tuple[str | None, Any]]:
+    """Images, each with where it stands among several; ``one`` is the method for one alone.
+
+    Raises:
+        ParameterError: that is one image.
+    """
+    if isinstance(images, Alone):
+        return iter(((None, images[0]),))
+    if is_one(images):
+        raise ParameterError(f"several images are expected, as a list: give one image to {one}")
+    return ((f"images[{place}]", image) for place, image in enumerate(images))
 
 
 def _nowhere(_entry: object) -> None:

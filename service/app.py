@@ -30,7 +30,7 @@ from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
 from secondlook.service.metrics import Metrics
 from secondlook.service.prefix import Prefix
-from secondlook.service.routes import admin, entries, health, model, pages, predict, teach
+from secondlook.service.routes import admin, embed, entries, health, model, pages, predict, search, teach
 from secondlook.service.settings import Settings
 from secondlook.service.state import State
 
@@ -75,7 +75,8 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
     app.add_middleware(AccessLog, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app)
-    predict.install(app)
+    for call in (predict, search, embed):
+        call.install(app)
     for router in (model.router, entries.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):

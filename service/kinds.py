@@ -48,6 +48,11 @@ class Kind(Enum):
         "The method is not allowed here",
         "PUT is not allowed at /v1/model: allowed is GET, HEAD, OPTIONS.",
     )
+    NOT_ACCEPTABLE = (
+        406,
+        "No form of the answer is accepted",
+        "There is no text/csv here: accept application/json or application/octet-stream.",
+    )
     TOO_SLOWLY_SENT = (
         408,
         "The request came too slowly",

@@ -27,7 +27,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from secondlook.model.answering.predictor import Answer
+from secondlook.model.answering.predictor import Answer, Outcome
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.service.problems import Kind, to_problem
 from secondlook.service.settings import METRICS_FOLDER
@@ -194,16 +194,19 @@ class Metrics:
         """Count a batch computed; called from the compute thread."""
         self._batch_images.observe(images)
         self.observe_stage("encode", timer.encode)
-        self.observe_stage("search", timer.search)
-        self.observe_stage("vote", timer.vote)
+        for stage, seconds in (("search", timer.search), ("vote", timer.vote)):
+            if seconds:  # where only keys are wanted, there is neither
+                self.observe_stage(stage, seconds)
 
-    def count_results(self, results: Iterable[Answer | Exception]) -> None:
+    def count_results(self, results: Iterable[Outcome | Exception]) -> None:
         """Count what came of a request's images."""
         for result in results:
             if isinstance(result, Exception):
                 self._images.labels(to_problem(result).kind.slug).inc()
                 continue
             self._answered.inc()
+            if not isinstance(result, Answer):
+                continue
             if not result.has_cache:
                 self._without_cache.inc()
             elif result.has_network and result.network.argmax() != result.cache.argmax():

@@ -78,6 +78,8 @@ class ModelInfo(BaseModel):
     truncation: ApproximationError | None = Field(
         description="How far answers are from the exact sum over all entries; null where that was not measured."
     )
+    teachable: bool = Field(description="Whether images can be taught to it now, by whoever has an admin key.")
+    why_not_teachable: str | None = Field(description="Why not, in a sentence; null where they can.")
 
 
 class EntryInfo(BaseModel):
@@ -122,7 +124,7 @@ class Health(BaseModel):
     generation: str
 
 
-def model_info(predictor: Predictor) -> ModelInfo:
+def model_info(predictor: Predictor, why_not_teachable: str | None) -> ModelInfo:
     """What the active bundle's manifest says, and what was taught since."""
     manifest, by_class = predictor.bundle.manifest, predictor.overlay.class_weights
     return ModelInfo(
@@ -149,6 +151,8 @@ def model_info(predictor: Predictor) -> ModelInfo:
         parameters_from=manifest.parameters_from,
         holdout=manifest.holdout,
         truncation=manifest.approximation_error,
+        teachable=why_not_teachable is None,
+        why_not_teachable=why_not_teachable,
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.index import IndexOptions, index
-from secondlook.indexer.sources.from_network import FromNetwork
+from secondlook.indexer.sources.from_network import FromNetwork, HeadChoice
 from secondlook.model.bundles.root import activate
 from secondlook.model.networks.onnx_network import open_onnx
 from tests.networks_for_tests import SIDE, Builder, backbone, written
@@ -72,8 +72,8 @@ def classifier_of(dataset: Dataset, known: tuple[str, ...], folder: Path) -> Pat
     return written(build.model(outputs=[logits], metadata=declared), folder, "classifier")
 
 
-def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None) -> Path:
-    """A root whose active bundle's network has no head."""
+def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None, head: HeadChoice = "none") -> Path:
+    """A root whose active bundle's network has no head, or a linear one."""
     root.mkdir(exist_ok=True)
     network = written(backbone(), root.parent, f"{root.name}_backbone")
     # Its weights are random: no pixels are the ones that it was trained on, and what is measured would be chance.
@@ -81,7 +81,7 @@ def headless_root(root: Path, dataset: Path, options: IndexOptions | None = None
     preprocess.write_text(
         json.dumps({"geometry": {"height": SIDE, "width": SIDE}, "arithmetic": {}, "is_certain": True})
     )
-    source = FromNetwork(str(network), preprocess=preprocess)
+    source = FromNetwork(str(network), preprocess=preprocess, head=head)
     activate(root, index(load(str(dataset)), root, source, options or IndexOptions()))
     return root
 

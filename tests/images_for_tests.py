@@ -32,9 +32,9 @@ def make_folder(root: Path, per_class: int = 20) -> Path:
     return root
 
 
-def make_shades(root: Path, per_class: int = 30) -> Path:
+def make_shades(root: Path, per_class: int = 30, seed: int = 0) -> Path:
     """Colours between two of those, each in the folder of the nearer one; hardly two are alike."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (root / name).mkdir(parents=True)
         others = [other for other in COLOURS if other != name]

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.evaluate import QUERIES_AT_ONCE, sample, unseen
+from secondlook.evaluation.evaluate import sample, unseen
+from secondlook.evaluation.served import answers_of
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.embedding import BATCH
-from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.plots import COLOURS, INK
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.doubt import own_evidence
-from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.cache import Floats, Ints, mix, softmax
+from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
 
 SHOTS = (1, 5, 20, 100)
@@ -39,8 +38,7 @@ DRAWS = 4
 class NamedQueries:
     """Images to be asked about, with their classes by name."""
 
-    logits: Floats
-    keys: Floats
+    queries: EmbeddedQueries
     labels: tuple[str, ...]
 
 
@@ -205,7 +203,7 @@ def new_classes(
 
 def _queries(bundle: Bundle, dataset: Dataset, positions: Ints, progress: Progress) -> NamedQueries:
     found = embed_queries(dataset, positions, bundle, progress)
-    return NamedQueries(found.logits, found.keys, tuple(dataset.classes[label] for label in found.labels))
+    return NamedQueries(found, tuple(dataset.classes[label] for label in found.labels))
 
 
 def _keys(bundle: Bundle, dataset: Dataset, label: int, count: int, random: np.random.Generator) -> Floats:
@@ -226,16 +224,5 @@ def _first(keys: dict[str, Floats], count: int) -> Iterator[tuple[str, dict[bool
 
 def _answers(overlay: Overlay, asked: NamedQueries) -> tuple[Any, Any]:
     """Labels (n,) that the mixture gives, as served, and that the cache alone gives."""
-    manifest, served, classes = overlay.bundle.manifest, ServedCache.of_overlay(overlay), np.array(overlay.classes)
-    own = Parameters(manifest.theta, manifest.lam, manifest.k)
-    novelty = manifest.calibration.novelty if manifest.calibration else None
-    said: list[Ints] = []
-    cached: list[Ints] = []
-    for start in range(0, len(asked.keys), QUERIES_AT_ONCE):
-        rows = slice(start, start + QUERIES_AT_ONCE)
-        network, keys = softmax(asked.logits[rows], len(classes)), asked.keys[rows]
-        by_itself = own_evidence(novelty, asked.logits[rows], network, keys, overlay.bundle.directions)
-        _, cache = served.search_and_vote(keys, network, own, novelty, by_itself)
-        said.append(mix(network, cache, manifest.lam, asked.logits.shape[1]).argmax(axis=1))
-        cached.append(cache.argmax(axis=1))
-    return classes[np.concatenate(said)], classes[np.concatenate(cached)]
+    classes, said = np.array(overlay.classes), answers_of(overlay, asked.queries)
+    return classes[said.mixed.argmax(axis=1)], classes[said.cache.argmax(axis=1)]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.evaluation.served import answers_of
 from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks
@@ -27,16 +28,14 @@ from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.added import calibrate_with_added
-from secondlook.indexer.fitting.neighbors import QUERIES_AT_ONCE
 from secondlook.indexer.index import Gather, IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.answering.doubt import highest_score, own_evidence, p_value, rank_for
-from secondlook.model.answering.served_cache import Parameters, ServedCache
+from secondlook.model.answering.doubt import highest_score, p_value, rank_for
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.root import active_generation
-from secondlook.model.cache import Floats, mix, softmax
+from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE
@@ -182,25 +181,14 @@ def _case(
     before: Calibration | None = None,
 ) -> Case:
     """Answers as they are served by an overlay, held to its calibration."""
-    manifest = bundle.manifest
     calibration = calibrate_with_added(bundle, overlay)
     assert calibration is not None
     assert calibration.sets is not None
     assert calibration.credibility is not None
-    before = before or manifest.calibration
+    before = before or bundle.manifest.calibration
     assert before is not None
     assert before.credibility is not None
-    served, network = ServedCache.of_overlay(overlay), softmax(asked.logits, len(overlay.classes))
-    parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    own = own_evidence(calibration.novelty, asked.logits, network, asked.keys, bundle.directions)
-    cache = np.empty_like(network)
-    for start in range(0, len(network), QUERIES_AT_ONCE):
-        rows = slice(start, start + QUERIES_AT_ONCE)
-        _, cache[rows] = served.search_and_vote(
-            asked.keys[rows], network[rows], parameters, calibration.novelty, own[rows]
-        )
-        progress(name, min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    mixed = mix(network, cache, manifest.lam, asked.logits.shape[1])
+    _, cache, mixed = answers_of(overlay, asked, calibration, progress, name)
     right, votes = (said[np.arange(len(said)), asked.labels].astype(np.float64) for said in (mixed, cache))
     count, held = len(right), calibration.sets.images
     sets = []
@@ -208,7 +196,7 @@ def _case(
         rank = rank_for(held, coverage)
         inside = int((1.0 - right <= highest_score(calibration.sets, coverage)).sum())
         # Of all that might have been drawn, nine holdouts of ten hold more than was asked for.
-        sets.append(Promise(coverage, wilson(inside, count), _expected(rank, held, count)))
+        sets.append(Promise(coverage, wilson(inside, count), expected_share(rank, held, count)))
     low, stale = (
         int(sum(p_value(of, 1.0 - vote) <= P_VALUE for vote in votes.tolist()))
         for of in (calibration.credibility, before.credibility)
@@ -218,13 +206,13 @@ def _case(
         name,
         held,
         tuple(sets),
-        Promise(P_VALUE, wilson(low, count), _expected(at, held, count)),
+        Promise(P_VALUE, wilson(low, count), expected_share(at, held, count)),
         stale / count,
         100 * float((mixed.argmax(axis=1) != asked.labels).mean()),
     )
 
 
-def _expected(rank: int, held: int, count: int) -> tuple[float, float]:
+def expected_share(rank: int, held: int, count: int) -> tuple[float, float]:
     """Between which shares of count images lie at or below the rank-th of held scores, 19 times of 20.
 
     Of images like those of the holdout, the share is a draw of Beta(rank, held + 1 - rank), and so many of these are.

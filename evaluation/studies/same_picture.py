@@ -171,8 +171,9 @@ def _answers(predictor: Predictor, images: Pixels) -> list[Answer]:
     for start in range(0, len(images), AT_ONCE):
         part = np.ascontiguousarray(images[start : start + AT_ONCE])
         for answer in predictor.predict(part, [predictor.defaults] * len(part)):
-            if not isinstance(answer, Answer):
+            if isinstance(answer, Exception):
                 raise answer
+            assert isinstance(answer, Answer)
             found.append(answer)
     return found
 

@@ -23,17 +23,8 @@ from secondlook.model.bundles.locks import fsync
 
 Arrays = dict[str, NDArray[Any]]
 
-DAMAGED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    OSError,
-    EOFError,
-    IndexError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-)
+_OF_ZIPS = (zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGED = (ValueError, TypeError, KeyError, OSError, EOFError, IndexError, *_OF_ZIPS)
 """What reading a file that is no such file raises."""
 
 _LOCAL_HEADER = 30
@@ -48,8 +39,9 @@ def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpacked(content: bytes, names: Sequence[str] | None = None, needed: Sequence[str] = ()) -> Arrays:
-    """The arrays, or those of some names, each held to its checksum; without ``names`` those that are needed have to be
-    there.
+    """The arrays, or those of some names, each held to its checksum.
+
+    Without ``names``, all that are ``needed`` have to be there.
 
     Raises:
         One of DAMAGED: it is none, or damaged.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
+from secondlook.indexer.embedding.linear_heads import need_linear_head
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, encoder_id, features_of, read_manifest
@@ -56,6 +57,8 @@ class PreparedEncoder:
     """What its keys depend on, whatever the head is: the name of what is kept of them; None = nothing is."""
     logits_from: str = ""
     """What its logits depend on, where they are kept beside the keys."""
+    wants_linear: bool = False
+    """Whether it has no head so far, and one is to be fitted to its keys (``fitting.linear_head``)."""
 
     @property
     def geometry(self) -> Geometry:
@@ -101,13 +104,16 @@ class FromBundle:
 
         Raises:
             BundleError: the bundle is refused.
-            DatasetError: the dataset lacks a class that the network knows.
+            DatasetError: the dataset lacks a class that the network knows, or a linear head cannot be fitted to it.
+            EngineError: the encoder has a linear head, and what fits a new one is not installed.
         """
         old = self.open(dataset)
         for name in (ENCODER, ENCODER_DATA, NETWORK, TRAINED):
             if name in old.manifest.files:
                 shutil.copyfile(old.path / name, folder / name)
         encoder, manifest = prepared(old, dataset), old.manifest
+        if manifest.head == "linear":
+            encoder = _for_a_new_head(encoder, dataset, folder / ENCODER)
         if manifest.dataset.name != dataset.name:  # of other images nobody has said anything
             encoder = replace(encoder, network=manifest.network.model_copy(update={"trained_on_these": "unknown"}))
         return replace(
@@ -173,13 +179,24 @@ def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
     )
 
 
+def _for_a_new_head(encoder: PreparedEncoder, dataset: Dataset, path: Path) -> PreparedEncoder:
+    """A bundle's encoder, copied to a path, without its linear head: entries that have changed get a new one."""
+    need_linear_head(dataset.labels)
+    from secondlook.model.networks.linear_graph import take_out_linear_head
+
+    network = encoder.network.model_copy(update={"classes": 0})
+    return replace(encoder, engine=take_out_linear_head(path), network=network, wants_linear=True)
+
+
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
     """A dataset's own classes in the order in which a bundle has them, those that it has not last.
 
     Raises:
         DatasetError: it lacks one that the network knows.
     """
-    if missing := [name for name in manifest.network_classes if name not in dataset.own_classes]:
+    # A linear head is fitted anew to whatever classes there are.
+    needed = () if manifest.head == "linear" else manifest.network_classes
+    if missing := [name for name in needed if name not in dataset.own_classes]:
         said = other_classes(dataset, manifest.network_classes)
         others = [name for name in dataset.own_classes if name not in manifest.classes]
         if near := difflib.get_close_matches(missing[0], others, 1, 0.6):

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -42,7 +43,7 @@ from secondlook.indexer.embedding.feature_files import (
 from secondlook.indexer.embedding.sheets import Sheets
 from secondlook.model.bundles.bundle import Bundle, OpenEncoder
 from secondlook.model.bundles.default import default_root
-from secondlook.model.bundles.files import FEATURES, encoder_id, features_of
+from secondlook.model.bundles.files import ENCODER, FEATURES, encoder_id, features_of
 from secondlook.model.bundles.locks import Lease
 from secondlook.model.cache import Floats
 from secondlook.model.networks.engines import Encoding
@@ -94,9 +95,24 @@ def keeping_of(root: Path, bundle: Bundle | OpenEncoder, counts: Counts | None =
     """What is kept in a root of a bundle's encoder; nothing in that of the default bundle, which is the package's."""
     if root == default_root():
         return KeptFeatures(None, bundle.engine.dim, counts=counts)
-    features, is_network = features_of(bundle.manifest), bundle.manifest.head == "network"
+    manifest = bundle.manifest
+    features, of_keys = features_of(manifest), None
+    if manifest.head == "linear" and features is not None:
+        if find_spec("onnx") is None:  # the head is in a graph that nothing else reads
+            features = None
+        else:
+            of_keys = _linear(bundle.path / ENCODER)
     folder = None if features is None else root / FEATURES / features
-    return KeptFeatures(folder, bundle.engine.dim, encoder_id(bundle.manifest) if is_network else "", counts=counts)
+    head = encoder_id(manifest) if manifest.head == "network" else ""
+    return KeptFeatures(folder, bundle.engine.dim, head, of_keys, counts)
+
+
+def _linear(path: Path) -> Callable[[Floats], Floats]:
+    """Gives the logits of keys, by the linear head of an encoder."""
+    from secondlook.model.networks.linear_graph import linear_head_of
+
+    weights, bias = linear_head_of(path)
+    return lambda keys: keys @ weights.T + bias
 
 
 class KeptFeatures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,15 +48,22 @@ def calibrate_with_added(
     if not served.count:  # the network answers alone, of which nothing was promised
         return before.model_copy(update={"sets": None, "credibility": None, "standing": None})
     network = softmax(held.logits, classes)
-    own = own_evidence(novelty, held.logits, network, held.keys, bundle.directions)
+    own = held.evidence
+    if own is None:
+        own = own_evidence(novelty, held.logits, network, held.keys, bundle.directions)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
     cache = np.empty_like(network)
     nearest = np.empty(len(labels), np.float32)
     nth = min(novelty.neighbor, served.count) - 1
     for start in range(0, len(labels), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        found, cache[rows] = served.search_and_vote(held.keys[rows], network[rows], parameters, novelty, own[rows])
-        nearest[rows] = found.similarities[:, nth]
+        if held.same is None:
+            found, cache[rows] = served.search_and_vote(held.keys[rows], network[rows], parameters, novelty, own[rows])
+        else:
+            k = parameters.k or served.count
+            found = served.search_others(held.keys[rows], max(k, nth + 1), held.same[rows])
+            cache[rows] = served.vote(found.similarities[:, :k], found.values[:, :k], parameters.theta)
+        nearest[rows] = found.similarities[:, min(nth, found.similarities.shape[1] - 1)]
         step()
     scores, known = novelty_scores(novelty, nearest, own), held.logits.shape[1]
     return calibrate(network, cache, labels, manifest.lam, novelty, scores, known)
@@ -72,5 +80,5 @@ def _as_taught(held: KeptHoldout, overlay: Overlay) -> tuple[KeptHoldout, Ints]:
         if row is not None:
             kept[row] = label is not None
             labels[row] = overlay.index[label] if label is not None else -1
-    some = KeptHoldout(held.logits[kept], held.keys[kept], labels[kept], held.own[kept], held.out)
+    some = replace(held, labels=labels).part(kept)
     return some, some.labels

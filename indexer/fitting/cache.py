@@ -16,14 +16,16 @@ from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.approximation import LISTED_K, S, measure
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
+from secondlook.indexer.fitting.class_figures import class_figures, confusion
+from secondlook.indexer.fitting.crossed import crossed_doubt, keep_crossed, nearest_others
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.nearest_other import ENTRIES, FEWEST, larger, nearest_other
 from secondlook.indexer.fitting.neighbors import nearest_entries
-from secondlook.indexer.fitting.parameters import KS, fit_by_leave_one_out, fit_parameters
+from secondlook.indexer.fitting.parameters import KS, fit_by_cross_validation, fit_by_leave_one_out, fit_parameters
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.kept_holdout import KeptHoldout
-from secondlook.model.cache import Floats, Ints, softmax
+from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import DatasetError
 from secondlook.model.manifest import (
     ApproximationError,
@@ -92,14 +94,19 @@ class FittedCache(Generic[S]):
     """Of the images of a holdout that parameters were fitted on."""
     rows: Ints | None = None
     """(n,) entries that they were fitted on, by leave-one-out."""
+    answered: Ints | None = None
+    """(C,C) how often images of each class are answered with each; None where no honest answers are known."""
 
-    def manifest_fields(self) -> dict[str, Any]:
-        """What a manifest says of it, by the names of its fields."""
+    def manifest_fields(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What a manifest says of it, by the names of its fields; ``classes`` are the names of all classes."""
+        report = self.report
+        if report is not None and self.answered is not None:
+            report = report.model_copy(update={"classes": class_figures(self.answered, classes)})
         return {
             **self.parameters._asdict(),
             "parameters_from": self.parameters_from,
             "holdout": self.holdout,
-            "fit": self.report,
+            "fit": report,
             "calibration": self.calibration,
             "same_as": self.same_as,
             "approximation_error": self.approximation_error,
@@ -129,8 +136,9 @@ def fit_cache(
     Raises:
         DatasetError: there are too few images to fit anything on.
     """
-    is_own = chosen.holdout is None or len(chosen.holdout.own) > 0
-    asked, out = chosen.holdout or entries.tenth, entries.held if is_own else None
+    holdout = None if chosen.folds is not None else chosen.holdout
+    is_own = holdout is None or len(holdout.own) > 0
+    asked, out = holdout or entries.tenth, entries.held if is_own else None
     served = ServedCache.of(store, classes, known, out)
     is_asked = len(asked.labels) > 0 and served.count > 0 and not (out is not None and out.all())
     if parameters is not None:
@@ -138,8 +146,12 @@ def fit_cache(
         if is_exact:
             return fitted
         return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
-    if chosen.holdout is None or not is_asked:
-        fitted = _alone(store, classes, known, entries, chosen, ks, progress)
+    if holdout is None or not is_asked:
+        if chosen.folds is None:
+            fitted = _alone(store, classes, known, entries, chosen, ks, progress)
+        else:
+            whole = ServedCache.of(store, classes, known)
+            fitted = _crossed(store, whole, entries, chosen, ks, unknown(), own_classes or classes, progress)
         return _searched(fitted, served, entries, asked, out, progress) if is_asked else _most(fitted)
     best, found = fit_parameters(asked, served, ks=ks, progress=progress)
     network = softmax(asked.logits, classes)
@@ -166,6 +178,7 @@ def fit_cache(
         limits_of_same(asked.keys, found, entries, served),
         keep_holdout(asked, out),
         asked.looks,
+        answered=confusion(mix(network, measured.cache, best.parameters.lam, asked.logits.shape[1]), asked.labels),
     )
 
 
@@ -217,8 +230,56 @@ def _alone(
     fitted = fit_by_leave_one_out(store.values[rows], found, served, errs, ks=ks, has_head=has_head)
     info = chosen.info.model_copy(update={"images": len(rows)})
     same_as = nearest_other(found, lambda some: entries.made(rows[some]), entries.exact_keys)
+    # What a network says that may know its images by heart is no honest answer.
+    chosen_k, theta = fitted.parameters.k, fitted.parameters.theta
+    alone = None if has_head else served.vote(found.similarities[:, :chosen_k], found.values[:, :chosen_k], theta)
     return FittedCache(
-        fitted.parameters, "leave-one-out", chosen.trained, store, info, fitted.report, same_as=same_as, rows=rows
+        fitted.parameters,
+        "leave-one-out",
+        chosen.trained,
+        store,
+        info,
+        fitted.report,
+        same_as=same_as,
+        rows=rows,
+        answered=None if alone is None else confusion(alone, store.values[rows]),
+    )
+
+
+def _crossed(
+    store: S,
+    served: ServedCache,
+    entries: VotingEntries,
+    chosen: ChosenHoldout,
+    ks: Sequence[int | None],
+    unknown: Mapping[str, Encoding],
+    own_classes: int,
+    progress: Progress,
+) -> FittedCache[S]:
+    """By cross-validation: the head did not see the images that it is asked of, and no copy of them votes."""
+    asked, folds = chosen.holdout, chosen.folds
+    assert asked is not None
+    assert folds is not None
+    found = nearest_others(served, asked, entries.pictures, ks, progress)
+    fitted = fit_by_cross_validation(asked, found, served, ks=ks)
+    doubt = crossed_doubt(served, asked, folds, entries.pictures, found, unknown, own_classes, progress)
+    network, (theta, lam, k) = softmax(asked.logits, served.classes), fitted.parameters
+    cache = served.vote(found.similarities[:, :k], found.values[:, :k], theta)
+    known = asked.logits.shape[1]
+    return FittedCache(
+        fitted.parameters,
+        "cross-validation",
+        chosen.trained,
+        store,
+        chosen.info,
+        fitted.report,
+        None,
+        calibrate(network, cache, asked.labels, lam, doubt.novelty, doubt.scores, known),
+        doubt.directions,
+        limits_of_same(asked.keys, found, entries, served),
+        keep_crossed(asked, doubt, entries.pictures),
+        rows=asked.own,
+        answered=confusion(mix(network, cache, lam, known), asked.labels),
     )
 
 

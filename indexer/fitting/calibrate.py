@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.neighbors import Doubt
-from secondlook.indexer.fitting.novelty import tell_unknown
+from secondlook.indexer.fitting.novelty import Parts, tell_unknown
 from secondlook.model.answering.doubt import STANDINGS, novelty_scores, own_evidence, ranked, standings_of
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.cache import Floats, Ints, mix, softmax
@@ -20,15 +20,27 @@ from secondlook.model.stores.store import Neighbors
 
 
 def fit_doubt(
-    served: ServedCache, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+    served: ServedCache,
+    holdout: EmbeddedQueries,
+    found: Neighbors,
+    unknown: Mapping[str, Encoding],
+    classes: int,
+    parts: Parts | None = None,
 ) -> Doubt:
     """Fit novelty on a holdout whose nearest entries were found, and on kinds of unknown images.
 
-    ``classes`` is how many of the cache's the bundle has itself, the first ones.
+    ``classes`` is how many of the cache's the bundle has itself, the first ones. ``parts`` are given where the
+    holdout's images are among the entries.
     """
-    novelty, directions = tell_unknown(served, holdout, found, unknown, classes)
+    novelty, directions = tell_unknown(served, holdout, found, unknown, classes, parts)
     network = softmax(holdout.logits, served.classes)
-    own = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
+    if parts is None or directions is None:
+        own = own_evidence(novelty, holdout.logits, network, holdout.keys, directions)
+    else:
+        own = np.empty(len(network))
+        for rows, shape in parts:
+            part = holdout.logits[rows], network[rows], holdout.keys[rows]
+            own[rows] = own_evidence(novelty, *part, shape.directions())
     return Doubt(novelty, directions, own, novelty_scores(novelty, found.similarities[:, novelty.neighbor - 1], own))
 
 

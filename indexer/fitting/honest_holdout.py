@@ -41,6 +41,8 @@ class ChosenHoldout:
     """Whether the network was trained on cached images."""
     holdout: EmbeddedQueries | None = None
     """None = nothing honest: by leave-one-out of the cache."""
+    folds: Ints | None = None
+    """(n,) where they are cached images, each asked of the others by cross-validation: the fold of each."""
 
 
 @dataclass(frozen=True)

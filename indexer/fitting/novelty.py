@@ -104,6 +104,10 @@ class FittedNovelty(NamedTuple):
     """(C,D+1) for RMDS; None where novelty does not go by it."""
 
 
+Parts = Sequence[tuple[Ints, ClassShape]]
+"""Rows of known images, and where the keys of each class lie without them: images of their own shape look too well."""
+
+
 class _Case(NamedTuple):
     """Scores of known images and of some that are not."""
 
@@ -112,27 +116,36 @@ class _Case(NamedTuple):
 
 
 def tell_unknown(
-    served: ServedCache, holdout: EmbeddedQueries, found: Neighbors, unknown: Mapping[str, Encoding], classes: int
+    served: ServedCache,
+    holdout: EmbeddedQueries,
+    found: Neighbors,
+    unknown: Mapping[str, Encoding],
+    classes: int,
+    parts: Parts | None = None,
 ) -> FittedNovelty:
     """Fit novelty to a cache as it is served, by a holdout whose nearest entries were found, and unknown images.
 
-    ``classes`` is how many of the cache's the bundle has itself, the first ones: RMDS knows no others.
+    ``classes`` is how many of the cache's the bundle has itself, the first ones: RMDS knows no others. ``parts`` are
+    given where the holdout's images are among the entries.
     """
     shape = ClassShape.of(served.chunks(), served.count, classes)
     kinds = {
         name: Seen(of.logits, of.keys, nearest_entries(served, of.keys, min(TENTH, served.count)).similarities)
         for name, of in unknown.items()
     }
-    return fit_novelty(Seen(holdout.logits, holdout.keys, found.similarities), holdout.labels, shape, kinds)
+    return fit_novelty(Seen(holdout.logits, holdout.keys, found.similarities), holdout.labels, shape, kinds, parts)
 
 
-def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen]) -> FittedNovelty:
+def fit_novelty(
+    known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[str, Seen], parts: Parts | None = None
+) -> FittedNovelty:
     """Choose a candidate by images of the holdout with labels (n,) and kinds of unknown ones, and fit its limits."""
-    scores = scores_of(known, shape.directions())
+    parts = parts or [(np.arange(len(labels)), shape)]
+    scores = _joined(len(labels), [(rows, scores_of(_part(known, rows), of.directions())) for rows, of in parts])
     cases = {
         name: [_Case(scores, scores_of(seen, shape.directions()))] for name, seen in unknown.items() if len(seen.keys)
     }
-    if left_out := _without_a_class(known, labels, shape):
+    if left_out := _without_a_class(known, labels, parts):
         cases[LEFT_OUT] = left_out
     candidates = [
         _candidate(name, weights, cases) for name, weights in CANDIDATES.items() if _needed(weights) <= scores.keys()
@@ -157,7 +170,7 @@ def fit_novelty(known: Seen, labels: Ints, shape: ClassShape, unknown: Mapping[s
 
 def class_left_out(known: Seen, labels: Ints, shape: ClassShape) -> dict[str, float]:
     """AUROC % of each candidate where one class after another is left out; nothing where none can be."""
-    cases = _without_a_class(known, labels, shape)
+    cases = _without_a_class(known, labels, [(np.arange(len(labels)), shape)])
     if not cases:
         return {}
     scores = cases[0].known.keys()
@@ -257,23 +270,58 @@ def scores_of(seen: Seen, directions: Floats) -> Scores:
     return found
 
 
-def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case]:
+def _part(seen: Seen, rows: Ints) -> Seen:
+    return Seen(*(of[rows] for of in seen))
+
+
+def _joined(count: int, parts: Sequence[tuple[Ints, Scores]]) -> Scores:
+    """Scores (count,) of images, from those of some rows each."""
+    found = {name: np.empty(count) for name in parts[0][1]}
+    for rows, scores in parts:
+        for name, of in scores.items():
+            found[name][rows] = of
+    return found
+
+
+def _without_a_class(known: Seen, labels: Ints, parts: Parts) -> list[_Case]:
     """The holdout's images of a class as unknown ones, asked as if neither network nor cache had that class."""
     some = np.linspace(0, len(labels) - 1, min(len(labels), IMAGES_LEFT_OUT)).round().astype(np.int64)
-    labels, keys = labels[some], known.keys[some]
-    logits = known.logits[some]
-    counts = np.bincount(labels, minlength=len(shape.shares))
+    place = np.full(len(labels), -1)
+    place[some] = np.arange(len(some))
+    labels, known = labels[some], _part(known, some)
+    counts = np.bincount(labels, minlength=len(parts[0][1].shares))
     enough = np.flatnonzero((counts >= FEWEST) & (counts < len(labels)))
-    if (shape.shares > 0).sum() < 3 or not len(enough):
+    if (parts[0][1].shares > 0).sum() < 3 or not len(enough):
         return []
     chosen = enough[np.unique(np.linspace(0, len(enough) - 1, CLASSES_LEFT_OUT).round().astype(np.int64))]
+    found: dict[int, list[tuple[Ints, Scores]]] = {}
+    for rows, shape in parts:
+        at = place[rows][place[rows] >= 0]
+        if len(at):
+            for label, scores in _scores_without(_part(known, at), shape, chosen.tolist()).items():
+                found.setdefault(label, []).append((at, scores))
+    cases = []
+    for label, of in found.items():
+        if sum(len(at) for at, _ in of) == len(labels):
+            scores, is_left_out = _joined(len(labels), of), labels == label
+            cases.append(
+                _Case(
+                    *({name: all_of[rows] for name, all_of in scores.items()} for rows in (~is_left_out, is_left_out))
+                )
+            )
+    return cases
+
+
+def _scores_without(known: Seen, shape: ClassShape, classes: Sequence[int]) -> dict[int, Scores]:
+    """Scores of images (n,) as if neither network nor cache had a class, for each of some."""
+    logits, keys = known.logits, known.keys
     step = -(-len(shape.values) // ENTRIES_LEFT)
     similar, values = keys @ shape.keys[::step].T, shape.values[::step]
     most = min(TENTH, len(values))
     places = np.argpartition(similar, len(values) - most, axis=1)[:, -most:]
     nearest = -np.sort(-np.take_along_axis(similar, places, axis=1), axis=1)
-    cases = []
-    for label in chosen.tolist():
+    found = {}
+    for label in classes:
         is_other = values != label
         if not is_other.any():
             continue
@@ -286,10 +334,8 @@ def _without_a_class(known: Seen, labels: Ints, shape: ClassShape) -> list[_Case
         left = logits
         if label < logits.shape[1] > 1:
             left = np.delete(logits, label, axis=1)
-        found = scores_of(Seen(left, keys, near), shape.directions(without=label))
-        is_left_out = labels == label
-        cases.append(_Case(*({name: of[part] for name, of in found.items()} for part in (~is_left_out, is_left_out))))
-    return cases
+        found[label] = scores_of(Seen(left, keys, near), shape.directions(without=label))
+    return found
 
 
 def _beats_chance(percent: float, cases: Sequence[_Case]) -> bool:

@@ -105,6 +105,26 @@ def fit_by_leave_one_out(
     return FittedParameters(fitted.parameters, report)
 
 
+def fit_by_cross_validation(
+    asked: EmbeddedQueries, found: Neighbors, served: ServedCache, *, ks: Sequence[int | None] = KS
+) -> FittedParameters:
+    """Choose theta, lam and k by cached images, of which a head says what it says of images that it has not seen.
+
+    ``found`` are their nearest entries but for those of the same picture.
+    """
+    ks = sorted({min(k, found.ids.shape[1]) for k in ks if k is not None}) or [found.ids.shape[1]]
+    return choose_parameters(
+        softmax(asked.logits, served.classes),
+        asked.labels,
+        found.similarities,
+        found.values,
+        served.count,
+        ks=ks,
+        by_class=served.class_weights,
+        known=asked.logits.shape[1],
+    )
+
+
 def _exact(served: ServedCache, keys: Floats, progress: Progress) -> Floats:
     """The vote (thetas,n,C) of all entries."""
     exact = np.empty((len(THETAS), len(keys), served.classes), np.float32)

@@ -19,6 +19,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.fold import FoldedDataset, fold
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
+from secondlook.indexer.embedding.chunks import Arrays
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
@@ -26,7 +27,6 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
     MANIFEST,
-    Arrays,
     Plan,
     ShardInfo,
     chunk_ranges,
@@ -190,7 +190,8 @@ def _gather(
         positions, mirrored = now[arrays["positions"]], arrays["mirrored"]
         kept = positions >= 0
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
-        logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored]]
+        # Parts that were embedded with a linear head have its logits, and are merged with a new one.
+        logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored], : engine.classes]
         sheet, place = _renumbered(arrays["sheet"][kept], sheets)
         looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
         if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import OpenNetwork, PreparedEncoder
+from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import BATCH
 from secondlook.indexer.fitting.pooling import best_pool
@@ -34,7 +35,7 @@ from secondlook.model.networks.sources import open_network
 
 log = logging.getLogger(__name__)
 
-HeadChoice = Literal["auto", "network", "none"]
+HeadChoice = Literal["auto", "network", "linear", "none"]
 
 MEASURED = MOST
 """Images that a network's preprocessing is measured on."""
@@ -65,7 +66,7 @@ class FromNetwork:
     class_map: Path | None = None
     """Lines of a dataset's class, TAB, the network's class; None = matched by name."""
     head: HeadChoice = "auto"
-    """``auto`` = the network's, where it knows the dataset's classes."""
+    """``auto`` = the network's, where it knows the dataset's classes, else a linear one, where that can be fitted."""
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Export the network with its preprocessing, the dataset's classes, and the key recipe.
@@ -96,6 +97,7 @@ class FromNetwork:
             groups=None if chosen is None else tuple(tuple(group) for group in chosen),
             matched="" if match is None else match.how,
         )
+        wants_linear = match is None and self._wants_linear(dataset)
         return PreparedEncoder(
             engine,
             info,
@@ -105,6 +107,7 @@ class FromNetwork:
             proof=proof,
             features=features_id(network, recipe, projection),
             logits_from=encoder_id_of(encoder_files(folder), network.preprocess.geometry) if engine.classes else "",
+            wants_linear=wants_linear,
         )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
@@ -115,7 +118,13 @@ class FromNetwork:
         """
         return self._open(dataset, progress).network
 
+    def _wants_linear(self, dataset: Dataset) -> bool:
+        """Whether the dataset's images get a linear head."""
+        return self.head == "linear" or (self.head == "auto" and why_no_linear_head(dataset.labels) is None)
+
     def _open(self, dataset: Dataset, progress: Progress) -> _Opened:
+        if self.head == "linear":
+            need_linear_head(dataset.labels)
         network = open_network(self.name, self.preprocess)
         assert isinstance(network, OnnxNetwork)
         own = np.flatnonzero(dataset.labels < len(dataset.own_classes))
@@ -131,7 +140,7 @@ class FromNetwork:
         return _Opened(opened, match, drawn, proof)
 
     def _match(self, dataset: Dataset, network: OnnxNetwork) -> ClassMatch | None:
-        if self.head == "none":
+        if self.head in ("linear", "none"):
             return None
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         match = match_classes(dataset.own_classes, network.classes, class_map)
@@ -164,7 +173,12 @@ class FromNetwork:
         if self.head == "network":
             more = "" if network.classes is None else "give --class-map FILE, or "
             raise NetworkError(f"{said}: {more}leave out --head network")
-        log.warning("%s: the cache answers alone (--class-map FILE says which classes are which)", said)
+        if (why := why_no_linear_head(dataset.labels)) is None:
+            log.warning(
+                "%s: a linear head is fitted to the images (--class-map FILE says which classes are which)", said
+            )
+        else:
+            log.warning("%s: the cache answers alone, as %s (--class-map FILE says which classes are which)", said, why)
 
     def _measured(
         self,

@@ -26,6 +26,7 @@ from secondlook.model.answering.same_picture import NEAREST, SamePictures
 from secondlook.model.answering.served_cache import Parameters as Parameters
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.answering.stage_timer import StageTimer
+from secondlook.model.answering.wanted import Embed, Embedded, Found, Search
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import (
     Floats,
@@ -121,6 +122,12 @@ class Given(Parameters):
     __slots__ = ()
 
 
+Wanted = Parameters | Embed | Search
+"""What is asked of an image; a prediction under its parameters."""
+Outcome = Answer | Embedded | Found | ImageError | StoreUnreachableError
+"""What comes of it."""
+
+
 class Predictor:
     """Answers with one bundle, and what was added since; ``predict`` is called from one thread at a time.
 
@@ -161,16 +168,18 @@ class Predictor:
     def predict(
         self,
         images: NDArray[np.uint8],
-        asked: Sequence[Parameters],
+        asked: Sequence[Wanted],
         neighbors: int = 0,
         timer: StageTimer | None = None,
-    ) -> list[Answer | ImageError]:
-        """Answer for images (B,height,width,3), each under its own parameters; one bad image fails alone.
+    ) -> list[Outcome]:
+        """Answer for images (B,height,width,3), to each what is asked; one bad image fails alone.
 
-        ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``timer``.
+        A prediction is asked for by its parameters. ``neighbors`` is how many of the nearest entries each lists. What
+        each stage takes is added to ``timer``. Where the store does not answer, those that need it have the error in
+        their place.
 
         Raises:
-            StoreUnreachableError: the store does not answer, and there is no ``network_fallback``.
+            StoreUnreachableError: it does not answer, all of them need it, and there is no ``network_fallback``.
         """
         timer = timer or StageTimer()
         with timer.stage("encode"):
@@ -178,54 +187,74 @@ class Predictor:
         sound = np.asarray(np.isfinite(np.concatenate((logits, keys), axis=1)).all(axis=1))
         logits = np.where(sound[:, None], logits, 0)
         keys = np.where(sound[:, None], keys, 0)
+        groups: dict[tuple[Wanted, bool], list[int]] = {}
+        for row, wanted in enumerate(asked):
+            groups.setdefault((wanted, isinstance(wanted, Given)), []).append(row)
+        answers: list[Outcome] = [ImageError("the network gives no finite answer for this image")] * len(asked)
+        for (wanted, _), rows in groups.items():
+            told: Sequence[Outcome]
+            try:
+                if isinstance(wanted, Embed):
+                    told = [Embedded(keys[row]) for row in rows]
+                elif isinstance(wanted, Search):
+                    told = self._found(keys[rows], wanted.k, timer)
+                else:
+                    told = self._predicted(logits[rows], keys[rows], wanted, neighbors, timer)
+            except StoreUnreachableError as error:
+                if len(groups) == 1:
+                    raise
+                told = [error] * len(rows)
+            for row, one in zip(rows, told, strict=True):
+                if sound[row]:
+                    answers[row] = one
+        return answers
+
+    def _found(self, keys: Floats, k: int, timer: StageTimer) -> list[Found]:
+        """The k nearest entries of keys (n,D)."""
+        with timer.stage("search"):
+            hits = self.store.search(keys, min(k, self.store.count))
+        return [Found(*of) for of in zip(hits.ids, hits.values, hits.similarities, strict=True)]
+
+    def _predicted(
+        self, logits: Floats, keys: Floats, parameters: Parameters, neighbors: int, timer: StageTimer
+    ) -> list[Answer]:
+        """Answers by logits (n,c) and keys (n,D), all under the same parameters."""
         network = softmax(logits, len(self.classes))
         own = own_evidence(self._novelty, logits, network, keys, self.bundle.directions)
-        groups: dict[tuple[Parameters, bool], list[int]] = {}
-        for row, parameters in enumerate(asked):
-            groups.setdefault((parameters, isinstance(parameters, Given)), []).append(row)
-        answers: list[Answer | ImageError] = [ImageError("the network gives no finite answer for this image")] * len(
-            asked
-        )
-        for (parameters, is_given), rows in groups.items():
-            try:
-                hits, cache, shares, full_vote = self._ask_cache(
-                    keys[rows], network[rows], own[rows], parameters, neighbors, timer
-                )
-            except StoreUnreachableError:
-                if not self.network_fallback:
-                    raise
-                for row in rows:
-                    if sound[row]:
-                        answers[row] = _without_cache(network[row], keys[row])
-                continue
-            # Where a call gives parameters, they alone decide.
-            mixed = mix(network[rows], cache, parameters.lam, None if is_given else logits.shape[1])
-            is_own = not is_given and parameters == self.defaults
-            places = self._same.find(keys[rows], hits) if is_own else np.full(len(rows), -1)
-            same = np.flatnonzero(places >= 0)
-            mixed[same] = 0.0
-            mixed[same, hits.values[same, places[same]]] = 1.0
-            scores, unusual = self._novelty_of(hits, own[rows], mixed.argmax(axis=1))
-            listed = shares.shape[1]
-            for i, row in enumerate(rows):
-                if not sound[row]:
-                    continue
-                answers[row] = Answer(
-                    network[row],
-                    cache[i],
-                    mixed[i],
-                    scores[i],
-                    scores[i] > self._novelty.threshold if self._novelty else None,
-                    hits.ids[i, :listed],
-                    hits.values[i, :listed],
-                    hits.similarities[i, :listed],
-                    shares[i],
-                    full_vote[i],
-                    keys[row],
-                    unusual[i] if self._has_doubtful else None,
-                    int(hits.ids[i, places[i]]) if places[i] >= 0 else None,
-                )
-        return answers
+        try:
+            hits, cache, shares, full_vote = self._ask_cache(keys, network, own, parameters, neighbors, timer)
+        except StoreUnreachableError:
+            if not self.network_fallback:
+                raise
+            return [_without_cache(*of) for of in zip(network, keys, strict=True)]
+        # Where a call gives parameters, they alone decide.
+        is_given = isinstance(parameters, Given)
+        mixed = mix(network, cache, parameters.lam, None if is_given else logits.shape[1])
+        is_own = not is_given and parameters == self.defaults
+        places = self._same.find(keys, hits) if is_own else np.full(len(keys), -1)
+        same = np.flatnonzero(places >= 0)
+        mixed[same] = 0.0
+        mixed[same, hits.values[same, places[same]]] = 1.0
+        scores, unusual = self._novelty_of(hits, own, mixed.argmax(axis=1))
+        listed = shares.shape[1]
+        return [
+            Answer(
+                network[i],
+                cache[i],
+                mixed[i],
+                scores[i],
+                scores[i] > self._novelty.threshold if self._novelty else None,
+                hits.ids[i, :listed],
+                hits.values[i, :listed],
+                hits.similarities[i, :listed],
+                shares[i],
+                full_vote[i],
+                keys[i],
+                unusual[i] if self._has_doubtful else None,
+                int(hits.ids[i, places[i]]) if places[i] >= 0 else None,
+            )
+            for i in range(len(keys))
+        ]
 
     def _novelty_of(self, hits: Neighbors, own: NDArray[np.float64], said: Ints) -> tuple[list[float], list[bool]]:
         """Novelty scores of images (B,) that are said to be of those classes, and which are novel or nearly so."""

@@ -18,6 +18,7 @@ from secondlook.model.answering.early_exit import early_exit_search
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats, Ints, class_weights, exact_vote, reweigh, vote
 from secondlook.model.manifest import Novelty
+from secondlook.model.stores.merged_store import without
 from secondlook.model.stores.store import Neighbors, Store
 
 
@@ -91,6 +92,12 @@ class ServedCache:
     def search(self, keys: Floats, k: int) -> Neighbors:
         """The k nearest of the entries that take part."""
         return self.store.search(keys, k, self.mask)
+
+    def search_others(self, keys: Floats, k: int, same: Ints) -> Neighbors:
+        """The k nearest of the entries that take part, but for some (B,m) for each key; -1 = none."""
+        hits = self.search(keys, min(k + same.shape[1], self.count))
+        is_same = (hits.ids[:, :, None] == same[:, None, :]).any(axis=2)
+        return without(hits, is_same, k)
 
     def search_and_vote(
         self,

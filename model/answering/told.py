@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, NotRequired
 
+import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from secondlook.model.answering.decisive import decisive
 from secondlook.model.answering.doubt import check_coverage
 from secondlook.model.answering.predictor import MAX_NEIGHBORS, NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.wanted import Found
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.errors import ParameterError
 from secondlook.model.journal import number_in
@@ -66,17 +68,29 @@ Picture = Callable[[Entry], str | None]
 """Where an entry's picture is; None where there is none."""
 
 
-class Neighbor(TypedDict):
+class NearEntry(TypedDict):
     """A cached entry near the image."""
 
     id: int
     label: str
     similarity: float
-    weight: Annotated[float, Field(description="Its share of the cache's vote.")]
     source: Annotated[str, Field(description="Where its image came from.")]
     mirrored: bool
     taught: Annotated[bool, Field(description="Whether its image was taught, and does not come from a dataset.")]
     thumbnail: Annotated[str | None, Field(description="Where its picture is; null where there is none.")]
+
+
+class Neighbor(NearEntry):
+    """A cached entry near the image, which votes."""
+
+    weight: Annotated[float, Field(description="Its share of the cache's vote.")]
+
+
+class Nearest(TypedDict):
+    """The entries nearest to one image, nearest first."""
+
+    filename: str | None
+    neighbors: list[NearEntry]
 
 
 class Decisive(TypedDict):
@@ -243,28 +257,39 @@ def prediction(
     return told
 
 
+def nearest(predictor: Predictor, found: Found, filename: str | None, picture: Picture) -> Nearest:
+    """What is told of a search for one image."""
+    neighbors = (_near(predictor, *of, picture) for of in zip(found.ids, found.values, found.similarities, strict=True))
+    return {"filename": filename, "neighbors": [one for one in neighbors if one is not None]}
+
+
 def _neighbors(predictor: Predictor, answer: Answer, count: int, picture: Picture) -> list[Neighbor]:
     """An answer's nearest entries, at most ``count``."""
-    overlay = predictor.overlay
     neighbors: list[Neighbor] = []
     for i in range(min(count, len(answer.ids))):
-        # An id below 0 is a place for which the store found no entry.
-        entry = overlay.entry(int(answer.ids[i])) if answer.ids[i] >= 0 else None
-        if entry is None:
-            continue
-        neighbors.append(
-            {
-                "id": entry.id,
-                "label": overlay.classes[answer.values[i]],
-                "similarity": float(answer.similarities[i]),
-                "weight": float(answer.weights[i]),
-                "source": entry.source,
-                "mirrored": entry.mirrored,
-                "taught": number_in(entry.source) is not None,
-                "thumbnail": picture(entry),
-            }
-        )
+        near = _near(predictor, answer.ids[i], answer.values[i], answer.similarities[i], picture)
+        if near is not None:
+            neighbors.append({**near, "weight": float(answer.weights[i])})
     return neighbors
+
+
+def _near(
+    predictor: Predictor, id: np.int64, value: np.int64, similarity: np.float32, picture: Picture
+) -> NearEntry | None:
+    """A near entry; None where there is none, as at an id below 0, for which the store found none."""
+    overlay = predictor.overlay
+    entry = overlay.entry(int(id)) if id >= 0 else None
+    if entry is None:
+        return None
+    return {
+        "id": entry.id,
+        "label": overlay.classes[value],
+        "similarity": float(similarity),
+        "source": entry.source,
+        "mirrored": entry.mirrored,
+        "taught": number_in(entry.source) is not None,
+        "thumbnail": picture(entry),
+    }
 
 
 def _decisive(predictor: Predictor, answer: Answer, lam: float, count: int) -> Decisive | None:

@@ -38,6 +38,10 @@ def seed(root: Path) -> None:
         raise BundleError(f"{root} has bundles but no {CURRENT}: activate one of them (secondlook bundles activate)")
     if not found:
         with draft(root) as folder:
-            shutil.copytree(default_root() / generation, folder, dirs_exist_ok=True)
+            try:
+                shutil.copytree(default_root() / generation, folder, dirs_exist_ok=True)
+            except OSError as error:  # of one file, or of all that failed
+                why = error.strerror or "; ".join(sorted({str(one[2]) for one in error.args[0]}))
+                raise BundleError(f"the default bundle cannot be copied to {root}: {why}") from error
             publish(root, folder, generation)
     activate(root, generation)

@@ -44,7 +44,7 @@ def made_home() -> Path:
     """The same, made where it is not there yet, and nobody else's to change.
 
     Raises:
-        HomeError: it cannot be made or written to, or others may change what is in it.
+        HomeError: it cannot be made, or others may change what is in it.
     """
     home = bundles_home()
     try:
@@ -57,8 +57,6 @@ def made_home() -> Path:
         raise HomeError(f"{home} belongs to another user: set XDG_DATA_HOME to a folder of your own")
     if found.st_mode & 0o022:
         raise HomeError(f"others may change what is in {home}: take that from them (chmod 700 {home})")
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise HomeError(f"{home} cannot be written to")
     return home
 
 

@@ -30,6 +30,8 @@ BUSY_SECONDS = 20.0
 """Time that other users of the file are waited for."""
 SCARCE_BYTES = 256 << 10
 """A failure on a disk with less room than this is reported as a full disk."""
+LEAST_BYTES = 16 << 10
+"""Without so much room, there is none for SQLite's rollback journal."""
 LOOK_AGAIN_SECONDS = 0.001
 TICK_SECONDS = 0.02
 """More than what passes between two times that the system gives to files."""
@@ -114,6 +116,19 @@ class JournalFile:
         if found.st_mtime_ns % 1_000_000 == 0:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def require_writable(self) -> None:
+        """Find out what would keep a change from being written, as far as can be told without writing.
+
+        Raises:
+            JournalFullError: the disk is full.
+            JournalError: nobody may write there, or the journal was there and is gone.
+        """
+        where = self._path if self._is_there() else self._path.parent
+        if not (os.access(where, os.W_OK) and os.access(self._path.parent, os.W_OK)):
+            raise JournalError(f"what is taught cannot be kept: {_why_not(self._path.parent)}")
+        if self._free() < LEAST_BYTES:
+            raise JournalFullError(f"{JOURNAL} cannot be written: the disk is full")
 
     @contextmanager
     def reading(self, wait: float = BUSY_SECONDS) -> Iterator[Ask | None]:
@@ -266,6 +281,16 @@ class JournalFile:
             return shutil.disk_usage(self._path.parent).free
         except OSError:
             return 0
+
+
+def _why_not(folder: Path) -> str:
+    """What keeps this user from writing to a folder."""
+    try:
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return "the disk is read-only"
+    except OSError as error:
+        return str(error.strerror)
+    return "the server's user may not write to the folder of bundles"
 
 
 _HEADERS: dict[tuple[int, int], int] = {}

@@ -57,6 +57,10 @@ class Journal:
         """As ``JournalFile.stamp``: whether there may be something new, at next to no cost."""
         return self._file.stamp()
 
+    def require_writable(self) -> None:
+        """As ``JournalFile.require_writable``: whether a change would be refused, as far as can be told without one."""
+        self._file.require_writable()
+
     def newest(self) -> int:
         """Number of the newest change; 0 = none yet."""
         with self._file.reading() as read:

@@ -136,7 +136,7 @@ class MergedStore:
             return self._base.search(queries, k, kept)
         except StoreError:  # one that cannot be searched in part
             hits = self._base.search(queries, k + len(self._corrections.removed))
-            return _without(hits, self._corrections.is_removed(hits.ids), k)
+            return without(hits, self._corrections.is_removed(hits.ids), k)
 
     def _search_added(self, queries: Floats, k: int) -> Neighbors:
         hits = _less_removed(self._compare, queries, k, self._added.corrections, self._added_without_removed)
@@ -149,7 +149,7 @@ class MergedStore:
     def _added_without_removed(self, queries: Floats, k: int) -> Neighbors:
         # There are few: from some number on, the others are copied.
         hits = self._compare(queries, k + len(self._added.corrections.removed))
-        return _without(hits, self._added.corrections.is_removed(hits.ids), k)
+        return without(hits, self._added.corrections.is_removed(hits.ids), k)
 
     def _compare(self, queries: Floats, k: int) -> Neighbors:
         """The nearest of all rows of added keys, removed ones too; in place of ids their rows, values are none."""
@@ -186,14 +186,14 @@ def _less_removed(search: Search, queries: Floats, k: int, corrections: Correcti
     hits = search(queries, k + spare)
     is_removed = corrections.is_removed(hits.ids)
     short = is_removed.sum(axis=1) > spare
-    hits = _without(hits, is_removed, k)
+    hits = without(hits, is_removed, k)
     if short.any():
         rest = thorough(queries[short], k)
         hits.similarities[short], hits.ids[short], hits.values[short] = rest
     return hits
 
 
-def _without(hits: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:
+def without(hits: Neighbors, left_out: NDArray[np.bool_], k: int) -> Neighbors:
     """The first k that are not left out, in order."""
     return _taken(
         np.where(left_out, np.float32(-np.inf), hits.similarities),

@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar
 from secondlook import answers as of_images
 from secondlook.answers import ClassScore as ClassScore
 from secondlook.answers import Decisive as Decisive
+from secondlook.answers import Embedding as Embedding
+from secondlook.answers import NearEntry as NearEntry
+from secondlook.answers import Nearest as Nearest
 from secondlook.answers import Neighbor as Neighbor
 from secondlook.answers import Novelty as Novelty
 from secondlook.answers import Opinion as Opinion
@@ -21,12 +24,6 @@ from secondlook.answers import Votes as Votes
 from secondlook.client.errors import ClientError, ProblemError, UnexpectedAnswerError, problem_error
 
 T = TypeVar("T")
-
-
-class Asked(of_images.Asked, total=False):
-    """What predictions of a server may be asked for."""
-
-    concurrency: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,10 @@ class Model:
     class_weights: list[float] = field(default_factory=list)
     """What one entry's vote for the class is multiplied with."""
     taught: TaughtCounts | None = None
+    teachable: bool | None = None
+    """Whether images can be taught to it now, by whoever has an admin key; None = the server is an older one."""
+    why_not_teachable: str | None = None
+    """Why not, in a sentence."""
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import httpx
 
 from secondlook.client.admin import LISTED, AdminCalls
 from secondlook.client.answers import (
-    Asked,
+    Embedding,
     Entry,
     Model,
+    Nearest,
     Prediction,
     Taught,
     TaughtEntry,
@@ -27,10 +28,14 @@ from secondlook.client.answers import (
 from secondlook.client.calls import CONNECT_S, Calls, Retry, in_order
 from secondlook.client.errors import ClientError, ListingError, ProblemError, UnexpectedAnswerError
 from secondlook.client.images import FILES, Part, Request, encode, requests
+from secondlook.client.of_images import embed, form, listed
+from secondlook.one_or_many import OneOrMany
 from secondlook.pictures import is_one
 
 if TYPE_CHECKING:
     from secondlook.pictures import Image
+
+T = TypeVar("T")
 
 PATIENT = Retry()
 
@@ -90,30 +95,6 @@ class Client(AdminCalls):
     ) -> None:
         self.close()
 
-    @overload  # text is an iterable of text, but always one path here
-    def predict(self, images: Image, **options: Unpack[Asked]) -> Prediction: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, images: Iterable[Image], **options: Unpack[Asked]) -> list[Prediction | ClientError]: ...
-
-    def predict(
-        self, images: Image | Iterable[Image], **options: Unpack[Asked]
-    ) -> Prediction | list[Prediction | ClientError]:
-        """Ask what an image shows, or each of several; the options are those of ``predictions``.
-
-        Of several, one that fails has its error in its place: ``isinstance(answer, Prediction)`` tells them apart.
-
-        Raises:
-            ClientError: the one image fails, or the server does on all.
-            TypeError: no image.
-        """
-        if not is_one(images):
-            return list(self.predictions(cast("Iterable[Image]", images), **options))
-        (answer,) = self.predictions((cast("Image", images),), **options)
-        if isinstance(answer, ClientError):
-            raise answer
-        return answer
-
     def predictions(
         self,
         images: Iterable[Image],
@@ -141,22 +122,64 @@ class Client(AdminCalls):
         asked: dict[str, Any] = {"top": top, "neighbors": neighbors, "lam": lam, "theta": theta, "k": k, "votes": votes}
         asked |= {"coverage": coverage, "abstain": "true" if abstain else None}
         query = {name: value for name, value in asked.items() if value is not None}
+
+        def ask(calls: Calls, parts: list[Part]) -> list[Prediction | ProblemError]:
+            body = calls.json("POST", "/v1/predict", params=query, files=form(parts))
+            return listed(Prediction, body, "predictions", ("generation", "lam", "theta", "k"))
+
+        return self._each(images, concurrency, ask)
+
+    predict = OneOrMany(predictions, Prediction, ClientError)
+
+    def searches(
+        self, images: Iterable[Image], *, k: int | None = None, concurrency: int = 1
+    ) -> Iterator[Nearest | ClientError]:
+        """Ask which entries are nearest to each of many images: ``k`` of them, 1 to 200; 20 where it is None.
+
+        Images and errors are as for ``predictions``.
+        """
+        query = {} if k is None else {"k": k}
+
+        def ask(calls: Calls, parts: list[Part]) -> list[Nearest | ProblemError]:
+            body = calls.json("POST", "/v1/search", params=query, files=form(parts))
+            return listed(Nearest, body, "results", ("generation",))
+
+        return self._each(images, concurrency, ask)
+
+    search = OneOrMany(searches, Nearest, ClientError)
+
+    def embeddings(self, images: Iterable[Image], *, concurrency: int = 1) -> Iterator[Embedding | ClientError]:
+        """Ask for the key of each of many images: numbers of float32, sent as they are.
+
+        Images and errors are as for ``predictions``. Keys of two generations can be compared only where both have the
+        same encoder.
+        """
+        return self._each(images, concurrency, embed)
+
+    embed = OneOrMany(embeddings, Embedding, ClientError)
+
+    def _each(
+        self, images: Iterable[Image], concurrency: int, ask: Callable[[Calls, list[Part]], list[T | ProblemError]]
+    ) -> Iterator[T | ClientError]:
+        """What a call says of each of many images, as the answers come."""
         if concurrency < 1:
             raise ValueError("concurrency is at least 1")
         calls = replace(self._calls, stopping=threading.Event())
 
-        def ask(request: Request) -> tuple[Request, list[Prediction | ProblemError]]:
-            return request, self._predict(calls, request.parts, query) if request.parts else []
+        def work(request: Request) -> tuple[Request, list[T | ProblemError]]:
+            return request, self._told(calls, request.parts, ask) if request.parts else []
 
-        for request, answers in in_order(ask, requests(images, self._files), concurrency, calls.stopping):
+        for request, answers in in_order(work, requests(images, self._files), concurrency, calls.stopping):
             following = iter(answers)
             for error in request.places:
                 yield next(following) if error is None else error
 
-    def _predict(self, calls: Calls, parts: list[Part], query: Mapping[str, Any]) -> list[Prediction | ProblemError]:
+    def _told(
+        self, calls: Calls, parts: list[Part], ask: Callable[[Calls, list[Part]], list[T | ProblemError]]
+    ) -> list[T | ProblemError]:
         """Answers to one request's images; to those of several, where the server takes fewer at once."""
         try:
-            body = calls.json("POST", "/v1/predict", params=query, files=_form(parts))
+            told = ask(calls, parts)
         except ProblemError as error:
             if len(parts) == 1 and _is_of_image(error):
                 return [error]
@@ -165,12 +188,7 @@ class Client(AdminCalls):
             half = len(parts) // 2
             if error.slug == "too-many-files":
                 self._files = min(self._files, half)
-            return self._predict(calls, parts[:half], query) + self._predict(calls, parts[half:], query)
-        try:
-            shared = {name: body[name] for name in ("generation", "lam", "theta", "k")}
-            told = [read_or_problem(Prediction, one, **shared) for one in body["predictions"]]
-        except (KeyError, TypeError) as error:
-            raise UnexpectedAnswerError("no predictions: is the server of another version?") from error
+            return self._told(calls, parts[:half], ask) + self._told(calls, parts[half:], ask)
         if len(told) != len(parts):
             raise UnexpectedAnswerError(f"{len(told)} answers to {len(parts)} images")
         return told
@@ -260,7 +278,7 @@ class Client(AdminCalls):
 
     def _teach(self, parts: list[Part], label: str, query: Mapping[str, str]) -> Taught:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        options = {"params": query, "headers": headers, "data": {"label": label}, "files": _form(parts)}
+        options = {"params": query, "headers": headers, "data": {"label": label}, "files": form(parts)}
         body = _dict(self._calls.json("POST", "/v1/entries", **options))
         entries: list[TaughtEntry | ClientError] = [
             read_or_problem(TaughtEntry, one) for one in body.get("entries", ())
@@ -287,10 +305,6 @@ class Client(AdminCalls):
             ConflictError: that generation, in which the id was listed, has gone.
         """
         self._calls.send("DELETE", f"/v1/entries/{id}", params=_of(generation))
-
-
-def _form(parts: list[Part]) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("file", (part.filename, part.content)) for part in parts]
 
 
 def _is_of_image(error: ProblemError) -> bool:

@@ -68,11 +68,12 @@ from secondlook.model.networks.cifar_recipes import NAMED
 @class_map_option
 @click.option(
     "--head",
-    type=click.Choice(["auto", "network", "none"]),
+    type=click.Choice(["auto", "network", "linear", "none"]),
     default="auto",
     show_default=True,
-    help="With --network, whose opinion the cache is mixed with: the network's, or nobody's. auto: the network's, "
-    "where it knows the dataset's classes.",
+    help="With --network, whose opinion the cache is mixed with: the network's, that of a linear head fitted to these "
+    "images (needs scikit-learn), or nobody's. auto: the network's, where it knows the dataset's classes, else the "
+    "linear one, where it can be fitted.",
 )
 @click.option(
     "--recipe",

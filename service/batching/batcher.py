@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import NO_OVERRIDES, Overrides, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Predictor
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
 from secondlook.model.images import Geometry
 from secondlook.service.batching.compute import compute, embed
 from secondlook.service.batching.thread import ComputeThread
-from secondlook.service.batching.turns import USUAL, Reply, Request, Timing, Turns
+from secondlook.service.batching.turns import USUAL, Asked, Reply, Request, Timing, Turns
 from secondlook.service.errors import UnavailableError
 from secondlook.service.metrics import Metrics
 
@@ -156,13 +156,15 @@ class Batcher:
         self,
         images: NDArray[np.uint8],
         geometry: Geometry,
-        overrides: Overrides = NO_OVERRIDES,
+        asked: Asked = NO_OVERRIDES,
         neighbors: int = 0,
         *,
         deadline: float = math.inf,
         timing: Timing | None = None,
     ) -> Reply:
-        """Answer for one request's images (n,height,width,3), n >= 1, each with its nearest ``neighbors`` entries.
+        """Say what is asked of one request's images (n,height,width,3), n >= 1.
+
+        Each of its predictions comes with the nearest ``neighbors`` entries.
 
         Cancelling the call drops the request, at no cost if it still waits. One that still waits at its deadline
         (of ``time.monotonic()``) is dropped too. What it spends is added to ``timing``.
@@ -176,7 +178,7 @@ class Batcher:
         if self._thread is None or self._thread.ended.done():
             raise _unavailable()
         reply: asyncio.Future[Reply] = self._loop.create_future()
-        request = Request(images, geometry, overrides, neighbors, deadline, timing or Timing(), reply)
+        request = Request(images, geometry, asked, neighbors, deadline, timing or Timing(), reply)
         self._turns.add(request)
         self._thread.wake()
         try:

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Answer, Parameters, Predictor
+from secondlook.model.answering.predictor import Answer, Outcome, Predictor, Wanted
 from secondlook.model.answering.stage_timer import StageTimer
 from secondlook.model.cache import Floats
 from secondlook.model.errors import StoreUnreachableError
-from secondlook.service.batching.turns import Part, Reply, Request, Turns
+from secondlook.service.batching.turns import Part, Reply, Request, Turns, wanted
 from secondlook.service.errors import GeometryChangedError
 from secondlook.service.metrics import Metrics
 
@@ -26,31 +26,31 @@ def compute(
 ) -> dict[Request, Reply | Exception]:
     """Compute a batch of one part or more; what came of the requests that are over with it.
 
-    ``current`` answers, but for requests of which another one has answered the first part. Each request under its own
-    parameters and with as many neighbours as it asked for.
+    ``current`` answers, but for requests of which another one has answered the first part. Each request is told
+    what it asks for, a prediction under its own parameters and with its number of neighbours.
     """
     outcomes: dict[Request, Reply | Exception] = {}
     predictor = batch[0].request.predictor or current
-    accepted: list[tuple[Part, Parameters]] = []
+    accepted: list[tuple[Part, Wanted]] = []
     for part in batch:
         request = part.request
         try:
             if request.geometry != predictor.bundle.geometry:
                 raise GeometryChangedError("another generation took over while the images were decoded: try again")
             request.predictor = predictor
-            request.parameters = request.parameters or predictor.parameters(request.overrides)
-            accepted.append((part, request.parameters))
+            request.wanted = request.wanted or wanted(request.asked, predictor)
+            accepted.append((part, request.wanted))
         except Exception as error:
             outcomes[request] = error
     if not accepted:
         return outcomes
     began = time.monotonic()
     images = _together([part.images for part, _ in accepted])
-    queries = [parameters for part, parameters in accepted for _ in part.images]
+    queries = [asked for part, asked in accepted for _ in part.images]
     neighbors = max(part.request.neighbors for part, _ in accepted)
     answers = iter(_predict(predictor, images, queries, neighbors, metrics, timer))
     turns.took(accepted[0][0].request.kind, len(images), time.monotonic() - began - timer.lent)
-    for part, parameters in accepted:
+    for part, asked in accepted:
         request = part.request
         of_part = [next(answers) for _ in part.images]
         request.answers += [_with_neighbors(answer, request.neighbors) for answer in of_part]
@@ -58,7 +58,7 @@ def compute(
         if unreachable := [answer for answer in of_part if isinstance(answer, StoreUnreachableError)]:
             outcomes[request] = unreachable[0]  # all of it: no image is to blame
         elif len(request.answers) == len(request.images):
-            outcomes[request] = Reply(predictor, parameters, request.answers)
+            outcomes[request] = Reply(predictor, asked, request.answers)
     return outcomes
 
 
@@ -81,15 +81,15 @@ def _together(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def _predict(
     predictor: Predictor,
     images: NDArray[np.uint8],
-    queries: Sequence[Parameters],
+    queries: Sequence[Wanted],
     neighbors: int,
     metrics: Metrics,
     timer: StageTimer,
-) -> list[Answer | Exception]:
+) -> list[Outcome | Exception]:
     """Predict; if that fails, once more for each image alone, so that only the bad one fails."""
     try:
         before = replace(timer)
-        answers: list[Answer | Exception] = [*predictor.predict(images, queries, neighbors, timer)]
+        answers: list[Outcome | Exception] = [*predictor.predict(images, queries, neighbors, timer)]
         metrics.observe_batch(len(images), timer.since(before))
         return answers
     except StoreUnreachableError as error:  # which no image is to blame for
@@ -102,8 +102,8 @@ def _predict(
     return [_predict(predictor, images[one], queries[one], neighbors, metrics, timer)[0] for one in singly]
 
 
-def _with_neighbors(answer: Answer | Exception, count: int) -> Answer | Exception:
-    if isinstance(answer, Exception):
+def _with_neighbors(answer: Outcome | Exception, count: int) -> Outcome | Exception:
+    if not isinstance(answer, Answer):
         return answer
     return replace(
         answer,

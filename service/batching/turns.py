@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Answer, Overrides, Parameters, Predictor
+from secondlook.model.answering.predictor import Outcome, Overrides, Predictor, Wanted
 from secondlook.model.answering.stage_timer import StageTimer
+from secondlook.model.answering.wanted import Embed, Search
 from secondlook.model.images import Geometry
 
 TURN_S = 0.2
@@ -31,6 +32,19 @@ USUAL = 0
 """The kind of requests that cost what most do."""
 USUAL_K = 2048
 """A search for so many neighbours costs about as much as one for a few."""
+
+
+Asked = Overrides | Embed | Search
+"""What a request wants of its images: predictions, with some parameters replaced, or their keys or neighbours alone."""
+
+
+def wanted(asked: Asked, predictor: Predictor) -> Wanted:
+    """The same with the parameters that a predictor has itself.
+
+    Raises:
+        ParameterError: its store cannot serve that k, or its network has no head and lam is not 1.
+    """
+    return predictor.parameters(asked) if isinstance(asked, Overrides) else asked
 
 
 @dataclass
@@ -49,9 +63,9 @@ class Reply(NamedTuple):
 
     predictor: Predictor
     """Which gave them."""
-    parameters: Parameters
-    """Under which they were given."""
-    answers: list[Answer | Exception]
+    wanted: Wanted
+    """What was asked for: predictions by these parameters, say."""
+    answers: list[Outcome | Exception]
     """One for each image; an image that failed has its error here."""
 
 
@@ -62,7 +76,7 @@ class Request:
     images: NDArray[np.uint8]
     geometry: Geometry
     """What they were decoded with."""
-    overrides: Overrides
+    asked: Asked
     neighbors: int
     deadline: float
     """Of ``time.monotonic()``."""
@@ -71,8 +85,8 @@ class Request:
     arrived: float = field(default_factory=time.monotonic)
     predictor: Predictor | None = None
     """Which answers all of it; None until its first part is computed."""
-    parameters: Parameters | None = None
-    answers: list[Answer | Exception] = field(default_factory=list)
+    wanted: Wanted | None = None
+    answers: list[Outcome | Exception] = field(default_factory=list)
     taken: int = 0
     """How many of its images are computed, or being computed."""
 
@@ -84,7 +98,7 @@ class Request:
     @property
     def kind(self) -> int:
         """Requests of one kind cost about the same by image, and are computed together."""
-        k = self.overrides.k
+        k = self.asked.k if isinstance(self.asked, Overrides) else None
         if k == "all":
             return -1
         return k.bit_length() if k is not None and k > USUAL_K else USUAL

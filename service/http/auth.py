@@ -32,15 +32,24 @@ async def require_admin(
         ProblemError: 401 where no key was sent, 403 where it opens nothing here or the server has none.
     """
     keys: Keys = request.app.state.keys
+    require_any_admin(keys)
+    key = _known(keys, credentials.credentials if credentials else "", "an admin key")
+    if key.role != "admin":
+        raise ProblemError(Kind.KEY_REFUSED, "This key is for predictions: this call needs an admin key.")
+    return key
+
+
+def require_any_admin(keys: Keys) -> None:
+    """Refuse what needs an admin key where there is none.
+
+    Raises:
+        ProblemError: 403; there is none.
+    """
     if not keys.any_admin:
         raise ProblemError(
             Kind.ADMIN_DISABLED,
             "This server has no admin key: set SECONDLOOK_ADMIN_KEY or SECONDLOOK_KEYS_FILE and restart it.",
         )
-    key = _known(keys, credentials.credentials if credentials else "", "an admin key")
-    if key.role != "admin":
-        raise ProblemError(Kind.KEY_REFUSED, "This key is for predictions: this call needs an admin key.")
-    return key
 
 
 async def require_predict(request: Request) -> Key | None:

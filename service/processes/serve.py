@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -24,6 +25,7 @@ from secondlook.service.http.connection import connection
 from secondlook.service.http.connections import Connections
 from secondlook.service.http.hosts import tell_at_start
 from secondlook.service.processes.ending import STOPPING, Ending
+from secondlook.service.processes.home import at_home, page
 from secondlook.service.processes.listening import bind, refusal
 from secondlook.service.processes.pulse import Pulse
 from secondlook.service.settings import Settings
@@ -44,11 +46,13 @@ def run(
     listening: list[socket.socket] | None = None,
     ready: Callable[[str], None] | None = None,
     pulse: Pulse | None = None,
+    *,
+    shows_key: bool = False,
 ) -> None:
     """Serve until a signal stops it; ``program`` is the command line that starts ``secondlook``, for rebuilds.
 
-    Where this is one of several: on those sockets, telling ``ready`` the address, and its parent by ``pulse`` whether
-    it goes on.
+    ``shows_key`` has the line that says where the page is show the admin key, as part of a link. Where this is one of
+    several: on those sockets, telling ``ready`` the address, and its parent by ``pulse`` whether it goes on.
 
     Raises:
         BundleError: the active bundle is refused.
@@ -63,6 +67,8 @@ def run(
     if listening is None:
         listening = bind(settings.host, settings.port)
         tell_at_start(settings)
+        settings, is_ours = at_home(settings)
+        ready = partial(announce, settings, shows_key=shows_key or is_ours)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
     app = create_app(settings, program, predictor=open_predictor(settings))
     server = _Server(
@@ -78,7 +84,7 @@ def run(
         ),
         app,
         settings.drain_timeout_s,
-        ready or announce,
+        ready or partial(announce, settings),
         pulse,
     )
     server.run(listening)
@@ -139,9 +145,9 @@ class _Server(uvicorn.Server):
                 self._pulse.follow(lambda: running.hangs)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-            self._ready(f"http://{shown}:{port}/")
+            self._ready(f"http://{shown}:{port}{self._app.state.settings.root_path}/")
 
 
-def announce(address: str) -> None:
+def announce(settings: Settings, address: str, *, shows_key: bool = False) -> None:
     """Say where the page is."""
-    logger.info("secondlook is ready: %s (stop it with Ctrl-C)", address)
+    logger.info("secondlook is ready: %s (stop it with Ctrl-C)", page(address, settings, shows_key=shows_key))

@@ -34,6 +34,7 @@ from secondlook.service import logs
 from secondlook.service.errors import ServiceError
 from secondlook.service.http.hosts import tell_at_start
 from secondlook.service.processes.ending import EARLIER_S, GRACE_S, SAME_S
+from secondlook.service.processes.home import at_home, page
 from secondlook.service.processes.listening import bind, close, reserve
 from secondlook.service.processes.pulse import BEAT, BEAT_S, SILENT_S, Pulse, Watched
 from secondlook.service.settings import LEAST_DECODE_BYTES, METRICS_FOLDER, PREFIX, Settings
@@ -47,10 +48,13 @@ LATER_S = 0.25
 """By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
-def run(settings: Settings, program: Sequence[str]) -> None:
+def run(settings: Settings, program: Sequence[str], *, shows_key: bool = False) -> None:
     """Serve with several workers until a signal stops them; ``program`` is the command line that starts ``secondlook``.
 
+    ``shows_key`` is as for ``serve.run``.
+
     Raises:
+        BundleError: what is in the user's home is damaged.
         ListenError: the address cannot be listened on.
         SystemExit: no worker can start (it has said why), or one did not stop as it should.
     """
@@ -58,11 +62,12 @@ def run(settings: Settings, program: Sequence[str]) -> None:
     if sys.platform != "linux":
         raise ServiceError("several workers need Linux: set SECONDLOOK_WORKERS to 1")
     reserved = reserve(settings.host, settings.port)
-    tell_at_start(settings)
     try:
+        tell_at_start(settings)
+        settings, is_ours = at_home(settings)
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
-            status = asyncio.run(_Parent(share(settings, port), program, folder).run())
+            status = asyncio.run(_Parent(share(settings, port), program, folder, shows_key or is_ours).run())
     finally:
         close(reserved)
     if status:
@@ -144,8 +149,8 @@ def _end_with_parent(told: int, is_orphan: threading.Event) -> None:
 class _Parent:
     """Keeps workers running."""
 
-    def __init__(self, settings: Settings, program: Sequence[str], folder: str) -> None:
-        self._settings, self._program, self._folder = settings, program, folder
+    def __init__(self, settings: Settings, program: Sequence[str], folder: str, shows_key: bool) -> None:
+        self._settings, self._program, self._folder, self._shows_key = settings, program, folder, shows_key
         key = settings.admin_key
         told = settings.model_dump(mode="json") | {"admin_key": key.get_secret_value() if key else None}
         if settings.milvus is not None:
@@ -289,4 +294,5 @@ class _Parent:
             return
         self._been_ready.add(slot)
         if len(self._been_ready) == self._settings.workers:
-            logger.info("secondlook is ready: %s (%d workers; stop it with Ctrl-C)", address, self._settings.workers)
+            shown = page(address, self._settings, shows_key=self._shows_key)
+            logger.info("secondlook is ready: %s (%d workers; stop it with Ctrl-C)", shown, self._settings.workers)

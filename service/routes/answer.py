@@ -12,10 +12,10 @@ from fastapi import Request
 from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
-from secondlook.model.answering.predictor import Answer, Overrides
+from secondlook.model.answering.predictor import Outcome
 from secondlook.model.errors import ImageError
 from secondlook.model.images import Geometry, Limits
-from secondlook.service.batching.turns import Reply, Timing
+from secondlook.service.batching.turns import Asked, Reply, Timing, wanted
 from secondlook.service.decoding.jobs import Spending
 from secondlook.service.errors import GeometryChangedError
 from secondlook.service.problems import Kind, ProblemError
@@ -33,7 +33,7 @@ class Answered(NamedTuple):
     """What came of a request's images."""
 
     reply: Reply
-    results: list[Answer | Exception]
+    results: list[Outcome | Exception]
     """One for each image sent, in order."""
     images: NDArray[np.uint8]
     """(n,height,width,3) as they were decoded; arbitrary pixels where one was not."""
@@ -49,11 +49,12 @@ class _Ending(NamedTuple):
 
 
 async def answer(
-    request: Request, state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, timing: Timing
+    request: Request, state: State, uploads: list[Upload], asked: Asked, neighbors: int, timing: Timing
 ) -> Answered:
     """Answer a request's images, unless the client leaves first or its time is over.
 
-    ``neighbors`` is how many of the nearest entries each answer lists. What each stage takes is added to ``timing``.
+    ``neighbors`` is how many of the nearest entries each prediction lists. What each stage takes is added to
+    ``timing``.
 
     Raises:
         ClientDisconnect: the client left.
@@ -84,7 +85,7 @@ async def answer(
             try:
                 while True:  # once more for each switch meanwhile
                     with suppress(GeometryChangedError):
-                        return await _decode_and_compute(state, uploads, overrides, neighbors, ending, timing)
+                        return await _decode_and_compute(state, uploads, asked, neighbors, ending, timing)
             finally:
                 has_ended = True
                 watching.cancel()
@@ -104,7 +105,7 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _decode_and_compute(
-    state: State, uploads: list[Upload], overrides: Overrides, neighbors: int, ending: _Ending, timing: Timing
+    state: State, uploads: list[Upload], asked: Asked, neighbors: int, ending: _Ending, timing: Timing
 ) -> Answered:
     predictor = state.batcher.predictor
     geometry = predictor.bundle.geometry
@@ -121,11 +122,9 @@ async def _decode_and_compute(
     timing.decode += time.perf_counter() - started
     good = images if not any(failed) else images[[error is None for error in failed]]
     if len(good):
-        reply = await state.batcher.submit(
-            good, geometry, overrides, neighbors, deadline=ending.deadline, timing=timing
-        )
+        reply = await state.batcher.submit(good, geometry, asked, neighbors, deadline=ending.deadline, timing=timing)
     else:
-        reply = Reply(predictor, predictor.parameters(overrides), [])
+        reply = Reply(predictor, wanted(asked, predictor), [])
     answers = iter(reply.answers)
     return Answered(reply, [next(answers) if error is None else error for error in failed], images)
 

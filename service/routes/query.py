@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJso
 from secondlook.model.answering.doubt import COVERAGES
 from secondlook.model.answering.predictor import MAX_NEIGHBORS, Overrides
 from secondlook.model.answering.told import MAX_TOP, MAX_VOTES, Asked
+from secondlook.model.answering.wanted import MAX_SEARCHED, SEARCHED
 from secondlook.model.cache import MAX_THETA
 from secondlook.service.problems import of_validation
 
@@ -27,6 +28,9 @@ K = Annotated[
     BeforeValidator(_parse_k),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 10**18 - 1}, {"const": "all"}]}),
 ]
+
+
+AnyQuery = TypeVar("AnyQuery", bound=BaseModel)
 
 
 class PredictQuery(BaseModel):
@@ -69,8 +73,18 @@ class PredictQuery(BaseModel):
         return Asked(self.top, self.neighbors, self.votes, self.coverage, self.abstain, overrides)
 
 
-def read_query(request: Request) -> PredictQuery:
-    """Read a prediction's query.
+class SearchQuery(BaseModel):
+    """What a search's query asks for."""
+
+    k: int = Field(SEARCHED, ge=1, le=MAX_SEARCHED, description="How many of the nearest entries.")
+
+
+class EmbedQuery(BaseModel):
+    """Nothing can be asked for."""
+
+
+def read_query(request: Request, kind: type[AnyQuery]) -> AnyQuery:
+    """Read the query of a call that takes images.
 
     Raises:
         ProblemError: it has a parameter that there is not, or one twice, or a value of the wrong type.
@@ -78,10 +92,11 @@ def read_query(request: Request) -> PredictQuery:
     """
     given = request.app.state.known_parameters.check_query(request.scope)
     try:
-        query = PredictQuery.model_validate(given)
+        query = kind.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise of_validation({**first, "loc": ("query", *first["loc"])}) from error
     # In the model's own words, not pydantic's: the command says the same.
-    _ = query.asked
+    if isinstance(query, PredictQuery):
+        _ = query.asked
     return query

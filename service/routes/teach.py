@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Predictor
+from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Outcome, Predictor
 from secondlook.model.answering.told import Opinion
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.bundles.files import encoder_id
@@ -29,7 +29,7 @@ from secondlook.service.http.keys import Key
 from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
 from secondlook.service.routes.answer import Answered, answer
 from secondlook.service.routes.entries import EntryId, known_entry
-from secondlook.service.routes.predict import images_body
+from secondlook.service.routes.images import images_body
 from secondlook.service.routes.receive import Upload, announced_bytes, receive
 from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
@@ -286,11 +286,11 @@ def _repeatable(sent: str | None, label: str, is_partial: bool, uploads: list[Up
     return Repeatable(sent, digest.digest())
 
 
-def _problem(result: Answer | Exception, upload: Upload) -> ProblemError | None:
+def _problem(result: Outcome | Exception, upload: Upload) -> ProblemError | None:
     return of_image(result, upload.filename) if isinstance(result, Exception) else None
 
 
-def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Exception], kept: Addition) -> str:
+def _kept(predictor: Predictor, uploads: list[Upload], results: list[Outcome | Exception], kept: Addition) -> str:
     """The answer, less generation and index, as it is kept for the case that the call is repeated."""
     left = iter(kept.numbers)
     entries: list[dict[str, Any]] = []
@@ -298,6 +298,7 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Answer | Ex
         if isinstance(result, Exception):
             entries.append(of_image(result, upload.filename).problem.model_dump(exclude_none=True))
             continue
+        assert isinstance(result, Answer)
         first = int(result.mixed.argmax())
         before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
         entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from secondlook.model.answering.predictor import Answer
+from secondlook.model.answering.predictor import Answer, Outcome, Parameters
 from secondlook.model.answering.told import Asked, Prediction, prediction
 from secondlook.service.batching.turns import Reply, Timing
 from secondlook.service.problems import Problem, of_image
@@ -36,11 +36,12 @@ class Predictions(TypedDict):
 
 
 # Dictionaries, written by pydantic as they are: models would be validated, and they are ours.
-PREDICTION: TypeAdapter[Prediction | Problem] = TypeAdapter(Prediction | Problem)
+PREDICTION: TypeAdapter[Prediction] = TypeAdapter(Prediction)
+PROBLEM: TypeAdapter[Problem] = TypeAdapter(Problem)
 
 
 async def write(
-    reply: Reply, results: Sequence[Answer | Exception], filenames: Sequence[str | None], asked: Asked
+    reply: Reply, results: Sequence[Outcome | Exception], filenames: Sequence[str | None], asked: Asked
 ) -> bytes:
     """Write ``Predictions`` as JSON for a request's images, in order, of which some may have failed."""
     by_image = (
@@ -48,29 +49,47 @@ async def write(
         + NUMBERS_OF_NEIGHBOR * asked.neighbors
         + NUMBERS_OF_CLASS * min(asked.top, len(reply.predictor.classes))
     )
-    if len(results) * by_image <= LIGHT:
-        return _dump(reply, results, filenames, asked)
-    return await asyncio.to_thread(_dump, reply, results, filenames, asked)
+    return await dump(lambda: _dump(reply, results, filenames, asked), numbers=len(results) * by_image)
 
 
-def _dump(reply: Reply, results: Sequence[Answer | Exception], filenames: Sequence[str | None], asked: Asked) -> bytes:
-    parameters = reply.parameters
-    head = {
-        "generation": reply.predictor.bundle.manifest.generation,
-        "lam": parameters.lam,
-        "theta": parameters.theta,
-        "k": parameters.k,
-    }
+def _dump(reply: Reply, results: Sequence[Outcome | Exception], filenames: Sequence[str | None], asked: Asked) -> bytes:
+    parameters = reply.wanted
+    assert isinstance(parameters, Parameters)
+
+    def one(result: Outcome, filename: str | None) -> bytes:
+        assert isinstance(result, Answer)
+        return PREDICTION.dump_json(prediction(reply.predictor, result, parameters, filename, asked, thumbnail_of))
+
+    head = {"lam": parameters.lam, "theta": parameters.theta, "k": parameters.k}
+    return as_json(reply, head, "predictions", results, filenames, one)
+
+
+async def dump(write: Callable[[], bytes], *, numbers: int) -> bytes:
+    """Write an answer of about so many numbers, a large one in a thread."""
+    return write() if numbers <= LIGHT else await asyncio.to_thread(write)
+
+
+def as_json(
+    reply: Reply,
+    head: Mapping[str, object],
+    name: str,
+    results: Iterable[Outcome | Exception],
+    filenames: Iterable[str | None],
+    one: Callable[[Outcome, str | None], bytes],
+) -> bytes:
+    """Write an object of the generation, ``head``, and a list ``name`` with what ``one`` writes of each image.
+
+    An image that failed has a problem document in its place.
+    """
+    shared = {"generation": reply.predictor.bundle.manifest.generation, **head}
     # One by one: the encoder lets no other thread go before it is done.
-    predictions = b",".join(
-        PREDICTION.dump_json(
-            of_image(result, filename).problem
-            if isinstance(result, Exception)
-            else prediction(reply.predictor, result, parameters, filename, asked, thumbnail_of)
-        )
+    items = b",".join(
+        PROBLEM.dump_json(of_image(result, filename).problem)
+        if isinstance(result, Exception)
+        else one(result, filename)
         for result, filename in zip(results, filenames, strict=True)
     )
-    return json.dumps(head, separators=(",", ":")).encode()[:-1] + b',"predictions":[' + predictions + b"]}"
+    return json.dumps(shared, separators=(",", ":")).encode()[:-1] + f',"{name}":['.encode() + items + b"]}"
 
 
 def server_timing(timing: Timing) -> str:

@@ -68,12 +68,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         wrapper: tuple[str, ...] = (),
         program: tuple[str, ...] = (sys.executable, "-m", "secondlook"),
         cwd: Path | None = None,
+        data_home: Path = tmp_path / "data-home",
         **settings: object,
     ) -> Server:
         log = tmp_path / f"server{len(started)}.log"
         own = {f"SECONDLOOK_{name.upper()}": str(value) for name, value in settings.items()}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
-        kept["XDG_DATA_HOME"] = str(tmp_path / "data-home")
+        kept["XDG_DATA_HOME"] = str(data_home)
         with log.open("w") as file:
             process = subprocess.Popen(
                 [*wrapper, *program, "serve", "--port", str(port)],
@@ -86,7 +87,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         started.append(process)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            if ready := re.search(r"ready: (http://127\.0\.0\.1:\d+)/", log.read_text()):
+            if ready := re.search(r"ready: (http://(?:127\.0\.0\.1|\[::1\]):\d+)/", log.read_text()):
                 return Server(process, ready.group(1), log)
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)

@@ -171,7 +171,7 @@ def test_entries_and_changes_are_listed(server: Server, visit: Visit) -> None:
 
 
 def test_what_cannot_be_changed_is_said_in_words(serve: Serve, visit: Visit) -> None:
-    page = visit(serve(admin_key=KEY))
+    page = visit(serve(admin_key=KEY, host="0.0.0.0"))
     (card,) = look(page, upload("a.png", striped(1)))
     card.get_by_role("button", name=WRONG).click()
     page.get_by_label("It shows", exact=True).fill("lobster")

@@ -1,12 +1,14 @@
 """The client's classes and the server's document say the same."""
 
+import inspect
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secondlook.client import answers
+from secondlook.answers import Asked
+from secondlook.client import Client, answers
 from tests.service_for_tests import create_app, open_predictor, settings
 
 PAIRS = [
@@ -14,6 +16,9 @@ PAIRS = [
     (answers.Opinion, "Opinion"),
     (answers.Novelty, "NoveltyScore"),
     (answers.Neighbor, "Neighbor"),
+    (answers.NearEntry, "NearEntry"),
+    (answers.Nearest, "Nearest"),
+    (answers.Embedding, "Embedding"),
     (answers.Decisive, "Decisive"),
     (answers.Votes, "Votes"),
     (answers.Prediction, "Prediction"),
@@ -37,11 +42,12 @@ def document(tiny_bundle: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "name"), PAIRS, ids=[name for _, name in PAIRS])
 def test_each_class_has_the_members_of_its_schema(kind: type, name: str, document: dict[str, Any]) -> None:
     members = {member.name for member in fields(kind)}  # type: ignore[arg-type]
-    if kind is answers.Prediction:
+    if kind in (answers.Prediction, answers.Nearest, answers.Embedding):
         members -= OF_THE_WHOLE_ANSWER
     assert members == set(document["components"]["schemas"][name]["properties"])
 
 
 def test_what_predictions_may_be_asked_for_is_the_query(document: dict[str, Any]) -> None:
     query = {one["name"] for one in document["paths"]["/v1/predict"]["post"]["parameters"] if one["in"] == "query"}
-    assert set(answers.Asked.__annotations__) - {"concurrency"} == query
+    assert set(Asked.__annotations__) == query
+    assert set(inspect.signature(Client.predictions).parameters) == query | {"self", "images", "concurrency"}

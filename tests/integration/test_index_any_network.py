@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from secondlook.cli import cli
+from secondlook.indexer.embedding import linear_heads
 from secondlook.model.answering.predictor import Answer, Overrides, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import ENCODER
@@ -145,19 +146,26 @@ def test_classes_without_names_are_the_datasets_in_order_where_images_say_so(
     assert [labels(bundle, answer.network) for answer in answers(bundle, "blue", "red")] == ["blue", "red"]
     other = dict(zip(("x", "y", "z"), (COLOURS["green"], COLOURS["red"], COLOURS["blue"]), strict=True))
     network = written(colour_classifier(other, named=False), tmp_path, "other")
-    run("index", colour_folder, "--network", network, "--bundles", tmp_path / "other", "--preprocess", preprocess)
-    assert "the cache answers alone" in caplog.text
+    bundle = index(colour_folder, network, tmp_path / "other", "--preprocess", preprocess)
+    assert "a linear head is fitted to the images" in caplog.text
+    assert (bundle.manifest.head, bundle.manifest.network.matched) == ("linear", "")
 
 
 @pytest.mark.parametrize("make", [lambda: colour_classifier({"cat": (9, 99, 9), "dog": (99, 9, 9)}), colour_backbone])
-def test_without_a_head_for_these_classes_the_cache_answers_alone(
-    make: Any, colour_folder: Path, tmp_path: Path, preprocess: Path, caplog: pytest.LogCaptureFixture
+def test_without_a_head_for_these_classes_and_what_fits_one_the_cache_answers_alone(
+    make: Any,
+    colour_folder: Path,
+    tmp_path: Path,
+    preprocess: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(linear_heads, "find_spec", lambda name: None)
     network = written(make(), tmp_path)
     given = ("--preprocess", preprocess)
     result = run("index", colour_folder, "--network", network, "--bundles", tmp_path / "root", *given)
     assert result.exit_code == 0, result.output
-    assert "the cache answers alone" in caplog.text
+    assert "the cache answers alone, as a linear head needs scikit-learn, which is not installed" in caplog.text
     bundle = open_bundle(tmp_path / "root", result.stdout.split()[-1])
     assert (bundle.manifest.head, bundle.manifest.network.classes, bundle.manifest.lam) == ("none", 0, 1)
     assert [labels(bundle, answer.mixed) for answer in answers(bundle, *COLOURS)] == list(COLOURS)

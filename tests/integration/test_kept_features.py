@@ -158,6 +158,23 @@ def test_another_head_finds_the_keys_and_the_networks_own_its_logits(
     assert (counts.embedded, counts.known) == (90, 0)
 
 
+def test_a_linear_heads_logits_are_made_of_the_keys_that_are_kept(
+    shades: Path, tmp_path: Path, network: FromNetwork
+) -> None:
+    built(shades, tmp_path / "root", replace(network, head="none"), ALONE)
+    bundle, counts = built(shades, tmp_path / "root", replace(network, head="linear"))
+    assert (bundle.manifest.head, counts.embedded, counts.known) == ("linear", 0, 90)
+    dataset, counts = load(str(shades)), Counts()
+    everything = np.arange(len(dataset.labels))
+    asked = embed_queries(dataset, everything, bundle, kept=keeping_of(tmp_path / "root", bundle, counts))
+    assert (counts.embedded, counts.known) == (0, 90)
+    plain = embed_queries(dataset, everything, bundle)
+    np.testing.assert_allclose(asked.logits, plain.logits, atol=1e-4)
+    (dataset_again, counts), root = (load(str(shades)), Counts()), tmp_path / "root"
+    generation = index(dataset_again, root, FromBundle(root, bundle.manifest.generation), MIXED, counts=counts)
+    assert (open_bundle(root, generation).manifest.head, counts.embedded) == ("linear", 0)
+
+
 def test_mirrored_copies_are_embedded_beside_images_that_are_known(
     shades: Path, tmp_path: Path, source: FromBundle
 ) -> None:

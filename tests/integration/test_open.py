@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import secondlook
-from secondlook.answers import Prediction, read
+from secondlook.answers import Embedding, Nearest, Prediction, read
 from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import BundleError, ImageError, ParameterError
 from tests.heads_for_tests import headless_root, partial_root, png, write_colours
@@ -83,6 +83,39 @@ def test_it_says_what_a_server_says(roots: dict[str, Path], kind: str, asked: di
         assert isinstance(one, Prediction)
         same(asdict(one), asdict(other))
         assert (one.network is None) is (kind == HEADLESS)
+
+
+@pytest.mark.parametrize("kind", [HEADLESS, PARTIAL, WHOLE])
+def test_keys_and_searches_are_what_a_server_says(roots: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{place}.png" for place in range(3)]
+    for place, (path, colour) in enumerate(zip(paths, ("red", "green", "yellow"), strict=True)):
+        path.write_bytes(png(colour, 990 + place))
+    bundle = secondlook.open(roots[kind])
+    sent = files(*((path.name, path.read_bytes()) for path in paths))
+    with serving(create_app(settings(bundles=roots[kind]))) as call:
+        embedded = call("POST", "/v1/embed", files=sent).json()
+        found = call("POST", "/v1/search?k=5", files=sent).json()
+    for here, there in zip(bundle.embed(paths), embedded["embeddings"], strict=True):
+        assert isinstance(here, Embedding)
+        assert (here.generation, here.filename) == (embedded["generation"], there["filename"])
+        np.testing.assert_allclose(np.asarray(here.embedding), np.array(there["embedding"], np.float32), atol=1e-5)
+        assert np.asarray(here.embedding).dtype == np.float32
+    for one, other in zip(bundle.search(paths, k=5), found["results"], strict=True):
+        assert isinstance(one, Nearest)
+        same(asdict(one), asdict(read(Nearest, other, generation=found["generation"])))
+    alone = bundle.embed(paths[1])
+    np.testing.assert_allclose(np.asarray(alone.embedding), np.asarray(bundle.embed(paths)[1].embedding), atol=1e-5)  # type: ignore[union-attr]
+    assert len(bundle.search(paths[0]).neighbors) == 20
+    first, bad = bundle.embed([paths[0], b"no image"])
+    assert isinstance(first, Embedding)
+    assert isinstance(bad, ImageError)
+    with pytest.raises(ImageError, match="not one of JPEG"):
+        bundle.search(b"no image")
+    for k in (0, 201, 1.5, True):
+        with pytest.raises(ParameterError, match="k must be a whole number from 1 to 200"):
+            bundle.search(paths, k=k)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="give one image to embed"):
+        bundle.embeddings(paths[0])  # type: ignore[arg-type]
 
 
 def test_every_form_of_an_image_is_answered_alike(roots: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Answer, Overrides
+from secondlook.model.answering.predictor import Answer, Overrides, Parameters
 from secondlook.model.errors import ParameterError
 from secondlook.model.images import Geometry
 from secondlook.service.batching.batcher import Batcher
@@ -47,7 +47,8 @@ def test_overrides_and_neighbours_are_each_requests_own() -> None:
         await first
         for task, lam, count in ((few, 0.25, 1), (many, 0.75, 3)):
             reply = await task
-            assert reply.parameters.lam == lam
+            assert isinstance(reply.wanted, Parameters)
+            assert reply.wanted.lam == lam
             answer = reply.answers[0]
             assert isinstance(answer, Answer)
             assert answer.mixed[1] == lam

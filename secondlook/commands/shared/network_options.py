@@ -57,8 +57,8 @@ def network_source(
                 raise click.UsageError(
                     f"{option} does not go with {network}, which says itself what it takes and knows"
                 )
-        if head == "none":
-            raise click.UsageError(f"--head none does not go with {network}: give its ONNX graph")
+        if head in ("linear", "none"):
+            raise click.UsageError(f"--head {head} does not go with {network}: give its ONNX graph")
         return FromCifar(Path(network), asked or "compact", test)
     if isinstance(asked, str):
         raise _of_cifar(asked, network)

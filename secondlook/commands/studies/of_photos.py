@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import click
 
-from secondlook.commands.shared.network_options import class_map_option, preprocess_option
+from secondlook.commands.shared.network_options import class_map_option, network_source, preprocess_option
 from secondlook.commands.shared.options import (
     data_root_option,
     max_pixels_option,
@@ -16,9 +17,14 @@ from secondlook.commands.shared.options import (
 )
 from secondlook.commands.shared.trials import tell
 from secondlook.commands.studies.group import result_options, study
-from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.datasets.datasets import Dataset, load
+from secondlook.indexer.embedding.encoders import EncoderSource
 from secondlook.indexer.results import write
+from secondlook.indexer.sources.from_network import HeadChoice, shown_name
+from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
+
+HEADS = get_args(HeadChoice)
 
 
 class Counts(click.ParamType):  # type: ignore[type-arg]
@@ -68,7 +74,6 @@ def preprocessing(
     NETWORK is named as for `secondlook network`; its preprocessing is taken for right.
     """
     from secondlook.evaluation.studies.preprocessing import preprocessing as measure
-    from secondlook.indexer.sources.from_network import shown_name
     from secondlook.model.errors import NetworkError
     from secondlook.model.networks.classes import match_classes, read_class_map
     from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -86,4 +91,84 @@ def preprocessing(
         if out is not None:
             write(found, out, "preprocessing")
     tell_left_out([dataset])
+    tell(found, as_json or progress_format == "json")
+
+
+def photos_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a network, labelled photos, and how the one is to take the other."""
+    head = click.option(
+        "--head", type=click.Choice(HEADS), default="auto", show_default=True, help="As for `secondlook index`."
+    )
+    command = preprocess_option(class_map_option(head(max_pixels_option(command))))
+    return click.argument("network")(click.argument("photos")(data_root_option(command)))
+
+
+class Photos(NamedTuple):
+    """A network, and photos to index and to ask about."""
+
+    name: str
+    source: EncoderSource
+    train: Dataset
+    test: Dataset
+
+    @classmethod
+    def open(
+        cls,
+        network: str,
+        photos: str,
+        data_root: Path | None,
+        preprocess: Path | None,
+        class_map: Path | None,
+        head: HeadChoice,
+        limits: Limits,
+    ) -> Photos:
+        """Open what ``photos_options`` named.
+
+        Raises:
+            DatasetError: there are no such photos, or they have no test split.
+        """
+        train, test = (load(photos, split, data_root, limits) for split in ("train", "test"))
+        if train.content_hash() == test.content_hash():
+            raise DatasetError(f"{photos} has no test photos: put some of each class into {photos}/test/<class>/")
+        source = network_source(network, None, preprocess, class_map, head)
+        return cls(shown_name(network), source, train, test)
+
+
+@study.command("few-shot")
+@photos_options
+@click.option("--counts", type=Counts(), default="5,20,100", show_default=True, help="Photos of each class.")
+@click.option("--draws", type=click.IntRange(1), default=3, show_default=True, help="How often they are drawn.")
+@result_options
+def few_shot(
+    counts: tuple[int, ...], draws: int, out: Path | None, as_json: bool, progress_format: str, **named: Any
+) -> None:
+    """Measure how good answers are with few photos of each class, and what sets of labels hold."""
+    from secondlook.evaluation.studies.few_shot import few_shot as measure
+
+    with reporting(progress_format) as progress:
+        photos = Photos.open(**named)
+        found = measure(*photos, counts=counts, draws=draws, progress=progress)
+        if out is not None:
+            write(found, out, "few-shot")
+    tell_left_out([photos.train, photos.test])
+    tell(found, as_json or progress_format == "json")
+
+
+@study.command("left-out-classes")
+@photos_options
+@click.option("--count", type=click.IntRange(2), default=100, show_default=True, help="Photos of each other class.")
+@click.option("--draws", type=click.IntRange(1), default=3, show_default=True, help="How often photos are drawn.")
+@result_options
+def left_out_classes(
+    count: int, draws: int, out: Path | None, as_json: bool, progress_format: str, **named: Any
+) -> None:
+    """Measure how well a class is known of which 1, 5, 20 photos were taught, leaving each class out in turn."""
+    from secondlook.evaluation.studies.few_shot import left_out_classes as measure
+
+    with reporting(progress_format) as progress:
+        photos = Photos.open(**named)
+        found = measure(*photos, count=count, draws=draws, progress=progress)
+        if out is not None:
+            write(found, out, "left-out-classes")
+    tell_left_out([photos.train, photos.test])
     tell(found, as_json or progress_format == "json")

@@ -1,0 +1,112 @@
+"""``POST /v1/embed``: images' keys, as JSON or as bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from secondlook.model.answering.predictor import Outcome
+from secondlook.model.answering.wanted import Embed, Embedded
+from secondlook.model.cache import Floats
+from secondlook.service.http.accept import preferred
+from secondlook.service.problems import Kind, Problem, ProblemError, clean
+from secondlook.service.routes import images
+from secondlook.service.routes.query import EmbedQuery
+from secondlook.service.routes.write import as_json, dump
+
+JSON, BYTES = "application/json", "application/octet-stream"
+FILENAME: TypeAdapter[str | None] = TypeAdapter(str | None)
+NUMBERS: TypeAdapter[list[float]] = TypeAdapter(list[float])
+DIGITS = 9
+"""Of a number: fewer would not give every float32 back."""
+
+
+class Embedding(TypedDict):
+    """One image's key."""
+
+    filename: str | None
+    embedding: Annotated[list[float], Field(description="`dim` numbers of float32, together of length 1.")]
+
+
+class Embeddings(TypedDict):
+    """The keys of a request's images, in the order sent; an image that failed has a problem document in its place."""
+
+    generation: str
+    dim: int
+    embeddings: list[Embedding | Problem]
+
+
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            JSON: {
+                "example": {
+                    "generation": "20261122T101500Z-3f9c",
+                    "dim": 4,
+                    "embeddings": [{"filename": "cat.png", "embedding": [0.5, -0.5, 0.1, 0.7]}],
+                }
+            },
+            BYTES: {"schema": {"type": "string", "format": "binary"}},
+        },
+        "headers": {
+            "X-Shape": {
+                "description": "Of bytes: how many images, and numbers of each, as `N,D`.",
+                "schema": {"type": "string", "pattern": "^[0-9]+,[0-9]+$"},
+            },
+            "X-Generation": {"description": "Of bytes: which bundle made them.", "schema": {"type": "string"}},
+        },
+    }
+}
+
+
+async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Response:
+    """Send images as to `/v1/predict`: the key of each, which is what the cache is searched with.
+
+    Keys of one generation can be compared with each other by their inner product, those of two only where both have
+    the same encoder. As JSON, an image that fails has a problem document in its place (a single image's is the response
+    itself). With `Accept: application/octet-stream` the body is float32, little endian, row by row, and its shape is in
+    the header X-Shape: a third of the bytes, and nothing to parse; there one bad image fails the request.
+    """
+    accepted = ",".join(request.headers.getlist("accept"))
+    media_type = preferred(accepted, (JSON, BYTES))
+    if media_type is None:
+        raise ProblemError(Kind.NOT_ACCEPTABLE, f"There is no {clean(accepted)} here: accept {JSON} or {BYTES}.")
+    told = await images.tell(request, Embed(), all_or_none=media_type == BYTES)
+    dim = told.reply.predictor.bundle.engine.dim
+    numbers = dim * len(told.results)
+    if media_type == JSON:
+        body = await dump(
+            lambda: as_json(told.reply, {"dim": dim}, "embeddings", told.results, told.filenames, _one), numbers=numbers
+        )
+        return images.respond(body, told, Vary="Accept")
+    keys = [result.key for result in told.results if isinstance(result, Embedded)]
+    body = await dump(lambda: np.stack(keys).astype("<f4").tobytes(), numbers=numbers)
+    named = {"X-Shape": f"{len(keys)},{dim}", "X-Generation": told.generation, "Vary": "Accept"}
+    return images.respond(body, told, BYTES, **named)
+
+
+def _one(result: Outcome, filename: str | None) -> bytes:
+    assert isinstance(result, Embedded)
+    return b'{"filename":%b,"embedding":%b}' % (
+        FILENAME.dump_json(filename),
+        NUMBERS.dump_json(shortest(result.key).tolist()),
+    )
+
+
+def shortest(key: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """A key (D,) as float64 numbers of nine digits, which are read back as the same float32.
+
+    Written as it is, a float32 has seventeen digits, which are half as many bytes again.
+    """
+    exact = key.astype(np.float64)
+    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(np.abs(exact), np.finfo(np.float32).tiny))))
+    return np.round(exact * scale) / scale
+
+
+def install(app: FastAPI) -> None:
+    """Serve the call."""
+    images.install(app, "/v1/embed", embed, EmbedQuery, "Embed images", Embeddings, Kind.NOT_ACCEPTABLE, also=_ANSWER)
