@@ -1,4 +1,4 @@
-# make serve   set everything up and serve the default model on http://127.0.0.1:8000
+# make serve   set everything up, serve, and show a link to the page
 # make test    set everything up and pass the tests
 # make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
 # make soak    the long tests that make test leaves out, those marked soak (minutes of load and generated requests)

@@ -58,6 +58,13 @@ from secondlook.service.settings import Settings
 @click.option(
     "--network", "network_name", metavar="NAME", help="A network that 'network' measures in place of the bundle's."
 )
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    envvar="SECONDLOOK_PHOTOS",
+    show_envvar=True,
+    help="Folders of photos with the splits train and test: 'backbones' are measured on them.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
 @progress_option
@@ -73,6 +80,7 @@ def bench(
     seconds: float,
     peers: bool,
     network_name: str | None,
+    photos: Path | None,
     out: Path | None,
     as_json: bool,
     progress_format: str,
@@ -82,7 +90,8 @@ def bench(
     engines, network (start, memory and speed of an encoder: the bundle's, or one made of --network), index (its build),
     stages (of an answer), taught (answers beside taught entries), serve (a running server under load, beside the same
     pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a server does, and might do
-    instead). Only where it is named: milvus (the same keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS),
+    instead). Only where it is named: backbones (those that packages carry: bytes, speed, and what is right with a few
+    photos of each class), milvus (the same keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS),
     ray (images embedded in one piece, in shards, and in shards on Ray).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
@@ -99,6 +108,7 @@ def bench(
         max_batch,
         peers,
         network_name,
+        photos,
     )
     with reporting(progress_format) as progress:
         report = run(root, bundle, data_root, plan, progress)

@@ -107,12 +107,17 @@ def network(
     measured: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for done in range(ROUNDS):
         for way, results in measured.items():
-            results.append(_in_its_own_process(way, encoder, for_seconds / ROUNDS))
+            results.append(in_its_own_process(way, encoder, for_seconds / ROUNDS))
         progress("network", done + 1, ROUNDS)
     return [_median(way, encoder, results) for way, results in measured.items()]
 
 
-def _in_its_own_process(way: str, encoder: Path, for_seconds: float) -> dict[str, Any]:
+def in_its_own_process(way: str, encoder: Path, for_seconds: float) -> dict[str, Any]:
+    """What one of WAYS to run an encoder's file takes, as NetworkResult has it.
+
+    Raises:
+        EngineError: it does not run.
+    """
     command = [sys.executable, "-m", "benchmarks.network", way, str(encoder), str(for_seconds)]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode != 0:

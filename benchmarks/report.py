@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, tables
+from benchmarks.backbones import BackboneResult
 from benchmarks.decoding import DecodingResult
 from benchmarks.engines import EngineResult, IndexResult
 from benchmarks.milvus import MilvusResult
@@ -43,6 +44,7 @@ class Report:
     flat: list[FlatResult] = field(default_factory=list)
     stores: list[StoreResult] = field(default_factory=list)
     decoding: list[DecodingResult] = field(default_factory=list)
+    backbones: list[BackboneResult] = field(default_factory=list)
     milvus: list[MilvusResult] = field(default_factory=list)
     ray: list[RayResult] = field(default_factory=list)
 
@@ -62,6 +64,7 @@ class Report:
             "flat": [asdict(result) for result in self.flat],
             "stores": [asdict(result) for result in self.stores],
             "decoding": [asdict(result) for result in self.decoding],
+            "backbones": [result.as_dict() for result in self.backbones],
             "milvus": [result.as_dict() for result in self.milvus],
             "ray": [asdict(result) for result in self.ray],
             "growth": plots.growth(self.stores),
@@ -79,6 +82,7 @@ class Report:
             (tables.flat_table, self.flat),
             (tables.store_table, self.stores),
             (tables.decoding_table, self.decoding),
+            (tables.backbone_table, self.backbones),
             (tables.milvus_table, self.milvus),
             (tables.ray_table, self.ray),
         ]

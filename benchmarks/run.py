@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.backbones import backbones
 from benchmarks.decoding import decoding
 from benchmarks.engines import engines, first, index_build
 from benchmarks.milvus import COMPARED, milvus_search
@@ -56,6 +57,8 @@ class Plan:
     """Whether other servers are measured beside it."""
     network: str | None = None
     """What 'network' measures; None = the bundle's encoder."""
+    photos: Path | None = None
+    """What 'backbones' are measured on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ class _Bench:
             self.report.network = network(
                 self.plan.network, self.bundle.path / ENCODER, Path(folder), self.plan.seconds, self.progress
             )
+
+    def backbones(self) -> None:
+        assert self.plan.photos is not None
+        self.report.backbones = backbones(self.plan.photos, self.plan.seconds, self.progress)
 
     def index(self) -> None:
         if not isinstance(self.train, ArrayDataset):
@@ -155,8 +162,8 @@ class _Bench:
         return embed_queries(dataset, positions, self.bundle, self.progress)
 
 
-PARTS = ("engines", "network", "index", "stages", "taught", "serve", "stores", "decoding", "milvus", "ray")
-ON_REQUEST = ("milvus", "ray")
+PARTS = ("engines", "network", "index", "stages", "taught", "serve", "stores", "decoding", "backbones", "milvus", "ray")
+ON_REQUEST = ("backbones", "milvus", "ray")
 """They need what not everyone has, and are measured only where they are named."""
 
 
@@ -164,7 +171,8 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
     """Measure on the dataset that the bundle caches.
 
     Raises:
-        DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root.
+        DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root; or backbones
+            are to be measured, and there are no photos.
         ParameterError: a server is to be measured, which answers with the active bundle, and this is another.
         StoreError: Milvus is to be measured, and none is set.
         EngineError: Ray is to be measured, and is not installed.
@@ -177,6 +185,8 @@ def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress
         raise ParameterError("serve measures the active generation: leave --generation out, or activate it")
     if "milvus" in plan.parts and from_environment() is None:
         raise StoreError("there is no Milvus server to measure: set SECONDLOOK_MILVUS__ADDRESS")
+    if "backbones" in plan.parts and plan.photos is None:
+        raise DatasetError("there are no photos to measure backbones on: set SECONDLOOK_PHOTOS, or give --photos")
     if "stores" in plan.parts:
         _check_stores(plan, manifest.store.dim, len(bench.train.labels))
     for part in PARTS:

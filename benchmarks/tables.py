@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.backbones import DRAWS, BackboneResult
 from benchmarks.decoding import DecodingResult
 from benchmarks.engines import EngineResult
 from benchmarks.milvus import BATCHES, MilvusResult
@@ -230,6 +231,36 @@ def decoding_table(results: Sequence[DecodingResult]) -> Table:
             for r in results
         ),
         "an image each; ratios are those of turns side by side",
+    )
+
+
+def backbone_table(results: Sequence[BackboneResult]) -> Table:
+    """Backbones beside each other."""
+    first = results[0]
+    asked = [(folder, count) for folder, counts in first.right.items() for count in counts]
+    return Table(
+        "backbones",
+        (
+            *("backbone", "bytes", "pixels", "images/s, alone", f"of {BATCH}", "of the first"),
+            *(f"{folder}, {count} a class" for folder, count in asked),
+        ),
+        tuple(
+            (
+                r.name,
+                f"{r.bytes:,}",
+                f"{r.side} x {r.side}",
+                f"{1000 / r.milliseconds_one:,.0f}",
+                f"{r.images_per_second:,.0f}",
+                f"{first.milliseconds_one / r.milliseconds_one:.2f} / "
+                f"{r.images_per_second / first.images_per_second:.2f}",
+                *(
+                    f"{r.right[folder][count].cache:.1f} / {r.right[folder][count].linear:.1f}"
+                    for folder, count in asked
+                ),
+            )
+            for r in results
+        ),
+        f"test photos right, %: cache alone / linear head alone, means of {DRAWS} draws",
     )
 
 

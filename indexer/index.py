@@ -104,7 +104,7 @@ def index(
         encoder = source.prepare(dataset, folder, progress)
         dataset = ordered(dataset, encoder.classes)
         if options.parameters:
-            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0)
+            check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0 or encoder.wants_linear)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         kept = open_files.enter_context(keeping(root, encoder, counts))

@@ -19,6 +19,8 @@ from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
+from secondlook.indexer.fitting.crossed import crossed_doubt, keep_crossed, nearest_others
+from secondlook.indexer.fitting.honest_head import ask_head_again
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH
@@ -137,27 +139,35 @@ def recalibrate(
     opened = _open(dataset, root, generation, options, progress)
     manifest, store, holdout = opened.bundle.manifest, opened.store, opened.chosen.holdout
     out = opened.entries.held if holdout is not None and len(holdout.own) else None
-    if holdout is None or (out is not None and out.all()):
+    folds, pictures = opened.chosen.folds, opened.entries.pictures
+    if holdout is None or (folds is None and out is not None and out.all()):
         raise DatasetError(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = ServedCache.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out if folds is None else None)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    most = min(max(TENTH, manifest.k or 1), served.count)
-    found = nearest_entries(served, holdout.keys, most, progress=progress)
     unknown = unknown_kinds(opened.bundle, options.unknown, progress, opened.kept)
-    doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
-    cache = served_votes(
-        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
-    )
+    if folds is None:
+        most = min(max(TENTH, manifest.k or 1), served.count)
+        found = nearest_entries(served, holdout.keys, most, progress=progress)
+        doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
+        cache = served_votes(
+            served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
+        )
+        kept = keep_holdout(holdout, out)
+    else:
+        found = nearest_others(served, holdout, pictures, (manifest.k or served.count,), progress)
+        doubt = crossed_doubt(served, holdout, folds, pictures, found, unknown, len(manifest.classes), progress)
+        cache = served.vote(found.similarities[:, : manifest.k], found.values[:, : manifest.k], manifest.theta)
+        kept = keep_crossed(holdout, doubt, pictures)
     network = softmax(holdout.logits, opened.classes)
     return _write_changed(
         root,
         opened.bundle,
         progress,
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
-        holdout=_by_id(keep_holdout(holdout, out), opened.overlay),
+        holdout=_by_id(kept, opened.overlay),
         directions=doubt.directions,
         changed={
             "holdout": opened.chosen.info,
@@ -203,6 +213,9 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         progress=progress,
         kept=kept,
     )
+    if manifest.linear is not None and options.holdout is None:
+        title = f"{manifest.dataset.name} {manifest.dataset.split}"
+        entries, chosen = ask_head_again(title, overlay, manifest.linear, entries, chosen, progress)
     return _Opened(old, overlay, store, entries, chosen, looks, kept)
 
 

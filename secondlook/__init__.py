@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
+    from secondlook.answers import Embedding as Embedding
+    from secondlook.answers import Nearest as Nearest
     from secondlook.answers import Prediction as Prediction
     from secondlook.classifier import Classifier as Classifier
     from secondlook.model.errors import ImageError as ImageError
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Classifier": "secondlook.classifier",
+    "Embedding": "secondlook.answers",
     "ImageError": "secondlook.model.errors",
+    "Nearest": "secondlook.answers",
     "Prediction": "secondlook.answers",
     "SecondlookError": "secondlook.model.errors",
 }
 
-__all__ = ["Classifier", "ImageError", "Prediction", "SecondlookError", "open"]
+__all__ = ["Classifier", "Embedding", "ImageError", "Nearest", "Prediction", "SecondlookError", "open"]
 
 
 def open(

@@ -19,6 +19,7 @@ from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeErro
 COMMANDS = {
     "serve": "secondlook.commands.serve:serve",
     "classify": "secondlook.commands.classify:classify",
+    "embed": "secondlook.commands.embed:embed",
     "network": "secondlook.commands.network:network",
     "index": "secondlook.commands.index:index",
     "fit": "secondlook.commands.fit:fit",

@@ -89,13 +89,15 @@ class Settings(BaseSettings):
     bundles: Annotated[Path, AfterValidator(_leads_somewhere), AfterValidator(Path.resolve)] | None = Field(
         None,
         description="Folder of the bundles; an empty one is seeded with the default bundle. "
-        "Unset serves the default bundle, which cannot be rebuilt.",
+        "Unset on loopback: one in the user's data home, which the log names. Unset elsewhere, or with Milvus: the "
+        "default bundle, which cannot be changed.",
     )
     admin_key: SecretStr | None = Field(
         None,
         min_length=1,
         description="Key for the calls that change something, sent as `Authorization: Bearer …`. "
-        "Unset, and without such a key in the file of keys, all of them are refused.",
+        "Unset, and without such a key in the file of keys, all of them are refused; but where the folder of bundles "
+        "is unset too, on loopback, a key is made and shown as part of the page's address.",
     )
     keys_file: Absolute | None = Field(
         None,

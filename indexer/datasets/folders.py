@@ -138,6 +138,21 @@ def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderData
     )
 
 
+def load_photos(path: Path, limits: Limits) -> FolderDataset:
+    """Open all images of a folder and below, or a file, whatever the layout: they have no classes, and label 0.
+
+    Raises:
+        DatasetError: there is no image.
+    """
+    left_out = LeftOut()
+    root, files = (path, walk(path, [""], left_out)) if path.is_dir() else (path.parent, [path.name])
+    if not files:
+        said = f" (left out: {left_out.said()})" if len(left_out) else ""
+        raise DatasetError(f"{path} has no images{said}: give a folder of photos, or a photo")
+    labels = np.zeros(len(files), np.int64)
+    return FolderDataset(printable(path.name), "", (), labels, root, tuple(files), limits, (), left_out)
+
+
 def splits_of(root: Path) -> tuple[str, ...]:
     """The splits of a folder, in the order of SPLITS; none where it has its classes at the top.
 

@@ -144,14 +144,16 @@ class LeftOut:
                 rows.writerows(self)
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a path of which nothing says how it is written.
+def check_ending(path: Path, *endings: str) -> None:
+    """Refuse a path of which nothing says how it is written, which endings are to: .csv and .json, if none is given.
 
     Raises:
-        ParameterError: it ends neither with .csv nor with .json.
+        ParameterError: it has another.
     """
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise ParameterError(f"{path}: the ending says how it is written: give a name that ends with .csv or .json")
+    *others, last = endings or (".csv", ".json")
+    if path.suffix.lower() not in (*others, last):
+        said = f"{', '.join(others)} or {last}"
+        raise ParameterError(f"{path}: the ending says how it is written: give a name that ends with {said}")
 
 
 def printable(name: str) -> str:

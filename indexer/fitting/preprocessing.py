@@ -110,9 +110,12 @@ def measure(
     race = _Race(network, read, [chosen[i] for i in order], labels[order], match, progress)
     declared = network.preprocess
     first = "declared" if declared.is_declared else "assumed"
-    names = [(first, declared.arithmetic), *candidates(declared.arithmetic)[1:]]
+    others = [] if declared.is_published else candidates(declared.arithmetic)[1:]
+    names = [(first, declared.arithmetic), *others]
     rivals = [_Racer(said, network, declared.model_copy(update={"arithmetic": made})) for said, made in names]
     answer, best = race.run(rivals)
+    if not others:
+        answer = "cannot tell"
     arithmetic = _ranked(rivals)
     better = next((entry for entry in arithmetic if best and entry.said == rivals[best].said), None)
     winner = rivals[best if answer == "beaten" or not declared.is_declared else 0]

@@ -197,7 +197,7 @@ class Predictor:
                 if isinstance(wanted, Embed):
                     told = [Embedded(keys[row]) for row in rows]
                 elif isinstance(wanted, Search):
-                    told = self._found(keys[rows], wanted.k, timer)
+                    told = self.search(keys[rows], wanted.k, timer)
                 else:
                     told = self._predicted(logits[rows], keys[rows], wanted, neighbors, timer)
             except StoreUnreachableError as error:
@@ -209,9 +209,13 @@ class Predictor:
                     answers[row] = one
         return answers
 
-    def _found(self, keys: Floats, k: int, timer: StageTimer) -> list[Found]:
-        """The k nearest entries of keys (n,D)."""
-        with timer.stage("search"):
+    def search(self, keys: Floats, k: int, timer: StageTimer | None = None) -> list[Found]:
+        """The k nearest entries of each of keys (n,D), or all where there are fewer.
+
+        Raises:
+            StoreUnreachableError: the store does not answer.
+        """
+        with (timer or StageTimer()).stage("search"):
             hits = self.store.search(keys, min(k, self.store.count))
         return [Found(*of) for of in zip(hits.ids, hits.values, hits.similarities, strict=True)]
 

@@ -20,11 +20,14 @@ from secondlook.model.answering.doubt import check_coverage
 from secondlook.model.answering.predictor import MAX_NEIGHBORS, NO_OVERRIDES, Answer, Overrides, Parameters, Predictor
 from secondlook.model.answering.wanted import Found
 from secondlook.model.bundles.entry_table import Entry
+from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
 from secondlook.model.journal import number_in
 from secondlook.model.manifest import Standing
 
 MAX_TOP, MAX_VOTES = 1000, 1000
+DIGITS = 9
+"""Of a key's numbers where they are text: fewer would not give every float32 back."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,17 @@ def nearest(predictor: Predictor, found: Found, filename: str | None, picture: P
     """What is told of a search for one image."""
     neighbors = (_near(predictor, *of, picture) for of in zip(found.ids, found.values, found.similarities, strict=True))
     return {"filename": filename, "neighbors": [one for one in neighbors if one is not None]}
+
+
+def written_key(key: Floats) -> list[float]:
+    """A key's numbers (D,) with nine digits, as JSON and CSV have them, which are read back as the same float32.
+
+    As it is, a float32 is written with seventeen, which are half as many bytes again.
+    """
+    exact = key.astype(np.float64)
+    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(np.abs(exact), np.finfo(np.float32).tiny))))
+    numbers: list[float] = (np.round(exact * scale) / scale).tolist()
+    return numbers
 
 
 def _neighbors(predictor: Predictor, answer: Answer, count: int, picture: Picture) -> list[Neighbor]:

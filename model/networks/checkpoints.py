@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from secondlook.model.networks.torch_file import PICKLES
+
 Kind = Literal["state dict", "torchscript", "pickle"]
 _TENSORS = ("torch", "torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter", "collections", "numpy",
             "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")  # fmt: skip
@@ -34,7 +36,7 @@ def _of_pickle(content: bytes) -> tuple[Kind, str]:
     stream, whole = io.BytesIO(content), 0
     strings: list[str] = []
     try:
-        while whole < 5:  # of the old format: three that say what it is, then the tensors' places, then their keys
+        while whole < PICKLES:  # of the old format
             for operation, argument, _ in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
                     module, _, name = str(argument).partition(" ")

@@ -48,13 +48,21 @@ def load(path: Path) -> Weighted:
         OSError, ValueError: it cannot be read, or what lies beside it is too short or not in its folder.
         google.protobuf.message.DecodeError: it is no ONNX file.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    return weighted(onnx.load(str(path), load_external_data=False), path.parent)
+
+
+def weighted(model: ModelProto, folder: Path = Path()) -> Weighted:
+    """A graph whose large tensors are taken out of it; what it names of other files is mapped from that folder.
+
+    Raises:
+        OSError, ValueError: that cannot be read, is too short, or is not in the folder.
+    """
     found: dict[str, NDArray[Any]] = {}
     for tensor in model.graph.initializer:
         is_elsewhere = tensor.data_location == TensorProto.EXTERNAL
         if not is_elsewhere and (tensor.data_type not in _PLAIN or tensor_bytes(tensor) <= SMALL):
             continue
-        value = _mapped(tensor, path.parent) if is_elsewhere else numpy_helper.to_array(tensor)
+        value = _mapped(tensor, folder) if is_elsewhere else numpy_helper.to_array(tensor)
         if tensor.data_type in _PLAIN and value.nbytes > SMALL:
             found[tensor.name] = value
             _empty(tensor)

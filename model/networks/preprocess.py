@@ -78,6 +78,8 @@ class Preprocess(BaseModel):
     """None: nowhere, it is only what most networks take."""
     is_certain: bool = False
     """Whether it is to be taken whatever images say of it; only a person's own file says so."""
+    is_published: bool = False
+    """Whether its arithmetic is that which its weights were published with: images are not asked of it."""
 
     @property
     def is_declared(self) -> bool:

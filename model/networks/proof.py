@@ -89,7 +89,9 @@ class PreprocessProof(_Record):
         """What the images say, in a sentence or two."""
         better, is_declared = self.better, self.declared.is_declared
         what = "what is declared" if is_declared else "what most networks take"
-        if self.answer == "confirmed":
+        if self.declared.is_published:
+            said = "pixels: as those who trained the network published it."
+        elif self.answer == "confirmed":
             said = f"pixels: the images confirm {what}."
         elif better is None:
             said = f"pixels: the images cannot tell, but nothing does better than {what}."

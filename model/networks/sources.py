@@ -1,6 +1,7 @@
 """Networks by name: a table of what ``--network`` takes, and what is said of anything else.
 
-An ONNX file is read here; what needs PyTorch is loaded and exported by a process of its own (``torch_export``).
+An ONNX file is read here, and a backbone that a Python package carries; what needs PyTorch is loaded and exported by a
+process of its own (``torch_export``).
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondlook.model.errors import NetworkError
+from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE, weights_of
 from secondlook.model.networks.checkpoints import kind_of_checkpoint
 from secondlook.model.networks.declared import json_of, of_config, of_json
+from secondlook.model.networks.efficientnet_lite import efficientnet_lite
 from secondlook.model.networks.hub import fetched, onnx_in
 from secondlook.model.networks.network import Network
-from secondlook.model.networks.onnx_graph import EXPORT, read_graph
+from secondlook.model.networks.onnx_graph import EXPORT, graph_of, read_graph
 from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.onnx_weights import weighted
 from secondlook.model.networks.preprocess import Preprocess
+from secondlook.model.networks.torch_file import read_tensors
 
 Given = Preprocess | Path | None
 """Preprocessing, or a JSON file of it, that a person gives in place of what is declared."""
@@ -55,6 +60,8 @@ _HELP = "secondlook network --help lists what can be given"
 
 
 def _opened(name: str, preprocess: Given) -> Network:
+    if name in BACKBONES:
+        return BACKBONE.opens(name, preprocess)
     scheme, colon, rest = name.partition(":")
     if colon and rest and scheme in SCHEMES:
         return SCHEMES[scheme].opens(rest, preprocess)
@@ -65,6 +72,18 @@ def _opened(name: str, preprocess: Given) -> Network:
     if source is not None:
         return source.opens(name, preprocess)
     raise NetworkError(_refusal(name))
+
+
+def _backbone(name: str, preprocess: Given) -> Network:
+    backbone = BACKBONES[name]
+    try:
+        tensors = read_tensors(weights_of(name))
+    except (ValueError, OSError) as error:
+        raise NetworkError(f"the weights of {name} cannot be read: {error}") from error
+    graph = graph_of(weighted(efficientnet_lite(tensors, backbone.repeats)), name)
+    network = OnnxNetwork(graph, preprocess or backbone.preprocess, name)
+    is_own = network.preprocess.arithmetic == backbone.preprocess.arithmetic
+    return network.taking(network.preprocess.model_copy(update={"is_published": is_own}))
 
 
 def _onnx(name: str, preprocess: Given, shown: str | None = None) -> Network:
@@ -163,12 +182,17 @@ SCHEMES = {
     "timm": Source("timm:NAME[@FILE]", "timm", _exported("timm")),
     "hf": Source("hf:ORG/NAME", "huggingface_hub; without an ONNX file in it, transformers", _hub),
 }
+BACKBONE = Source(
+    f"{DEFAULT_BACKBONE} ({', '.join(name.rpartition('-')[2] for name in BACKBONES if name != DEFAULT_BACKBONE)})",
+    BACKBONES[DEFAULT_BACKBONE].package,
+    _backbone,
+)
 FUNCTION = Source("FILE.py:FUNCTION", "torch", _exported("file"))
 FILES = {
     ".onnx": Source("FILE.onnx", "onnx", _onnx),
     ".safetensors": Source("FILE.safetensors", "torch", _cifar),
 }
-TABLE = (FILES[".onnx"], *SCHEMES.values(), FUNCTION, FILES[".safetensors"])
+TABLE = (BACKBONE, FILES[".onnx"], *SCHEMES.values(), FUNCTION, FILES[".safetensors"])
 """All of them, for help and documents."""
 
 _FUNCTION = "FILE.py:FUNCTION that returns the torch.nn.Module with its weights, or an ONNX file ({export})"
@@ -217,6 +241,8 @@ def _refusal(name: str) -> str:
         near = difflib.get_close_matches(scheme.lower(), SCHEMES, 1)
         if near:
             return f"there is no {scheme}: did you mean {near[0]}:{rest}?"
+    if near := difflib.get_close_matches(name.strip().lower(), BACKBONES, 1, 0.8):
+        return f"there is no {name}: did you mean {near[0]}?"
     forms = ", ".join(source.form for source in TABLE)
     guess = f"; did you mean torchvision:{name} or timm:{name}?" if path.suffix == "" and not path.parent.name else ""
     return f"{name!r} names no network: give {forms}{guess}"

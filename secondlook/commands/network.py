@@ -132,7 +132,7 @@ def _measured(
 
 
 def _write(preprocess: Preprocess, path: Path) -> None:
-    content = preprocess.model_dump_json(exclude={"read_from", "is_certain"}, indent=1)
+    content = preprocess.model_dump_json(exclude={"read_from", "is_certain", "is_published"}, indent=1)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content + "\n")

@@ -10,8 +10,8 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from secondlook.model.answering.predictor import Outcome
+from secondlook.model.answering.told import written_key
 from secondlook.model.answering.wanted import Embed, Embedded
-from secondlook.model.cache import Floats
 from secondlook.service.http.accept import preferred
 from secondlook.service.problems import Kind, Problem, ProblemError, clean
 from secondlook.service.routes import images
@@ -21,8 +21,6 @@ from secondlook.service.routes.write import as_json, dump
 JSON, BYTES = "application/json", "application/octet-stream"
 FILENAME: TypeAdapter[str | None] = TypeAdapter(str | None)
 NUMBERS: TypeAdapter[list[float]] = TypeAdapter(list[float])
-DIGITS = 9
-"""Of a number: fewer would not give every float32 back."""
 
 
 class Embedding(TypedDict):
@@ -93,18 +91,8 @@ def _one(result: Outcome, filename: str | None) -> bytes:
     assert isinstance(result, Embedded)
     return b'{"filename":%b,"embedding":%b}' % (
         FILENAME.dump_json(filename),
-        NUMBERS.dump_json(shortest(result.key).tolist()),
+        NUMBERS.dump_json(written_key(result.key)),
     )
-
-
-def shortest(key: Floats) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """A key (D,) as float64 numbers of nine digits, which are read back as the same float32.
-
-    Written as it is, a float32 has seventeen digits, which are half as many bytes again.
-    """
-    exact = key.astype(np.float64)
-    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(np.abs(exact), np.finfo(np.float32).tiny))))
-    return np.round(exact * scale) / scale
 
 
 def install(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-import { askForKey } from "./key.js";
+import { askForKey, keyInAddress } from "./key.js";
 
 /** What the server says went wrong (RFC 9457), or a sentence of ours where it says nothing. */
 export class Problem extends Error {
@@ -59,6 +59,23 @@ export async function callWithKey(method, path, options) {
       key = given;
     }
   }
+}
+
+/** Take the key from the address, where it has one that opens the calls that change something; whether it had. */
+export async function takeKey() {
+  const given = keyInAddress();
+  if (!given) return false;
+  const before = key;
+  key = given;
+  try {
+    await call("GET", "v1/admin/jobs");
+  } catch (problem) {
+    // A link with a wrong one must not cost the reader theirs.
+    if (key === given) key = before;
+    throw problem;
+  }
+  opensAdmin = true;
+  return true;
 }
 
 /** Have the reader give an admin key before a call that would carry images in vain; false where they do not. */

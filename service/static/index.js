@@ -1,4 +1,4 @@
-import { Problem } from "./api.js";
+import { Problem, takeKey } from "./api.js";
 import { showAdmin } from "./admin.js";
 import { announce } from "./cards.js";
 import { byId } from "./element.js";
@@ -27,7 +27,24 @@ function show(isMove) {
     byId(`${view}-title`).focus({ preventScroll: true });
   }
 }
-addEventListener("hashchange", () => show(true));
+
+/** Take the key that the address carries, before anything else looks at the address. */
+async function take() {
+  try {
+    if (!await takeKey()) return;
+    announce("The key was taken from the address, and opens this server.");
+    showAdmin(!byId("admin").hidden);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    announce(`The key in the address was not taken. ${problem.message}`);
+  }
+}
+
+addEventListener("hashchange", () => {
+  take();
+  show(true);
+});
+take();
 show(false);
 
 loadModel().catch((problem) => {

@@ -11,14 +11,24 @@ export function onModel(listener) {
   if (model) listener(model);
 }
 
+/** Where the server cannot be taught, say so in the places where one would. */
+function showTeachable({ teachable, why_not_teachable: why }) {
+  for (const part of document.querySelectorAll("[data-teachable]")) part.hidden = !teachable;
+  for (const part of document.querySelectorAll("[data-unteachable]")) {
+    part.hidden = teachable;
+    part.textContent = teachable ? "" : `This server cannot be taught. ${why}`;
+  }
+}
+
 /** Ask for it anew. */
 export async function loadModel() {
   const said = await call("GET", "v1/model");
   // Servers from before teaching do not tell the two apart.
-  model = { dataset_classes: said.classes.length, counts: null, taught: null, ...said };
+  model = { dataset_classes: said.classes.length, counts: null, taught: null, teachable: true, ...said };
   model.hasHead = model.head !== "none";
   for (const part of document.querySelectorAll("[data-head]")) part.hidden = !model.hasHead;
   for (const part of document.querySelectorAll("[data-headless]")) part.hidden = model.hasHead;
+  showTeachable(model);
   for (const listener of listeners) listener(model);
   return model;
 }

@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from secondlook.model.networks.backbones import BACKBONES
 from tests.e2e.test_commands import secondlook
+from tests.images_for_tests import make_folder
 from tests.networks_for_tests import classifier, written
 
 
@@ -49,6 +53,29 @@ def test_bench_decoding_needs_no_images(tmp_path: Path) -> None:
         for rate, _, processor_ms in (one["threads"], one["processes"]):
             assert rate > 0
             assert processor_ms > 0
+
+
+@pytest.mark.slow
+def test_bench_backbones_says_what_each_costs_and_is_worth(tmp_path: Path) -> None:
+    for split, count in (("train", 7), ("test", 2)):
+        make_folder(tmp_path / "photos/colours" / split, count)
+    (tmp_path / "photos/others/train").mkdir(parents=True)  # no test split: left alone
+    ended = secondlook(
+        *("backbones", "--photos", tmp_path / "photos", "--seconds", 0.02, "--out", tmp_path / "out"),
+        module="benchmarks",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "colours, 5 a class" in ended.stdout
+    found = json.loads((tmp_path / "out/bench.json").read_text())["backbones"]
+    assert [one["name"] for one in found] == list(BACKBONES)
+    for one in found:
+        assert list(one["right"]) == ["colours"]
+        assert list(one["right"]["colours"]) == ["5"]  # of 20 and 100 there are too few
+        assert one["right"]["colours"]["5"]["linear"] >= 90
+        assert one["milliseconds_one"] > 0
+    ended = secondlook("backbones", "--photos", tmp_path / "photos/colours", module="benchmarks")
+    assert ended.returncode == 1
+    assert "has no folders of photos with the splits train and test" in ended.stderr
 
 
 def test_bench_network_measures_any_network(tmp_path: Path) -> None:

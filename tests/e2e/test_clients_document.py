@@ -1,5 +1,6 @@
 """What docs/clients.md shows is run as it stands, but for the server's address."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.e2e.conftest import KEY, Server
@@ -61,11 +63,12 @@ def taught(server: Server) -> list[str]:
 
 
 def test_python(server: Server, tmp_path: Path) -> None:
-    opening, predicting, teaching, rebuilding = blocks("python")
-    code = "\n".join((opening, predicting, teaching, rebuilding))
+    code = "\n".join(blocks("python"))
     said = ran(server, tmp_path, [sys.executable, "-W", "error", "-"], code)
     assert re.match(r"red (known|doubtful|unknown|None) \[('red/\d+.png'(, )?){3}\]\n", said)
     assert said.count("of the vote: red") == 3
+    assert re.search(r"^\d+ numbers, -?[01]\.\d{3} alike$", said, re.MULTILINE)
+    assert len(re.findall(r"^  [01]\.\d{3} red, red/", said, re.MULTILINE)) == 5
     assert "missing.png failed: missing.png: No such file" in said
     assert "pets is new" in said
     assert [action for action in ("taught", "relabelled", "removed") if f" {action} " in said] == [
@@ -84,6 +87,10 @@ def test_python(server: Server, tmp_path: Path) -> None:
 def test_curl(server: Server, tmp_path: Path) -> None:
     said = ran(server, tmp_path, ["bash", "-euo", "pipefail"], "\n".join(blocks("bash")))
     assert said.count('"predictions"') == 2
+    assert said.count('"similarity"') == 5 + 2 * 3
+    embedded = json.loads((tmp_path / "keys.json").read_text())
+    keys = np.frombuffer((tmp_path / "keys.f32").read_bytes(), "<f4").reshape(2, -1)
+    np.testing.assert_allclose([one["embedding"] for one in embedded["embeddings"]], keys, atol=1e-5)
     assert '"is_new_class":true' in said.replace(" ", "")
     assert '"action":"removed"' in said
     assert '"state":"succeeded"' in said
@@ -110,8 +117,9 @@ def test_javascript(server: Server, tmp_path: Path) -> None:
 def test_the_command(server: Server, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "data" / "photos" / "red", tmp_path / "photos")
     lines = [line.partition("#")[0].removeprefix("$ ") for line in "".join(blocks("console")).splitlines()]
-    assert len(lines) == 2
+    assert len(lines) == 4
     code = "\n".join(line.replace("secondlook", f"'{sys.executable}' -m secondlook", 1) for line in lines)
     said = ran(server, tmp_path, ["bash", "-euo", "pipefail"], code)
-    assert len(said.splitlines()) == 31
+    assert len(said.splitlines()) == 31 + 30
+    assert np.load(tmp_path / "keys.npy").shape[0] == 30
     assert len((tmp_path / "photos.csv").read_text().splitlines()) == 31

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from secondlook.model.answering.predictor import Predictor
+from secondlook.model.answering.told import written_key
 from secondlook.model.errors import StoreUnreachableError
 from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
-from secondlook.service.routes.embed import shortest
 from tests.images_for_tests import make_image
 from tests.service_for_tests import ADMIN, KEY, Call, create_app, files, look, open_predictor, problem, serving, teach
 from tests.service_for_tests import settings as settings_of
@@ -79,10 +79,10 @@ def test_numbers_are_written_so_that_each_float32_comes_back() -> None:
     rng = np.random.default_rng(0)
     wide = (rng.standard_normal(20_000) * 10.0 ** rng.integers(-45, 1, 20_000)).astype(np.float32)
     for key in (wide, np.array([0.0, -0.0, 1.0, -1.0, 1e-45, 1.17e-38], np.float32)):
-        back = np.array(json.loads(json.dumps(shortest(key).tolist())), np.float32)
+        back = np.array(json.loads(json.dumps(written_key(key))), np.float32)
         np.testing.assert_array_equal(back, key)
     usual = rng.standard_normal(1000).astype(np.float32) / 30
-    assert len(json.dumps(shortest(usual).tolist())) < 15 * len(usual)
+    assert len(json.dumps(written_key(usual))) < 15 * len(usual)
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,8 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     (shard_folder(parts, 0) / ".00000002.npz.abcd").write_bytes(b"never renamed")
     embed(dataset, root, parts, 1)
     assert (shard_folder(parts, 0) / "00000000.npz").stat().st_ino == kept[shard_folder(parts, 0) / "00000000.npz"]
-    assert_same(merged(dataset, root, parts), plain(dataset, root, tmp_path, FIXED))
+    expected = plain(dataset, root, tmp_path, FIXED)
+    assert_same(merged(dataset, root, parts), expected)
 
     # What is finished is not done again; a file that is gone is.
     before = {path: path.stat().st_mtime_ns for path in shard_folder(parts, 0).iterdir()}
@@ -206,13 +207,13 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     assert {path: path.stat().st_mtime_ns for path in shard_folder(parts, 0).iterdir()} == before
     (shard_folder(parts, 0) / "00000003.npz").unlink()
     assert Shards(dataset, FromBundle(root), parts, 1).write(0)
-    assert_same(merged(dataset, root, parts), plain)
+    assert_same(merged(dataset, root, parts), expected)
 
     # Files that no manifest speaks for are embedded anew.
     (shard_folder(parts, 0) / "shard.json").unlink()
     np.savez(shard_folder(parts, 0) / "00000001.npz", **read_chunk(shard_folder(parts, 0) / "00000000.npz"))  # type: ignore[arg-type]
     embed(dataset, root, parts, 1)
-    assert_same(merged(dataset, root, parts), plain)
+    assert_same(merged(dataset, root, parts), expected)
 
 
 def test_what_shards_left_out_is_told_by_the_merge(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("weights.pth", r"there is no file weights\.pth: name one of FILE\.onnx"),
+        ("weights.pth", r"there is no file weights\.pth: name one of efficientnet-lite0 \(lite1, lite2\), FILE\.onnx"),
         ("model.h5", "format='onnx'"),
         ("model.keras", "format='onnx'"),
         ("model.tflite", "tf2onnx"),

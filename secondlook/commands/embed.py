@@ -1,0 +1,251 @@
+"""``secondlook embed``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+from click.core import ParameterSource
+from numpy.typing import NDArray
+
+from secondlook.commands.embed_files import ENDINGS, Head, Write, key_file, list_beside
+from secondlook.commands.shared.network_options import is_cifar, network_help, preprocess_option
+from secondlook.commands.shared.options import (
+    bundles_option,
+    generation_option,
+    json_option,
+    left_out_option,
+    max_pixels_option,
+    print_json,
+    progress_option,
+    reporting,
+    tell_left_out,
+)
+from secondlook.indexer.datasets.folders import FolderDataset, load_photos
+from secondlook.indexer.datasets.left_out import Reason, check_ending, printable
+from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.encoders import best_device
+from secondlook.indexer.embedding.embedding import BATCH
+from secondlook.indexer.sources.from_network import shown_name
+from secondlook.model.added.replay import replayed
+from secondlook.model.answering.predictor import Predictor
+from secondlook.model.answering.told import Nearest, nearest
+from secondlook.model.answering.wanted import MAX_SEARCHED
+from secondlook.model.bundles.bundle import open_bundle, open_encoder
+from secondlook.model.bundles.default import default_root
+from secondlook.model.bundles.files import NETWORK, read_manifest
+from secondlook.model.bundles.root import active_generation
+from secondlook.model.cache import Floats
+from secondlook.model.errors import DatasetError, NetworkError
+from secondlook.model.images import Geometry, Limits
+from secondlook.model.journal import Journal
+from secondlook.model.networks.network import default_recipe
+from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.sources import open_network
+
+
+class Encoder(NamedTuple):
+    """What makes keys, and where it is from."""
+
+    encode: Callable[[NDArray[np.uint8]], Floats]
+    """Keys (n,D) of images (n,height,width,3)."""
+    dim: int
+    geometry: Geometry
+    said: Head
+    """In files: the generation, or the network."""
+    predictor: Predictor | None = None
+    """Which has the entries to search."""
+
+
+def _check_out(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        check_ending(path, *ENDINGS)
+    return path
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path, exists=True))
+@bundles_option
+@generation_option
+@click.option("--network", metavar="NETWORK", help=f"In place of a bundle's encoder, a network. {network_help}")
+@preprocess_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_check_out,
+    help="Write the keys to a file: .npy (float32; the photos are listed in NAME.files.json), .csv or .json.",
+)
+@click.option(
+    "--neighbors",
+    type=click.IntRange(1, MAX_SEARCHED),
+    metavar="K",
+    help="Print the K cached entries that are nearest to each photo.",
+)
+@left_out_option
+@max_pixels_option
+@json_option
+@progress_option
+@click.pass_context
+def embed(
+    context: click.Context,
+    photos: Path,
+    root: Path | None,
+    generation: str | None,
+    network: str | None,
+    preprocess: Path | None,
+    out: Path | None,
+    neighbors: int | None,
+    left_out_file: Path | None,
+    limits: Limits,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Give each of PHOTOS, a folder of any layout or a file, its key: what a cache is searched with.
+
+    By the encoder of a bundle, or by --network, for which no bundle is needed. Keys are float32 of length 1, so that
+    their inner products are similarities; --neighbors searches the bundle's cache with them.
+    """
+    _check(context, network, out, neighbors)
+    as_json = as_json or progress_format == "json"
+    # The results' own stream is taken before a bar takes its place, but where both are the terminal's.
+    results = None if sys.stdout.isatty() else sys.stdout
+    with ExitStack() as stack, reporting(progress_format) as progress:
+        images = load_photos(photos, limits)
+        encoder = stack.enter_context(
+            _of_bundle(root, generation, searches=neighbors is not None)
+            if network is None
+            else _of_network(network, preprocess, images)
+        )
+        count, done = len(images.files), 0
+        progress("embed", 0, count)
+        with ExitStack() as writing:
+            write: Write | None = None
+            if out is not None:
+                tail = lambda: images.left_out.as_dict()  # noqa: E731 - known at the end
+                write = writing.enter_context(key_file(out, count, encoder.dim, encoder.said, tail))
+            for positions, names, keys in _keys(images, encoder):
+                if write is not None and len(names):
+                    write(names, keys)
+                if neighbors is not None and encoder.predictor is not None and len(names):
+                    for name, hits in zip(names, encoder.predictor.search(keys, neighbors), strict=True):
+                        near = nearest(encoder.predictor, hits, name, _nowhere)
+                        click.echo(_as_json(encoder, name, near) if as_json else _as_text(name, near), file=results)
+                done += len(names)
+                progress("embed", int(positions[-1]) + 1, count)
+            if not done:
+                raise DatasetError(f"{photos} has no photo that can be read: {images.left_out.said()}")
+        progress("embed", count, count)
+    left_out = tell_left_out([images], left_out_file)
+    if out is not None:
+        beside = f", {list_beside(out)}" if out.suffix.lower() == ".npy" else ""
+        click.echo(f"{done:,} keys of {encoder.dim:,} numbers: {out}{beside}", err=True)
+    if as_json:
+        print_json(**encoder.said, embedded=done, left_out=left_out.counts())
+
+
+def _check(context: click.Context, network: str | None, out: Path | None, neighbors: int | None) -> None:
+    """Refuse options that mean nothing together."""
+    if out is None and neighbors is None:
+        raise click.UsageError(
+            "say what is wanted: --out FILE.npy, .csv or .json for the keys, or --neighbors K for the nearest entries"
+        )
+    given = {
+        name: context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for name in ("root", "generation", "preprocess")
+    }
+    if network is not None:
+        if neighbors is not None:
+            raise click.UsageError("--neighbors searches a bundle: index one with --network, and give that --bundles")
+        for name in ("root", "generation"):
+            if given[name]:
+                option = name.replace("root", "bundles")
+                raise click.UsageError(f"--{option} does not go with --network: give one of them")
+    elif given["preprocess"]:
+        raise click.UsageError("--preprocess goes with --network: a bundle has its own")
+
+
+@contextmanager
+def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> Iterator[Encoder]:
+    folder = root or default_root()
+    if root is None:
+        click.echo(
+            "by the default bundle, which knows small pictures of 32 x 32 pixels: give --bundles, or --network for "
+            "photos",
+            err=True,
+        )
+    if searches:
+        predictor = Predictor(open_bundle(folder, generation))
+        if root is not None:
+            predictor = Predictor(predictor.bundle, replayed(predictor.overlay, Journal(folder)))
+        engine, manifest = predictor.bundle.engine, predictor.bundle.manifest
+    else:
+        predictor = None
+        generation = generation or active_generation(folder)
+        has_network = NETWORK in read_manifest(folder, generation).files
+        opened = open_encoder(folder, generation, device=best_device() if has_network else "cpu", threads=0)
+        engine, manifest = opened.engine, opened.manifest
+    said: Head = {"generation": manifest.generation, "network": manifest.network.name, "dim": engine.dim}
+    yield Encoder(lambda part: engine.encode(part).keys, engine.dim, manifest.preprocess.geometry, said, predictor)
+
+
+@contextmanager
+def _of_network(name: str, preprocess: Path | None, images: FolderDataset) -> Iterator[Encoder]:
+    """A network's encoder, as ``index`` makes it where nothing is measured: by what the network declares.
+
+    Raises:
+        NetworkError: there is no such network, or its keys are made with a dataset.
+        DatasetError: there is no photo to prove its export on.
+    """
+    if is_cifar(name):
+        raise NetworkError(
+            f"{name} makes its keys with a dataset's help: index one with it, and give embed that --bundles"
+        )
+    network = open_network(name, preprocess)
+    assert isinstance(network, OnnxNetwork)
+    if not network.preprocess.is_declared:
+        click.echo(
+            f"{name} says nowhere how it takes pixels, {network.preprocess.arithmetic} is taken: "
+            "--preprocess FILE.json may say it",
+            err=True,
+        )
+    geometry = network.preprocess.geometry
+    some = next(batches(images, np.arange(len(images.files)), geometry, 5), None)
+    if some is None:
+        raise DatasetError(f"{images.root} has no photo that can be read: {images.left_out.said()}")
+    from secondlook.model.networks.encoder_graph import export_encoder
+
+    with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
+        engine = export_encoder(network, default_recipe(network), Path(folder) / "encoder.onnx", some[1], head=False)
+        said: Head = {"generation": None, "network": shown_name(name), "dim": engine.dim}
+        yield Encoder(lambda part: engine.encode(part).keys, engine.dim, geometry, said)
+
+
+def _keys(images: FolderDataset, encoder: Encoder) -> Iterator[tuple[NDArray[np.int64], list[str], Floats]]:
+    """Positions in the folder, and names and keys of those of them that have one, some at a time."""
+    for positions, pixels in batches(images, np.arange(len(images.files)), encoder.geometry, BATCH):
+        keys = encoder.encode(pixels)
+        finite = np.isfinite(keys).all(axis=1)
+        for position in positions[~finite].tolist():
+            images.left_out.add(images.source(position), Reason.NO_KEY, "the network gives no finite numbers")
+        yield positions, [images.source(position) for position in positions[finite].tolist()], keys[finite]
+
+
+def _as_text(name: str, near: Nearest) -> str:
+    listed = (f"{one['label']} {one['similarity']:.3f} ({printable(one['source'])})" for one in near["neighbors"])
+    return f"{name}: {', '.join(listed)}"
+
+
+def _as_json(encoder: Encoder, name: str, near: Nearest) -> str:
+    listed = [{key: value for key, value in one.items() if key != "thumbnail"} for one in near["neighbors"]]
+    return json.dumps({"file": name, "generation": encoder.said["generation"], "neighbors": listed})
+
+
+def _nowhere(_entry: object) -> None:
+    """Pictures of entries are a server's to show."""
