@@ -17,6 +17,7 @@ from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.sheets import Sheets
 from secondlook.indexer.progress import Progress
 from secondlook.model.cache import Floats
+from secondlook.model.errors import ParameterError
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,17 @@ def embed_entries(
 
     Images for which the network gives numbers that are not finite are left out, and noted. What is ``kept`` is taken
     from there.
+
+    Raises:
+        ParameterError: mirrored copies are asked for, and would have the same keys.
     """
     engine = encoder.engine
     kept = kept or KeptFeatures(None, engine.dim)
+    if mirror and encoder.preprocess.mirrored:
+        raise ParameterError(
+            "the encoder takes the mean of each image and its mirrored copy, so that a mirrored copy has the same key: "
+            "leave out --mirror"
+        )
     count, copies = len(positions), 2 if mirror else 1
     is_held = np.zeros(len(dataset.labels), bool)
     is_held[dataset.holdout()] = True

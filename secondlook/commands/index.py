@@ -235,7 +235,7 @@ def index(
             if journal is not None:
                 images = fold(images, journal)
             test = lambda: load(dataset, "test", data_root, limits)  # noqa: E731 - read by few networks
-            encoder = _encoder_source(root, network, recipe, preprocess, class_map, head, test)
+            encoder = _encoder_source(root, network, recipe, preprocess, class_map, head, test, mirror=mirror)
             generation = build(images, root, encoder, options, progress, counts=counts)
         if not no_activate:
             activate(root, generation)
@@ -355,6 +355,8 @@ def _encoder_source(
     class_map: Path | None,
     head: HeadChoice,
     test: Callable[[], Dataset],
+    *,
+    mirror: bool,
 ) -> EncoderSource:
     """The network's where one is given, else the active bundle's.
 
@@ -367,7 +369,7 @@ def _encoder_source(
         return FromBundle(active)
     if network is None:
         network = own_network(active, active_generation(active))
-    return network_source(network, recipe, preprocess, class_map, head, test)
+    return network_source(network, recipe, preprocess, class_map, head, test, mirror=mirror)
 
 
 def _encoder_root(root: Path) -> Path:
