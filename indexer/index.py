@@ -110,6 +110,8 @@ def index(
         kept = open_files.enter_context(keeping(root, encoder, counts))
         embedded = (gather or _embedding(options))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
+        if options.parameters is None and options.holdout is None:
+            entries.require_two_pictures()
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
         fitted, linear = fit_entries(store, entries, encoder, builder, options, progress, kept)

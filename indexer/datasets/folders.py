@@ -113,7 +113,7 @@ def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderData
         else:
             _leave(left_out, entry, kind)
     if not titles:
-        raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
+        raise no_class_folders(folder)
     by_class = _classes(titles)
     files = walk(folder, titles, left_out)
     if not files:
@@ -135,6 +135,17 @@ def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderData
         limits,
         tuple(tuple(by_class[name]) for name in classes),
         left_out,
+    )
+
+
+def no_class_folders(folder: Path) -> DatasetError:
+    """Say which layout is wanted, and what works without it."""
+    shown = printable(str(folder))
+    flat = any(kind == "file" and why_not(entry, kind) is None for entry, kind in _listing(folder))
+    as_it_is = f"; as it is, it works for: secondlook embed {shown}" if flat else ""
+    return DatasetError(
+        f"{shown} has {'photos, but ' if flat else ''}no class folders: make a folder for each class, such as "
+        f"{shown}/cat/1.jpg and {shown}/dog/1.jpg{as_it_is}"
     )
 
 

@@ -16,6 +16,7 @@ On a file system without locks, nothing is ever removed, and that only one proce
                         an encoder; may be removed at any time
     ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.generations.cluster)
     ROOT/taught.sqlite  the journal (model.journal)
+    ROOT/photos.json    which photos it was made of, and with which network (indexer.photos)
 
 Nothing is written to a folder that has other things and none of these: ``require_root`` is asked first.
 """
@@ -39,7 +40,7 @@ from secondlook.model.manifest import GENERATION, MANIFEST
 CURRENT, PREVIOUS, REFUSED = "CURRENT", "PREVIOUS", "REFUSED"
 
 OWN = re.compile(
-    rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
+    rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|photos\.json|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
     rf"|\.{GENERATION.pattern}\.draft|\.{CURRENT}\..*"
 )
 """Names of what is kept in a root."""
@@ -183,13 +184,13 @@ def activate(root: Path, generation: str) -> None:
                     _point(root, PREVIOUS, replaced)
             _point(root, CURRENT, generation)
             if generation in (named := _refused(root)):
-                _write(root, REFUSED, sorted(named - {generation}))
+                write_lines(root, REFUSED, sorted(named - {generation}))
     except OSError as error:
         raise BundleError(f"{root}/{CURRENT} cannot be replaced: {error.strerror}") from error
 
 
 def _point(root: Path, pointer: str, generation: str) -> None:
-    _write(root, pointer, [generation])
+    write_lines(root, pointer, [generation])
 
 
 def refuse(root: Path, generation: str) -> None:
@@ -200,7 +201,7 @@ def refuse(root: Path, generation: str) -> None:
     """
     try:
         with root_lock(root):
-            _write(root, REFUSED, sorted({*_refused(root), generation}))
+            write_lines(root, REFUSED, sorted({*_refused(root), generation}))
     except OSError as error:
         raise BundleError(f"{root}/{REFUSED} cannot be written: {error.strerror}") from error
 
@@ -214,7 +215,12 @@ def _refused(root: Path) -> set[str]:
     return {*named} & {*generations(root)}
 
 
-def _write(root: Path, name: str, lines: list[str]) -> None:
+def write_lines(root: Path, name: str, lines: list[str]) -> None:
+    """Write a small file of a root: whole or not at all, and on the disk.
+
+    Raises:
+        OSError: the root cannot be written.
+    """
     temporary = root / f".{CURRENT}.{secrets.token_hex(4)}"
     try:
         temporary.write_text("".join(f"{line}\n" for line in lines))
