@@ -15,9 +15,12 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import read_trained
+from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
+from secondlook.indexer.fitting.crossed import crossed_doubt, keep_crossed, nearest_others
+from secondlook.indexer.fitting.honest_head import ask_head_again
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout, TrainedOn, choose_holdout
 from secondlook.indexer.fitting.neighbors import nearest_entries, served_votes
 from secondlook.indexer.fitting.novelty import TENTH
@@ -56,6 +59,7 @@ class _Opened:
     entries: VotingEntries
     chosen: ChosenHoldout
     looks: CachedLooks
+    kept: KeptFeatures
 
     @property
     def classes(self) -> int:
@@ -87,7 +91,7 @@ def refit(
     """
     options = options or IndexOptions()
     opened = _open(dataset, root, generation, options, progress)
-    old, store = opened.bundle, opened.store
+    old, store, kept = opened.bundle, opened.store, opened.kept
     for k in ks:
         check_k(k, old.manifest.store)
     fitted = fit_cache(
@@ -97,7 +101,7 @@ def refit(
         opened.entries,
         opened.chosen,
         ks=ks,
-        unknown=lambda: unknown_kinds(old, options.unknown, progress),
+        unknown=lambda: unknown_kinds(old, options.unknown, progress, kept),
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
@@ -135,27 +139,35 @@ def recalibrate(
     opened = _open(dataset, root, generation, options, progress)
     manifest, store, holdout = opened.bundle.manifest, opened.store, opened.chosen.holdout
     out = opened.entries.held if holdout is not None and len(holdout.own) else None
-    if holdout is None or (out is not None and out.all()):
+    folds, pictures = opened.chosen.folds, opened.entries.pictures
+    if holdout is None or (folds is None and out is not None and out.all()):
         raise DatasetError(
             f"nothing can be calibrated on {opened.chosen.info.name}: {opened.chosen.info.why}; give --holdout images "
             "that the network never saw"
         )
-    served = ServedCache.of(store, opened.classes, opened.known, out)
+    served = ServedCache.of(store, opened.classes, opened.known, out if folds is None else None)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    most = min(max(TENTH, manifest.k or 1), served.count)
-    found = nearest_entries(served, holdout.keys, most, progress=progress)
-    unknown = unknown_kinds(opened.bundle, options.unknown, progress)
-    doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
-    cache = served_votes(
-        served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
-    )
+    unknown = unknown_kinds(opened.bundle, options.unknown, progress, opened.kept)
+    if folds is None:
+        most = min(max(TENTH, manifest.k or 1), served.count)
+        found = nearest_entries(served, holdout.keys, most, progress=progress)
+        doubt = fit_doubt(served, holdout, found, unknown, len(manifest.classes))
+        cache = served_votes(
+            served, holdout, found, parameters, is_exhaustive=store.is_exhaustive, doubt=doubt, progress=progress
+        )
+        kept = keep_holdout(holdout, out)
+    else:
+        found = nearest_others(served, holdout, pictures, (manifest.k or served.count,), progress)
+        doubt = crossed_doubt(served, holdout, folds, pictures, found, unknown, len(manifest.classes), progress)
+        cache = served.vote(found.similarities[:, : manifest.k], found.values[:, : manifest.k], manifest.theta)
+        kept = keep_crossed(holdout, doubt, pictures)
     network = softmax(holdout.logits, opened.classes)
     return _write_changed(
         root,
         opened.bundle,
         progress,
         looks=replace(opened.looks, fitted=Looks.joined([opened.looks.fitted or Looks.joined([]), holdout.looks])),
-        holdout=_by_id(keep_holdout(holdout, out), opened.overlay),
+        holdout=_by_id(kept, opened.overlay),
         directions=doubt.directions,
         changed={
             "holdout": opened.chosen.info,
@@ -183,7 +195,8 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     looks = CachedLooks.read(old.path / LOOKS)
     if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
-    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
+    kept = keeping_of(root, old)
+    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress, kept)
     is_kept_whole = keeps_keys(manifest.store.factory)
     exact = None if dataset is None or is_kept_whole else _ExactKeys(dataset, overlay, sources)
     entries = VotingEntries(_pictures(looks, overlay), tenth, held, lambda rows: _rows(store, rows), exact)
@@ -198,8 +211,12 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         old,
         named=options.holdout,
         progress=progress,
+        kept=kept,
     )
-    return _Opened(old, overlay, store, entries, chosen, looks)
+    if manifest.linear is not None and options.holdout is None:
+        title = f"{manifest.dataset.name} {manifest.dataset.split}"
+        entries, chosen = ask_head_again(title, overlay, manifest.linear, entries, chosen, progress)
+    return _Opened(old, overlay, store, entries, chosen, looks, kept)
 
 
 @dataclass(frozen=True)
@@ -265,6 +282,7 @@ def _tenth(
     sources: list[str],
     looks: CachedLooks,
     progress: Progress,
+    kept: KeptFeatures,
 ) -> tuple[EmbeddedQueries, NDArray[np.bool_]]:
     """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
     ids, count = overlay.ids, len(overlay.ids)
@@ -278,7 +296,7 @@ def _tenth(
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
-    found = embed_queries(dataset, dataset.holdout(), old, progress)
+    found = embed_queries(dataset, dataset.holdout(), old, progress, kept=kept)
     own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
     found, own = found.part(own >= 0), own[own >= 0]
     tenth = replace(found, labels=overlay.store.values[own], own=own)

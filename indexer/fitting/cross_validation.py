@@ -16,7 +16,7 @@ from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.manifest import LinearHead, TriedStrength
 from secondlook.model.scoring import nll
 
-STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 FOLDS = 10
 MOST_CHOSEN_BY = 2000
 """Images that the strength is chosen by, at most."""

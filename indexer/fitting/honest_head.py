@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from secondlook.indexer.embedding.linear_heads import need_linear_head
 from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.cache import VotingEntries
-from secondlook.indexer.fitting.cross_validation import Choice, choose_strength, fit_linear_head, folds_of, out_of_fold
+from secondlook.indexer.fitting.cross_validation import choose_strength, fit_linear_head, folds_of, out_of_fold
 from secondlook.indexer.fitting.honest_holdout import ChosenHoldout
 from secondlook.indexer.fitting.linear_head import LinearOpinion
 from secondlook.indexer.progress import Progress, silent
+from secondlook.model.added.overlay import Overlay
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.manifest import HoldoutInfo
+from secondlook.model.manifest import HoldoutInfo, LinearHead
+from secondlook.model.stores.added_keys import number_of
 
 CROSSED = 5000
 """Pictures up to which all are asked by cross-validation: a tenth of more is enough, and its search is its own test."""
@@ -60,7 +63,55 @@ def fit_honest_head(
     if not is_crossed:
         asked = None if chosen.holdout is None else _said(chosen.holdout, opinion)
         return HonestHead(opinion, replace(entries, tenth=_said(tenth, opinion)), replace(chosen, holdout=asked))
-    return _crossed(title, keys, values, classes, entries, chosen, opinion, choice, np.sort(first), progress)
+    strength, first = choice.strength, np.sort(first)
+    return HonestHead(opinion, *_crossed(title, keys, values, classes, entries, chosen, strength, first, progress))
+
+
+def ask_head_again(
+    title: str,
+    overlay: Overlay,
+    info: LinearHead,
+    entries: VotingEntries,
+    chosen: ChosenHoldout,
+    progress: Progress = silent,
+) -> tuple[VotingEntries, ChosenHoldout]:
+    """What a bundle with a linear head is fitted on anew where no holdout is given, and that head's honest answers.
+
+    Either the tenth that it was fitted without, or all its own entries by cross-validation of heads of that strength.
+    What was added since votes, and no head is asked of it.
+
+    Raises:
+        EngineError: scikit-learn is not installed. DatasetError: too few images are left.
+    """
+    if info.less_tenth:
+        if not len(entries.tenth.labels):
+            return entries, chosen
+        why = "the linear head was fitted without them"
+        kept = HoldoutInfo(name=chosen.info.name, images=len(entries.tenth.labels), honest=True, why=why)
+        return entries, ChosenHoldout(kept, chosen.trained, entries.tenth)
+    store, classes = overlay.store, overlay.bundle.engine.classes
+    is_own = np.array([number_of(entry) is None for entry in overlay.ids.tolist()], bool) & (store.values < classes)
+    need_linear_head(store.values[is_own])
+    rows = np.flatnonzero(is_own)
+    keys = np.concatenate([part for part, _ in store.chunks()])[rows]
+    place = np.full(len(is_own), -1)
+    place[rows] = np.arange(len(rows))
+    pictures = entries.pictures[rows]
+    tenth = entries.tenth.part(place[entries.tenth.own] >= 0) if len(entries.tenth.labels) else entries.tenth
+    part = replace(
+        entries,
+        pictures=pictures,
+        tenth=replace(tenth, own=place[tenth.own] if len(tenth.own) else tenth.own),
+        keys=lambda some: entries.keys(rows[some]),
+        exact_keys=None if entries.exact_keys is None else lambda some: entries.made(rows[some]),
+    )
+    _, first = np.unique(pictures, return_index=True)
+    some = np.sort(np.random.default_rng(0).permutation(first)[:CROSSED])
+    part, chosen = _crossed(title, keys, store.values[rows], classes, part, chosen, info.strength, some, progress)
+    assert chosen.holdout is not None
+    tenth = replace(part.tenth, own=rows[part.tenth.own] if len(part.tenth.own) else part.tenth.own)
+    asked = replace(chosen.holdout, own=rows[chosen.holdout.own])
+    return replace(entries, tenth=tenth), replace(chosen, holdout=asked)
 
 
 def _crossed(
@@ -70,13 +121,13 @@ def _crossed(
     classes: int,
     entries: VotingEntries,
     chosen: ChosenHoldout,
-    opinion: LinearOpinion,
-    choice: Choice,
+    strength: float,
     first: Ints,
     progress: Progress,
-) -> HonestHead:
+) -> tuple[VotingEntries, ChosenHoldout]:
+    """All pictures, of which ``first`` (n,) are the first entries, answered by heads that did not see them."""
     folds = folds_of(values, entries.pictures)
-    logits = out_of_fold(keys, values, classes, folds, choice.strength, progress)
+    logits = out_of_fold(keys, values, classes, folds, strength, progress)
     # A class's only picture tells nothing of new ones: neither head nor cache has another one to know it by.
     counts = np.bincount(values[first], minlength=classes)
     asked = first[counts[values[first]] > 1]
@@ -88,9 +139,7 @@ def _crossed(
         honest=True,
         why="the head that was asked of each was fitted without it, and no copy of it voted",
     )
-    return HonestHead(
-        opinion, replace(entries, tenth=tenth), ChosenHoldout(info, chosen.trained, holdout, folds[asked])
-    )
+    return replace(entries, tenth=tenth), ChosenHoldout(info, chosen.trained, holdout, folds[asked])
 
 
 def _said(queries: EmbeddedQueries, opinion: LinearOpinion) -> EmbeddedQueries:

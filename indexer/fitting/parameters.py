@@ -27,6 +27,14 @@ CAUTIOUS_LAM = 0.5
 """The share of the cache where no honest holdout says what it should be (docs/decisions/015)."""
 
 
+USUAL_THETA = 20.0
+"""What suits the features of most pretrained networks (docs/decisions/020)."""
+
+CAUTION = 4.0, 1.0
+"""How much speaks beforehand for lam in the middle and for the usual theta, in nats: of few images, chance would choose
+the network alone, or the cache."""
+
+
 @dataclass(frozen=True)
 class FittedParameters:
     """What fitting chose, and everything it tried."""
@@ -110,7 +118,8 @@ def fit_by_cross_validation(
 ) -> FittedParameters:
     """Choose theta, lam and k by cached images, of which a head says what it says of images that it has not seen.
 
-    ``found`` are their nearest entries but for those of the same picture.
+    ``found`` are their nearest entries but for those of the same picture. The choice is the likeliest cell, with a
+    caution beforehand that counts where images are few and not where they are many.
     """
     ks = sorted({min(k, found.ids.shape[1]) for k in ks if k is not None}) or [found.ids.shape[1]]
     return choose_parameters(
@@ -121,8 +130,19 @@ def fit_by_cross_validation(
         served.count,
         ks=ks,
         by_class=served.class_weights,
+        likeliest=True,
+        caution=caution(LAMS) / len(asked.labels),
         known=asked.logits.shape[1],
     )
+
+
+def caution(lams: Sequence[float]) -> NDArray[np.float64]:
+    """What speaks beforehand against each theta and lam (thetas,lams), in nats."""
+    of_lam, of_theta = CAUTION
+    shares = np.asarray(lams)
+    even = -of_lam * np.log(np.clip(4 * shares * (1 - shares), 1e-3, 1))
+    against: NDArray[np.float64] = of_theta * np.log(np.asarray(THETAS) / USUAL_THETA)[:, None] ** 2 + even
+    return against
 
 
 def _exact(served: ServedCache, keys: Floats, progress: Progress) -> Floats:
@@ -147,13 +167,15 @@ def choose_parameters(
     exact: Floats | None = None,
     by_class: NDArray[np.float64] | None = None,
     likeliest: bool = False,
+    caution: NDArray[np.float64] | None = None,
     known: int | None = None,
 ) -> FittedParameters:
     """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
 
     Without a head p_net is 0. ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of
     them all, for k = None; ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest
-    negative log-likelihood, whatever its error. ``known`` is how many of the classes the network knows.
+    negative log-likelihood, whatever its error; ``caution`` (thetas,lams) is added to it. ``known`` is how many of the
+    classes the network knows.
     """
 
     def voted(i: int, j: int) -> Floats:
@@ -175,7 +197,8 @@ def choose_parameters(
                 losses[i, j, m] = nll(mixed, labels)
     lowest = errors.min() / 100
     allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
-    i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(losses[tuple(cell)]))
+    judged = losses if caution is None else losses + caution
+    i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(judged[tuple(cell)]))
     mixed, has_network = mix(network, voted(i, j), lams[m], known), bool(network.any())
     return FittedParameters(
         Parameters(THETAS[j], lams[m], ks[i]),

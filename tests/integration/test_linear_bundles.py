@@ -10,13 +10,17 @@ from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding import linear_heads
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.fitting import honest_head
 from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.refit import recalibrate, refit
+from secondlook.indexer.sharding.merge import merge, open_parts
+from secondlook.indexer.sharding.shards import Shards
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.added.replay import replayed
-from secondlook.model.answering.predictor import Answer, Predictor
+from secondlook.model.answering.predictor import Answer, Parameters, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, read_manifest
 from secondlook.model.cache import mix, softmax
 from secondlook.model.errors import EngineError
 from secondlook.model.journal import Journal, NewImage
@@ -157,8 +161,6 @@ def test_a_given_holdout_is_answered_by_a_head_that_was_fitted_on_all_that_is_ca
 def test_of_many_photos_the_tenth_takes_no_part_in_the_heads_fit(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secondlook.indexer.fitting import honest_head
-
     monkeypatch.setattr(honest_head, "CROSSED", 20)
     manifest = open_bundle(headless_root(tmp_path / "bundles", folder, head="linear")).manifest
     assert manifest.parameters_from == "holdout"
@@ -215,3 +217,70 @@ def test_calibration_counts_what_is_taught_and_each_photo_is_asked_without_itsel
     # Asked of itself, each photo would find its own entry, and all would look alike well known.
     assert np.mean(after.sets.scores) == pytest.approx(np.mean(before.sets.scores), abs=0.05)
     assert after.standing != before.standing or after.sets.scores != before.sets.scores
+
+
+def test_fit_and_calibrate_ask_heads_that_did_not_see_what_they_are_asked(tmp_path: Path, folder: Path) -> None:
+    copied = headless_root(tmp_path / "bundles", folder, head="linear")
+    first = open_bundle(copied).manifest
+    for again in (
+        read_manifest(copied, refit(load(str(folder)), copied, first.generation)),
+        read_manifest(copied, recalibrate(load(str(folder)), copied, first.generation)),
+    ):
+        assert (again.head, again.linear, again.parameters_from) == ("linear", first.linear, "cross-validation")
+        assert again.holdout == first.holdout
+        assert again.fit is not None
+        assert first.fit is not None
+        assert again.fit.classes == first.fit.classes
+        assert again.fit.network_nll == pytest.approx(first.fit.network_nll, abs=1e-3)
+        assert again.calibration is not None
+        assert first.calibration is not None
+        assert again.calibration.sets is not None
+        assert first.calibration.sets is not None
+        assert np.allclose(again.calibration.sets.scores, first.calibration.sets.scores, atol=1e-3)
+    # What is taught votes, and no head is asked of it.
+    Journal(copied).add("violet", [NewImage(f"{i}.png", png("violet", 900 + i)) for i in range(3)], "test", known=FOUR)
+    taught = read_manifest(copied, refit(load(str(folder)), copied, first.generation))
+    assert taught.fit is not None
+    assert (taught.fit.images, taught.fit.entries) == (64, 67)
+
+
+def test_fit_of_a_head_without_the_tenth_takes_that_tenth(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(honest_head, "CROSSED", 20)
+    copied = headless_root(tmp_path / "bundles", folder, head="linear")
+    first = open_bundle(copied).manifest
+    again = read_manifest(copied, refit(load(str(folder)), copied, first.generation))
+    assert (again.parameters_from, again.lam, again.theta, again.k) == ("holdout", first.lam, first.theta, first.k)
+    assert again.holdout is not None
+    assert first.holdout is not None
+    assert again.holdout.images == first.holdout.images
+
+
+def test_shards_embedded_with_an_earlier_head_are_merged_into_what_one_process_makes(
+    tmp_path: Path, folder: Path, root: Path
+) -> None:
+    copied = headless_root(tmp_path / "bundles", folder, head="linear")
+    dataset = load(str(folder))
+    work = Shards(dataset, FromBundle(copied), tmp_path / "parts", 2)
+    for shard in range(2):
+        work.write(shard)
+    made = read_manifest(copied, merge(dataset, open_parts(tmp_path / "parts"), copied, copied, IndexOptions()))
+    old = open_bundle(root).manifest
+    assert (made.head, made.classes, made.linear) == ("linear", old.classes, old.linear)
+    assert (made.theta, made.lam, made.k, made.fit) == (old.theta, old.lam, old.k, old.fit)
+
+
+def test_parameters_that_are_given_leave_the_head_fitted_on_all(tmp_path: Path, folder: Path) -> None:
+    options = IndexOptions(parameters=Parameters(20.0, 0.25, 10))
+    manifest = open_bundle(headless_root(tmp_path / "bundles", folder, options, head="linear")).manifest
+    assert (manifest.theta, manifest.lam, manifest.k, manifest.parameters_from) == (20, 0.25, 10, "given")
+    assert manifest.linear is not None
+    assert manifest.linear.images == 64
+    assert manifest.calibration is None
+
+
+def test_a_backbone_that_its_user_says_has_seen_the_photos_is_mixed_with_caution(tmp_path: Path, folder: Path) -> None:
+    manifest = open_bundle(headless_root(tmp_path / "b", folder, IndexOptions(trained="yes"), head="linear")).manifest
+    assert (manifest.parameters_from, manifest.lam, manifest.head) == ("leave-one-out", 0.5, "linear")
+    assert manifest.calibration is None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from secondlook.indexer.embedding import linear_heads
 from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting.cross_validation import (
     FOLDS,
     STRENGTHS,
@@ -19,6 +20,8 @@ from secondlook.indexer.fitting.cross_validation import (
     out_of_fold,
 )
 from secondlook.indexer.fitting.linear_head import Regression, bounded
+from secondlook.indexer.fitting.parameters import THETAS, caution, fit_by_cross_validation
+from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, EngineError
 from secondlook.model.networks.encoder_graph import export_encoder
@@ -31,6 +34,7 @@ from secondlook.model.networks.linear_graph import (
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import open_onnx
 from secondlook.model.scoring import error_percent, nll
+from secondlook.model.stores.store import ExactStore, Neighbors
 from tests.networks_for_tests import SIDE, backbone, classifier, written
 
 DIM = 32
@@ -183,3 +187,32 @@ def test_what_stands_in_the_way_is_said_with_the_next_command(monkeypatch: pytes
     monkeypatch.setattr(linear_heads, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"scikit-learn, which is not installed: pip install 'secondlook\[photos\]'$"):
         need_linear_head(np.array([0, 0, 1, 1]))
+
+
+def crossed(images: int, network_right: float, cache_right: float) -> Parameters:
+    """What is fitted on so many images of three classes, of which so many shares are answered right, and surely."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, images)
+    wrong = (labels + random.integers(1, 3, images)) % 3
+    said = np.where(random.random(images) < network_right, labels, wrong)
+    found = np.where(random.random((images, 20)) < cache_right, labels[:, None], wrong[:, None])
+    asked = EmbeddedQueries((6 * np.eye(3)[said]).astype(np.float32), np.zeros((images, 2), np.float32), labels)
+    near = Neighbors(np.full((images, 20), 0.9, np.float32), np.zeros((images, 20), np.int64), found)
+    served = ServedCache(ExactStore(np.ones((21, 2), np.float32), np.zeros(21, np.int64)), 3)
+    return fit_by_cross_validation(asked, near, served, ks=(10,)).parameters
+
+
+def test_of_few_images_neither_head_nor_cache_is_left_out_and_of_many_they_may_be() -> None:
+    assert 0.2 <= crossed(15, 1.0, 0.7).lam <= 0.8
+    assert 0.2 <= crossed(15, 0.7, 1.0).lam <= 0.8
+    assert crossed(3000, 1.0, 0.5).lam <= 0.05
+    assert crossed(3000, 0.5, 1.0).lam >= 0.95
+    assert 10 <= crossed(15, 1.0, 1.0).theta <= 40
+
+
+@given(st.integers(1, 6))
+def test_nothing_speaks_more_for_the_network_than_for_the_cache_beforehand(digit: int) -> None:
+    against = caution((digit / 10, 1 - digit / 10, 0.5))
+    assert np.allclose(against[:, 0], against[:, 1])
+    assert (against[:, 2] <= against[:, 0] + 1e-12).all()
+    assert against.shape == (len(THETAS), 3)
