@@ -12,6 +12,8 @@ On a file system without locks, nothing is ever removed, and that only one proce
     ROOT/<generation>/  a bundle (model.bundles.bundle)
     ROOT/jobs/          records of the rebuilds that servers ran (service.generations.records)
     ROOT/parts/         embedded shards (indexer.sharding.shards)
+    ROOT/features/      what was embedded, by encoder (indexer.embedding.kept_features): removed with the last bundle of
+                        an encoder; may be removed at any time
     ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.generations.cluster)
     ROOT/taught.sqlite  the journal (model.journal)
     ROOT/photos.json    which photos it was made of, and with which network (indexer.photos)
@@ -31,6 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from secondlook.model.bundles.locks import fsync, lock_folder, lock_if_any, root_lock
+from secondlook.model.bundles.old_features import features_in, remove_features
 from secondlook.model.errors import BundleError
 from secondlook.model.manifest import GENERATION, MANIFEST
 
@@ -242,6 +245,7 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
         BundleError: the root cannot be written.
     """
     removed = []
+    gone: set[str] = set()
     try:
         with root_lock(root):
             spared = {named for pointer in (CURRENT, PREVIOUS) if (named := _named(root, pointer))}
@@ -250,9 +254,12 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
             for generation in sorted(good[:-keep] + (bad[:-1] if keep else [])):
                 if among is not None and generation not in among:
                     continue
+                features = _features(root, generation)
                 if generation not in spared and _retire(root, generation):
                     removed.append(generation)
+                    gone |= features
             _sweep(root)
+            remove_features(root, generations(root), gone)
     except OSError as error:
         raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
     return removed
@@ -280,11 +287,20 @@ def remove(root: Path, generation: str) -> None:
                     f"{root} is on a file system without locks, so whether generation {generation} is open cannot be "
                     "told: stop what uses it and delete its folder"
                 )
+            features = _features(root, generation)
             if not _retire(root, generation):
                 raise BundleError(f"generation {generation} is open in another process: end that first")
             _sweep(root)
+            remove_features(root, generations(root), features)
     except OSError as error:
         raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
+
+
+def _features(root: Path, generation: str) -> set[str]:
+    """What the generation's encoder embedded, by name; none where its manifest is damaged."""
+    with suppress(BundleError):
+        return features_in(root, [generation])
+    return set()
 
 
 def _retire(root: Path, generation: str) -> bool:
