@@ -105,6 +105,8 @@ class Regression:
             for done in range(PASSES_AT_ONCE, PASSES + 1, PASSES_AT_ONCE):
                 with warnings.catch_warnings(), threadpool_limits(threads):
                     warnings.simplefilter("ignore", ConvergenceWarning)
+                    # Many classes of one or two images are no regression problem.
+                    warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
                     model.fit(seen, labels)
                 passes(done, PASSES)
                 if model.n_iter_[0] < PASSES_AT_ONCE:

@@ -45,7 +45,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @click.command()
-@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("photos", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--network",
     metavar="NETWORK",
@@ -58,7 +58,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @click.option("--no-open", is_flag=True, help="Open no browser.")
 @json_option
 def start(
-    photos: Path,
+    photos: Path | None,
     network: str | None,
     root: Path | None,
     host: str | None,
@@ -72,6 +72,11 @@ def start(
     Says how well each class is told and what to do next. Run again, it goes on: only new photos are looked at, and
     what was taught stays.
     """
+    if photos is None:
+        raise click.UsageError(
+            "name a folder that has a folder of photos for each class: secondlook start PHOTOS; without photos, "
+            "secondlook serve serves the model that comes with it, which can be taught on its page"
+        )
     root = root or bundles_home() / root_name(photos.expanduser())
     require_root(root)
     given: dict[str, Any] = {"host": host, "port": port}
