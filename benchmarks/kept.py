@@ -68,7 +68,7 @@ def make_photos(folder: Path, count: int, side: int, first: int = 0) -> None:
 def command(photos: Path, root: Path, network: str | None) -> list[str]:
     """An index of photos, its parameters given: what it costs is to look, to embed and to write.
 
-    None = the network of the bundle that is there, as it was shown them: for a new one that is measured on some of them.
+    None = the network of the bundle that is there, as photos are shown it: a new one is measured on some of them.
     """
     given = ["--theta", "20", "--lam", "1", "--k", "20", "--progress", "json"]
     index = [sys.executable, "-m", "secondlook", "index", str(photos), "--bundles", str(root)]
