@@ -116,7 +116,7 @@ def _few_shot(name: str, encoder: Path, folder: Path, progress: Progress) -> dic
     classes = datasets[0].classes
     if datasets[1].classes != classes:
         raise DatasetError(f"{folder} has other classes in test than in train")
-    engine = OnnxEngine(encoder)
+    engine = OnnxEngine(encoder, spare_core=True)  # as it is served
     train, test = (_embedded(name, engine, dataset, progress) for dataset in datasets)
     most = int(np.bincount(train.labels, minlength=len(classes)).min())
     found = {}

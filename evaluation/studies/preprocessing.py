@@ -17,7 +17,9 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import Labels, Seen, see, surprise
 from secondlook.indexer.fitting.evidence import judges as evidence_of
-from secondlook.indexer.fitting.preprocessing import candidates, clearly_by, decide, differ, geometries
+from secondlook.indexer.fitting.preprocessing import candidates, differ
+from secondlook.indexer.fitting.race import Need, clearly_by, decide
+from secondlook.indexer.fitting.views import geometries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.cache import Floats
@@ -193,7 +195,7 @@ class _Count:
 
     def add(self, losses: dict[Preprocess, Floats], count: int) -> None:
         """Count what one draw says."""
-        answer, place = decide([losses[candidate] for candidate in self.trial.candidates], count, self.clearly)
+        answer, place = decide([losses[candidate] for candidate in self.trial.candidates], count, Need(self.clearly))
         best = self.trial.candidates[place]
         is_right = best.geometry == self.trial.right.geometry and not differ(
             best.arithmetic, self.trial.right.arithmetic

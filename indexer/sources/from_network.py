@@ -17,14 +17,16 @@ from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_l
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import BATCH
 from secondlook.indexer.fitting.pooling import best_pool
-from secondlook.indexer.fitting.preprocessing import MOST, losses, measure
+from secondlook.indexer.fitting.preprocessing import losses, measure
+from secondlook.indexer.fitting.race import MOST
+from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, encoder_files, encoder_id_of
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.manifest import NetworkInfo
 from secondlook.model.networks.classes import ClassMatch, Groups, match_classes, read_class_map
-from secondlook.model.networks.encoder_graph import export_encoder
+from secondlook.model.networks.encoder_graph import export_encoder, features_id
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, check_recipe, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -67,6 +69,8 @@ class FromNetwork:
     """Lines of a dataset's class, TAB, the network's class; None = matched by name."""
     head: HeadChoice = "auto"
     """``auto`` = the network's, where it knows the dataset's classes, else a linear one, where that can be fitted."""
+    may_mirror: bool = True
+    """Whether the mean with the mirrored image may be chosen: not where mirrored copies are cached."""
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Export the network with its preprocessing, the dataset's classes, and the key recipe.
@@ -99,7 +103,15 @@ class FromNetwork:
         )
         wants_linear = match is None and self._wants_linear(dataset)
         return PreparedEncoder(
-            engine, info, recipe, network.preprocess, opened.classes, proof=proof, wants_linear=wants_linear
+            engine,
+            info,
+            recipe,
+            network.preprocess,
+            opened.classes,
+            proof=proof,
+            features=features_id(network, recipe, projection),
+            logits_from=encoder_id_of(encoder_files(folder), network.preprocess.geometry) if engine.classes else "",
+            wants_linear=wants_linear,
         )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
@@ -185,10 +197,12 @@ class FromNetwork:
         drawn = draw(dataset, usable, MEASURED, declared.geometry)
         if not drawn.positions:
             raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images: {dataset.left_out.said()}")
-        proof = measure(network, drawn.read, drawn.positions, drawn.labels, match, progress)
+        # Nothing depends on the geometry where no logits are used, unless the user gave it.
+        choice = Choice(may_mirror=self.may_mirror) if match is None and self.preprocess is None else None
+        proof = measure(network, drawn.read, drawn.positions, drawn.labels, match, progress, choice=choice)
         if refusal := proof.refusal(self.name):
             raise NetworkError(refusal)
-        network = network.taking(proof.taken(has_head=match is not None))
+        network = network.taking(proof.taken)
         if declared.is_certain and proof.answer == "beaten":
             log.warning("%s", proof.said())
         if not declared.is_declared:
@@ -198,17 +212,15 @@ class FromNetwork:
                 network.preprocess.arithmetic,
                 network.preprocess.read_from or "most networks take that",
             )
+        if proof.choice is not None:
+            log.warning("geometry: %s", proof.choice_said())
         if proof.suggestion is not None:
-            geometry = proof.suggestion.preprocess.geometry
-            if match is None and not declared.is_certain:
-                log.warning("geometry: %s is best on %d images, and no head depends on it", geometry, proof.images)
-            else:
-                log.warning(
-                    "geometry: %s does clearly better on %d images than %s; --preprocess FILE.json may say it",
-                    geometry,
-                    proof.images,
-                    declared.geometry,
-                )
+            log.warning(
+                "geometry: %s does clearly better on %d images than %s; --preprocess FILE.json may say it",
+                proof.suggestion.preprocess.geometry,
+                proof.images,
+                declared.geometry,
+            )
         return network, drawn, proof
 
 

@@ -1,13 +1,17 @@
 """A network, the arithmetic of its pixels and a key recipe as one ONNX graph, by surgery on the network's own graph.
 
 ``images`` uint8 (B,H,W,3) in; ``logits`` float32 (B,C), if the network has a head, and unit ``keys`` float32 (B,D) out;
-B is free. Where the logits are those of some of the network's classes, ``all_logits`` has all of them. Needs onnx,
-never torch.
+B is free. Where the mirrored images are asked too, the network runs on both, and the means of logits and of pooled
+layers are taken in the graph. Where the logits are those of some of the network's classes, ``all_logits`` has all of
+them. Needs onnx, never torch.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
 from secondlook.model.networks.onnx_walk import pruned
-from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save
+from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save, weights_sha256
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -66,21 +70,21 @@ def encoder_graph(
     made = compose.add_prefix(source, PREFIX)
     _forget_where(made)
     graph = made.graph
-    weave = _Weave(graph.initializer)
+    weave = _Weave(graph.initializer, is_mirrored=network.preprocess.mirrored)
     before = _arithmetic(
-        weave, network.preprocess.arithmetic, network.graph.input.dtype, PREFIX + network.graph.input.name
+        weave, network.preprocess.arithmetic, network.graph.input.dtype, PREFIX + network.graph.input.name, network.size
     )
     weave.nodes = []
     if logits is not None:
-        _logits(weave, PREFIX + logits, network.is_binary, groups)
+        assert network.classes is not None
+        _logits(weave, PREFIX + logits, len(network.classes), is_binary=network.is_binary, groups=groups)
     dim = _keys(weave, layers, recipe, projection)
     nodes = [*before, *graph.node, *weave.nodes]
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(copies)
     graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *network.size, 3]))
-    if logits is not None:
-        assert network.classes is not None
+    if logits is not None and network.classes is not None:
         widths = {"logits": len(network.classes if groups is None else groups)}
         if groups is not None:
             widths["all_logits"] = len(network.classes)
@@ -113,6 +117,18 @@ def export_encoder(
     engine = OnnxEngine(path)
     prove(engine, network, recipe, images[:5], projection, groups)
     return engine
+
+
+def features_id(network: OnnxNetwork, recipe: Recipe, projection: Floats | None = None) -> str:
+    """What keys depend on, whatever the head is, in hexadecimal: the graph that gives them, and the geometry.
+
+    Raises:
+        RecipeError: as for ``encoder_graph``.
+    """
+    graph = encoder_graph(network, recipe, projection, head=False)
+    geometry = json.dumps(asdict(network.preprocess.geometry))
+    nodes = hashlib.sha256(graph.model.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(f"{nodes} {weights_sha256(graph)} {geometry}".encode()).hexdigest()
 
 
 def prove(
@@ -152,8 +168,10 @@ def prove(
 class _Weave:
     """Nodes that are added to a graph, and their constants."""
 
-    def __init__(self, initializers: Any) -> None:
+    def __init__(self, initializers: Any, *, is_mirrored: bool) -> None:
         self.nodes: list[NodeProto] = []
+        self.is_mirrored = is_mirrored
+        """Whether the network runs on the images and on their mirrored copies behind them: (2B, ...)."""
         self._initializers, self._count = initializers, 0
 
     def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
@@ -171,9 +189,25 @@ class _Weave:
         self._initializers.append(numpy_helper.from_array(value, name))
         return name
 
+    def averaged(self, tensor: str, wide: int) -> str:
+        """(B,wide) of (B,wide), or of (2B,wide) where the mirrored copies were asked too.
 
-def _arithmetic(weave: _Weave, arithmetic: Arithmetic, dtype: str, output: str) -> list[NodeProto]:
+        By operations that are the same in all opsets.
+        """
+        if not self.is_mirrored:
+            return tensor
+        both = self.node("Reshape", [tensor, self.constant(np.array([2, -1, wide]))])
+        halves = [self.node("Gather", [both, self.constant(np.array(half))], axis=0) for half in (0, 1)]
+        return self.node("Mul", [self.node("Add", halves), self.constant(np.array([0.5], np.float32))])
+
+
+def _arithmetic(
+    weave: _Weave, arithmetic: Arithmetic, dtype: str, output: str, size: tuple[int, int]
+) -> list[NodeProto]:
     tensor = "images"
+    if weave.is_mirrored:
+        columns = weave.constant(np.arange(size[1])[::-1].copy())
+        tensor = weave.node("Concat", [tensor, weave.node("Gather", [tensor, columns], axis=2)], axis=0)
     if arithmetic.channels == "BGR":
         tensor = weave.node("Gather", [tensor, weave.constant(np.array([2, 1, 0]))], axis=3)
     now = "uint8"
@@ -192,8 +226,9 @@ def _arithmetic(weave: _Weave, arithmetic: Arithmetic, dtype: str, output: str) 
     return weave.nodes
 
 
-def _logits(weave: _Weave, tensor: str, is_binary: bool, groups: Groups | None) -> None:
+def _logits(weave: _Weave, tensor: str, classes: int, *, is_binary: bool, groups: Groups | None) -> None:
     flat = weave.node("Flatten", [weave.node("Cast", [tensor], to=TensorProto.FLOAT)], axis=1)
+    flat = weave.averaged(flat, 1 if is_binary else classes)
     whole = "logits" if groups is None else "all_logits"
     if is_binary:
         zero = weave.node("Mul", [flat, weave.constant(np.zeros(1, np.float32))])
@@ -205,8 +240,8 @@ def _logits(weave: _Weave, tensor: str, is_binary: bool, groups: Groups | None) 
     made: str | None = None
     # By operations that are the same in all opsets: logits are few.
     for place in range(max(map(len, groups))):
-        classes = np.array([group[place] if place < len(group) else group[0] for group in groups])
-        own = weave.node("Gather", [whole, weave.constant(classes)], axis=1)
+        chosen = np.array([group[place] if place < len(group) else group[0] for group in groups])
+        own = weave.node("Gather", [whole, weave.constant(chosen)], axis=1)
         if made is None:
             made = own
             continue
@@ -221,7 +256,7 @@ def _logits(weave: _Weave, tensor: str, is_binary: bool, groups: Groups | None) 
 
 
 def _keys(weave: _Weave, layers: Mapping[str, Layer], recipe: Recipe, projection: Floats | None) -> int:
-    parts = [_pooled(weave, name, layers[name], pool) for name, pool in recipe.layer_parts]
+    parts = [_averaged(weave, name, layers[name], pool) for name, pool in recipe.layer_parts]
     dim = sum(layers[name].width(pool) for name, pool in recipe.layer_parts)
 
     def unit(tensor: str, output: str | None = None) -> str:
@@ -238,7 +273,7 @@ def _keys(weave: _Weave, layers: Mapping[str, Layer], recipe: Recipe, projection
     if recipe.extra is None:
         weave.node("Identity", [reduced(key)], "keys")
         return wide
-    extra = unit(_pooled(weave, recipe.extra, layers[recipe.extra], recipe.extra_pool))
+    extra = unit(_averaged(weave, recipe.extra, layers[recipe.extra], recipe.extra_pool))
     extra = weave.node("Mul", [extra, weave.constant(np.array([recipe.extra_weight], np.float32))])
     if recipe.reduce_extra:
         both = unit(weave.node("Concat", [key, extra], axis=1))
@@ -246,6 +281,10 @@ def _keys(weave: _Weave, layers: Mapping[str, Layer], recipe: Recipe, projection
         return wide
     unit(weave.node("Concat", [reduced(key), extra], axis=1), "keys")
     return wide + layers[recipe.extra].width(recipe.extra_pool)
+
+
+def _averaged(weave: _Weave, name: str, layer: Layer, pool: Pool) -> str:
+    return weave.averaged(_pooled(weave, name, layer, pool), layer.width(pool))
 
 
 def _pooled(weave: _Weave, name: str, layer: Layer, pool: Pool) -> str:

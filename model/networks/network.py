@@ -66,6 +66,16 @@ class Activations(NamedTuple):
     """The layers asked for, (B, *shape) float32."""
 
 
+def mean_of(one: Activations, other: Activations) -> Activations:
+    """Of an image's activations and its mirrored copy's: what a network says with ``Preprocess.mirrored``."""
+
+    def mean(first: Floats, second: Floats) -> Floats:
+        return np.asarray((first + second) * np.float32(0.5), np.float32)
+
+    logits = None if one.logits is None or other.logits is None else mean(one.logits, other.logits)
+    return Activations(logits, {name: mean(tensor, other.seen[name]) for name, tensor in one.seen.items()})
+
+
 class Network(Protocol):
     """Turns images into activations; called from one thread at a time."""
 

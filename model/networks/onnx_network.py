@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats
 from secondlook.model.errors import NetworkError
 from secondlook.model.networks.declared import USUAL_SIZE, assumed, of_onnx, read_json
-from secondlook.model.networks.network import Activations, Layer, check_layers
+from secondlook.model.networks.network import Activations, Layer, check_layers, mean_of
 from secondlook.model.networks.onnx_batch import free_batch, written
 from secondlook.model.networks.onnx_graph import EXPORT, ImageInput, OnnxGraph, read_graph
 from secondlook.model.networks.onnx_head import Head, check_shapes, other_task, token_prefix
@@ -78,14 +78,24 @@ class OnnxNetwork:
         return self._layers
 
     def taking(self, preprocess: Preprocess) -> OnnxNetwork:
-        """The same network for images that are preprocessed otherwise, at the same size."""
+        """The same network for images that are preprocessed otherwise.
+
+        Raises:
+            NetworkError: it takes no images of that size.
+        """
         other = copy.copy(self)
         other.preprocess = preprocess
+        if preprocess.geometry.size != self.size:
+            other.graph, other.size = _sized(self.graph, preprocess)
+            other._layers = None
         return other
 
     def activations(self, images: NDArray[np.uint8], names: Sequence[str] = ()) -> Activations:
-        """One run of the graph."""
-        return self.activations_of(self.given(images), names)
+        """One run of the graph; two, whose mean is taken, where the mirrored image is asked too."""
+        found = self.activations_of(self.given(images), names)
+        if not self.preprocess.mirrored:
+            return found
+        return mean_of(found, self.activations_of(self.given(images[:, :, ::-1]), names))
 
     def given(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """What the graph takes for images (B,height,width,3)."""

@@ -68,12 +68,14 @@ class Arithmetic(BaseModel):
 
 
 class Preprocess(BaseModel):
-    """Geometry, arithmetic, and where both were read."""
+    """Geometry, arithmetic, whether the mirrored copy is asked too, and where that was read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     geometry: Geometry
     arithmetic: Arithmetic = Arithmetic()
+    mirrored: bool = False
+    """Whether features and logits are the mean of those of the image and of its mirrored copy: twice the work."""
     read_from: str | None = None
     """None: nowhere, it is only what most networks take."""
     is_certain: bool = False
@@ -85,6 +87,16 @@ class Preprocess(BaseModel):
     def is_declared(self) -> bool:
         """Whether somebody said so."""
         return self.read_from is not None
+
+    @property
+    def views(self) -> str:
+        """How an image is shown to the network, in a few words: ``224 x 224, squash, bicubic, mean with ...``."""
+        return f"{self.geometry}{', mean with the mirrored photo' if self.mirrored else ''}"
+
+    @property
+    def work(self) -> int:
+        """Pixels that the network looks at for an image."""
+        return self.geometry.height * self.geometry.width * (2 if self.mirrored else 1)
 
     def with_arithmetic(self, **fields: object) -> Preprocess:
         """The same with other arithmetic."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from secondlook.model.networks.preprocess import Preprocess
 
@@ -31,6 +31,13 @@ class Tried(_Record):
     """Standard errors by which it is worse than the first one tried; negative where it is better."""
     images: int
     """On how many; fewer than all where it was left behind early."""
+    cost: float = Field(default=1.0, gt=0)
+    """The network's work for an image, times that of the first one tried."""
+
+    @property
+    def speed(self) -> str:
+        """What it leaves of the network's speed, in a few words."""
+        return "at the same speed" if self.cost == 1 else f"at {1 / self.cost:.2g} of the speed"
 
 
 class PreprocessProof(_Record):
@@ -47,7 +54,10 @@ class PreprocessProof(_Record):
     geometry: tuple[Tried, ...] = ()
     """The declared one with the best arithmetic, then the others, best first; none where they were not tried."""
     suggestion: Tried | None = None
-    """A geometry that is clearly better."""
+    """A geometry that is clearly better, where a head depends on the declared one."""
+    choice: Tried | None = None
+    """What is taken instead of the declared geometry, where no logits of the network are used and it is better; held to
+    the declared one by neighbours alone."""
 
     @property
     def declared(self) -> Preprocess:
@@ -58,7 +68,7 @@ class PreprocessProof(_Record):
     def best(self) -> Preprocess:
         """What to give instead of what is declared and beaten; what to take where nothing is declared.
 
-        The geometry stays the declared one: see ``suggestion``.
+        The geometry stays the declared one: see ``suggestion`` and ``choice``.
         """
         if self.declared.is_certain:
             return self.declared
@@ -67,11 +77,22 @@ class PreprocessProof(_Record):
             return self.declared
         return self.better.preprocess.model_copy(update={"read_from": f"measured on {self.images:,} images"})
 
-    def taken(self, *, has_head: bool) -> Preprocess:
-        """What to index with: ``best``, with the suggested geometry where no head depends on the declared one."""
-        if has_head or self.suggestion is None or self.declared.is_certain:
+    @property
+    def taken(self) -> Preprocess:
+        """What to index with: ``best``, shown as the choice says."""
+        if self.choice is None:
             return self.best
-        return self.best.model_copy(update={"geometry": self.suggestion.preprocess.geometry})
+        chosen = self.choice.preprocess
+        return self.best.model_copy(update={"geometry": chosen.geometry, "mirrored": chosen.mirrored})
+
+    def choice_said(self) -> str:
+        """What is chosen, why, and at what cost: ``..., squash, bicubic: leave-one-out NLL .441 against .515 ...``."""
+        assert self.choice is not None
+        nlls = " against ".join(f"{tried.nll:.3f}".lstrip("0") for tried in (self.choice, self.geometry[0]))
+        return (
+            f"{self.choice.preprocess.views}: leave-one-out NLL {nlls} on {self.choice.images:,} photos, "
+            f"{self.choice.speed}"
+        )
 
     def refusal(self, network: str) -> str | None:
         """Why the declared arithmetic is not to be used, and what to type; None where nothing speaks against it."""
@@ -107,6 +128,10 @@ class PreprocessProof(_Record):
             )
         if self.suggestion is not None:
             said += f"\ngeometry: {self.suggestion.preprocess.geometry} does clearly better on these images."
+        if self.choice is not None:
+            said += (
+                f"\ngeometry, which no head depends on where the network's logits are not used: {self.choice_said()}."
+            )
         return said
 
     def _figures(self, better: Tried) -> str:

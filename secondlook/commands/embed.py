@@ -31,8 +31,8 @@ from secondlook.commands.shared.options import (
 from secondlook.indexer.datasets.folders import FolderDataset, load_photos
 from secondlook.indexer.datasets.left_out import Reason, check_ending, printable
 from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import best_device
-from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.sources.from_network import shown_name
 from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Predictor
@@ -46,6 +46,7 @@ from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.images import Geometry, Limits
 from secondlook.model.journal import Journal
+from secondlook.model.networks.backbones import DEFAULT_BACKBONE
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.sources import open_network
@@ -141,7 +142,8 @@ def embed(
                 progress("embed", int(positions[-1]) + 1, count)
             if not done:
                 raise DatasetError(f"{photos} has no photo that can be read: {images.left_out.said()}")
-        progress("embed", count, count)
+            if positions[-1] + 1 < count:
+                progress("embed", count, count)
     left_out = tell_left_out([images], left_out_file)
     if out is not None:
         beside = f", {list_beside(out)}" if out.suffix.lower() == ".npy" else ""
@@ -176,8 +178,8 @@ def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> 
     folder = root or default_root()
     if root is None:
         click.echo(
-            "by the default bundle, which knows small pictures of 32 x 32 pixels: give --bundles, or --network for "
-            "photos",
+            "by the default bundle, which knows small pictures of 32 x 32 pixels: for photos, give --bundles, or "
+            f"--network {DEFAULT_BACKBONE}",
             err=True,
         )
     if searches:

@@ -251,7 +251,7 @@ def _compare(
             root = root or default_root()
             network = own_network(root, generation or active_generation(root))
         images = load(dataset, "train", data_root)
-        source = network_source(network, None, **given, test=lambda: load(dataset, "test", data_root))
+        source = network_source(network, None, **given, test=lambda: load(dataset, "test", data_root), mirror=mirror)
         opened = source.open(images, progress)
         asked = {Path(name).stem: written_recipe(name, opened.network) for name in names}
         found = compare(images, opened, asked, mirror=mirror, progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,12 @@ from secondlook.commands.shared.options import (
     tell_left_out,
 )
 from secondlook.indexer.datasets.datasets import load
-from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.folders import FolderDataset, no_class_folders
 from secondlook.indexer.fitting.drawn import draw
 from secondlook.indexer.fitting.pooling import PoolChoice, best_pool
-from secondlook.indexer.fitting.preprocessing import MOST, measure
+from secondlook.indexer.fitting.preprocessing import measure
+from secondlook.indexer.fitting.race import MOST
+from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.images import Limits
@@ -85,9 +87,10 @@ def network(
         found = open_network(name, preprocess)
         measured = Measured()
         if images is not None:
-            measured = _measured(found, images, split, count, names, limits, progress)
+            choice = Choice() if preprocess is None else None
+            measured = _measured(found, images, split, count, names, choice, limits, progress)
         if write_to is not None:
-            _write(found.preprocess if measured.proof is None else measured.proof.best, write_to)
+            _write(found.preprocess if measured.proof is None else measured.proof.taken, write_to)
     content = _content(found, measured)
     if as_json or progress_format == "json":
         print_json(**content)
@@ -109,12 +112,13 @@ def _measured(
     split: str,
     count: int,
     class_map: Mapping[str, list[str]] | None,
+    choice: Choice | None,
     limits: Limits,
     progress: Progress,
 ) -> Measured:
     dataset = load(str(folder), split, None, limits)
     if not isinstance(dataset, FolderDataset):
-        raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
+        raise no_class_folders(folder)
     match = match_classes(dataset.classes, found.classes, class_map)
     if not isinstance(found, OnnxNetwork):
         return Measured(None, match, None)
@@ -124,9 +128,11 @@ def _measured(
     drawn = draw(dataset, usable, count, found.preprocess.geometry)
     if len(drawn.positions) < 2:
         raise DatasetError(f"{folder} has too few images that can be read: {dataset.left_out.said() or 'add some'}")
-    proof = measure(found, drawn.read, drawn.positions, drawn.labels, match, progress)
-    best = found.taking(proof.best)
-    pool = best_pool(best, np.stack([drawn.decoded[position] for position in drawn.positions]), drawn.labels)
+    free = choice if match is None else None
+    proof = measure(found, drawn.read, drawn.positions, drawn.labels, match, progress, choice=free)
+    best = found.taking(proof.taken)
+    geometry = best.preprocess.geometry
+    pool = best_pool(best, np.stack([drawn.read(position, geometry) for position in drawn.positions]), drawn.labels)
     tell_left_out([dataset])
     return Measured(proof, match, pool)
 
@@ -181,7 +187,7 @@ def _show(found: Network, measured: Measured, *, all_layers: bool) -> None:
         freed = "" if not found.was_freed else f"; was exported for {taken.batch} at a time, now takes any number"
         inside = "; resizes inside" if found.graph.resizes else ""
         rows.append(("input", f"{taken.name}, {taken.dtype}, {taken.layout}{freed}{inside}"))
-    rows.append(("images", str(preprocess.geometry)))
+    rows.append(("images", preprocess.views))
     rows.append(("pixels", str(preprocess.arithmetic)))
     rows.append(("read from", preprocess.read_from or "nowhere: this is what most networks take; see --preprocess"))
     rows.append(("classes", _classes(found.classes)))
@@ -227,11 +233,12 @@ def _show_proof(proof: PreprocessProof, match: ClassMatch | None) -> None:
         how += "; no class of the network's is one of the folders': see --class-map"
     click.echo(f"\nmeasured on {proof.images:,} images by {how}: mean negative log-likelihood, less is better")
     for tried in proof.arithmetic:
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}{_of(tried, proof)}")
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.arithmetic}{_of(tried, proof.arithmetic)}")
     for tried in proof.geometry:
-        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.geometry}{_of(tried, proof)}")
+        speed = "" if tried.cost == 1 else f", {tried.speed}"
+        click.echo(f"  {tried.nll:8.3f}  {tried.said}: {tried.preprocess.views}{speed}{_of(tried, proof.geometry)}")
     click.echo(f"\n{proof.said()}")
 
 
-def _of(tried: Tried, proof: PreprocessProof) -> str:
-    return "" if tried.images == proof.images else f" (far behind on the first {tried.images:,})"
+def _of(tried: Tried, among: Sequence[Tried]) -> str:
+    return "" if tried.images >= among[0].images else f" (far behind on the first {tried.images:,})"

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from secondlook.commands.network import network
-from secondlook.indexer.fitting.preprocessing import candidates, decide
+from secondlook.indexer.fitting.preprocessing import candidates
+from secondlook.indexer.fitting.race import CLEARLY, Need, decide
 from secondlook.model.networks.preprocess import IMAGENET_MEAN, IMAGENET_STD, Arithmetic
 from secondlook.model.networks.proof import PreprocessProof
 from tests.images_for_tests import COLOURS, make_shades
@@ -80,7 +81,7 @@ def test_the_better_one_is_written_and_then_confirmed(colours: Path, shades: Pat
     wrong, better = declared(tmp_path, channels="BGR"), tmp_path / "better.json"
     asked = [str(colours), "--images", str(shades), "--write-preprocess", str(better), "--preprocess"]
     said = run(*asked, wrong)["proof"]["better"]["preprocess"]
-    assert json.loads(better.read_text()) == {name: said[name] for name in ("geometry", "arithmetic")}
+    assert json.loads(better.read_text()) == {name: said[name] for name in ("geometry", "arithmetic", "mirrored")}
     again = CliRunner().invoke(network, [*asked, str(better)])
     assert "is there already" in str(again.exception)
     assert run(*asked[:3], "--preprocess", str(better))["proof"]["answer"] != "beaten"
@@ -124,9 +125,9 @@ def test_chance_beats_nothing_and_a_difference_does() -> None:
     for _ in range(200):
         right = random.exponential(1, 50)
         rivals = [right + random.normal(0.1, 0.5, 50) for _ in range(12)]  # hardly worse
-        assert decide([right, *rivals], 50)[0] != "beaten"
-    assert decide([right + random.exponential(1, 50), right], 50) == ("beaten", 1)
-    assert decide([right, right + random.exponential(1, 50)], 50) == ("confirmed", 0)
+        assert decide([right, *rivals], 50, Need(CLEARLY))[0] != "beaten"
+    assert decide([right + random.exponential(1, 50), right], 50, Need(CLEARLY)) == ("beaten", 1)
+    assert decide([right, right + random.exponential(1, 50)], 50, Need(CLEARLY)) == ("confirmed", 0)
 
 
 def test_candidates_are_what_people_confuse_and_differ() -> None:

@@ -14,7 +14,7 @@ from secondlook.model.errors import EngineError, NetworkError, RecipeError
 from secondlook.model.images import Geometry
 from secondlook.model.networks.encoder_graph import export_encoder
 from secondlook.model.networks.engines import OnnxEngine
-from secondlook.model.networks.keys import keys_of
+from secondlook.model.networks.keys import keys_of, pooled, unit
 from secondlook.model.networks.network import Network, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork, open_onnx
 from secondlook.model.networks.preprocess import Arithmetic, Preprocess
@@ -137,6 +137,51 @@ def test_its_encoder_is_one_graph_that_the_engine_runs(name: str, opened: Opens,
         logits, keys = engine.encode(IMAGES)
         assert (logits.shape, keys.shape) == ((5, engine.classes), (5, engine.dim))
         np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_the_mean_with_the_mirrored_image_is_taken_in_the_graph(name: str, opened: Opens, tmp_path: Path) -> None:
+    plain = opened(name)
+    assert isinstance(plain, OnnxNetwork)
+    network = plain.taking(plain.preprocess.model_copy(update={"mirrored": True}))
+    mirrored = np.ascontiguousarray(IMAGES[:, :, ::-1])
+    of_each_kind = {what.kind: layer for layer, what in network.layers().items()}
+    for layer in {network.default_layer, *of_each_kind.values()}:
+        what = network.layers()[layer]
+        one, other = (plain.activations(images, (layer,)) for images in (IMAGES, mirrored))
+        both = network.activations(IMAGES, (layer,))
+        pools: list[Pool] = ["mean", None] if what.kind == "feature map" else [None]
+        for pool in pools if layer != network.default_layer else [default_recipe(network).pool[0]]:
+            recipe = Recipe(layers=(layer,), pool=(pool,))
+            # Features are averaged before they are made unit length.
+            mean = (pooled(one.seen[layer], what, pool) + pooled(other.seen[layer], what, pool)) / 2
+            np.testing.assert_allclose(keys_of(both.seen, network.layers(), recipe), unit(mean), atol=1e-5)
+            engine = export_encoder(network, recipe, tmp_path / "encoder.onnx", IMAGES)
+            logits, keys = engine.encode(IMAGES)
+            np.testing.assert_allclose(keys, unit(mean), atol=1e-3)
+            np.testing.assert_allclose(engine.encode(mirrored).keys, keys, atol=1e-5)
+            assert engine.encode(IMAGES[:1]).keys.shape == (1, engine.dim)
+            if one.logits is not None and other.logits is not None:
+                expected = (one.logits + other.logits) / 2
+                np.testing.assert_allclose(logits, expected, atol=1e-3 * max(1, np.abs(expected).max()))
+    alone = export_encoder(plain, default_recipe(plain), tmp_path / "alone.onnx", IMAGES)
+    assert np.abs(alone.encode(IMAGES).keys - alone.encode(mirrored).keys).max() > 1e-4  # it sees which side is left
+
+
+def test_another_size_is_taken_where_the_graph_takes_any(tmp_path: Path) -> None:
+    build = Builder()
+    free = build.model(("n", 3, "h", "w"), [build.head(build.pooled(build.trunk("image")))])
+    network = open_onnx(written(free, tmp_path, "free"))
+    larger = network.taking(network.preprocess.with_geometry(height=288, width=288))
+    assert (network.size, larger.size) == ((224, 224), (288, 288))
+    images = photos(5, 288)
+    layer = next(name for name, what in larger.layers().items() if what.shape == (24, 36, 36))
+    assert network.layers()[layer].shape == (24, 28, 28)
+    engine = export_encoder(larger, Recipe(layers=(layer,), pool=(4,)), tmp_path / "encoder.onnx", images)
+    assert (engine.size, engine.dim) == ((288, 288), 384)
+    fixed = open_onnx(written(dialects.classifier(), tmp_path, "fixed"))
+    with pytest.raises(NetworkError, match="takes images of 32 x 32"):
+        fixed.taking(fixed.preprocess.with_geometry(height=40, width=40))
 
 
 @pytest.mark.parametrize("together", [False, True])

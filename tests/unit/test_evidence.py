@@ -13,7 +13,7 @@ from secondlook.indexer.fitting.evidence import (
     surprise,
     table_losses,
 )
-from secondlook.indexer.fitting.preprocessing import MATTERS, decide
+from secondlook.indexer.fitting.race import CLEARLY, MATTERS, Need, decide
 from secondlook.model.cache import Floats
 from secondlook.model.networks.classes import ClassMatch
 from secondlook.model.networks.keys import unit
@@ -87,10 +87,10 @@ def test_a_few_images_decide_nothing_and_small_differences_neither() -> None:
     right = RANDOM.exponential(1, 100)
     worse = right.copy()
     worse[:2] += 9
-    assert decide([worse, right], 100)[0] == "cannot tell"
+    assert decide([worse, right], 100, Need(CLEARLY))[0] == "cannot tell"
     assert lead(right, right) == 0
-    assert decide([right + MATTERS / 2, right], 100) == ("cannot tell", 1)
-    assert decide([right + 0.3 + RANDOM.normal(0, 0.5, 100), right], 100) == ("beaten", 1)
+    assert decide([right + MATTERS / 2, right], 100, Need(CLEARLY)) == ("cannot tell", 1)
+    assert decide([right + 0.3 + RANDOM.normal(0, 0.5, 100), right], 100, Need(CLEARLY)) == ("beaten", 1)
 
 
 def test_keys_that_are_only_spread_more_gain_nothing() -> None:

@@ -43,8 +43,12 @@ def network_source(
     class_map: Path | None = None,
     head: HeadChoice = "auto",
     test: Callable[[], Dataset] | None = None,
+    *,
+    mirror: bool = False,
 ) -> FromCifar | FromNetwork:
     """Where the encoder of a network comes from; ``test`` opens the dataset's test images.
+
+    With ``mirror``, mirrored copies are to be cached.
 
     Raises:
         click.UsageError: an option is for other networks.
@@ -62,7 +66,7 @@ def network_source(
         return FromCifar(Path(network), asked or "compact", test)
     if isinstance(asked, str):
         raise _of_cifar(asked, network)
-    return FromNetwork(network, asked, preprocess, class_map, head)
+    return FromNetwork(network, asked, preprocess, class_map, head, may_mirror=not mirror)
 
 
 def own_network(root: Path, generation: str) -> str:
