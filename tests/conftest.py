@@ -25,6 +25,7 @@ SLOW = frozenset(
         "test_image_peaks.py",
         "test_reproduce.py",
         # e2e: servers that are killed, stopped, starved or attacked, and measured
+        "test_at_home_faults.py",
         "test_bench.py",
         "test_bench_serve.py",
         "test_browser_pixels.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field, TypeAdapter
@@ -28,6 +28,31 @@ class Searches(TypedDict):
     results: list[Nearest | Problem]
 
 
+_EXAMPLE = {
+    "generation": "20261122T101500Z-3f9c",
+    "k": 1,
+    "results": [
+        {
+            "filename": "cat.png",
+            "neighbors": [
+                {
+                    "id": 1234,
+                    "label": "cat",
+                    "similarity": 0.981,
+                    "source": "cat/0007.jpg",
+                    "mirrored": False,
+                    "taught": False,
+                    "thumbnail": "/v1/entries/1234/thumbnail",
+                }
+            ],
+        }
+    ],
+}
+
+
+_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
+
+
 async def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
     """Send images as to `/v1/predict`: the entries nearest to each, nearest first, taught ones among them.
 
@@ -50,4 +75,4 @@ async def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Re
 
 def install(app: FastAPI) -> None:
     """Serve the call."""
-    images.install(app, "/v1/search", search, SearchQuery, "Find the nearest entries", Searches)
+    images.install(app, "/v1/search", search, SearchQuery, "Find the nearest entries", Searches, also=_ANSWER)

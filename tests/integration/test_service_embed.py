@@ -250,6 +250,10 @@ def test_the_document_has_both_forms(call: Call) -> None:
     assert set(embed["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
     assert "X-Shape" in embed["responses"]["200"]["headers"]
     assert "parameters" not in embed
+    for described, name in ((embed, "Embeddings"), (search, "Searches")):
+        content = described["responses"]["200"]["content"]["application/json"]
+        assert content["schema"] == {"$ref": f"#/components/schemas/{name}"}
+        assert set(content["example"]) == set(document["components"]["schemas"][name]["properties"])
     (k,) = search["parameters"]
     assert (k["name"], k["schema"]["default"], k["schema"]["maximum"]) == ("k", 20, 200)
     for described in (embed, search):
