@@ -1,3 +1,4 @@
+# make serve PHOTOS=./photos   set everything up, learn the folders' classes (photos/cat/1.jpg, photos/dog/1.jpg), serve them
 # make serve   set everything up, serve, and show a link to the page
 # make test    set everything up and pass the tests
 # make slow    the tests of servers that are killed, stopped, starved or attacked, and what else takes minutes
@@ -16,8 +17,9 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: serve test slow soak cluster networks numerics check bench paper lock setup setup-test clean
 
+# Quoted by the shell, not by make: a folder's name may have spaces and quotes.
 serve: setup
-	$(BIN)/secondlook serve
+	@if [ -n "$$PHOTOS" ]; then exec $(BIN)/secondlook start -- "$$PHOTOS"; else exec $(BIN)/secondlook serve; fi
 
 test: setup-test
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.timing import repeated, seconds
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters

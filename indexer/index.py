@@ -21,6 +21,7 @@ from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
 from secondlook.indexer.fitting.cache import FittedCache, fit_cache
 from secondlook.indexer.fitting.honest_head import fit_honest_head
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
@@ -66,7 +67,7 @@ class IndexOptions:
     """What the network's user says of its having been trained on the dataset."""
 
 
-Gather = Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]
+Gather = Callable[[Dataset, PreparedEncoder, KeptFeatures, Progress], EmbeddedEntries]
 """Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
 
 PROVEN = 5
@@ -84,10 +85,13 @@ def index(
     progress: Progress = silent,
     gather: Gather | None = None,
     milvus: Milvus | None = None,
+    counts: Counts | None = None,
 ) -> str:
     """Embed a dataset into a new bundle below root, or take what ``gather`` gives; its generation.
 
-    CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the one in the environment.
+    What was embedded for a bundle of this root before is not embedded again (``embedding.kept_features``); ``counts``
+    says how many images that were. CURRENT is not touched. ``milvus`` is the server that may hold the keys; None = the
+    one in the environment.
 
     Raises:
         DatasetError: a class has no image that can be read, most images cannot be, or there is no holdout to fit on.
@@ -96,18 +100,21 @@ def index(
     """
     if options.parameters:
         check_parameters(*options.parameters)
-    with draft(root) as folder, ExitStack() as undo:
+    with draft(root) as folder, ExitStack() as undo, ExitStack() as open_files:
         encoder = source.prepare(dataset, folder, progress)
         dataset = ordered(dataset, encoder.classes)
         if options.parameters:
             check_lam(options.parameters.lam, has_head=encoder.engine.classes > 0 or encoder.wants_linear)
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
-        embedded = (gather or _embedding(options))(dataset, encoder, progress)
+        kept = open_files.enter_context(keeping(root, encoder, counts))
+        embedded = (gather or _embedding(options))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
+        if options.parameters is None and options.holdout is None:
+            entries.require_two_pictures()
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
-        fitted, linear = fit_entries(store, entries, encoder, builder, options, progress)
+        fitted, linear = fit_entries(store, entries, encoder, builder, options, progress, kept)
         if linear is not None:
             encoder = with_linear_head(folder, entries, encoder, linear)
         stored = write_files(folder, entries, encoder, builder, fitted)
@@ -152,6 +159,7 @@ def fit_entries(
     builder: StoreBuilder,
     options: IndexOptions,
     progress: Progress,
+    kept: KeptFeatures | None = None,
 ) -> tuple[FittedCache[TunableStore], LinearOpinion | None]:
     """Choose the holdout, and fit on it what was not given; and a linear head, where one is wanted.
 
@@ -171,6 +179,7 @@ def fit_entries(
         named=options.holdout,
         earlier=encoder.holdout,
         progress=progress,
+        kept=kept,
     )
     linear: LinearOpinion | None = None
     if encoder.wants_linear:
@@ -181,7 +190,7 @@ def fit_entries(
         )
 
     def unknown() -> dict[str, Encoding]:
-        kinds = unknown_kinds(encoder, options.unknown, progress)
+        kinds = unknown_kinds(encoder, options.unknown, progress, kept)
         return kinds if linear is None else {name: linear.head.said(seen) for name, seen in kinds.items()}
 
     fitted = fit_cache(
@@ -270,6 +279,7 @@ def describe(
         proof=encoder.proof,
         store=stored,
         **fitted.manifest_fields(dataset.classes),
+        features=encoder.features,
         folded_change=dataset.change if isinstance(dataset, FoldedDataset) else None,
     )
 
@@ -285,10 +295,9 @@ def made_now() -> dict[str, str]:
 def _embedding(options: IndexOptions) -> Gather:
     """Embeds all images here and now."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
-        everything = np.arange(len(dataset.labels))
-        copies = {"mirror": options.mirror, "thumbnails": options.thumbnails}
-        return embed_entries(dataset, everything, encoder, progress, **copies)
+    def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
+        everything, (mirror, thumbnails) = np.arange(len(dataset.labels)), (options.mirror, options.thumbnails)
+        return embed_entries(dataset, everything, encoder, progress, mirror=mirror, thumbnails=thumbnails, kept=kept)
 
     return gather
 

@@ -56,6 +56,17 @@ class NewEntries:
             dataset = dataset.less_emptied(dataset.labels[embedded.positions])
         return cls(dataset, embedded, dataset.labels[embedded.positions], first_copies(embedded.looks), unreadable)
 
+    def require_two_pictures(self) -> None:
+        """Refuse what nothing can be fitted on.
+
+        Raises:
+            DatasetError: all images show the same picture.
+        """
+        if not self.first.any():
+            raise DatasetError(
+                f"all {len(self.first):,} images of {self.dataset.name} show the same picture: add different ones"
+            )
+
     @cached_property
     def looks_rows(self) -> Ints:
         """(N,) where among the looks each entry's image is: an image's own and its mirrored entry share one."""

@@ -15,6 +15,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import read_trained
+from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.cache import VotingEntries, fit_cache, keep_holdout, limits_of_same
 from secondlook.indexer.fitting.calibrate import calibrate, fit_doubt
@@ -58,6 +59,7 @@ class _Opened:
     entries: VotingEntries
     chosen: ChosenHoldout
     looks: CachedLooks
+    kept: KeptFeatures
 
     @property
     def classes(self) -> int:
@@ -89,7 +91,7 @@ def refit(
     """
     options = options or IndexOptions()
     opened = _open(dataset, root, generation, options, progress)
-    old, store = opened.bundle, opened.store
+    old, store, kept = opened.bundle, opened.store, opened.kept
     for k in ks:
         check_k(k, old.manifest.store)
     fitted = fit_cache(
@@ -99,7 +101,7 @@ def refit(
         opened.entries,
         opened.chosen,
         ks=ks,
-        unknown=lambda: unknown_kinds(old, options.unknown, progress),
+        unknown=lambda: unknown_kinds(old, options.unknown, progress, kept),
         own_classes=len(old.manifest.classes),
         progress=progress,
     )
@@ -145,7 +147,7 @@ def recalibrate(
         )
     served = ServedCache.of(store, opened.classes, opened.known, out if folds is None else None)
     parameters = Parameters(manifest.theta, manifest.lam, manifest.k)
-    unknown = unknown_kinds(opened.bundle, options.unknown, progress)
+    unknown = unknown_kinds(opened.bundle, options.unknown, progress, opened.kept)
     if folds is None:
         most = min(max(TENTH, manifest.k or 1), served.count)
         found = nearest_entries(served, holdout.keys, most, progress=progress)
@@ -193,7 +195,8 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     looks = CachedLooks.read(old.path / LOOKS)
     if looks is None or not len(looks.looks):
         looks = _looks_of(dataset, old, sources, progress)
-    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress)
+    kept = keeping_of(root, old)
+    tenth, held = _tenth(dataset, old, overlay, sources, looks, progress, kept)
     is_kept_whole = keeps_keys(manifest.store.factory)
     exact = None if dataset is None or is_kept_whole else _ExactKeys(dataset, overlay, sources)
     entries = VotingEntries(_pictures(looks, overlay), tenth, held, lambda rows: _rows(store, rows), exact)
@@ -208,11 +211,12 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
         old,
         named=options.holdout,
         progress=progress,
+        kept=kept,
     )
     if manifest.linear is not None and options.holdout is None:
         title = f"{manifest.dataset.name} {manifest.dataset.split}"
         entries, chosen = ask_head_again(title, overlay, manifest.linear, entries, chosen, progress)
-    return _Opened(old, overlay, store, entries, chosen, looks)
+    return _Opened(old, overlay, store, entries, chosen, looks, kept)
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,7 @@ def _tenth(
     sources: list[str],
     looks: CachedLooks,
     progress: Progress,
+    kept: KeptFeatures,
 ) -> tuple[EmbeddedQueries, NDArray[np.bool_]]:
     """The dataset's tenth as queries, less what was removed since, and which entries (N,) may not answer for them."""
     ids, count = overlay.ids, len(overlay.ids)
@@ -291,7 +296,7 @@ def _tenth(
     for entry, source in enumerate(sources):
         if source not in first and entry in row_of:
             first[source] = row_of[entry]
-    found = embed_queries(dataset, dataset.holdout(), old, progress)
+    found = embed_queries(dataset, dataset.holdout(), old, progress, kept=kept)
     own = np.array([first.get(dataset.source(int(position)), -1) for position in found.positions])
     found, own = found.part(own >= 0), own[own >= 0]
     tenth = replace(found, labels=overlay.store.values[own], own=own)

@@ -121,12 +121,16 @@ class Study(Protocol):
         """Its plots, the most important first."""
 
 
+def console() -> Console:
+    """Standard output, for tables."""
+    # Where nobody watches, tables need not fit a narrow screen.
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
 def show(study: Study) -> None:
     """Print the tables to standard output."""
-    # Where nobody watches, tables need not fit a narrow screen.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     for table in study.tables():
-        console.print(table.rich())
+        console().print(table.rich())
 
 
 def write(study: Study, folder: Path, name: str) -> list[Path]:

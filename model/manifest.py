@@ -282,6 +282,9 @@ class Manifest(Part):
     approximation_error: ApproximationError | None = Field(None, alias="truncation")
     folded_change: int | None = Field(None, alias="taught")
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
+    features: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """What keys depend on, whatever the head is: the name of the root's folder of what was embedded before; None in
+    bundles from before there was one, and where keys are not kept."""
     files: dict[str, FileInfo] = Field(default_factory=dict)
 
     @model_validator(mode="before")

@@ -1,6 +1,11 @@
-"""``python -m secondlook``."""
+"""``python -m secondlook``, and the command ``secondlook``."""
 
-from secondlook.cli import main
+import sys
+
+try:
+    from secondlook.cli import main as main
+except KeyboardInterrupt:  # it may come before there is anything to stop
+    sys.exit("stopped")
 
 if __name__ == "__main__":
     main()

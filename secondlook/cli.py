@@ -1,6 +1,7 @@
 """The ``secondlook`` command: one table of commands, each imported only when it is called.
 
-Importing lazily keeps ``secondlook --help`` fast, and lets a CPU server run where torch is not installed.
+Importing lazily keeps ``secondlook --help`` fast, lets a CPU server run where torch is not installed, and has a Ctrl-C
+that comes while a command is imported end in a line.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import sys
 
 import click
 
-from secondlook.commands.shared.options import describe
-from secondlook.extras import remedy
 from secondlook.model.errors import MemoryLimitError, ParameterError, RecipeError, SecondlookError, StoreError
 
 COMMANDS = {
+    "start": "secondlook.commands.start:start",
     "serve": "secondlook.commands.serve:serve",
     "classify": "secondlook.commands.classify:classify",
     "embed": "secondlook.commands.embed:embed",
@@ -91,8 +91,12 @@ def main(command: click.Command = cli) -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2 if isinstance(error, BAD_REQUESTS) else 1)
     except OSError as error:
+        from secondlook.commands.shared.options import describe
+
         click.echo(f"Error: {describe(error)}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
+        from secondlook.extras import remedy
+
         click.echo(f"Error: this command {remedy(error)}", err=True)
         sys.exit(1)

@@ -18,7 +18,7 @@ from secondlook.evaluation.served import answers_of
 from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.plots import COLOURS, INK
 from secondlook.indexer.progress import Progress, silent

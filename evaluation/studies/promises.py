@@ -7,7 +7,6 @@ entries removed. What is asked is what a server answers with then, calibrated as
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOut
 from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
-from secondlook.indexer.embedding.entries import BATCH, EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.fitting.added import calibrate_with_added
-from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.index import Gather, IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
@@ -266,10 +267,10 @@ def _longer(dataset: Dataset, new: _New) -> Dataset:
     )
 
 
-def _collected(bundle: Bundle) -> Callable[[Dataset, PreparedEncoder, Progress], EmbeddedEntries]:
+def _collected(bundle: Bundle) -> Gather:
     """The entries that a bundle has, as its store keeps them, and those of images behind them: embeds few."""
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, _: KeptFeatures, progress: Progress) -> EmbeddedEntries:
         position_of = {dataset.source(i): i for i in range(len(dataset.labels))}
         sources = bundle.entries.sources()
         positions = np.array([position_of[source] for source in sources])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from secondlook.indexer.datasets.content import Content
 from secondlook.indexer.datasets.folders import (
     HOLDOUT_SHARE,
     SPLIT_NAMES,
@@ -69,6 +70,13 @@ class Dataset(Protocol):
             ImageError: the image cannot be decoded.
         """
 
+    def content(self, index: int, /) -> Content | None:
+        """The image as it lies there; None where it is made anew each time.
+
+        Raises:
+            ImageError: there is no image.
+        """
+
     def source(self, index: int, /) -> str:
         """Where the image came from: a path relative to the dataset, or batch and position."""
 
@@ -100,6 +108,11 @@ class ArrayDataset:
         """The image, as the geometry has it: as it is, where that is all of it and its size."""
         image: NDArray[np.uint8] = self.images[index]
         return image if geometry.keeps(image.shape[1], image.shape[0]) else fit(Image.fromarray(image), geometry)
+
+    def content(self, index: int) -> Content:
+        """Its pixels."""
+        image = np.ascontiguousarray(self.images[index])
+        return Content((repr(image.shape).encode(), image.data), lambda geometry: self.read(index, geometry))
 
     def source(self, index: int) -> str:
         """The published file name."""

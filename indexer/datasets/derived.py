@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.indexer.datasets.content import Content
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.left_out import LeftOut
 from secondlook.model.images import Geometry
@@ -27,13 +28,19 @@ class DerivedDataset:
     labels: NDArray[np.int64]
     left_out: LeftOut
     read: Callable[[int, Geometry], NDArray[np.uint8]]
+    content: Callable[[int], Content | None]
     source: Callable[[int], str]
     content_hash: Callable[[], str]
     holdout: Callable[[], NDArray[np.int64]]
 
     @classmethod
     def of(cls, base: Dataset, **changed: Any) -> Self:
-        """``base``, but for the members that are given, by their names in ``Dataset``."""
+        """``base``, but for the members that are given, by their names in ``Dataset``.
+
+        With another ``read`` and no ``content`` of its own, it has none.
+        """
+        if "read" in changed:
+            changed.setdefault("content", lambda _: None)
         same = {field.name for field in fields(DerivedDataset)} - changed.keys() - {"base"}
         return cls(base=base, **{name: getattr(base, name) for name in same}, **changed)
 
@@ -44,6 +51,7 @@ def subset(dataset: Dataset, positions: NDArray[np.int64]) -> DerivedDataset:
         dataset,
         labels=dataset.labels[positions],
         read=lambda index, geometry: dataset.read(int(positions[index]), geometry),
+        content=lambda index: dataset.content(int(positions[index])),
         source=lambda index: dataset.source(int(positions[index])),
         content_hash=lambda: hashlib.sha256(dataset.content_hash().encode() + positions.tobytes()).hexdigest(),
         holdout=lambda: np.flatnonzero(np.isin(positions, dataset.holdout())),

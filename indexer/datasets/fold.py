@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.indexer.datasets.content import Content
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.datasets.left_out import LeftOutError, Reason
@@ -67,10 +68,18 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
     def read(position: int, geometry: Geometry) -> NDArray[np.uint8]:
         if position < len(kept):
             return dataset.read(int(kept[position]), geometry)
+        return decode(taught(position), geometry, ACCEPTED)
+
+    def content(position: int) -> Content | None:
+        if position < len(kept):
+            return dataset.content(int(kept[position]))
+        return Content.of_file(taught(position), ACCEPTED)
+
+    def taught(position: int) -> bytes:
         content = journal.content(numbers[position - len(kept)])
         if content is None:
             raise LeftOutError(Reason.REMOVED, "it was removed meanwhile")
-        return decode(content, geometry, ACCEPTED)
+        return content
 
     def source(position: int) -> str:
         if position < len(kept):
@@ -82,6 +91,7 @@ def fold(dataset: Dataset, journal: Journal) -> Dataset:
         classes=classes,
         labels=np.concatenate((labels[kept], np.array([index[label] for _, label in images], np.int64))),
         read=read,
+        content=content,
         source=source,
         content_hash=lambda: hashlib.sha256(f"{dataset.content_hash()} {state}".encode()).hexdigest(),
         # Of the dataset's own: taught images all vote.

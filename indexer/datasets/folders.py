@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.indexer.datasets.content import Content
 from secondlook.indexer.datasets.left_out import LeftOut, LeftOutError, Reason, as_utf8, printable
 from secondlook.indexer.datasets.walk import is_system, kind_of, read_image, unreadable, walk, why_not
 from secondlook.model.errors import DatasetError, ImageError, ParameterError
@@ -21,6 +22,7 @@ HOLDOUT_SHARE = 0.1
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What the folder of a split may be called, in any case."""
+_DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class FolderDataset:
     left_out: LeftOut = field(default_factory=LeftOut)
     digests: Iterable[bytes] | None = None
     """What ``digest`` gives for each file, where that is known already: ``content_hash`` then reads no file."""
+    _found: NDArray[np.uint8] = field(init=False, repr=False, compare=False)
+    """(n,33) SHA-256 of each file whose content was asked for, and 1 behind it: it is not read again to be hashed."""
+
+    def __post_init__(self) -> None:
+        """Begin with none."""
+        object.__setattr__(self, "_found", np.zeros((len(self.files), _DIGEST + 1), np.uint8))
 
     @property
     def own_classes(self) -> tuple[str, ...]:
@@ -48,6 +56,13 @@ class FolderDataset:
     def read(self, index: int, geometry: Geometry) -> NDArray[np.uint8]:
         """Decode one file."""
         return decode(read_image(self.root / self.files[index], self.limits), geometry, self.limits)
+
+    def content(self, index: int) -> Content:
+        """One file."""
+        content = Content.of_file(read_image(self.root / self.files[index], self.limits), self.limits)
+        self._found[index, :_DIGEST] = np.frombuffer(content.digest, np.uint8)
+        self._found[index, _DIGEST] = 1
+        return content
 
     def source(self, index: int) -> str:
         """The path below the root, as text."""
@@ -64,6 +79,8 @@ class FolderDataset:
 
     def digest(self, index: int) -> bytes:
         """SHA-256 (32 bytes) of one file."""
+        if self._found[index, _DIGEST]:
+            return self._found[index, :_DIGEST].tobytes()
         try:
             content = read_image(self.root / self.files[index], self.limits)
         except LeftOutError:
@@ -96,7 +113,7 @@ def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderData
         else:
             _leave(left_out, entry, kind)
     if not titles:
-        raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
+        raise no_class_folders(folder)
     by_class = _classes(titles)
     files = walk(folder, titles, left_out)
     if not files:
@@ -118,6 +135,17 @@ def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderData
         limits,
         tuple(tuple(by_class[name]) for name in classes),
         left_out,
+    )
+
+
+def no_class_folders(folder: Path) -> DatasetError:
+    """Say which layout is wanted, and what works without it."""
+    shown = printable(str(folder))
+    flat = any(kind == "file" and why_not(entry, kind) is None for entry, kind in _listing(folder))
+    as_it_is = f"; as it is, it works for: secondlook embed {shown}" if flat else ""
+    return DatasetError(
+        f"{shown} has {'photos, but ' if flat else ''}no class folders: make a folder for each class, such as "
+        f"{shown}/cat/1.jpg and {shown}/dog/1.jpg{as_it_is}"
     )
 
 

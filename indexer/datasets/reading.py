@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import ImageError
 from secondlook.model.images import Geometry
 
-Decoded = list[tuple[int, "NDArray[np.uint8] | ImageError"]]
+T = TypeVar("T")
 
 
 def batches(
@@ -23,37 +24,48 @@ def batches(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Decode the images at indices, in that order: (positions (b,), images (b,height,width,3)) with b <= batch_size.
 
-    A few batches are decoded ahead in a pool of threads. Images that cannot be read are left out, and noted in the
-    dataset's ``left_out``.
+    Images that cannot be read are left out, and noted in the dataset's ``left_out``.
+    """
+    for readable in read_ahead(dataset, indices, batch_size, lambda index: dataset.read(index, geometry)):
+        yield np.array([index for index, _ in readable]), np.stack([image for _, image in readable])
+
+
+def read_ahead(
+    dataset: Dataset, indices: NDArray[np.int64], batch_size: int, read: Callable[[int], T]
+) -> Iterator[list[tuple[int, T]]]:
+    """What ``read`` gives for indices, in that order, up to ``batch_size`` at once; never nothing.
+
+    A few batches are read ahead in a pool of threads. Images for which it raises ImageError are left out, and noted in
+    the dataset's ``left_out``.
     """
 
-    def decode(chunk: NDArray[np.int64]) -> Decoded:
-        decoded: Decoded = []
+    def part(chunk: NDArray[np.int64]) -> list[tuple[int, T | ImageError]]:
+        found: list[tuple[int, T | ImageError]] = []
         for index in chunk.tolist():
             try:
-                decoded.append((index, dataset.read(index, geometry)))
+                found.append((index, read(index)))
             except ImageError as error:
-                decoded.append((index, error))
-        return decoded
+                found.append((index, error))
+        return found
 
     workers = os.cpu_count() or 1
     chunks = iter([indices[start : start + batch_size] for start in range(0, len(indices), batch_size)])
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        ahead: deque[Future[Decoded]] = deque()
+        ahead: deque[Future[list[tuple[int, T | ImageError]]]] = deque()
         try:
             while True:
                 while len(ahead) < workers + 1 and (chunk := next(chunks, None)) is not None:
-                    ahead.append(pool.submit(decode, chunk))
+                    ahead.append(pool.submit(part, chunk))
                 if not ahead:
                     return
-                readable: list[tuple[int, NDArray[np.uint8]]] = []
+                readable: list[tuple[int, T]] = []
                 for index, result in ahead.popleft().result():
                     if isinstance(result, ImageError):
                         dataset.left_out.note(dataset.source(index), result)
                     else:
                         readable.append((index, result))
                 if readable:
-                    yield np.array([index for index, _ in readable]), np.stack([image for _, image in readable])
+                    yield readable
         finally:
             for future in ahead:
                 future.cancel()

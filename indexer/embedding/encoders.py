@@ -17,7 +17,7 @@ from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
 from secondlook.indexer.embedding.linear_heads import need_linear_head
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
-from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, read_manifest
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, encoder_id, features_of, read_manifest
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
@@ -53,6 +53,10 @@ class PreparedEncoder:
     """What labelled images said of the preprocessing."""
     holdout: GivenHoldout | None = None
     """The holdout that the bundle with this encoder was given."""
+    features: str | None = None
+    """What its keys depend on, whatever the head is: the name of what is kept of them; None = nothing is."""
+    logits_from: str = ""
+    """What its logits depend on, where they are kept beside the keys."""
     wants_linear: bool = False
     """Whether it has no head so far, and one is to be fitted to its keys (``fitting.linear_head``)."""
 
@@ -164,7 +168,14 @@ def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
     manifest = opened.manifest
     classes = _in_order(dataset, manifest)
     return PreparedEncoder(
-        opened.engine, manifest.network, manifest.recipe, manifest.preprocess, classes, proof=manifest.proof
+        opened.engine,
+        manifest.network,
+        manifest.recipe,
+        manifest.preprocess,
+        classes,
+        proof=manifest.proof,
+        features=features_of(manifest),
+        logits_from=encoder_id(manifest) if manifest.head == "network" else "",
     )
 
 

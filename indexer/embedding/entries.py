@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.left_out import Reason
-from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.embedding import embedded_batches
 from secondlook.indexer.embedding.encoders import PreparedEncoder
+from secondlook.indexer.embedding.kept_features import KeptFeatures
+from secondlook.indexer.embedding.sheets import Sheets
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.entry_table import contact_sheet
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.networks.engines import Encoding
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,18 @@ def embed_entries(
     *,
     mirror: bool,
     thumbnails: bool,
+    kept: KeptFeatures | None = None,
 ) -> EmbeddedEntries:
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
-    Images for which the network gives numbers that are not finite are left out, and noted.
+    Images for which the network gives numbers that are not finite are left out, and noted. What is ``kept`` is taken
+    from there.
 
     Raises:
         ParameterError: mirrored copies are asked for, and would have the same keys.
     """
     engine = encoder.engine
+    kept = kept or KeptFeatures(None, engine.dim)
     if mirror and encoder.preprocess.mirrored:
         raise ParameterError(
             "the encoder takes the mean of each image and its mirrored copy, so that a mirrored copy has the same key: "
@@ -75,52 +75,44 @@ def embed_entries(
     logits = np.empty((int(is_held[positions].sum()), engine.classes), np.float32)
     of = np.empty(count * copies, np.int64)
     mirrored = np.zeros(count * copies, bool)
-    making: list[Future[bytes]] = []
     sheet = np.full(count * copies, -1, np.int64)
     place = np.zeros(count * copies, np.int64)
     looks: list[Looks] = []
     done = asked = 0
-    # Contact sheets are made beside the encoder: between two batches they would leave it idle.
-    with ThreadPoolExecutor(1, thread_name_prefix="sheets") as pool:
-        for indices, images in batches(dataset, positions, encoder.geometry, BATCH):
-            seen = [images, *([np.ascontiguousarray(images[:, :, ::-1])] if mirror else [])]
-            encodings = [engine.encode(seen[0]), *((encoder.mirror_engine or engine).encode(copy) for copy in seen[1:])]
-            if not (finite := np.all([_finite(encoding) for encoding in encodings], axis=0)).all():
-                for position in indices[~finite].tolist():
-                    dataset.left_out.add(dataset.source(position), Reason.NO_KEY, "the network gives no finite numbers")
-                indices, images = indices[finite], images[finite]
-                seen, encodings = [copy[finite] for copy in seen], [_part(one, finite) for one in encodings]
-                if not len(indices):
-                    continue
-            looks.append(Looks.of(images))
-            for is_mirrored, (copy, encoding) in enumerate(zip(seen, encodings, strict=True)):
-                rows = slice(done, done + len(indices))
-                keys[rows] = encoding.keys
-                of[rows], mirrored[rows] = indices, is_mirrored
+    with (
+        Sheets() as sheets,
+        closing(
+            embedded_batches(
+                dataset,
+                positions,
+                encoder,
+                kept,
+                mirror_engine=encoder.mirror_engine,
+                mirror=mirror,
+                sheets=sheets if thumbnails else None,
+            )
+        ) as found,
+    ):
+        for batch in found:
+            looks.append(batch.looks)
+            for is_mirrored, copy in enumerate(batch.copies):
+                rows = slice(done, done + len(batch.positions))
+                keys[rows] = copy.encoding.keys
+                of[rows], mirrored[rows] = batch.positions, is_mirrored
+                sheet[rows], place[rows] = copy.sheet, copy.place
                 if not is_mirrored:
-                    held = encoding.logits[is_held[indices]]
+                    held = copy.encoding.logits[is_held[batch.positions]]
                     logits[asked : asked + len(held)] = held
                     asked += len(held)
-                if thumbnails:
-                    sheet[rows], place[rows] = len(making), np.arange(len(indices))
-                    making.append(pool.submit(contact_sheet, copy))
-                done += len(indices)
+                done += len(batch.positions)
             progress("embed", done // copies, count)
-    return EmbeddedEntries(
-        keys[:done],
-        of[:done],
-        mirrored[:done],
-        logits[:asked],
-        [made.result() for made in making],
-        sheet[:done],
-        place[:done],
-        Looks.joined(looks),
-    )
-
-
-def _finite(encoding: Encoding) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(encoding.keys).all(axis=1) & np.isfinite(encoding.logits).all(axis=1))
-
-
-def _part(encoding: Encoding, rows: NDArray[np.bool_]) -> Encoding:
-    return Encoding(*(part[rows] for part in encoding))
+        return EmbeddedEntries(
+            keys[:done],
+            of[:done],
+            mirrored[:done],
+            logits[:asked],
+            sheets.arranged(sheet[:done], place),
+            sheet[:done],
+            place[:done],
+            Looks.joined(looks),
+        )

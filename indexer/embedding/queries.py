@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.embedding.embedding import EmbeddedBatch, embedded_batches
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
@@ -52,29 +53,33 @@ def embed_queries(
     encoder: ImageEncoder,
     progress: Progress = silent,
     also: Callable[[NDArray[np.uint8]], None] | None = None,
+    kept: KeptFeatures | None = None,
 ) -> EmbeddedQueries:
     """Embed the images at positions (p,) of a dataset, as they are, in order; those that cannot be read are left out.
 
-    Each batch (b,height,width,3) is given to ``also`` too.
+    Each batch (b,height,width,3) is given to ``also`` too. What is ``kept`` is taken from there.
 
     Raises:
         DatasetError: none of them can be read.
     """
-    logits: list[Floats] = []
-    keys: list[Floats] = []
-    done: list[NDArray[np.int64]] = []
-    looks: list[Looks] = []
-    for indices, images in batches(dataset, positions, encoder.geometry, BATCH):
-        encoding = encoder.engine.encode(images)
-        logits.append(encoding.logits)
-        keys.append(encoding.keys)
-        done.append(indices)
-        looks.append(Looks.of(images))
-        if also is not None:
-            also(images)
-        progress("embed", sum(map(len, done)), len(positions))
-    if not done:
+    kept = kept or KeptFeatures(None, encoder.engine.dim)
+    found: list[EmbeddedBatch] = []
+    done = 0
+    with closing(embedded_batches(dataset, positions, encoder, kept, with_images=also is not None)) as batches:
+        for batch in batches:
+            if also is not None and batch.images is not None:
+                also(batch.images)
+            found.append(replace(batch, images=None))
+            done += len(batch.positions)
+            progress("embed", done, len(positions))
+    if not found:
         raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images")
-    at = np.concatenate(done)
-    labels = dataset.labels[at]
-    return EmbeddedQueries(np.concatenate(logits), np.concatenate(keys), labels, Looks.joined(looks), positions=at)
+    at = np.concatenate([batch.positions for batch in found])
+    encodings = [batch.copies[0].encoding for batch in found]
+    return EmbeddedQueries(
+        np.concatenate([encoding.logits for encoding in encodings]),
+        np.concatenate([encoding.keys for encoding in encodings]),
+        dataset.labels[at],
+        Looks.joined([batch.looks for batch in found]),
+        positions=at,
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
@@ -76,6 +77,7 @@ def choose_holdout(
     named: Dataset | None = None,
     earlier: GivenHoldout | None = None,
     progress: Progress = silent,
+    kept: KeptFeatures | None = None,
 ) -> ChosenHoldout:
     """Choose the images that the parameters of a cache are fitted on: ``named`` ones, ``earlier`` ones, or its tenth.
 
@@ -86,7 +88,7 @@ def choose_holdout(
         DatasetError: those that were named cannot be fitted on.
     """
     if named is not None:
-        seen = embed_queries(named, np.arange(len(named.labels)), encoder, progress)
+        seen = embed_queries(named, np.arange(len(named.labels)), encoder, progress, kept=kept)
         return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
     if earlier is not None:
         names = tuple(label for label in earlier.classes if label in classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, Dataset, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LeftOut, printable
-from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.datasets.walk import walk
+from secondlook.indexer.embedding.embedding import BATCH, embedded_batches
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.engines import Encoding, ImageEncoder
 
-BATCH = 64
 MOST = 2000
 """Images of each dataset that are looked at, evenly spread over it."""
 
@@ -44,13 +45,16 @@ def load_unknown(name: str, split: str, data_root: Path | None = None) -> Datase
     )
 
 
-def unknown_kinds(encoder: ImageEncoder, named: Sequence[Dataset], progress: Progress = silent) -> dict[str, Encoding]:
+def unknown_kinds(
+    encoder: ImageEncoder, named: Sequence[Dataset], progress: Progress = silent, kept: KeptFeatures | None = None
+) -> dict[str, Encoding]:
     """What an encoder says of each kind of unknown images: those that are made here, and some of each dataset.
 
     Raises:
         DatasetError: too many images of a dataset are unreadable.
     """
     engine = encoder.engine
+    kept = kept or KeptFeatures(None, engine.dim)
     made = synthetic_images(engine.size)
     found = {
         kind: _joined([engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
@@ -60,10 +64,11 @@ def unknown_kinds(encoder: ImageEncoder, named: Sequence[Dataset], progress: Pro
         count = len(dataset.labels)
         positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
         parts, done = [], 0
-        for _, images in batches(dataset, positions, encoder.geometry, BATCH):
-            parts.append(engine.encode(images))
-            done += len(images)
-            progress("unknown", done, len(positions))
+        with closing(embedded_batches(dataset, positions, encoder, kept)) as batches:
+            for batch in batches:
+                parts.append(batch.copies[0].encoding)
+                done += len(batch.positions)
+                progress("unknown", done, len(positions))
         if not parts:
             raise DatasetError(f"{dataset.name} has no readable images: name a folder that has some with --unknown")
         found[dataset.name] = _joined(parts)

@@ -19,13 +19,14 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.fold import FoldedDataset, fold
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import Reason
+from secondlook.indexer.embedding.chunks import Arrays
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
     MANIFEST,
-    Arrays,
     Plan,
     ShardInfo,
     chunk_ranges,
@@ -120,6 +121,7 @@ def merge(
     options: IndexOptions,
     journal: Journal | None = None,
     progress: Progress = silent,
+    counts: Counts | None = None,
 ) -> str:
     """Make a bundle below ``root`` of parts of a dataset, as ``index`` does of the dataset itself; its generation.
 
@@ -147,12 +149,12 @@ def merge(
     if journal is not None:
         dataset = fold(dataset, journal)
 
-    def gather(dataset: Dataset, encoder: PreparedEncoder, progress: Progress) -> EmbeddedEntries:
+    def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
         with tempfile.TemporaryFile(dir=root) as file:
-            return _gather(parts, held, dataset, encoder, progress, file)
+            return _gather(parts, held, dataset, encoder, kept, progress, file)
 
     options = replace(options, mirror=plan.mirror, thumbnails=plan.thumbnails)
-    return index(dataset, root, FromBundle(source, generation), options, progress, gather)
+    return index(dataset, root, FromBundle(source, generation), options, progress, gather, counts=counts)
 
 
 def _gather(
@@ -160,6 +162,7 @@ def _gather(
     held: NDArray[np.int64],
     dataset: Dataset,
     encoder: PreparedEncoder,
+    kept_features: KeptFeatures,
     progress: Progress,
     file: IO[bytes],
 ) -> EmbeddedEntries:
@@ -201,7 +204,9 @@ def _gather(
     taught: Iterable[bytes] = ()
     if isinstance(dataset, FoldedDataset):
         new = np.arange(len(dataset.kept), len(dataset.labels))
-        more = embed_entries(dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails)
+        more = embed_entries(
+            dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails, kept=kept_features
+        )
         file.write(more.keys.data)
         taught = more.sheets
         found.append(replace(more, sheet=np.where(more.sheet >= 0, more.sheet + sheets, -1)))

@@ -22,25 +22,22 @@ same shard do each other no harm.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-import secrets
-import zipfile
-import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.embedding.chunks import DAMAGED, Arrays, packed, unpacked, write_whole
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder, prepared
-from secondlook.indexer.embedding.entries import BATCH, embed_entries
+from secondlook.indexer.embedding.entries import embed_entries
+from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
 from secondlook.indexer.progress import Progress, silent
+from secondlook.model.bundles.bundle import OpenEncoder
 from secondlook.model.bundles.files import encoder_id, read_manifest
 from secondlook.model.bundles.locks import fsync
 from secondlook.model.bundles.root import active_generation
@@ -53,7 +50,6 @@ CHUNK = 16 * BATCH
 MANIFEST = "shard.json"
 NEEDED = ("keys", "positions", "mirrored", "pixels", "luma", "colours", "unreadable", "reasons", "whys")
 """What a file of another version might not have."""
-Arrays = dict[str, NDArray[Any]]
 
 
 class Plan(BaseModel):
@@ -164,10 +160,16 @@ class Shards:
         )
 
     @cached_property
+    def _opened(self) -> OpenEncoder:
+        return self._source.open(self._dataset, self._threads)
+
+    @cached_property
     def _encoder(self) -> PreparedEncoder:
-        opened = self._source.open(self._dataset, self._threads)
-        self._lease = opened.lease
-        return prepared(opened, self._dataset)
+        return prepared(self._opened, self._dataset)
+
+    @cached_property
+    def _kept(self) -> KeptFeatures:
+        return keeping_of(self._source.root, self._opened)
 
     def unfinished(self) -> list[int]:
         """The shards that are yet to be embedded, or to be embedded further.
@@ -195,7 +197,7 @@ class Shards:
         if read_info(folder) is None:
             for stray in folder.glob("*.npz"):  # nothing says what they are of
                 stray.unlink()
-        _replace(folder / MANIFEST, _as_json(ShardInfo(plan=self.plan, shard=shard)))
+        write_whole(folder / MANIFEST, _as_json(ShardInfo(plan=self.plan, shard=shard)))
         fsync(self._parts)
         ranges = chunk_ranges(self.plan.images, self.plan.shards, shard)
         total = sum(map(len, ranges.values()))
@@ -206,13 +208,13 @@ class Shards:
             if arrays is None:
                 embedded = self._embed(positions, lambda _, now, __: progress("embed", done + now, total))  # noqa: B023
                 if not (folder / name).exists():  # another process may have been here meanwhile
-                    _replace(folder / name, embedded)
+                    write_whole(folder / name, embedded)
             else:
                 progress("embed", done + len(positions), total)
             content = (folder / name).read_bytes()
             files[name] = FileInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())
             done += len(positions)
-        _replace(folder / MANIFEST, _as_json(ShardInfo(plan=self.plan, shard=shard, files=files)))
+        write_whole(folder / MANIFEST, _as_json(ShardInfo(plan=self.plan, shard=shard, files=files)))
         return True
 
     def _is_finished(self, shard: int) -> bool:
@@ -245,6 +247,7 @@ class Shards:
             progress,
             mirror=self.plan.mirror,
             thumbnails=self.plan.thumbnails,
+            kept=self._kept,
         )
         sheets = list(embedded.sheets)
         unreadable = np.setdiff1d(images, embedded.positions)
@@ -268,9 +271,7 @@ class Shards:
         if isinstance(self._dataset, FolderDataset):
             digests = b"".join(map(self._dataset.digest, positions))
             arrays["digests"] = np.frombuffer(digests, np.uint8).reshape(-1, hashlib.sha256().digest_size)
-        content = io.BytesIO()
-        np.savez(content, **arrays)  # type: ignore[arg-type] # numpy's own flag is among the keywords
-        return content.getvalue()
+        return packed(arrays)
 
 
 def read_info(folder: Path) -> ShardInfo | None:
@@ -303,20 +304,10 @@ def read_chunk(path: Path, info: FileInfo | None = None, names: tuple[str, ...] 
     if info is not None and info != FileInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest()):
         raise damaged
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or dict.fromkeys((*NEEDED, *arrays.files))}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return unpacked(content, names, NEEDED)
+    except DAMAGED as error:
         raise damaged from error
 
 
 def _as_json(info: ShardInfo) -> bytes:
     return (info.model_dump_json(indent=1) + "\n").encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_bytes(content)
-    fsync(temporary)
-    os.replace(temporary, path)
-    fsync(path.parent)

@@ -15,7 +15,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches, read_all
 from secondlook.indexer.embedding.encoders import TRAINED, OpenNetwork, PreparedEncoder, best_device, other_classes
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.files import ENCODER, NETWORK, file_sha256
+from secondlook.model.bundles.files import ENCODER, NETWORK, encoder_files, encoder_id_of, file_sha256
 from secondlook.model.errors import DatasetError, EngineError, RecipeError
 from secondlook.model.manifest import NetworkInfo
 from secondlook.model.networks.cifar_recipes import cifar_recipe
@@ -114,7 +114,20 @@ class FromCifar:
             mirrored.network.pixel_mean = mirrored.network.pixel_mean.flip(-1)
             mirrored.network.pixel_std = mirrored.network.pixel_std.flip(-1)
             mirror_engine = TorchEngine(mirrored, CIFAR.geometry.size, device, bfloat16=info.bfloat16)
-        return PreparedEncoder(engine, info, recipe, CIFAR, dataset.own_classes, mirror_engine, file.trained)
+        # A key of a mirrored image under mirrored statistics, or one in bfloat16, is another one.
+        is_kept = mirror_engine is None and not info.bfloat16
+        features = encoder_id_of(encoder_files(folder), CIFAR.geometry)
+        return PreparedEncoder(
+            engine,
+            info,
+            recipe,
+            CIFAR,
+            dataset.own_classes,
+            mirror_engine,
+            file.trained,
+            features=features if is_kept else None,
+            logits_from=features,
+        )
 
 
 def open_cifar(path: Path, dataset: Dataset, test: Callable[[], Dataset] | None = None) -> NetworkFile:

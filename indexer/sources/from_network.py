@@ -21,12 +21,12 @@ from secondlook.indexer.fitting.preprocessing import losses, measure
 from secondlook.indexer.fitting.race import MOST
 from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, encoder_files, encoder_id_of
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.manifest import NetworkInfo
 from secondlook.model.networks.classes import ClassMatch, Groups, match_classes, read_class_map
-from secondlook.model.networks.encoder_graph import export_encoder
+from secondlook.model.networks.encoder_graph import export_encoder, features_id
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, check_recipe, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -103,7 +103,15 @@ class FromNetwork:
         )
         wants_linear = match is None and self._wants_linear(dataset)
         return PreparedEncoder(
-            engine, info, recipe, network.preprocess, opened.classes, proof=proof, wants_linear=wants_linear
+            engine,
+            info,
+            recipe,
+            network.preprocess,
+            opened.classes,
+            proof=proof,
+            features=features_id(network, recipe, projection),
+            logits_from=encoder_id_of(encoder_files(folder), network.preprocess.geometry) if engine.classes else "",
+            wants_linear=wants_linear,
         )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:

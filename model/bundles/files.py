@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,8 @@ ENCODER, NETWORK, KEYS, VALUES, ENTRIES, DIRECTIONS, FOLDED_KEYS = (
 )
 
 ENCODER_DATA = f"{ENCODER}{DATA}"
+FEATURES = "features"
+"""A root's folder of what was embedded, by encoder; may be removed at any time."""
 REQUIRED = (ENCODER, VALUES, ENTRIES)
 
 
@@ -100,13 +102,34 @@ def encoder_id(manifest: Manifest) -> str:
     It is the graph's own SHA-256 where its weights are in it and images cover the encoder's size, as they all did once:
     journals keep keys by it.
     """
-    files, geometry = manifest.files, manifest.preprocess.geometry
+    return encoder_id_of(manifest.files, manifest.preprocess.geometry)
+
+
+def encoder_id_of(files: Mapping[str, FileInfo], geometry: Geometry) -> str:
+    """The same, of a bundle's files, and how images are brought to its encoder."""
     encoder = files[ENCODER].sha256
     if ENCODER_DATA in files:
         encoder = hashlib.sha256(f"{encoder} {files[ENCODER_DATA].sha256}".encode()).hexdigest()
     if geometry == Geometry.covering(*geometry.size):
         return encoder
     return hashlib.sha256(f"{encoder} {json.dumps(asdict(geometry))}".encode()).hexdigest()
+
+
+def encoder_files(folder: Path) -> dict[str, FileInfo]:
+    """Those of an encoder in a folder."""
+    return {name: file_info(folder / name) for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()}
+
+
+def features_of(manifest: Manifest) -> str | None:
+    """The name of the folder of what a bundle's encoder embedded before, whatever its head is; None = nothing is kept.
+
+    A GPU that runs an encoder in bfloat16 makes other keys than a processor does: those are not kept.
+    """
+    if manifest.network.bfloat16:
+        return None
+    if manifest.features is None and manifest.head != "linear":
+        return encoder_id(manifest)
+    return manifest.features
 
 
 def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:

@@ -12,8 +12,11 @@ On a file system without locks, nothing is ever removed, and that only one proce
     ROOT/<generation>/  a bundle (model.bundles.bundle)
     ROOT/jobs/          records of the rebuilds that servers ran (service.generations.records)
     ROOT/parts/         embedded shards (indexer.sharding.shards)
+    ROOT/features/      what was embedded, by encoder (indexer.embedding.kept_features): removed with the last bundle of
+                        an encoder; may be removed at any time
     ROOT/.primary/      locked by the one server that puts what was taught into Milvus (service.generations.cluster)
     ROOT/taught.sqlite  the journal (model.journal)
+    ROOT/photos.json    which photos it was made of, and with which network (indexer.photos)
 
 Nothing is written to a folder that has other things and none of these: ``require_root`` is asked first.
 """
@@ -30,13 +33,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from secondlook.model.bundles.locks import fsync, lock_folder, lock_if_any, root_lock
+from secondlook.model.bundles.old_features import features_in, remove_features
 from secondlook.model.errors import BundleError
 from secondlook.model.manifest import GENERATION, MANIFEST
 
 CURRENT, PREVIOUS, REFUSED = "CURRENT", "PREVIOUS", "REFUSED"
 
 OWN = re.compile(
-    rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
+    rf"{CURRENT}|{PREVIOUS}|{REFUSED}|jobs|parts|features|photos\.json|\.primary|taught\.sqlite.*|{GENERATION.pattern}"
     rf"|\.{GENERATION.pattern}\.draft|\.{CURRENT}\..*"
 )
 """Names of what is kept in a root."""
@@ -180,13 +184,13 @@ def activate(root: Path, generation: str) -> None:
                     _point(root, PREVIOUS, replaced)
             _point(root, CURRENT, generation)
             if generation in (named := _refused(root)):
-                _write(root, REFUSED, sorted(named - {generation}))
+                write_lines(root, REFUSED, sorted(named - {generation}))
     except OSError as error:
         raise BundleError(f"{root}/{CURRENT} cannot be replaced: {error.strerror}") from error
 
 
 def _point(root: Path, pointer: str, generation: str) -> None:
-    _write(root, pointer, [generation])
+    write_lines(root, pointer, [generation])
 
 
 def refuse(root: Path, generation: str) -> None:
@@ -197,7 +201,7 @@ def refuse(root: Path, generation: str) -> None:
     """
     try:
         with root_lock(root):
-            _write(root, REFUSED, sorted({*_refused(root), generation}))
+            write_lines(root, REFUSED, sorted({*_refused(root), generation}))
     except OSError as error:
         raise BundleError(f"{root}/{REFUSED} cannot be written: {error.strerror}") from error
 
@@ -211,7 +215,12 @@ def _refused(root: Path) -> set[str]:
     return {*named} & {*generations(root)}
 
 
-def _write(root: Path, name: str, lines: list[str]) -> None:
+def write_lines(root: Path, name: str, lines: list[str]) -> None:
+    """Write a small file of a root: whole or not at all, and on the disk.
+
+    Raises:
+        OSError: the root cannot be written.
+    """
     temporary = root / f".{CURRENT}.{secrets.token_hex(4)}"
     try:
         temporary.write_text("".join(f"{line}\n" for line in lines))
@@ -236,6 +245,7 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
         BundleError: the root cannot be written.
     """
     removed = []
+    gone: set[str] = set()
     try:
         with root_lock(root):
             spared = {named for pointer in (CURRENT, PREVIOUS) if (named := _named(root, pointer))}
@@ -244,9 +254,12 @@ def prune(root: Path, keep: int, among: Collection[str] | None = None) -> list[s
             for generation in sorted(good[:-keep] + (bad[:-1] if keep else [])):
                 if among is not None and generation not in among:
                     continue
+                features = _features(root, generation)
                 if generation not in spared and _retire(root, generation):
                     removed.append(generation)
+                    gone |= features
             _sweep(root)
+            remove_features(root, generations(root), gone)
     except OSError as error:
         raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
     return removed
@@ -274,11 +287,20 @@ def remove(root: Path, generation: str) -> None:
                     f"{root} is on a file system without locks, so whether generation {generation} is open cannot be "
                     "told: stop what uses it and delete its folder"
                 )
+            features = _features(root, generation)
             if not _retire(root, generation):
                 raise BundleError(f"generation {generation} is open in another process: end that first")
             _sweep(root)
+            remove_features(root, generations(root), features)
     except OSError as error:
         raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
+
+
+def _features(root: Path, generation: str) -> set[str]:
+    """What the generation's encoder embedded, by name; none where its manifest is damaged."""
+    with suppress(BundleError):
+        return features_in(root, [generation])
+    return set()
 
 
 def _retire(root: Path, generation: str) -> bool:

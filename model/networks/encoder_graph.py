@@ -8,7 +8,10 @@ them. Needs onnx, never torch.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
 from secondlook.model.networks.onnx_walk import pruned
-from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save
+from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save, weights_sha256
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -114,6 +117,18 @@ def export_encoder(
     engine = OnnxEngine(path)
     prove(engine, network, recipe, images[:5], projection, groups)
     return engine
+
+
+def features_id(network: OnnxNetwork, recipe: Recipe, projection: Floats | None = None) -> str:
+    """What keys depend on, whatever the head is, in hexadecimal: the graph that gives them, and the geometry.
+
+    Raises:
+        RecipeError: as for ``encoder_graph``.
+    """
+    graph = encoder_graph(network, recipe, projection, head=False)
+    geometry = json.dumps(asdict(network.preprocess.geometry))
+    nodes = hashlib.sha256(graph.model.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(f"{nodes} {weights_sha256(graph)} {geometry}".encode()).hexdigest()
 
 
 def prove(

@@ -62,6 +62,19 @@ def take_out_linear_head(path: Path) -> OnnxEngine:
     return OnnxEngine(path)
 
 
+def linear_head_of(path: Path) -> tuple[Floats, Floats]:
+    """The weights (C,D) and the bias (C,) of an encoder's linear head.
+
+    Raises:
+        EngineError: it has none.
+    """
+    tensors = {tensor.name: tensor for tensor in load_model(path, load_external_data=False).graph.initializer}
+    if not {WEIGHTS, BIAS} <= tensors.keys():
+        raise EngineError(f"{path.name} has no linear head: index again with --network and --head linear")
+    weights, bias = (np.asarray(numpy_helper.to_array(tensors[name]), np.float32) for name in (WEIGHTS, BIAS))
+    return np.ascontiguousarray(weights.T), bias
+
+
 def prove_linear_head(engine: OnnxEngine, images: NDArray[np.uint8], keys: Floats, head: tuple[Floats, Floats]) -> None:
     """Hold an encoder with a linear head to what it said of images (n,H,W,3) without: at once, and one by one.
 

@@ -31,8 +31,8 @@ from secondlook.commands.shared.options import (
 from secondlook.indexer.datasets.folders import FolderDataset, load_photos
 from secondlook.indexer.datasets.left_out import Reason, check_ending, printable
 from secondlook.indexer.datasets.reading import batches
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import best_device
-from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.sources.from_network import shown_name
 from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Predictor

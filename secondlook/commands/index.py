@@ -34,6 +34,7 @@ from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
+from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.fitting.unknown import load_unknown
 from secondlook.indexer.index import IndexOptions
 from secondlook.indexer.index import index as build
@@ -210,6 +211,7 @@ def index(
             trained=trained,
         )
         journal = Journal(root) if with_taught else None
+        counts = Counts()
         if address is not None:
             folder = parts or root / PARTS
             source, count = FromBundle(_encoder_root(root)), shards or default_shards(len(images.labels))
@@ -221,21 +223,25 @@ def index(
                 skip_empty=skip_empty,
             )
             embed_on_ray(address, job, workers, progress)
-            generation = merge(images, open_parts(folder), root, _encoder_root(root), options, journal, progress)
+            opened = open_parts(folder)
+            generation = merge(images, opened, root, _encoder_root(root), options, journal, progress, counts)
             if parts is None:
                 shutil.rmtree(folder)
         elif merging:
             assert parts is not None
-            generation = merge(images, open_parts(parts), root, _encoder_root(root), options, journal, progress)
+            opened = open_parts(parts)
+            generation = merge(images, opened, root, _encoder_root(root), options, journal, progress, counts)
         else:
             if journal is not None:
                 images = fold(images, journal)
             test = lambda: load(dataset, "test", data_root, limits)  # noqa: E731 - read by few networks
             encoder = _encoder_source(root, network, recipe, preprocess, class_map, head, test, mirror=mirror)
-            generation = build(images, root, encoder, options, progress)
+            generation = build(images, root, encoder, options, progress, counts=counts)
         if not no_activate:
             activate(root, generation)
     manifest = read_manifest(root, generation)
+    if counts.embedded or counts.known:
+        click.echo(counts.said(), err=True)
     for line in _what_was_built(manifest):
         click.echo(line, err=True)
     left_out = tell_left_out([given], left_out_file)
@@ -245,6 +251,8 @@ def index(
         of = manifest.dataset
         print_json(
             generation=generation,
+            embedded=counts.embedded,
+            known=counts.known,
             left_out=left_out.counts(),
             duplicates=of.duplicates,
             in_two_classes=of.in_two_classes,

@@ -20,7 +20,7 @@ from secondlook.commands.shared.options import (
     tell_left_out,
 )
 from secondlook.indexer.datasets.datasets import load
-from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.folders import FolderDataset, no_class_folders
 from secondlook.indexer.fitting.drawn import draw
 from secondlook.indexer.fitting.pooling import PoolChoice, best_pool
 from secondlook.indexer.fitting.preprocessing import measure
@@ -118,7 +118,7 @@ def _measured(
 ) -> Measured:
     dataset = load(str(folder), split, None, limits)
     if not isinstance(dataset, FolderDataset):
-        raise DatasetError(f"{folder} has no class folders: expected {folder}/<class>/<image>")
+        raise no_class_folders(folder)
     match = match_classes(dataset.classes, found.classes, class_map)
     if not isinstance(found, OnnxNetwork):
         return Measured(None, match, None)

@@ -22,8 +22,9 @@ COMMAND = re.compile(r"^\$ (.*?)(?: +# .*)?$", re.MULTILINE)
 
 
 def console(page: str) -> list[str]:
-    """The commands of a page's first console block."""
-    found = re.search(r"^```console\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    """The commands of a page's block that begins with a network."""
+    text = (ROOT / page).read_text()
+    found = re.search(r"^```console\n(\$ secondlook network .*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return COMMAND.findall(found[1])
 

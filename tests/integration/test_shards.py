@@ -15,8 +15,8 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.embedding.entries import BATCH
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sharding.merge import merge, open_parts
 from secondlook.indexer.sharding.shards import Shards, read_chunk, read_info, shard_folder
@@ -62,6 +62,11 @@ def merged(
     return open_bundle(root, merge(dataset, open_parts(parts), root, root, options, journal))
 
 
+def plain(dataset: Dataset, root: Path, folder: Path, options: IndexOptions) -> Bundle:
+    """The bundle of one process, where nothing was embedded before."""
+    return open_bundle(folder / "plain", index(dataset, folder / "plain", FromBundle(root), options))
+
+
 def keys_of(bundle: Bundle) -> np.ndarray:
     return np.concatenate([keys for keys, _ in bundle.store.chunks()])
 
@@ -103,7 +108,7 @@ def test_shards_merge_into_what_one_process_makes(
     embed(dataset, root, tmp_path / "parts", shards, mirror=options.mirror)
     bundle = merged(dataset, root, tmp_path / "parts", replace(options, mirror=False))
     assert bundle.manifest.dataset.unreadable == ("green/040.png",)
-    assert_same(bundle, open_bundle(root, index(dataset, root, FromBundle(root), options)))
+    assert_same(bundle, plain(dataset, root, tmp_path, options))
 
 
 def test_images_in_memory_are_split_too(tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_images_in_memory_are_split_too(tiny_bundle: Path, folder: Path, tmp_pat
     dataset = ArrayDataset("memory", "train", files.classes, files.labels[order], pixels, [f"{i}.png" for i in order])
     embed(dataset, root, tmp_path / "parts", 2)
     bundle = merged(dataset, root, tmp_path / "parts", IndexOptions())
-    assert_same(bundle, open_bundle(root, index(dataset, root, FromBundle(root), IndexOptions())))
+    assert_same(bundle, plain(dataset, root, tmp_path, IndexOptions()))
 
 
 def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -193,8 +198,8 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     (shard_folder(parts, 0) / ".00000002.npz.abcd").write_bytes(b"never renamed")
     embed(dataset, root, parts, 1)
     assert (shard_folder(parts, 0) / "00000000.npz").stat().st_ino == kept[shard_folder(parts, 0) / "00000000.npz"]
-    plain = open_bundle(root, index(dataset, root, FromBundle(root), FIXED))
-    assert_same(merged(dataset, root, parts), plain)
+    expected = plain(dataset, root, tmp_path, FIXED)
+    assert_same(merged(dataset, root, parts), expected)
 
     # What is finished is not done again; a file that is gone is.
     before = {path: path.stat().st_mtime_ns for path in shard_folder(parts, 0).iterdir()}
@@ -202,13 +207,13 @@ def test_a_shard_that_was_stopped_goes_on_after_its_last_file(tiny_bundle: Path,
     assert {path: path.stat().st_mtime_ns for path in shard_folder(parts, 0).iterdir()} == before
     (shard_folder(parts, 0) / "00000003.npz").unlink()
     assert Shards(dataset, FromBundle(root), parts, 1).write(0)
-    assert_same(merged(dataset, root, parts), plain)
+    assert_same(merged(dataset, root, parts), expected)
 
     # Files that no manifest speaks for are embedded anew.
     (shard_folder(parts, 0) / "shard.json").unlink()
     np.savez(shard_folder(parts, 0) / "00000001.npz", **read_chunk(shard_folder(parts, 0) / "00000000.npz"))  # type: ignore[arg-type]
     embed(dataset, root, parts, 1)
-    assert_same(merged(dataset, root, parts), plain)
+    assert_same(merged(dataset, root, parts), expected)
 
 
 def test_what_shards_left_out_is_told_by_the_merge(tiny_bundle: Path, tmp_path: Path) -> None:

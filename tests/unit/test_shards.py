@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.indexer.embedding.entries import BATCH
+from secondlook.indexer.embedding.embedding import BATCH
 from secondlook.indexer.sharding.shards import CHUNK, chunk_ranges, shard_range
 
 

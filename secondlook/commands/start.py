@@ -1,0 +1,165 @@
+"""``secondlook start``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sqlite3
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from secondlook.commands.serve import PROGRAM
+from secondlook.commands.shared.network_options import network_help, network_source
+from secondlook.commands.shared.options import bundles_option, json_option, print_json, reporting
+from secondlook.commands.shared.photos_report import PhotosReport
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.photos import Noted, Photos, look, root_name
+from secondlook.indexer.progress import Progress
+from secondlook.model.bundles.files import read_manifest
+from secondlook.model.bundles.home import bundles_home, local_key
+from secondlook.model.bundles.milvus_generations import activate
+from secondlook.model.bundles.root import active_generation, prune, require_root
+from secondlook.model.errors import BundleError, HomeError, JournalError
+from secondlook.model.images import Limits
+from secondlook.model.journal import Journal
+from secondlook.model.networks.backbones import DEFAULT_BACKBONE
+from secondlook.service.http.hosts import is_loopback, tell_at_start
+from secondlook.service.processes.listening import bind
+from secondlook.service.settings import Settings, read_settings
+from secondlook.service.shortage import causes
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk that is full, or of which this user has a share that is."""
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.option(
+    "--network",
+    metavar="NETWORK",
+    help=f"{network_help}.  [default: what the photos were indexed with before, or {DEFAULT_BACKBONE}]",
+)
+@bundles_option
+@click.option("--host", help="Address to listen on.  [env: SECONDLOOK_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [env: SECONDLOOK_PORT]")
+@click.option("--no-serve", is_flag=True, help="Index and report, and serve nothing.")
+@click.option("--no-open", is_flag=True, help="Open no browser.")
+@json_option
+def start(
+    photos: Path,
+    network: str | None,
+    root: Path | None,
+    host: str | None,
+    port: int | None,
+    no_serve: bool,
+    no_open: bool,
+    as_json: bool,
+) -> None:
+    """Make a classifier of PHOTOS, a folder with a folder of photos for each class, and serve it.
+
+    Says how well each class is told and what to do next. Run again, it goes on: only new photos are looked at, and
+    what was taught stays.
+    """
+    root = root or bundles_home() / root_name(photos.expanduser())
+    require_root(root)
+    given: dict[str, Any] = {"host": host, "port": port}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = read_settings(bundles=root, data=photos.expanduser().resolve().parent, **given)
+    found = look(photos, Limits(settings.max_pixels))
+    # Bound before the work and not after it, so that a port that is taken is said at once.
+    listening = [] if no_serve else bind(settings.host, settings.port)
+    with _written_below(root), reporting("auto") as progress:
+        generation = bring_up_to_date(found, root, network, settings.keep_generations, progress)
+    report = PhotosReport.of(found, root, read_manifest(root, generation))
+    if as_json:
+        print_json(**report.as_dict())
+    else:
+        report.show()
+    sys.stdout.flush()
+    if not no_serve:
+        _serve(settings, listening, opens=not no_open)
+
+
+def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int, progress: Progress) -> str:
+    """Index what is not indexed yet; the active generation.
+
+    Raises:
+        SecondlookError: as ``indexer.index.index`` and ``activate``.
+    """
+    before = Noted.read(root)
+    if network is not None and Path(network).is_file():
+        network = os.fspath(Path(network).resolve())
+    name = network or (before.network if before is not None else DEFAULT_BACKBONE)
+    now = Noted.of(photos, name)
+    if before == now:
+        return active_generation(root)
+    is_same = before is not None and (before.network, before.network_stamp) == (now.network, now.network_stamp)
+    source: EncoderSource = FromBundle(root) if is_same else network_source(name, None)
+    images = fold(photos.dataset, Journal(root))
+    generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress)
+    activate(root, generation)
+    now.write(root)
+    if keep:
+        prune(root, keep)
+    return generation
+
+
+@contextmanager
+def _written_below(root: Path) -> Iterator[None]:
+    """Say of what cannot be written where that is, and what to do.
+
+    Raises:
+        BundleError: something cannot be written below the root.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error, BundleError, JournalError) as error:
+        why = next((one for one in causes(error) if isinstance(one, OSError | sqlite3.Error)), None)
+        named = getattr(error, "filename", None)
+        if why is None or "--bundles" in str(error) or (named is not None and not Path(named).is_relative_to(root)):
+            raise
+        is_full = "full" in str(why) or (isinstance(why, OSError) and why.errno in FULL)
+        said = str(error) if why is not error else f"{root} cannot be written: {getattr(why, 'strerror', None) or why}"
+        what = "free some space there, or name a folder on another disk" if is_full else "name another folder"
+        raise BundleError(f"{said}: {what} with --bundles") from error
+
+
+def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -> None:
+    """Serve with the user's own key where nobody else reaches the server and no other key is named."""
+    from secondlook.service.processes.home import page
+    from secondlook.service.processes.serve import announce, run
+
+    is_ours = is_loopback(settings.host) and settings.admin_key is None and settings.keys_file is None
+    if is_ours:
+        try:
+            settings = settings.model_copy(update={"admin_key": SecretStr(local_key())})
+        except HomeError as error:
+            click.echo(f"this server cannot be taught: {error}", err=True)
+            is_ours = False
+
+    def ready(address: str) -> None:
+        tell_at_start(settings)
+        announce(settings, address, shows_key=is_ours)
+        if opens and has_display():
+            link = page(address, settings, shows_key=is_ours)
+            threading.Thread(target=webbrowser.open, args=(link,), name="browser", daemon=True).start()
+
+    run(settings, PROGRAM, listening, ready)
+
+
+def has_display() -> bool:
+    """Whether somebody sits before this terminal who sees a browser's window that it opens."""
+    if not sys.stderr.isatty() or os.environ.keys() & {"SSH_CONNECTION", "SSH_TTY"}:
+        return False
+    return sys.platform in ("darwin", "win32") or bool(os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"})

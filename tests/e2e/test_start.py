@@ -1,0 +1,255 @@
+"""A folder of photos is enough: ``secondlook start PHOTOS``, as a person types it, and what comes after."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import until
+from tests.images_for_tests import make_folder, make_image, picture, striped
+from tests.networks_for_tests import colour_backbone, written
+
+READY = re.compile(r"ready: (http://127\.0\.0\.1:\d+)/#key=(\S+)")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that tells colours in a moment, and has no head."""
+    return written(colour_backbone(), tmp_path_factory.mktemp("networks"), "backbone")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "photos", per_class=12)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user who has set nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
+    return kept | {"XDG_DATA_HOME": str(tmp_path / "home")}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "secondlook", "start", *map(str, arguments)]
+
+
+def report(environment: dict[str, str], *arguments: object) -> Any:
+    """What is reported of photos, and nothing is served."""
+    ended = subprocess.run(
+        command(*arguments, "--no-serve", "--json"), env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@contextmanager
+def started(environment: dict[str, str], *arguments: object) -> Iterator[httpx.Client]:
+    """A client of what is served, with the key of its link."""
+    log = Path(environment["XDG_DATA_HOME"]).parent / "start.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command(*arguments, "--port", 0), env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        until(lambda: READY.search(log.read_text()) or process.poll() is not None, 240)
+        ready = READY.search(log.read_text())
+        assert ready is not None, log.read_text()
+        with httpx.Client(base_url=ready[1], headers={"Authorization": f"Bearer {ready[2]}"}, timeout=60) as client:
+            yield client
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def label(client: httpx.Client, image: bytes) -> str:
+    return str(client.post("/v1/predict", files={"file": image}).json()["predictions"][0]["label"])
+
+
+def test_photos_are_learned_reported_and_served_and_what_is_taught_stays(
+    photos: Path, backbone: Path, home: dict[str, str]
+) -> None:
+    with started(home, photos, "--network", backbone) as client:
+        said = (Path(home["XDG_DATA_HOME"]).parent / "start.log").read_text()
+        assert "photos: 36 photos of 3 classes" in said
+        assert "what to do next:\n- nothing stands out" in said
+        assert label(client, make_image("green", (64, 48), "JPEG", seed=7)) == "green"
+        first = client.get("/v1/model").json()
+        assert (first["head"], first["classes"]) == ("linear", ["blue", "green", "red"])
+        for seed in range(3):
+            taught = client.post("/v1/entries", files={"file": striped(seed)}, data={"label": "striped"})
+            assert taught.status_code == 201, taught.text
+        assert label(client, striped(9)) == "striped"
+
+    again = report(home, photos)
+    assert again["generation"] == first["generation"], "nothing has changed"
+    assert again["taught"] == 3
+
+    with started(home, photos) as client:
+        assert label(client, striped(9)) == "striped"
+        picture("red", seed=77).save(photos / "red" / "new.png")
+        job = client.post("/v1/admin/rebuild").json()
+        until(lambda: client.get(f"/v1/admin/jobs/{job['id']}").json()["state"] != "running", 240)
+        job = client.get(f"/v1/admin/jobs/{job['id']}").json()
+        assert job["state"] == "succeeded", job
+        rebuilt = client.get("/v1/model").json()
+        assert rebuilt["dataset"]["images"] == 40, "36, a new one, and three that were taught"
+        assert rebuilt["classes"] == ["blue", "green", "red", "striped"]
+        assert label(client, striped(9)) == "striped"
+
+
+def test_photos_that_came_went_and_moved_are_seen(photos: Path, backbone: Path, home: dict[str, str]) -> None:
+    def counts(found: Any) -> dict[str, int]:
+        return {one["label"]: one["photos"] for one in found["classes"]}
+
+    first = report(home, photos, "--network", backbone)
+    assert counts(first) == {"blue": 12, "green": 12, "red": 12}
+    assert report(home, photos)["generation"] == first["generation"]
+    picture("red", seed=77).save(photos / "red" / "new.png")
+    (photos / "blue" / "000.png").unlink()
+    (photos / "green" / "000.png").rename(photos / "blue" / "moved.png")
+    second = report(home, photos)
+    assert second["generation"] > first["generation"]
+    assert counts(second) == {"blue": 12, "green": 11, "red": 13}
+    assert second["network"] == "backbone.onnx", "what it was started with stays"
+    (photos / "white").mkdir()
+    for i in range(12):
+        picture("red", (40, 36), seed=200 + i).point(lambda level: 255 - level // 8).save(photos / "white" / f"{i}.png")
+    third = report(home, photos)
+    assert counts(third) == {"blue": 12, "green": 11, "red": 13, "white": 12}
+    shutil.rmtree(photos / "green")
+    assert counts(report(home, photos)) == {"blue": 12, "red": 13, "white": 12}
+
+
+def test_another_network_is_another_index(photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path) -> None:
+    first = report(home, photos, "--network", backbone)
+    other = shutil.copyfile(backbone, tmp_path / "other.onnx")
+    second = report(home, photos, "--network", other)
+    assert (first["network"], second["network"]) == ("backbone.onnx", "other.onnx")
+    assert report(home, photos)["generation"] == second["generation"]
+
+
+@pytest.mark.parametrize("network", ["absent.onnx", "no-such-name"])
+def test_a_network_that_is_not_there_leaves_what_is(
+    network: str, photos: Path, backbone: Path, home: dict[str, str]
+) -> None:
+    first = report(home, photos, "--network", backbone)
+    ended = subprocess.run(
+        command(photos, "--network", network, "--no-serve"), env=home, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert report(home, photos)["generation"] == first["generation"]
+
+
+@pytest.mark.parametrize("after", ["", "measure", "embed", "head", "verify"])
+def test_ctrl_c_leaves_nothing_half_made_and_the_next_run_goes_on(
+    after: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "bundles"
+    with subprocess.Popen(
+        command(photos, "--network", backbone, "--bundles", root, "--no-serve"),
+        env=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        if after:
+            while f"\n{after}: " not in f"\n{said}" and (line := process.stderr.readline()):
+                said += line
+        else:
+            time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=120)
+    if process.returncode != 0:  # verified and over where it was late
+        assert process.returncode == 1
+        assert (said + rest).endswith("stopped\n")
+        assert "Traceback" not in rest
+    assert not list(root.glob(".*.draft"))
+    assert report(home, photos, "--bundles", root)["images"] == 36
+
+
+def test_a_full_disk_is_said_with_what_to_do(
+    photos: Path, backbone: Path, home: dict[str, str], small_disk: Callable[[str], Path]
+) -> None:
+    outcomes = set()
+    for size in ("40k", "72k", "88k", "104k", "8m"):
+        root = small_disk(f"size={size}") / "bundles"
+        ended = subprocess.run(
+            command(photos, "--network", backbone, "--bundles", root, "--no-serve"),
+            env=home,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        outcomes.add(ended.returncode)
+        if ended.returncode:
+            last = ended.stderr.splitlines()[-1]
+            assert "Traceback" not in ended.stderr
+            assert last.endswith("free some space there, or name a folder on another disk with --bundles"), last
+            assert not list(root.glob("2*")), "nothing half made"
+    assert outcomes == {0, 1}
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing", "/dev/null"])
+def test_without_a_home_to_write_to_another_folder_is_asked_for(
+    place: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    without = home | {"XDG_DATA_HOME": place}
+    ended = subprocess.run(
+        command(photos, "--network", backbone, "--no-serve"), env=without, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith("with --bundles")
+    assert "Traceback" not in ended.stderr
+    assert report(without, photos, "--network", backbone, "--bundles", tmp_path / "named")["images"] == 36
+
+
+def test_a_port_that_is_taken_is_said_before_the_work(photos: Path, backbone: Path, home: dict[str, str]) -> None:
+    with started(home, photos, "--network", backbone) as client:
+        ended = subprocess.run(
+            command(photos, "--port", client.base_url.port), env=home, capture_output=True, text=True, timeout=300
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: 127.0.0.1:")
+    assert ended.stderr.endswith("is taken by another program: end that, or choose another port with --port\n")
+
+
+def test_all_photos_alike_are_refused_and_one_photo_a_class_is_kept(
+    backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "alike" / name).mkdir(parents=True)
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "alike" / name / f"{i}.png").write_bytes(make_image("red"))
+    (tmp_path / "few" / "cat" / "1.png").write_bytes(make_image("red"))
+    (tmp_path / "few" / "dog" / "1.png").write_bytes(make_image("blue"))
+    ended = subprocess.run(
+        command(tmp_path / "alike", "--network", backbone, "--no-serve"),
+        env=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (ended.returncode, ended.stderr.count("Traceback")) == (1, 0)
+    assert "all 10 images of alike show the same picture: add different ones" in ended.stderr
+    few = report(home, tmp_path / "few", "--network", backbone)
+    assert {one["label"]: one["photos"] for one in few["classes"]} == {"cat": 1, "dog": 1}
+    assert few["next"][0] == "cat needs more photos: it has one photo only, 20 are a good start"

@@ -1,0 +1,448 @@
+"""What was embedded is kept: an index embeds what is new, and is otherwise what it would be."""
+
+import io
+import json
+import logging
+import shutil
+import sqlite3
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from secondlook.indexer.datasets.datasets import load
+from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.embedding import kept_features
+from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping_of
+from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.refit import refit
+from secondlook.indexer.sources.from_network import FromNetwork
+from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.files import features_of
+from secondlook.model.bundles.root import activate, prune, remove
+from secondlook.model.errors import DatasetError
+from secondlook.model.images import Limits
+from secondlook.model.journal import Journal, NewImage
+from tests.images_for_tests import COLOURS, make_image, make_shades, photos
+from tests.networks_for_tests import SIDE, colour_classifier, written
+
+FIXED = IndexOptions(parameters=Parameters(20.0, 0.5, 5))
+ALONE = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
+MIXED = IndexOptions()
+DAMAGED = "green/cut.png"
+
+
+@pytest.fixture
+def shades(tmp_path: Path) -> Path:
+    """Images of three classes, one of them cut short."""
+    folder = make_shades(tmp_path / "shades")
+    whole = (folder / "green" / "00.png").read_bytes()
+    (folder / DAMAGED).write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> FromNetwork:
+    folder = tmp_path_factory.mktemp("network")
+    (folder / "how.json").write_text(
+        json.dumps({"geometry": {"height": SIDE, "width": SIDE}, "arithmetic": {}, "is_certain": True})
+    )
+    return FromNetwork(str(written(colour_classifier(COLOURS), folder)), preprocess=folder / "how.json")
+
+
+@pytest.fixture(scope="module")
+def source(network: FromNetwork, tmp_path_factory: pytest.TempPathFactory) -> FromBundle:
+    """The same as a bundle's encoder, for which nothing is measured."""
+    folder = tmp_path_factory.mktemp("source")
+    return FromBundle(
+        folder / "root", index(load(str(make_shades(folder / "shades"))), folder / "root", network, FIXED)
+    )
+
+
+def built(
+    folder: Path, root: Path, source: EncoderSource, options: IndexOptions = MIXED, limits: Limits | None = None
+) -> tuple[Bundle, Counts]:
+    counts = Counts()
+    dataset = load(str(folder), limits=limits or Limits(10**6))
+    generation = index(dataset, root, source, options, counts=counts)
+    return open_bundle(root, generation), counts
+
+
+def keys(bundle: Bundle) -> np.ndarray[Any, Any]:
+    return np.concatenate([chunk for chunk, _ in bundle.store.chunks()])
+
+
+def table(bundle: Bundle) -> tuple[list[Any], list[Any]]:
+    """All entries, and the sheets."""
+    with sqlite3.connect(bundle.path / "entries.sqlite") as connection:
+        entries = connection.execute("SELECT * FROM entries JOIN images ON images.id = image ORDER BY 1").fetchall()
+        return entries, connection.execute("SELECT * FROM sheets ORDER BY id").fetchall()
+
+
+def pictures(bundle: Bundle) -> list[bytes | None]:
+    return [bundle.entries.thumbnail(entry) for i in range(bundle.entries.count) if (entry := bundle.entries.get(i))]
+
+
+def same(one: Bundle, other: Bundle) -> None:
+    """Hold one bundle to another one of the same images."""
+    assert one.entries.sources() == other.entries.sources()
+    assert one.store.values.tolist() == other.store.values.tolist()
+    np.testing.assert_allclose(keys(one), keys(other), atol=1e-6)
+    for name in ("dataset", "classes", "holdout", "features", "head", "recipe", "k", "lam", "theta"):
+        assert getattr(one.manifest, name) == getattr(other.manifest, name), name
+    with np.load(one.path / "looks.npz") as a, np.load(other.path / "looks.npz") as b:
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name], name)
+
+
+def test_an_index_made_again_embeds_nothing_and_is_the_same(shades: Path, tmp_path: Path, network: FromNetwork) -> None:
+    first, counts = built(shades, tmp_path / "root", network)
+    assert (counts.embedded, counts.known) == (90, 0)
+    again, counts = built(shades, tmp_path / "root", network)
+    assert (counts.embedded, counts.known) == (0, 90)
+    same(again, first)
+    assert table(again) == table(first)
+    assert again.manifest.dataset.unreadable == (DAMAGED,)
+    assert again.manifest.dataset.left_out == first.manifest.dataset.left_out == {"damaged": 1}
+    assert again.manifest.calibration == first.manifest.calibration
+
+
+def test_a_bundles_own_encoder_finds_them_too(shades: Path, tmp_path: Path, network: FromNetwork) -> None:
+    first, _ = built(shades, tmp_path / "root", network, FIXED)
+    again, counts = built(shades, tmp_path / "root", FromBundle(tmp_path / "root", first.manifest.generation), FIXED)
+    assert (counts.embedded, counts.known) == (0, 90)
+    same(again, first)
+
+
+def test_only_images_that_are_new_are_embedded_wherever_they_are(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    built(shades, tmp_path / "root", source, FIXED)
+    for i, image in enumerate(photos(3, 48)):
+        Image.fromarray(image).save(shades / ("blue", "green", "red")[i] / f"0{i}_new.png")
+    (shades / "red" / "07.png").rename(shades / "red" / "moved.png")
+    (shades / "red" / "08.png").unlink()
+    more, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert (counts.embedded, counts.known) == (3, 89)
+    fresh, counts = built(shades, tmp_path / "fresh", source, FIXED)
+    assert (counts.embedded, counts.known) == (92, 0)
+    same(more, fresh)
+    shown = [np.asarray(Image.open(io.BytesIO(png or b""))) for png in pictures(more)]
+    expected = [np.asarray(Image.open(io.BytesIO(png or b""))) for png in pictures(fresh)]
+    for picture, other in zip(shown, expected, strict=True):
+        assert np.abs(picture.astype(int) - other).mean() < 6
+    # No sheet has a picture that belongs to no entry.
+    entries, sheets = table(more)
+    with_places = {number: max(row[4] for row in entries if row[3] == number) + 1 for number, _, _ in sheets}
+    for number, height, jpeg in sheets:
+        assert Image.open(io.BytesIO(jpeg)).height == height * with_places[number]
+
+
+def test_another_head_finds_the_keys_and_the_networks_own_its_logits(
+    shades: Path, tmp_path: Path, network: FromNetwork
+) -> None:
+    whole, _ = built(shades, tmp_path / "root", network, FIXED)
+    without, counts = built(shades, tmp_path / "root", replace(network, head="none"), ALONE)
+    assert (whole.manifest.head, without.manifest.head) == ("network", "none")
+    assert (counts.embedded, counts.known) == (0, 90)
+    np.testing.assert_allclose(keys(whole), keys(without), atol=1e-6)
+    _, counts = built(shades, tmp_path / "other", replace(network, head="none"), ALONE)
+    _, counts = built(shades, tmp_path / "other", network, FIXED)
+    assert (counts.embedded, counts.known) == (90, 0)
+
+
+def test_a_linear_heads_logits_are_made_of_the_keys_that_are_kept(
+    shades: Path, tmp_path: Path, network: FromNetwork
+) -> None:
+    built(shades, tmp_path / "root", replace(network, head="none"), ALONE)
+    bundle, counts = built(shades, tmp_path / "root", replace(network, head="linear"))
+    assert (bundle.manifest.head, counts.embedded, counts.known) == ("linear", 0, 90)
+    dataset, counts = load(str(shades)), Counts()
+    everything = np.arange(len(dataset.labels))
+    asked = embed_queries(dataset, everything, bundle, kept=keeping_of(tmp_path / "root", bundle, counts))
+    assert (counts.embedded, counts.known) == (0, 90)
+    plain = embed_queries(dataset, everything, bundle)
+    np.testing.assert_allclose(asked.logits, plain.logits, atol=1e-4)
+    (dataset_again, counts), root = (load(str(shades)), Counts()), tmp_path / "root"
+    generation = index(dataset_again, root, FromBundle(root, bundle.manifest.generation), MIXED, counts=counts)
+    assert (open_bundle(root, generation).manifest.head, counts.embedded) == ("linear", 0)
+
+
+def test_mirrored_copies_are_embedded_beside_images_that_are_known(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    built(shades, tmp_path / "root", source, FIXED)
+    mirrored = replace(FIXED, mirror=True)
+    counting = _Counting(source)
+    both, _ = built(shades, tmp_path / "root", counting, mirrored)
+    assert counting.images == 90
+    fresh, _ = built(shades, tmp_path / "fresh", source, mirrored)
+    same(both, fresh)
+    again, counts = built(shades, tmp_path / "root", source, mirrored)
+    assert (counts.embedded, counts.known) == (0, 90)
+    same(again, fresh)
+
+
+class _Counting:
+    """A source whose engine counts what it embeds."""
+
+    def __init__(self, source: EncoderSource) -> None:
+        self._source, self.images = source, 0
+
+    def prepare(self, *given: Any) -> Any:
+        prepared = self._source.prepare(*given)
+        encode = prepared.engine.encode
+
+        def counted(images: Any) -> Any:
+            self.images += len(images)
+            return encode(images)
+
+        prepared.engine.encode = counted  # type: ignore[method-assign]
+        return prepared
+
+
+def test_thumbnails_are_made_of_known_images_without_embedding_them(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    none, _ = built(shades, tmp_path / "root", source, replace(FIXED, thumbnails=False))
+    assert set(pictures(none)) == {None}
+    for path in (tmp_path / "root" / "features").rglob("*.npz"):
+        with np.load(path) as arrays:
+            assert not len(arrays["sheets"])
+    counting = _Counting(source)
+    with_them, _ = built(shades, tmp_path / "root", counting, FIXED)
+    assert counting.images == 0
+    fresh, _ = built(shades, tmp_path / "fresh", source, FIXED)
+    assert table(with_them) == table(fresh)
+    again, _ = built(shades, tmp_path / "root", source, FIXED)
+    assert table(again) == table(fresh)
+
+
+def test_one_picture_in_two_files_is_embedded_once(shades: Path, tmp_path: Path, source: FromBundle) -> None:
+    for i in range(70):
+        shutil.copyfile(shades / "blue" / f"{i % 30:02d}.png", shades / "red" / f"z{i}.png")
+    bundle, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert (counts.embedded, counts.known) == (90, 70)
+    assert bundle.entries.count == 160
+
+
+def test_what_is_too_large_now_is_left_out_as_if_it_were_not_known(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    Image.fromarray(photos(1, 64)[0]).save(shades / "red" / "large.png")
+    built(shades, tmp_path / "root", source, FIXED)
+    bundle, _ = built(shades, tmp_path / "root", source, FIXED, limits=Limits(40 * 40))
+    assert bundle.manifest.dataset.left_out == {"damaged": 1, "too large": 1}
+
+
+def files(root: Path) -> list[Path]:
+    return sorted((root / "features").rglob("*.npz"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def another(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04" + bytes(5000))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [cut, flip, another, empty, zeros])
+def test_a_damaged_file_is_told_and_its_images_are_embedded_again(
+    damage: Any,
+    shades: Path,
+    tmp_path: Path,
+    source: FromBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kept_features, "CHUNK", 64)
+    first, _ = built(shades, tmp_path / "root", source, FIXED)
+    damaged, *_ = (path for path in files(tmp_path / "root"))
+    with np.load(damaged) as arrays:
+        lost = len(arrays["digests"])
+    damage(damaged)
+    again, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert (counts.embedded, counts.known) == (lost, 90 - lost)
+    assert sum("damaged" in record.message for record in caplog.records) == 1
+    same(again, first)
+    caplog.clear()
+    _, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert (counts.embedded, counts.known) == (0, 90)
+    assert not caplog.records
+
+
+def test_where_nothing_can_be_kept_it_goes_on_and_says_so_once(
+    shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kept_features, "CHUNK", 64)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "features").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        _, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert (counts.embedded, counts.known) == (90, 0)
+    assert sum("not kept for later runs" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_BYTES", 40_000), ("SPARED_BYTES", 1 << 60)])
+def test_no_more_is_kept_than_there_is_room_for(
+    limit: str, value: int, shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_features, "CHUNK", 64)
+    monkeypatch.setattr(kept_features, limit, value)
+    built(shades, tmp_path / "root", source, FIXED)
+    assert sum(path.stat().st_size for path in files(tmp_path / "root")) <= value
+    _, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert counts.embedded > 0
+
+
+def test_wide_keys_are_not_kept(
+    shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_features, "WIDEST", 2)
+    bundle, _ = built(shades, tmp_path / "root", source, FIXED)
+    assert bundle.store.dim > 2
+    assert not (tmp_path / "root" / "features").exists()
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def test_what_was_embedded_until_it_is_stopped_is_not_embedded_again(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "embed" and done >= 64:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        index(load(str(shades)), tmp_path / "root", source, FIXED, stop)
+    _, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert counts.known >= 63
+    assert counts.embedded + counts.known == 90
+
+
+def test_two_at_once_do_each_other_no_harm(shades: Path, tmp_path: Path, source: FromBundle) -> None:
+    built(shades, tmp_path / "root", source, FIXED)
+    shutil.rmtree(tmp_path / "root" / "features")
+    found: list[Bundle] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(built(shades, tmp_path / "root", source, FIXED)[0]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    same(*found)
+    _, counts = built(shades, tmp_path / "root", source, FIXED)
+    assert counts.embedded == 0
+
+
+def test_a_holdout_and_unknown_images_are_kept_too(shades: Path, tmp_path: Path, source: FromBundle) -> None:
+    held = make_shades(tmp_path / "held", per_class=10)
+    for path in sorted(held.rglob("*.png")):
+        shade = np.asarray(Image.open(path)).astype(int) + 9
+        Image.fromarray(np.clip(shade, 0, 255).astype(np.uint8)).save(path)
+    unknown = tmp_path / "unknown" / "smooth"
+    unknown.mkdir(parents=True)
+    for i, image in enumerate(photos(20)):
+        Image.fromarray(image).save(unknown / f"{i}.png")
+    options = IndexOptions(holdout=load(str(held)), unknown=[load(str(unknown.parent))])
+    first, counts = built(shades, tmp_path / "root", source, options)
+    assert counts.embedded == 90 + 30 + 20
+    again, counts = built(shades, tmp_path / "root", source, options)
+    assert (counts.embedded, counts.known) == (0, 140)
+    assert again.manifest.calibration == first.manifest.calibration
+    counting = Counts()
+    with keeping_of(tmp_path / "root", again, counting) as kept:
+        asked = embed_queries(load(str(held)), np.arange(30), again, kept=kept)
+    plain = embed_queries(load(str(held)), np.arange(30), again)
+    assert (counting.embedded, counting.known) == (0, 30)
+    np.testing.assert_allclose(asked.keys, plain.keys, atol=1e-6)
+    np.testing.assert_allclose(asked.logits, plain.logits, atol=1e-5)
+    assert asked.labels.tolist() == plain.labels.tolist()
+
+
+def test_to_fit_anew_embeds_nothing(
+    shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _ = built(shades, tmp_path / "root", source)
+    seen: list[Counts] = []
+    made = KeptFeatures.__init__
+
+    def noted(self: KeptFeatures, *given: Any, **named: Any) -> None:
+        made(self, *given, **named)
+        seen.append(self.counts)
+
+    monkeypatch.setattr(KeptFeatures, "__init__", noted)
+    refit(load(str(shades)), tmp_path / "root", bundle.manifest.generation)
+    assert sum(counts.known for counts in seen) > 0
+    assert sum(counts.embedded for counts in seen) == 0
+
+
+def test_taught_images_are_kept_as_they_were_sent(shades: Path, tmp_path: Path, source: FromBundle) -> None:
+    built(shades, tmp_path / "root", source, FIXED)
+    journal = Journal(tmp_path / "root")
+    journal.add("blue", [NewImage("a.png", make_image("blue", seed=5)), NewImage("b.png", b"no image")], "somebody")
+    for embedded, known in ((1, 90), (0, 91)):
+        counts = Counts()
+        index(fold(load(str(shades)), journal), tmp_path / "root", source, FIXED, counts=counts)
+        assert (counts.embedded, counts.known) == (embedded, known)
+
+
+def test_a_class_whose_images_are_all_damaged_is_refused_again(
+    shades: Path, tmp_path: Path, source: FromBundle
+) -> None:
+    built(shades, tmp_path / "root", source, FIXED)
+    whole = (shades / "red" / "00.png").read_bytes()
+    for path in (shades / "red").iterdir():
+        path.write_bytes(whole[:200] + path.name.encode())
+    said = []
+    for _ in range(2):
+        with pytest.raises(DatasetError) as error:
+            built(shades, tmp_path / "root", source, FIXED)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_what_an_encoder_embedded_goes_with_its_last_bundle(shades: Path, tmp_path: Path, network: FromNetwork) -> None:
+    root = tmp_path / "root"
+    bundles = [built(shades, root, network, FIXED)[0].manifest for _ in range(2)]
+    other = written(colour_classifier({"a": (200, 40, 30), "b": (40, 180, 60)}), tmp_path, "other")
+    third, _ = built(shades, root, replace(network, name=str(other), head="none"), ALONE)
+    activate(root, third.manifest.generation)
+    kept = {path.name for path in (root / "features").iterdir()}
+    assert kept == {features_of(bundles[0]), features_of(third.manifest)}
+    del third
+    remove(root, bundles[0].generation)
+    assert {path.name for path in (root / "features").iterdir()} == kept
+    unfinished = "0" * 64
+    (root / "features" / unfinished).mkdir()
+    prune(root, 1)
+    left = {path.name for path in (root / "features").iterdir()}
+    assert features_of(bundles[0]) not in left
+    assert unfinished in left
+    assert len(left) == 2
