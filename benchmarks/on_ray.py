@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from secondlook.indexer.embedding.entries import embed_entries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.on_ray import LOCAL, Job, default_shards, embed_on_ray
 from secondlook.indexer.sharding.shards import CHUNK, Plan, Shards, chunk_ranges, shard_folder
+from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import ParameterError
 from secondlook.model.networks.preprocess import CIFAR
 
@@ -55,12 +57,19 @@ def embedding(source: FromBundle, dataset: Dataset, images: int, progress: Progr
 
         plain = [_plain(source, many, told(INDEX))]
         results = []
-        shards = Shards(many, source, base / "parts-0", default_shards(images))
+        # What one way embeds would be known to the next one: each has a root of its own.
+        generation = source.generation or active_generation(source.root)
+
+        def alone(way: int) -> FromBundle:
+            shutil.copytree(source.root / generation, base / f"root-{way}" / generation)
+            return FromBundle(base / f"root-{way}", generation)
+
+        shards = Shards(many, alone(0), base / "parts-0", default_shards(images))
         for workers in (0, *WORKERS):
             parts = base / f"parts-{workers}"
             started = time.time()  # as the files' own times are
             if workers:
-                job = Job("images", "train", base, source, parts, shards.plan.shards)
+                job = Job("images", "train", base, alone(workers), parts, shards.plan.shards)
                 name = f"Ray, {workers} worker{'s' if workers > 1 else ''}"
                 embed_on_ray(LOCAL, job, workers, told(name))
             else:

@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1024
 """Images in one file at most."""
-SECONDS = 5.0
-"""And of so much work: what a run that is killed loses at most."""
+FIRST_SECONDS, SECONDS = 1.0, 8.0
+"""And of so much work, first and later: what a run that is killed loses at most."""
 WIDEST = 4096
 """Numbers in a key that is kept: the paper's keys of 12,288 would be 4.9 GB for what a small network embeds quickly."""
 MOST_BYTES = 16 << 30
@@ -142,7 +142,7 @@ class KeptFeatures:
         self._new_left: dict[bytes, Left] = {}
         self._pending: dict[tuple[bytes, bool], Found] = {}
         self._parts: list[_Part] = []
-        self._rows, self._since = 0, 0.0
+        self._rows, self._since, self._interval = 0, 0.0, FIRST_SECONDS
         self._files = FeatureFiles(self._folder)
         self._lock = threading.Lock()
         self._bytes = 0
@@ -211,7 +211,8 @@ class KeptFeatures:
             look = (looks.digests[row], looks.luma[row], looks.colours[row])
             self._pending[digest, mirrored] = Found(encoding.keys[row], encoding.logits[row], look, sheet, row)
         self._rows += len(digests)
-        if self._rows >= CHUNK or time.monotonic() - self._since > SECONDS:
+        if self._rows >= CHUNK or time.monotonic() - self._since > self._interval:
+            self._interval = min(2 * self._interval, SECONDS)
             self.flush()
 
     def flush(self) -> None:

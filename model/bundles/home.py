@@ -29,7 +29,7 @@ def bundles_home() -> Path:
     """The folder of this user's bundles, absolute; it may not be there yet.
 
     Raises:
-        HomeError: this user has no home, and no variable names one.
+        HomeError: this user has no home, and no variable names one; or its name is not UTF-8.
     """
     try:
         home = platformdirs.user_data_path("secondlook", appauthor=False)
@@ -37,6 +37,10 @@ def bundles_home() -> Path:
         home = Path()
     if not home.is_absolute():  # older ones of that package give "~/…" instead
         raise HomeError("this user has no home folder: set XDG_DATA_HOME to a folder for data")
+    try:
+        str(home).encode()
+    except UnicodeEncodeError:  # FAISS could not read an index there
+        raise HomeError(f"the name of {home} is not UTF-8: set XDG_DATA_HOME to a folder whose name is") from None
     return home
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import click
 import numpy as np
 from click.core import ParameterSource
-from numpy.typing import NDArray
 
 from secondlook.commands.embed_files import ENDINGS, Head, Write, key_file, list_beside
 from secondlook.commands.shared.network_options import is_cifar, network_help, preprocess_option
@@ -29,24 +28,26 @@ from secondlook.commands.shared.options import (
     tell_left_out,
 )
 from secondlook.indexer.datasets.folders import FolderDataset, load_photos
-from secondlook.indexer.datasets.left_out import Reason, check_ending, printable
+from secondlook.indexer.datasets.left_out import check_ending, printable
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.embedding import BATCH
+from secondlook.indexer.embedding.embedding import embedded_batches
 from secondlook.indexer.embedding.encoders import best_device
+from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
 from secondlook.indexer.sources.from_network import shown_name
 from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.answering.told import Nearest, nearest
 from secondlook.model.answering.wanted import MAX_SEARCHED
-from secondlook.model.bundles.bundle import open_bundle, open_encoder
+from secondlook.model.bundles.bundle import Bundle, OpenEncoder, open_bundle, open_encoder
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import NETWORK, read_manifest
 from secondlook.model.bundles.root import active_generation
-from secondlook.model.cache import Floats
+from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.images import Geometry, Limits
 from secondlook.model.journal import Journal
 from secondlook.model.networks.backbones import DEFAULT_BACKBONE
+from secondlook.model.networks.engines import Engine
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.sources import open_network
@@ -55,10 +56,10 @@ from secondlook.model.networks.sources import open_network
 class Encoder(NamedTuple):
     """What makes keys, and where it is from."""
 
-    encode: Callable[[NDArray[np.uint8]], Floats]
-    """Keys (n,D) of images (n,height,width,3)."""
-    dim: int
+    engine: Engine
     geometry: Geometry
+    kept: KeptFeatures
+    """What is known of earlier runs, of an index or of this command."""
     said: Head
     """In files: the generation, or the network."""
     predictor: Predictor | None = None
@@ -130,7 +131,7 @@ def embed(
             write: Write | None = None
             if out is not None:
                 tail = lambda: images.left_out.as_dict()  # noqa: E731 - known at the end
-                write = writing.enter_context(key_file(out, count, encoder.dim, encoder.said, tail))
+                write = writing.enter_context(key_file(out, count, encoder.engine.dim, encoder.said, tail))
             for positions, names, keys in _keys(images, encoder):
                 if write is not None and len(names):
                     write(names, keys)
@@ -147,7 +148,9 @@ def embed(
     left_out = tell_left_out([images], left_out_file)
     if out is not None:
         beside = f", {list_beside(out)}" if out.suffix.lower() == ".npy" else ""
-        click.echo(f"{done:,} keys of {encoder.dim:,} numbers: {out}{beside}", err=True)
+        click.echo(f"{done:,} keys of {encoder.engine.dim:,} numbers: {out}{beside}", err=True)
+    if encoder.kept.is_kept:
+        click.echo(encoder.kept.counts.said(), err=True)
     if as_json:
         print_json(**encoder.said, embedded=done, left_out=left_out.counts())
 
@@ -176,6 +179,8 @@ def _check(context: click.Context, network: str | None, out: Path | None, neighb
 @contextmanager
 def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> Iterator[Encoder]:
     folder = root or default_root()
+    opened: Bundle | OpenEncoder
+    predictor: Predictor | None
     if root is None:
         click.echo(
             "by the default bundle, which knows small pictures of 32 x 32 pixels: for photos, give --bundles, or "
@@ -186,15 +191,16 @@ def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> 
         predictor = Predictor(open_bundle(folder, generation))
         if root is not None:
             predictor = Predictor(predictor.bundle, replayed(predictor.overlay, Journal(folder)))
-        engine, manifest = predictor.bundle.engine, predictor.bundle.manifest
+        opened = predictor.bundle
     else:
         predictor = None
         generation = generation or active_generation(folder)
         has_network = NETWORK in read_manifest(folder, generation).files
         opened = open_encoder(folder, generation, device=best_device() if has_network else "cpu", threads=0)
-        engine, manifest = opened.engine, opened.manifest
-    said: Head = {"generation": manifest.generation, "network": manifest.network.name, "dim": engine.dim}
-    yield Encoder(lambda part: engine.encode(part).keys, engine.dim, manifest.preprocess.geometry, said, predictor)
+    manifest = opened.manifest
+    said: Head = {"generation": manifest.generation, "network": manifest.network.name, "dim": opened.engine.dim}
+    with keeping_of(folder, opened) as kept:
+        yield Encoder(opened.engine, manifest.preprocess.geometry, kept, said, predictor)
 
 
 @contextmanager
@@ -226,17 +232,14 @@ def _of_network(name: str, preprocess: Path | None, images: FolderDataset) -> It
     with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
         engine = export_encoder(network, default_recipe(network), Path(folder) / "encoder.onnx", some[1], head=False)
         said: Head = {"generation": None, "network": shown_name(name), "dim": engine.dim}
-        yield Encoder(lambda part: engine.encode(part).keys, engine.dim, geometry, said)
+        yield Encoder(engine, geometry, KeptFeatures(None, engine.dim), said)
 
 
-def _keys(images: FolderDataset, encoder: Encoder) -> Iterator[tuple[NDArray[np.int64], list[str], Floats]]:
-    """Positions in the folder, and names and keys of those of them that have one, some at a time."""
-    for positions, pixels in batches(images, np.arange(len(images.files)), encoder.geometry, BATCH):
-        keys = encoder.encode(pixels)
-        finite = np.isfinite(keys).all(axis=1)
-        for position in positions[~finite].tolist():
-            images.left_out.add(images.source(position), Reason.NO_KEY, "the network gives no finite numbers")
-        yield positions, [images.source(position) for position in positions[finite].tolist()], keys[finite]
+def _keys(images: FolderDataset, encoder: Encoder) -> Iterator[tuple[Ints, list[str], Floats]]:
+    """Positions in the folder of images that have a key, their names and keys, some at a time."""
+    for batch in embedded_batches(images, np.arange(len(images.files)), encoder, encoder.kept):
+        names = [images.source(position) for position in batch.positions.tolist()]
+        yield batch.positions, names, batch.copies[0].encoding.keys
 
 
 def _as_text(name: str, near: Nearest) -> str:

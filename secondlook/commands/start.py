@@ -23,6 +23,7 @@ from secondlook.commands.shared.options import bundles_option, json_option, prin
 from secondlook.commands.shared.photos_report import PhotosReport
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
+from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.photos import Noted, Photos, look, root_name
 from secondlook.indexer.progress import Progress
@@ -106,8 +107,9 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
         return active_generation(root)
     is_same = before is not None and (before.network, before.network_stamp) == (now.network, now.network_stamp)
     source: EncoderSource = FromBundle(root) if is_same else network_source(name, None)
-    images = fold(photos.dataset, Journal(root))
-    generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress)
+    images, counts = fold(photos.dataset, Journal(root)), Counts()
+    generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress, counts=counts)
+    click.echo(counts.said(), err=True)
     activate(root, generation)
     now.write(root)
     if keep:

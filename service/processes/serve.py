@@ -46,13 +46,11 @@ def run(
     listening: list[socket.socket] | None = None,
     ready: Callable[[str], None] | None = None,
     pulse: Pulse | None = None,
-    *,
-    shows_key: bool = False,
 ) -> None:
     """Serve until a signal stops it; ``program`` is the command line that starts ``secondlook``, for rebuilds.
 
-    ``shows_key`` has the line that says where the page is show the admin key, as part of a link. Where this is one of
-    several: on those sockets, telling ``ready`` the address, and its parent by ``pulse`` whether it goes on.
+    On those sockets, where they are given, telling ``ready`` the address; and where this is one of several, telling its
+    parent by ``pulse`` whether it goes on. Where they are not, bundles may be in the user's home (``at_home``).
 
     Raises:
         BundleError: the active bundle is refused.
@@ -67,8 +65,8 @@ def run(
     if listening is None:
         listening = bind(settings.host, settings.port)
         tell_at_start(settings)
-        settings, is_ours = at_home(settings)
-        ready = partial(announce, settings, shows_key=shows_key or is_ours)
+        settings, shows_key = at_home(settings)
+        ready = partial(announce, settings, shows_key=shows_key)
     # Opened before the server starts, whose own answer to an error at start is a traceback.
     app = create_app(settings, program, predictor=open_predictor(settings))
     server = _Server(

@@ -48,10 +48,8 @@ LATER_S = 0.25
 """By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
-def run(settings: Settings, program: Sequence[str], *, shows_key: bool = False) -> None:
+def run(settings: Settings, program: Sequence[str]) -> None:
     """Serve with several workers until a signal stops them; ``program`` is the command line that starts ``secondlook``.
-
-    ``shows_key`` is as for ``serve.run``.
 
     Raises:
         BundleError: what is in the user's home is damaged.
@@ -64,10 +62,10 @@ def run(settings: Settings, program: Sequence[str], *, shows_key: bool = False) 
     reserved = reserve(settings.host, settings.port)
     try:
         tell_at_start(settings)
-        settings, is_ours = at_home(settings)
+        settings, shows_key = at_home(settings)
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
-            status = asyncio.run(_Parent(share(settings, port), program, folder, shows_key or is_ours).run())
+            status = asyncio.run(_Parent(share(settings, port), program, folder, shows_key).run())
     finally:
         close(reserved)
     if status:

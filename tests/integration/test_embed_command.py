@@ -20,6 +20,7 @@ from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import open_bundle
 from secondlook.model.journal import Journal
+from secondlook.model.networks.engines import OnnxEngine
 from tests.images_for_tests import make_folder, make_image
 from tests.networks_for_tests import SIDE, backbone, colour_classifier, written
 
@@ -57,9 +58,10 @@ def keys_of(root: Path | None, photos: Path) -> np.ndarray[Any, Any]:
 
 
 def test_every_ending_has_the_same_keys_of_every_layout(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
-    expected = keys_of(tiny_bundle, photos)
+    root = shutil.copytree(tiny_bundle, tmp_path / "bundles")
+    expected = keys_of(root, photos)
     for ending in ("npy", "csv", "json", "NPY"):
-        ended = run(photos, "--bundles", tiny_bundle, "--out", tmp_path / f"keys.{ending}")
+        ended = run(photos, "--bundles", root, "--out", tmp_path / f"keys.{ending}")
         assert "left out: 1 damaged (red/damaged.png), 1 empty (empty.jpg)" in ended.stderr
         assert ended.stdout == ""
     dim = expected.shape[1]
@@ -69,7 +71,7 @@ def test_every_ending_has_the_same_keys_of_every_layout(tiny_bundle: Path, photo
     beside = json.loads((tmp_path / "keys.files.json").read_text())
     assert beside["files"] == NAMES
     assert (beside["dim"], beside["left_out"]) == (dim, LEFT_OUT)
-    assert beside["generation"] == secondlook.open(tiny_bundle).generation
+    assert beside["generation"] == secondlook.open(root).generation
 
     header, *rows = csv.reader((tmp_path / "keys.csv").read_text("utf-8").splitlines())
     assert header == ["file", *map(str, range(dim))]
@@ -85,12 +87,13 @@ def test_every_ending_has_the_same_keys_of_every_layout(tiny_bundle: Path, photo
     np.testing.assert_array_equal(told, keys)
     np.testing.assert_array_equal(np.load(tmp_path / "keys.NPY"), keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("keys.NPY", "keys.csv", "keys.files.json", "keys.json", "keys.npy")
+        *("bundles", "keys.NPY", "keys.csv", "keys.files.json", "keys.json", "keys.npy")
     ]
 
 
 def test_a_single_photo_has_a_key_too(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
-    run(photos / "flat.png", "--bundles", tiny_bundle, "--out", tmp_path / "one.npy")
+    root = shutil.copytree(tiny_bundle, tmp_path / "bundles")
+    run(photos / "flat.png", "--bundles", root, "--out", tmp_path / "one.npy")
     assert np.load(tmp_path / "one.npy").shape[0] == 1
     assert json.loads((tmp_path / "one.files.json").read_text())["files"] == ["flat.png"]
 
@@ -142,6 +145,32 @@ def test_a_network_embeds_without_any_bundle_as_an_index_of_it_does(tmp_path: Pa
     hits = bundle.store.search(keys, 1)
     np.testing.assert_allclose(hits.similarities[:, 0], 1, atol=1e-3)
     assert [bundle.entries.get(int(entry)).source for entry in hits.ids[:, 0]] == names["files"]  # type: ignore[union-attr]
+
+
+def test_what_was_embedded_is_embedded_no_more(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(tiny_bundle, tmp_path / "bundles")
+    run(photos, "--bundles", root, "--out", tmp_path / "first.npy")
+    seen: list[int] = []
+    encode = OnnxEngine.encode
+
+    def counted(engine: OnnxEngine, images: Any) -> Any:
+        seen.append(len(images))
+        return encode(engine, images)
+
+    monkeypatch.setattr(OnnxEngine, "encode", counted)
+    ended = run(photos, "--bundles", root, "--out", tmp_path / "second.npy")
+    assert f"embedded 0 images, {len(NAMES)} were known" in ended.stderr
+    canary = seen.copy()  # with which a bundle is opened
+    assert len(canary) == 1
+    np.testing.assert_array_equal(np.load(tmp_path / "second.npy"), np.load(tmp_path / "first.npy"))
+    more = shutil.copytree(photos, tmp_path / "more")
+    (more / "new.png").write_bytes(make_image("blue", seed=99))
+    (more / "flat.png").rename(more / "moved.png")
+    ended = run(more, "--bundles", root, "--out", tmp_path / "third.npy")
+    assert seen == [*canary, *canary, 1]
+    assert f"embedded 1 image, {len(NAMES)} were known" in ended.stderr
 
 
 def test_what_a_network_does_not_declare_is_said(tmp_path: Path, photos: Path) -> None:
@@ -210,8 +239,9 @@ def test_a_run_that_is_stopped_leaves_the_file_that_was_there(
     def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "batches", stopped)
-    ended = CliRunner().invoke(embed, ["photos", "--bundles", str(tiny_bundle), "--out", "keys.npy"])
+    monkeypatch.setattr(module, "embedded_batches", stopped)
+    root = shutil.copytree(tiny_bundle, here / "bundles")
+    ended = CliRunner().invoke(embed, ["photos", "--bundles", str(root), "--out", "keys.npy"])
     assert ended.exit_code != 0
     assert (here / "keys.npy").read_bytes() == b"what was there"
-    assert sorted(os.listdir(here)) == ["damaged", "empty", "keys.npy", "photos"]
+    assert sorted(os.listdir(here)) == ["bundles", "damaged", "empty", "keys.npy", "photos"]

@@ -163,6 +163,14 @@ def test_a_home_that_cannot_be_made_is_refused(data: Path) -> None:
         local_key()
 
 
+def test_a_home_whose_name_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", os.fsdecode(os.fsencode(tmp_path) + b"/h\xff"))
+    with pytest.raises(HomeError, match="is not UTF-8: set XDG_DATA_HOME"):
+        local_key()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "m\xe9 \u2603"))
+    local_key()
+
+
 def test_a_home_of_another_user_is_refused(data: Path) -> None:
     home = made_home()
     if os.geteuid() != 0:
