@@ -186,6 +186,7 @@ def fit_entries(
         linear, voting, chosen = fit_honest_head(
             *(title, entries.embedded.keys, entries.values, len(dataset.classes), voting, chosen),
             is_exhaustive=store.is_exhaustive,
+            known=len(dataset.own_classes),
             progress=progress,
         )
 

@@ -20,9 +20,11 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 FOLDS = 10
 MOST_CHOSEN_BY = 2000
 """Images that the strength is chosen by, at most."""
-CHOICE_WORK = 5e10
-"""Products of one pass over the images of each fold and strength, at most: fewer folds are asked where there are more.
-"""
+MOST_CLASSES = 50
+"""Classes that it is chosen by, at most: two images of each of a thousand say nothing of it."""
+CHOICE_WORK = 4e9
+"""Products of one pass over the images of each fold and strength, at most, but for two folds: half a minute of two
+cores."""
 WORSE = 2
 """So many strengths in a row that are worse than the best end the search."""
 
@@ -57,20 +59,33 @@ def folds_of(labels: Ints, pictures: Ints, folds: int = FOLDS) -> Ints:
     return found[of]
 
 
-def choose_strength(keys: Floats, labels: Ints, pictures: Ints, classes: int, progress: Progress = silent) -> Choice:
+def choose_strength(
+    keys: Floats,
+    labels: Ints,
+    pictures: Ints,
+    classes: int,
+    progress: Progress = silent,
+    *,
+    known: int | None = None,
+) -> Choice:
     """The strength at which heads give images that they have not seen the greatest likelihood.
 
-    By keys (n,D), labels and pictures (n,), or by some of them where there are many.
+    By keys (n,D), labels and pictures (n,), or by some of them and of the classes where there are many. ``known`` is
+    as for ``Regression``.
     """
-    some = bounded(labels, 1, 1, MOST_CHOSEN_BY)
+    of_some = np.arange(len(labels))
+    if classes > MOST_CLASSES:
+        asked_of = np.random.default_rng(0).permutation(np.unique(labels))[:MOST_CLASSES]
+        of_some = np.flatnonzero(np.isin(labels, asked_of))
+    some = of_some[bounded(labels[of_some], 1, 1, MOST_CHOSEN_BY)]
     keys, labels, pictures = keys[some], labels[some], pictures[some]
     folds = folds_of(labels, pictures)
     rows = np.arange(len(labels))
     # Of a class that is in one fold alone, the head of the others knows nothing.
     asked = [fold for fold in range(FOLDS) if (folds == fold).any() and (folds != fold).any()]
-    work = min(len(labels), keys.shape[1]) * len(labels) * classes * len(STRENGTHS)
+    work = min(len(labels), keys.shape[1]) * len(labels) * len(np.unique(labels)) * len(STRENGTHS)
     asked = asked[: int(np.clip(CHOICE_WORK / max(work, 1), 2, len(asked)))]
-    regression = Regression(keys, labels, classes)
+    regression = Regression(keys, labels, classes, known)
     starts: dict[int, FittedHead] = {}
     tried: list[TriedStrength] = []
     for number, strength in enumerate(STRENGTHS):
@@ -93,21 +108,35 @@ def choose_strength(keys: Floats, labels: Ints, pictures: Ints, classes: int, pr
 
 
 def fit_linear_head(
-    keys: Floats, labels: Ints, classes: int, choice: Choice, progress: Progress = silent, *, less_tenth: bool = False
+    keys: Floats,
+    labels: Ints,
+    classes: int,
+    choice: Choice,
+    progress: Progress = silent,
+    *,
+    known: int | None = None,
+    less_tenth: bool = False,
 ) -> LinearOpinion:
     """The head of C classes of keys (n,D) with labels (n,), or of some of them where they are many."""
     some = bounded(labels, keys.shape[1], classes)
     part = keys if len(some) == len(labels) else keys[some]
-    regression = Regression(part, labels[some], classes)
+    regression = Regression(part, labels[some], classes, known)
     head, _ = regression.fit(slice(None), choice.strength, None, lambda done, most: progress("head", done, most))
     return LinearOpinion(head, choice.info(len(some), less_tenth=less_tenth))
 
 
 def out_of_fold(
-    keys: Floats, labels: Ints, classes: int, folds: Ints, strength: float, progress: Progress = silent
+    keys: Floats,
+    labels: Ints,
+    classes: int,
+    folds: Ints,
+    strength: float,
+    progress: Progress = silent,
+    *,
+    known: int | None = None,
 ) -> Floats:
     """What heads say of keys (n,D) with labels (n,) that took no part in their fit (n,C)."""
-    regression = Regression(keys, labels, classes)
+    regression = Regression(keys, labels, classes, known)
     logits = np.zeros((len(keys), classes), np.float32)
     rows, present = np.arange(len(labels)), np.unique(folds)
     for done, fold in enumerate(present.tolist()):

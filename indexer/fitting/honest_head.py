@@ -44,12 +44,13 @@ def fit_honest_head(
     chosen: ChosenHoldout,
     *,
     is_exhaustive: bool,
+    known: int | None = None,
     progress: Progress = silent,
 ) -> HonestHead:
     """Fit a head of C classes on entries with keys (N,D) and values (N,), and ask it honestly.
 
     ``chosen`` is what the headless encoder's parameters would be fitted on; ``title`` names the dataset;
-    ``is_exhaustive`` says that the store looks at every entry.
+    ``is_exhaustive`` says that the store looks at every entry, ``known`` how many of the classes were not added.
     """
     tenth, held = entries.tenth, entries.held
     pictures, first = np.unique(entries.pictures, return_index=True)
@@ -58,13 +59,15 @@ def fit_honest_head(
     less_tenth = not is_given and not is_crossed and chosen.holdout is not None and not held.all()
     rows = np.flatnonzero(~held) if less_tenth else np.arange(len(values))
     seen = keys[rows] if less_tenth else keys
-    choice = choose_strength(seen, values[rows], entries.pictures[rows], classes, progress)
-    opinion = fit_linear_head(seen, values[rows], classes, choice, progress, less_tenth=less_tenth)
+    choice = choose_strength(seen, values[rows], entries.pictures[rows], classes, progress, known=known)
+    opinion = fit_linear_head(seen, values[rows], classes, choice, progress, known=known, less_tenth=less_tenth)
     if not is_crossed:
         asked = None if chosen.holdout is None else _said(chosen.holdout, opinion)
         return HonestHead(opinion, replace(entries, tenth=_said(tenth, opinion)), replace(chosen, holdout=asked))
     strength, first = choice.strength, np.sort(first)
-    return HonestHead(opinion, *_crossed(title, keys, values, classes, entries, chosen, strength, first, progress))
+    return HonestHead(
+        opinion, *_crossed(title, keys, values, classes, entries, chosen, strength, first, progress, known)
+    )
 
 
 def ask_head_again(
@@ -107,7 +110,10 @@ def ask_head_again(
     )
     _, first = np.unique(pictures, return_index=True)
     some = np.sort(np.random.default_rng(0).permutation(first)[:CROSSED])
-    part, chosen = _crossed(title, keys, store.values[rows], classes, part, chosen, info.strength, some, progress)
+    known = overlay.bundle.manifest.equal_classes
+    part, chosen = _crossed(
+        title, keys, store.values[rows], classes, part, chosen, info.strength, some, progress, known
+    )
     assert chosen.holdout is not None
     tenth = replace(part.tenth, own=rows[part.tenth.own] if len(part.tenth.own) else part.tenth.own)
     asked = replace(chosen.holdout, own=rows[chosen.holdout.own])
@@ -124,10 +130,11 @@ def _crossed(
     strength: float,
     first: Ints,
     progress: Progress,
+    known: int | None = None,
 ) -> tuple[VotingEntries, ChosenHoldout]:
     """All pictures, of which ``first`` (n,) are the first entries, answered by heads that did not see them."""
     folds = folds_of(values, entries.pictures)
-    logits = out_of_fold(keys, values, classes, folds, strength, progress)
+    logits = out_of_fold(keys, values, classes, folds, strength, progress, known=known)
     # A class's only picture tells nothing of new ones: neither head nor cache has another one to know it by.
     counts = np.bincount(values[first], minlength=classes)
     asked = first[counts[values[first]] > 1]

@@ -28,7 +28,7 @@ CAUTIOUS_LAM = 0.5
 
 
 USUAL_THETA = 20.0
-"""What suits the features of most pretrained networks (docs/decisions/020)."""
+"""What suits the features of most pretrained networks (docs/decisions/021)."""
 
 CAUTION = 4.0, 1.0
 """How much speaks beforehand for lam in the middle and for the usual theta, in nats: of few images, chance would choose

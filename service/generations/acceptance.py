@@ -8,7 +8,7 @@ import numpy as np
 
 from secondlook.model.answering.predictor import Answer, Predictor
 from secondlook.model.errors import BundleError
-from secondlook.model.manifest import Manifest
+from secondlook.model.manifest import FitReport, Manifest
 from secondlook.service.errors import AcceptanceError
 
 CANARIES = 4
@@ -42,8 +42,8 @@ def compare(new: Manifest, active: Manifest) -> str:
     the true standard error is smaller, which errs on the side of the new one.
 
     Nothing is compared where the datasets have other classes (the two answer different questions) or where
-    one was built with a given theta, lam and k and so has no fit report. Classes that were taught and are folded in are
-    in no holdout.
+    one was built with a given theta, lam and k and so has no fit report. Of classes that one of the two does not have,
+    as taught ones that were folded in, no images are counted.
 
     Raises:
         AcceptanceError: it is worse.
@@ -52,18 +52,28 @@ def compare(new: Manifest, active: Manifest) -> str:
         return "errors not compared: the active generation has other classes"
     if new.fit is None or active.fit is None:
         return "errors not compared: one of the two generations was not fitted on a holdout"
-    ours, theirs = new.fit.chosen_error_percent, active.fit.chosen_error_percent
+    both = {one.label for one in new.fit.classes} & {one.label for one in active.fit.classes}
+    (ours, asked), (theirs, asked_before) = (_errors(fit, both) for fit in (new.fit, active.fit))
     what = (
-        f"{ours:.2f} % error on its {new.fit.images:,} held-out images, "
-        f"the active generation {theirs:.2f} % on its {active.fit.images:,}"
+        f"{ours:.2f} % error on its {asked:,} held-out images, the active generation {theirs:.2f} % on its "
+        f"{asked_before:,}"
     )
-    noise = NOISE * math.hypot(_standard_error(ours, new.fit.images), _standard_error(theirs, active.fit.images))
+    noise = NOISE * math.hypot(_standard_error(ours, asked), _standard_error(theirs, asked_before))
     if ours - theirs > max(MARGIN, noise):
         raise AcceptanceError(
             f"generation {new.generation} was built and is whole, but is worse than the active one: {what}; "
             f"the margin is {MARGIN:g} points. Nothing was switched: activate it by hand, or rebuild with force"
         )
     return what
+
+
+def _errors(fit: FitReport, labels: set[str]) -> tuple[float, int]:
+    """Percent of errors, and of how many images: of some classes, or of all, where it isn't known of which class."""
+    images = sum(one.images for one in fit.classes if one.label in labels)
+    if not images or sum(one.images for one in fit.classes) == images:
+        return fit.chosen_error_percent, fit.images
+    right = sum(one.right for one in fit.classes if one.label in labels)
+    return 100 * (1 - right / images), images
 
 
 def _standard_error(percent: float, images: int) -> float:

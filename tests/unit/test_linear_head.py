@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from secondlook.indexer.embedding import linear_heads
 from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.embedding.queries import EmbeddedQueries
+from secondlook.indexer.fitting import cross_validation
 from secondlook.indexer.fitting.cross_validation import (
     FOLDS,
     STRENGTHS,
@@ -134,6 +135,26 @@ def test_classes_without_entries_are_answered_with_never() -> None:
     said = softmax(head.logits(keys))
     assert said[:, [2, 4]].max() < 1e-9
     assert error_percent(said, np.where(values == 2, 3, values)) < 20
+
+
+def test_a_class_of_few_added_images_counts_as_much_as_others() -> None:
+    keys, values = clusters(4, 50, noise=2.5)
+    kept = np.concatenate((np.flatnonzero(values < 3), np.flatnonzero(values == 3)[:2]))
+    others, labels = clusters(4, 200, seed=5, noise=2.5)
+    alone, counted = (
+        softmax(Regression(keys[kept], values[kept], 4, known).fit(slice(None), 10.0)[0].logits(others))
+        for known in (4, 3)
+    )
+    assert counted[labels == 3, 3].mean() > 1.5 * alone[labels == 3, 3].mean()
+
+
+def test_of_many_classes_some_choose_the_strength_in_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, values = clusters(120, 3, noise=0.3)
+    asked = choose_strength(keys, values, np.arange(len(keys)), 120)
+    assert 2 <= asked.folds <= FOLDS
+    assert asked.tried
+    monkeypatch.setattr(cross_validation, "CHOICE_WORK", 1.0)
+    assert choose_strength(keys, values, np.arange(len(keys)), 120).folds == 2
 
 
 def test_the_strength_is_that_of_new_images_and_copies_do_not_choose_it() -> None:

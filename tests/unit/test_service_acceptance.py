@@ -56,3 +56,19 @@ def test_what_cannot_be_compared_is_let_through_and_said() -> None:
     reordered = manifest(5.0, classes=list(good.classes[::-1]))
     with pytest.raises(AcceptanceError):
         compare(bad, reordered)
+
+
+def test_classes_that_one_of_the_two_does_not_have_are_not_counted() -> None:
+    def fitted(**right: int) -> Manifest:
+        figures = [{"label": label, "images": 500, "right": count} for label, count in right.items()]
+        error = 100 - 100 * sum(right.values()) / (500 * len(right))
+        made = manifest(error, 500 * len(right))
+        fit = made.model_dump(mode="json", by_alias=True)["fit"] | {"classes": figures}
+        return Manifest.model_validate(made.model_dump(mode="json", by_alias=True) | {"fit": fit})
+
+    before = fitted(cat=480, dog=480)
+    assert "4.00 % error on its 1,000 held-out images" in compare(fitted(cat=480, dog=480, taught=100), before)
+    with pytest.raises(AcceptanceError, match=r"10\.00 % error on its 1,000 held-out images"):
+        compare(fitted(cat=450, dog=450, taught=500), before)
+    with pytest.raises(AcceptanceError, match=r"10\.00 % error on its 1,000"):
+        compare(fitted(cat=450, dog=450), before)

@@ -25,13 +25,16 @@ def describe_parameters(manifest: Manifest) -> Iterator[str]:
         )
         return
     errors = wilson(round(report.chosen_error_percent * report.images / 100), report.images)
+    of, alone = "held-out images", "the linear head" if manifest.head == "linear" else "the network"
+    if manifest.parameters_from == "cross-validation":
+        of = "images, each asked of the others"
     yield (
         f"{chosen}: {report.chosen_error_percent:.2f} % error ({100 * errors.low:.2f} to {100 * errors.high:.2f}) on "
-        f"{report.images:,} held-out images ({on.name}: {on.why}), "
+        f"{report.images:,} {of} ({on.name}: {on.why}), "
         + (
             "the network has no head"
             if report.network_error_percent is None
-            else f"the network alone {report.network_error_percent:.2f} %"
+            else f"{alone} alone {report.network_error_percent:.2f} %"
         )
     )
     if on.left_out:
