@@ -86,7 +86,7 @@ def indexed(photos: Path, root: Path, network: str | None = None) -> Indexed:
     return Indexed(embedded + known, time.perf_counter() - started, embedded, known)
 
 
-def killed(photos: Path, root: Path, network: str, kills: int, longest: float) -> Killed:
+def killed(photos: Path, root: Path, kills: int, longest: float, network: str | None = None) -> Killed:
     """Kill it at random moments of its first ``longest`` seconds until it was killed so often, and let it finish."""
     moments = random.Random(0)
     for _ in range(kills):
@@ -125,7 +125,7 @@ def main(images: int, more: int, side: int, network: str, kills: int, longest: f
         again = indexed(photos, root)
         click.echo(f"first: {first}\nwith {more} more: {again}", err=True)
         shutil.rmtree(root)
-        stopped = killed(photos, root, network, kills, longest) if kills else None
+        stopped = killed(photos, root, kills, longest, network) if kills else None
         click.echo(f"killed: {stopped}", err=True)
     if as_json:
         print_json(first=asdict(first), again=asdict(again), killed=None if stopped is None else asdict(stopped))

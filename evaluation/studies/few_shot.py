@@ -290,7 +290,7 @@ def _drawn(bundle: Bundle, test: Dataset) -> tuple[Drawn, int]:
     drawn = Drawn(
         manifest.head,
         manifest.parameters_from,
-        str(manifest.preprocess.geometry),
+        manifest.preprocess.views,
         manifest.theta,
         manifest.lam,
         manifest.k,

@@ -12,7 +12,7 @@ from math import log2
 from secondlook.indexer.fitting.race import Need, Race, Racer, ranked
 from secondlook.model.errors import NetworkError, RecipeError
 from secondlook.model.images.geometry import MOST_SIDE, Geometry
-from secondlook.model.networks.onnx_network import OnnxNetwork
+from secondlook.model.networks.onnx_network import OnnxNetwork, layer_of
 from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.networks.proof import Tried
 
@@ -93,10 +93,11 @@ def one_size_up(network: OnnxNetwork) -> Preprocess | None:
     made = network.preprocess.with_geometry(height=height, width=width)
     try:
         larger = network.taking(made)
-        larger.activations(larger.probe(2), [larger.default_layer])
+        seen = larger.activations(larger.probe(2), [larger.default_layer]).seen[larger.default_layer]
     except (NetworkError, RecipeError):
         return None
-    return made if larger.default_layer in larger.layers() else None
+    layer = layer_of(seen.shape[1:], larger.size)
+    return made if layer is not None and layer.kind == network.layers()[network.default_layer].kind else None
 
 
 def _larger(best: Racer) -> Racer | None:

@@ -157,7 +157,7 @@ onModel(({ classes, entries, network, preprocess, dataset_classes: known, networ
   if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
   if (network && preprocess) {
     const { height, width } = preprocess.geometry;
-    parts.push(` ${network.name} looks at ${width} × ${height} pixels of each image.`);
+    parts.push(` ${network.name} looks at ${width} × ${height} pixels of each image${preprocess.mirrored ? ", and of its mirror image" : ""}.`);
   }
   if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
   if (source === "leave-one-out") {

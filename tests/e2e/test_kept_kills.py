@@ -11,13 +11,14 @@ from tests.networks_for_tests import classifier, written
 @pytest.mark.soak  # 50 processes
 def test_an_index_that_is_killed_again_and_again_embeds_nothing_twice(tmp_path: Path) -> None:
     photos, root = tmp_path / "photos", tmp_path / "root"
-    make_photos(photos, 1500, 400)
-    network = str(written(classifier(), tmp_path))
-    found = killed(photos, root, network, 50, 12.0)
-    assert (found.kept, found.twice) == (1500, 0)
-    assert found.last.images == 1500
+    make_photos(photos, 60, 48)
+    indexed(photos, root, str(written(classifier(), tmp_path)))
+    make_photos(photos, 3000, 400, first=60)
+    found = killed(photos, root, 50, 10.0)
+    assert (found.kept, found.twice) == (3060, 0)
+    assert found.last.images == 3060
     again = indexed(photos, root)
-    assert (again.embedded, again.known) == (0, 1500)
+    assert (again.embedded, again.known) == (0, 3060)
 
 
 def test_the_command_says_how_many_images_were_new(tmp_path: Path) -> None:

@@ -214,3 +214,26 @@ def test_one_size_up_is_a_multiple_of_the_stride(tmp_path: Path) -> None:
     odd = usual.taking(usual.preprocess.with_geometry(height=100, width=240))
     assert (found := one_size_up(odd)) is not None
     assert found.geometry.size == (128, 312)
+
+
+def test_what_choosing_comes_to_is_studied(tmp_path: Path) -> None:
+    make(tmp_path / "photos" / "train", framed)
+    make(tmp_path / "photos" / "test", framed, count=30)
+    asked = ["study", "geometry", str(places(tmp_path)), str(tmp_path / "photos"), "--counts", "5,20", "--draws", "4"]
+    result = CliRunner().invoke(cli, [*asked, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    few, more = found["chosen"]
+    assert few["picks"] == {"28 x 28, crop, bilinear": 4}  # 15 photos choose nothing
+    assert (few["declared_percent"], few["speed"]) == (few["chosen_percent"], 1)
+    assert sum(more["picks"].values()) == more["draws"] == 4
+    assert "28 x 28, crop, bilinear" not in more["picks"]
+    assert more["chosen_percent"] > more["declared_percent"] + 20
+    shown = {one["views"]: one for one in found["candidates"]}
+    mirrored = shown["28 x 28, squash, bilinear, mean with the mirrored photo"]
+    assert (mirrored["cost"], shown["28 x 28, crop, bilinear"]["cost"]) == (2, 1)
+    assert shown["28 x 28, crop, bilinear"]["right_percent"]["20"] == pytest.approx(more["declared_percent"])
+    told = CliRunner().invoke(cli, asked)
+    assert "times the declared" in " ".join(told.stdout.split())
+    refused = CliRunner().invoke(cli, [*asked[:5], "31"])
+    assert "give smaller --counts than 31" in f"{refused.output}{refused.exception}"

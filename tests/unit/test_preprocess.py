@@ -239,3 +239,18 @@ def test_records_are_said_in_few_words() -> None:
     assert str(Arithmetic(**NORMAL)) == "RGB, (x/255 - .485 .456 .406) / .229 .224 .225"  # type: ignore[arg-type]
     assert str(Arithmetic(scale=1, mean=(127, 127, 127), std=(128, 128, 128))) == "RGB, (x - 127) / 128"
     assert str(Geometry(height=224, width=224, crop_share=0.875)) == "224 x 224, crop .875, bilinear"
+
+
+def test_the_mirrored_copy_is_asked_where_a_file_says_so_and_not_in_records_from_before() -> None:
+    geometry = {"height": 224, "width": 224, "rule": "squash"}
+    before, now = of_json({"geometry": geometry}, "a.json"), of_json({"geometry": geometry, "mirrored": True}, "a.json")
+    assert (before.mirrored, now.mirrored) == (False, True)
+    assert now.work == 2 * before.work
+    assert (before.views, now.views) == (
+        "224 x 224, squash, bilinear",
+        "224 x 224, squash, bilinear, mean with the mirrored photo",
+    )
+    record = now.model_dump(mode="json")
+    assert Preprocess.model_validate(record) == now
+    del record["mirrored"]
+    assert not Preprocess.model_validate(record).mirrored

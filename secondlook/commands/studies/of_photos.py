@@ -94,6 +94,48 @@ def preprocessing(
     tell(found, as_json or progress_format == "json")
 
 
+@study.command("geometry")
+@click.argument("network")
+@click.argument("photos")
+@data_root_option
+@preprocess_option
+@click.option("--counts", type=Counts(), default="5,20,100", show_default=True, help="Photos of each class.")
+@click.option("--draws", type=click.IntRange(1), default=20, show_default=True, help="How often they are drawn.")
+@max_pixels_option
+@result_options
+def geometry(
+    network: str,
+    photos: str,
+    data_root: Path | None,
+    preprocess: Path | None,
+    counts: tuple[int, ...],
+    draws: int,
+    limits: Limits,
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Measure what choosing how photos are shown to a network without a head comes to, and what it costs.
+
+    NETWORK is named as for `secondlook network`; PHOTOS have a train and a test split.
+    """
+    from secondlook.evaluation.studies.geometry import geometry as measure
+    from secondlook.model.errors import NetworkError
+    from secondlook.model.networks.onnx_network import OnnxNetwork
+    from secondlook.model.networks.sources import open_network
+
+    with reporting(progress_format) as progress:
+        opened = open_network(network, preprocess)
+        if not isinstance(opened, OnnxNetwork):
+            raise NetworkError(f"{network} takes images in one way: give an ONNX graph or a backbone's name")
+        train, test = _splits(photos, data_root, limits)
+        found = measure(opened, shown_name(network), train, test, counts=counts, draws=draws, progress=progress)
+        if out is not None:
+            write(found, out, "geometry")
+    tell_left_out([train, test])
+    tell(found, as_json or progress_format == "json")
+
+
 def photos_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a network, labelled photos, and how the one is to take the other."""
     head = click.option(
@@ -127,9 +169,7 @@ class Photos(NamedTuple):
         Raises:
             DatasetError: there are no such photos, or they have no test split.
         """
-        train, test = (load(photos, split, data_root, limits) for split in ("train", "test"))
-        if train.content_hash() == test.content_hash():
-            raise DatasetError(f"{photos} has no test photos: put some of each class into {photos}/test/<class>/")
+        train, test = _splits(photos, data_root, limits)
         source = network_source(network, None, preprocess, class_map, head)
         return cls(shown_name(network), source, train, test)
 
@@ -172,3 +212,10 @@ def left_out_classes(
             write(found, out, "left-out-classes")
     tell_left_out([photos.train, photos.test])
     tell(found, as_json or progress_format == "json")
+
+
+def _splits(photos: str, data_root: Path | None, limits: Limits) -> tuple[Dataset, Dataset]:
+    train, test = (load(photos, split, data_root, limits) for split in ("train", "test"))
+    if train.content_hash() == test.content_hash():
+        raise DatasetError(f"{photos} has no test photos: put some of each class into {photos}/test/<class>/")
+    return train, test
