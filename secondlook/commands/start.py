@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sqlite3
@@ -34,7 +35,7 @@ from secondlook.model.bundles.root import active_generation, prune, require_root
 from secondlook.model.errors import BundleError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
-from secondlook.model.networks.backbones import DEFAULT_BACKBONE
+from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE
 from secondlook.service.http.hosts import is_loopback, tell_at_start
 from secondlook.service.processes.listening import bind
 from secondlook.service.settings import Settings, read_settings
@@ -45,7 +46,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @click.command()
-@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("photos", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--network",
     metavar="NETWORK",
@@ -58,7 +59,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @click.option("--no-open", is_flag=True, help="Open no browser.")
 @json_option
 def start(
-    photos: Path,
+    photos: Path | None,
     network: str | None,
     root: Path | None,
     host: str | None,
@@ -72,6 +73,11 @@ def start(
     Says how well each class is told and what to do next. Run again, it goes on: only new photos are looked at, and
     what was taught stays.
     """
+    if photos is None:
+        raise click.UsageError(
+            "name a folder that has a folder of photos for each class: secondlook start PHOTOS; without photos, "
+            "secondlook serve serves the model that comes with it, which can be taught on its page"
+        )
     root = root or bundles_home() / root_name(photos.expanduser())
     require_root(root)
     given: dict[str, Any] = {"host": host, "port": port}
@@ -107,6 +113,8 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
         return active_generation(root)
     is_same = before is not None and (before.network, before.network_stamp) == (now.network, now.network_stamp)
     source: EncoderSource = FromBundle(root) if is_same else network_source(name, None)
+    if name in BACKBONES:  # that it knows none of the photos' classes is what it is for
+        logging.getLogger("secondlook.indexer.sources").setLevel(logging.ERROR)
     images, counts = fold(photos.dataset, Journal(root)), Counts()
     generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress, counts=counts)
     click.echo(counts.said(), err=True)

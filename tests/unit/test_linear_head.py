@@ -129,6 +129,12 @@ def test_a_head_is_the_regression_that_scikit_learn_fits(each: int, classes: int
     assert np.abs(softmax(head.logits(others)) - expected).max() < 0.01
 
 
+def test_many_classes_of_one_entry_are_fitted_without_a_warning() -> None:
+    keys, values = clusters(30, 1)
+    head, _ = Regression(keys, values, 30).fit(slice(None), 10.0)
+    assert error_percent(softmax(head.logits(keys)), values) < 20
+
+
 def test_classes_without_entries_are_answered_with_never() -> None:
     keys, values = clusters(3, 20)
     head, _ = Regression(keys, np.where(values == 2, 3, values), 5).fit(slice(None), 10.0)

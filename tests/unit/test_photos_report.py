@@ -12,6 +12,7 @@ from secondlook.indexer.datasets.left_out import LeftOut, Reason
 from secondlook.indexer.photos import Photos
 from secondlook.model.images import Limits
 from secondlook.model.manifest import ClassFigures, DatasetInfo, Manifest, NetworkInfo
+from secondlook.model.networks.preprocess import CIFAR
 
 Figures = Mapping[str, tuple[int, int, Mapping[str, int]]]
 """Of each class: photos, how many were answered right, what the others were taken for."""
@@ -31,6 +32,8 @@ def report(figures: Figures, left_out: LeftOut | None = None, **dataset: object)
     manifest = Manifest.model_construct(
         generation="20261128T101500Z-3f9c",
         network=NetworkInfo(name="backbone", sha256=""),
+        preprocess=CIFAR,
+        head="linear",
         classes=tuple(figures),
         dataset=info.model_copy(update=dataset),
         parameters_from="cross-validation",
@@ -91,6 +94,7 @@ def test_one_picture_in_two_classes_and_damaged_photos_come_first() -> None:
         "left out: 1 damaged (cat/broken.jpg), 1 hidden or system (.DS_Store)",
         "copies: 1 photo shows a picture that another one shows too; that does no harm",
         "one picture in two classes: cat/1.jpg and dog/2.jpg",
+        "network: backbone, 32 x 32, cover, bicubic, head: linear",
     ]
 
 

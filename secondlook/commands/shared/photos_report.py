@@ -160,7 +160,7 @@ class PhotosReport:
         )
 
     def notes(self) -> Iterator[str]:
-        """What was left out and why, copies, and photos in two classes."""
+        """What was left out and why, copies, photos in two classes, and what looked at them."""
         of = self.manifest.dataset
         if len(self.left_out):
             yield f"left out: {self.left_out.said()}"
@@ -175,6 +175,7 @@ class PhotosReport:
             pairs = "; ".join(f"{shortened(one)} and {shortened(other)}" for one, other in of.in_two_classes[:NAMED])
             more = "; ..." if of.in_two_classes_count > NAMED else ""
             yield f"one picture in two classes: {pairs}{more}"
+        yield f"network: {self.manifest.network.name}, {self.manifest.preprocess.geometry}, head: {self.manifest.head}"
         if self.taught:
             yield f"taught besides: {self.taught:,} images, which stay"
 
