@@ -94,7 +94,7 @@ class FewShot:
                     continue
                 cells.append(f"{right:.1f} ({self._mean(draws, 'nll', name):.3f})")
             cells.append(", ".join(f"{one.lam:g}" for one in draws[:3]) + (", …" if len(draws) > 3 else ""))
-            cells.append(", ".join(dict.fromkeys(one.geometry for one in draws[:3])))
+            cells.append("; ".join(dict.fromkeys(one.geometry for one in draws)))
             rows.append(tuple(cells))
             for coverage in COVERAGES:
                 found = [one.sets[_percent(coverage)] for one in draws if _percent(coverage) in one.sets]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secondlook.indexer.fitting.linear_head import FittedHead, LinearOpinion, Regression, bounded
+from secondlook.indexer.fitting.linear_head import LinearOpinion, Regression, bounded
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
 from secondlook.model.manifest import LinearHead, TriedStrength
@@ -86,13 +86,13 @@ def choose_strength(
     work = min(len(labels), keys.shape[1]) * len(labels) * len(np.unique(labels)) * len(STRENGTHS)
     asked = asked[: int(np.clip(CHOICE_WORK / max(work, 1), 2, len(asked)))]
     regression = Regression(keys, labels, classes, known)
-    starts: dict[int, FittedHead] = {}
     tried: list[TriedStrength] = []
     for number, strength in enumerate(STRENGTHS):
         lost, weight = 0.0, 0
         for done, fold in enumerate(asked):
             progress("head", number * len(asked) + done, len(STRENGTHS) * len(asked))
-            head, starts[fold] = regression.fit(rows[folds != fold], strength, starts.get(fold))
+            # From nothing, as the head that is served: begun where a weaker one ended, it would end there too soon.
+            head = regression.fit(rows[folds != fold], strength)
             is_asked = (folds == fold) & np.isin(labels, labels[folds != fold])
             if is_asked.any():
                 lost += nll(softmax(head.logits(keys[is_asked])), labels[is_asked]) * int(is_asked.sum())
@@ -121,7 +121,7 @@ def fit_linear_head(
     some = bounded(labels, keys.shape[1], classes)
     part = keys if len(some) == len(labels) else keys[some]
     regression = Regression(part, labels[some], classes, known)
-    head, _ = regression.fit(slice(None), choice.strength, None, lambda done, most: progress("head", done, most))
+    head = regression.fit(slice(None), choice.strength, lambda done, most: progress("head", done, most))
     return LinearOpinion(head, choice.info(len(some), less_tenth=less_tenth))
 
 
@@ -140,7 +140,7 @@ def out_of_fold(
     logits = np.zeros((len(keys), classes), np.float32)
     rows, present = np.arange(len(labels)), np.unique(folds)
     for done, fold in enumerate(present.tolist()):
-        head, _ = regression.fit(rows[folds != fold], strength)
+        head = regression.fit(rows[folds != fold], strength)
         logits[folds == fold] = head.logits(keys[folds == fold])
         progress("head", done + 1, len(present))
     return logits

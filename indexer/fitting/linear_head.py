@@ -85,10 +85,8 @@ class Regression:
         centred *= np.float32(self._scale)
         self._seen = centred
 
-    def fit(
-        self, rows: Ints | slice, strength: float, start: FittedHead | None = None, passes: Passes = _silent
-    ) -> tuple[FittedHead, FittedHead]:
-        """The head of some keys, for keys as they are; and as the next fit may start from, in the room fitted in."""
+    def fit(self, rows: Ints | slice, strength: float, passes: Passes = _silent) -> FittedHead:
+        """The head of some keys, for keys as they are."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
@@ -102,12 +100,6 @@ class Regression:
             model = LogisticRegression(C=strength, max_iter=PASSES_AT_ONCE, warm_start=True, tol=tolerance)
             by_class = class_weights(np.bincount(labels, minlength=self._classes), self._known)
             counted = None if by_class is None else by_class[labels].astype(np.float32)
-            if start is not None:
-                part = [1] if len(present) == 2 else range(len(present))
-                doubled = 2 if len(present) == 2 else 1
-                model.coef_ = doubled * start.weights[present[part]]
-                model.intercept_ = doubled * start.bias[present[part]]
-                model.classes_ = present
             # Threads that wait for each other took 50 times as long on small matrices.
             threads = 1 if seen.size * len(present) < FEW_PRODUCTS else None
             for done in range(PASSES_AT_ONCE, PASSES + 1, PASSES_AT_ONCE):
@@ -126,14 +118,13 @@ class Regression:
                 weights[present], bias[present] = halves
             else:
                 weights[present], bias[present] = model.coef_, model.intercept_
-        fitted = FittedHead(weights, bias)
         whole = weights * np.float32(self._scale)
         if self._basis is not None:
             whole = whole @ self._basis.T
         absent = np.setdiff1d(np.arange(self._classes), present)
         final = bias - whole @ self._mean
         final[absent] = (final[present].min() if len(present) else 0.0) + FAR_BELOW
-        return FittedHead(whole.astype(np.float32), final.astype(np.float32)), fitted
+        return FittedHead(whole.astype(np.float32), final.astype(np.float32))
 
 
 def bounded(labels: Ints, dim: int, classes: int, most: float = MOST_WORK) -> Ints:

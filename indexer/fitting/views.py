@@ -45,7 +45,8 @@ class Choice:
             tried.append(racer)
             answer, _ = race.run([best, racer], COSTLIER, PATIENCE)
             if best is not first:
-                race.hold(first, racer, on_all=False)
+                for one in (best, racer):  # that race held them to each other
+                    race.hold(first, one, on_all=False)
             best = racer if answer == "beaten" else best
         if best is not first:
             race.hold(first, best, on_all=True)

@@ -191,6 +191,21 @@ def test_the_mean_with_the_mirrored_photo_is_worth_its_cost_where_sides_say_noth
     assert (cached.dataset.mirrored, cached.preprocess.mirrored) == (True, False)
 
 
+def test_all_that_was_tried_is_held_to_what_is_declared(tmp_path: Path) -> None:
+    def both(random: np.random.Generator, label: int) -> Pixels:
+        pixels = framed(random, label).astype(np.float64)
+        pixels[:, :SIDE] += 50
+        return bytes_of(pixels if random.random() < 0.5 else pixels[:, ::-1])
+
+    proof = measured(open_onnx(places(tmp_path)), make(tmp_path / "both", both))
+    assert proof.choice is not None
+    shape, _, more = proof.choice.said.partition(", ")
+    assert (shape in ("squash", "pad"), more) == (True, "mean with the mirrored photo")
+    behind = {tried.said: tried.behind for tried in proof.geometry}
+    assert behind[shape] < -1.5  # which the mirrored one beat
+    assert behind[proof.choice.said] <= behind[shape]
+
+
 def test_one_size_up_is_taken_where_it_shows_more(tmp_path: Path) -> None:
     photos = make(tmp_path / "striped", striped)
     network = open_onnx(edges(tmp_path, "height", "width"))

@@ -123,7 +123,7 @@ def test_a_head_is_the_regression_that_scikit_learn_fits(each: int, classes: int
     centred = keys - keys.mean(axis=0)
     scale = 1 / np.sqrt(np.square(centred).sum(axis=1).mean())
     model = LogisticRegression(C=10.0, max_iter=1000, tol=1e-6).fit(centred * scale, values)
-    head, _ = Regression(keys, values, classes).fit(slice(None), 10.0)
+    head = Regression(keys, values, classes).fit(slice(None), 10.0)
     others, _ = clusters(classes, 30, seed=7)
     expected = model.predict_proba((others - keys.mean(axis=0)) * scale)
     assert np.abs(softmax(head.logits(others)) - expected).max() < 0.01
@@ -131,13 +131,13 @@ def test_a_head_is_the_regression_that_scikit_learn_fits(each: int, classes: int
 
 def test_many_classes_of_one_entry_are_fitted_without_a_warning() -> None:
     keys, values = clusters(30, 1)
-    head, _ = Regression(keys, values, 30).fit(slice(None), 10.0)
+    head = Regression(keys, values, 30).fit(slice(None), 10.0)
     assert error_percent(softmax(head.logits(keys)), values) < 20
 
 
 def test_classes_without_entries_are_answered_with_never() -> None:
     keys, values = clusters(3, 20)
-    head, _ = Regression(keys, np.where(values == 2, 3, values), 5).fit(slice(None), 10.0)
+    head = Regression(keys, np.where(values == 2, 3, values), 5).fit(slice(None), 10.0)
     said = softmax(head.logits(keys))
     assert said[:, [2, 4]].max() < 1e-9
     assert error_percent(said, np.where(values == 2, 3, values)) < 20
@@ -148,7 +148,7 @@ def test_a_class_of_few_added_images_counts_as_much_as_others() -> None:
     kept = np.concatenate((np.flatnonzero(values < 3), np.flatnonzero(values == 3)[:2]))
     others, labels = clusters(4, 200, seed=5, noise=2.5)
     alone, counted = (
-        softmax(Regression(keys[kept], values[kept], 4, known).fit(slice(None), 10.0)[0].logits(others))
+        softmax(Regression(keys[kept], values[kept], 4, known).fit(slice(None), 10.0).logits(others))
         for known in (4, 3)
     )
     assert counted[labels == 3, 3].mean() > 1.5 * alone[labels == 3, 3].mean()
@@ -182,7 +182,7 @@ def test_what_is_said_out_of_fold_is_as_likely_as_of_new_images() -> None:
     keys, values = clusters(4, 60, noise=2.5)
     others, labels = clusters(4, 500, seed=5, noise=2.5)
     logits = out_of_fold(keys, values, 4, folds_of(values, np.arange(len(keys))), 10.0)
-    head, _ = Regression(keys, values, 4).fit(slice(None), 10.0)
+    head = Regression(keys, values, 4).fit(slice(None), 10.0)
     new = nll(softmax(head.logits(others)), labels)
     assert nll(softmax(head.logits(keys)), values) < 0.8 * new
     assert nll(softmax(logits), values) == pytest.approx(new, rel=0.2)
