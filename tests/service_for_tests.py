@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import FEATURES
 from secondlook.model.bundles.root import active_generation
 from secondlook.service import app as application
 from secondlook.service.settings import Settings
@@ -61,8 +62,8 @@ def open_predictor(root: Path) -> Predictor:
 
 
 def copy_root(root: Path, target: Path) -> Path:
-    """A root that a test may write to."""
-    return Path(shutil.copytree(root, target))
+    """A root that a test may write to, in which nothing was embedded before."""
+    return Path(shutil.copytree(root, target, ignore=shutil.ignore_patterns(FEATURES)))
 
 
 def add_generation(root: Path, generation: str = "20990101T000000Z-abcd", **changed: Any) -> str:

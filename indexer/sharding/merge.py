@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset
@@ -23,6 +21,7 @@ from secondlook.indexer.embedding.chunks import Arrays
 from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
+from secondlook.indexer.embedding.sheets import KeptSheet, less
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
@@ -36,7 +35,6 @@ from secondlook.indexer.sharding.shards import (
     shard_folder,
     shard_range,
 )
-from secondlook.model.bundles.entry_table import contact_sheet
 from secondlook.model.bundles.files import encoder_id, read_manifest
 from secondlook.model.bundles.root import active_generation, generations
 from secondlook.model.errors import PartsError
@@ -192,7 +190,7 @@ def _gather(
         file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
         # Parts that were embedded with a linear head have its logits, and are merged with a new one.
         logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored], : engine.classes]
-        sheet, place = _renumbered(arrays["sheet"][kept], sheets)
+        sheet, place = _renumbered(arrays["sheet"][kept], arrays["place"][kept], sheets)
         looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
         if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
             looks = looks[originals]
@@ -257,25 +255,32 @@ class _Presence:
             )
 
 
-def _renumbered(sheet: NDArray[np.int64], start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sheets and places of entries whose file's other entries were removed; the first sheet's number is ``start``."""
+def _renumbered(
+    sheet: NDArray[np.int64], place: NDArray[np.int64], start: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sheets and places of entries whose file's other entries were removed; the first sheet's number is ``start``.
+
+    A sheet has no picture but those of its entries.
+    """
     if (sheet < 0).all():  # no thumbnails
         return sheet, np.zeros_like(sheet)
-    _, first, renumbered = np.unique(sheet, return_index=True, return_inverse=True)
-    return start + renumbered, np.arange(len(sheet)) - first[renumbered]
+    numbers, renumbered = np.unique(sheet, return_inverse=True)
+    places = np.empty_like(place)
+    for number in numbers.tolist():
+        rows = sheet == number
+        places[rows] = np.unique(place[rows], return_inverse=True)[1]
+    return start + renumbered, places
 
 
 def _sheets(parts: Parts, now: NDArray[np.int64]) -> Iterator[bytes]:
     """The contact sheets in order, without the pictures of images that were removed."""
     if not parts.plan.thumbnails:
         return
-    for arrays in parts.chunks("positions", "sheet", "sheets", "sheet_sizes"):
-        kept, sheet = now[arrays["positions"]] >= 0, arrays["sheet"]
+    for arrays in parts.chunks("positions", "sheet", "place", "sheets", "sheet_sizes"):
+        kept, sheet, place = now[arrays["positions"]] >= 0, arrays["sheet"], arrays["place"]
         ends = np.cumsum(arrays["sheet_sizes"])
         for number in np.unique(sheet[kept]).tolist():
             jpeg = arrays["sheets"][ends[number] - arrays["sheet_sizes"][number] : ends[number]].tobytes()
-            stay = kept[sheet == number]
-            if not stay.all():
-                with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-                    jpeg = contact_sheet(np.asarray(image).reshape(len(stay), -1, image.width, 3)[stay])
-            yield jpeg
+            pictures = int(place[sheet == number].max()) + 1
+            stay = np.unique(place[(sheet == number) & kept])
+            yield jpeg if len(stay) == pictures else less(KeptSheet(jpeg, pictures), stay)

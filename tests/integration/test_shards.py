@@ -121,8 +121,14 @@ def test_images_in_memory_are_split_too(tiny_bundle: Path, folder: Path, tmp_pat
     assert_same(bundle, plain(dataset, root, tmp_path, IndexOptions()))
 
 
-def test_what_was_taught_is_folded_in_where_parts_are_merged(tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_was_taught_is_folded_in_where_parts_are_merged(
+    tiny_bundle: Path, folder: Path, tmp_path: Path, is_known: bool
+) -> None:
     root, dataset = copy_root(tiny_bundle, tmp_path / "root"), load(str(folder))
+    if is_known:  # some of the images were embedded before, and their pictures are in other sheets
+        fewer = make_folder(tmp_path / "fewer", per_class=20)
+        index(load(str(fewer)), root, FromBundle(root), IndexOptions(mirror=True))
     embed(dataset, root, tmp_path / "parts", 3, mirror=True)
     journal = Journal(root)
     journal.add("violet", [NewImage("a", make_image("blue", seed=7)), NewImage("b", make_image("red", seed=8))], "k")
