@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from secondlook.model.bundles.bundle import open_bundle
+from secondlook.model.bundles.files import FEATURES
 from tests.images_for_tests import make_folder, make_image
 
 
@@ -79,7 +80,7 @@ def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     assert secondlook("bundles", "verify", "--bundles", root).returncode == 0
 
 
-def test_a_terminated_index_leaves_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_terminated_index_leaves_nothing_but_what_was_embedded(tiny_bundle: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_bundle, tmp_path / "bundles"))
     before = sorted(root.iterdir())
     folder = make_folder(tmp_path / "colours", per_class=400)
@@ -93,7 +94,8 @@ def test_a_terminated_index_leaves_nothing(tiny_bundle: Path, tmp_path: Path) ->
     process.terminate()
     assert process.wait(30) == 128 + signal.SIGTERM
     process.stdout.close()
-    assert sorted(root.iterdir()) == before
+    assert sorted(path for path in root.iterdir() if path.name != FEATURES) == before
+    assert all(path.suffix == ".npz" for path in (root / FEATURES).rglob("*") if path.is_file())
 
 
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:

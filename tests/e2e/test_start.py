@@ -111,6 +111,7 @@ def test_photos_are_learned_reported_and_served_and_what_is_taught_stays(
         assert label(client, striped(9)) == "striped"
 
 
+@pytest.mark.slow
 def test_photos_that_came_went_and_moved_are_seen(photos: Path, backbone: Path, home: dict[str, str]) -> None:
     def counts(found: Any) -> dict[str, int]:
         return {one["label"]: one["photos"] for one in found["classes"]}
@@ -155,6 +156,7 @@ def test_a_network_that_is_not_there_leaves_what_is(
     assert report(home, photos)["generation"] == first["generation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["measure", "embed", "head", "verify"])
 def test_ctrl_c_leaves_nothing_half_made_and_the_next_run_goes_on(
     after: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
@@ -181,6 +183,7 @@ def test_ctrl_c_leaves_nothing_half_made_and_the_next_run_goes_on(
     assert report(home, photos, "--bundles", root)["images"] == 36
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_with_what_to_do(
     photos: Path, backbone: Path, home: dict[str, str], small_disk: Callable[[str], Path]
 ) -> None:
