@@ -122,11 +122,14 @@ def test_a_primary_teaches_its_replicas_and_they_move_together(
         assert httpx.request(method, primary.url + path, json=body, headers=ADMIN).is_success
 
     def told(url: str) -> dict[str, Any]:
-        # Less the calibration, which each server makes anew for itself, behind its answers.
-        return {name: said for name, said in httpx.get(f"{url}/v1/model").json().items() if name != "calibration"}
+        # Less the calibration, which each server makes anew for itself, behind its answers, and who may be taught.
+        own = {"calibration", "teachable", "why_not_teachable"}
+        return {name: said for name, said in httpx.get(f"{url}/v1/model").json().items() if name not in own}
 
     wanted = told(primary.url)
+    assert httpx.get(f"{primary.url}/v1/model").json()["teachable"]
     for replica in replicas:
+        assert "primary" in httpx.get(f"{replica.url}/v1/model").json()["why_not_teachable"]
         until(lambda url=replica.url: told(url) == wanted)
         near = look(replica, "red")["neighbors"]
         assert (near[0]["id"], near[0]["label"]) == (number, "striped")
