@@ -98,6 +98,7 @@ def test_a_terminated_index_leaves_nothing_but_what_was_embedded(tiny_bundle: Pa
     assert all(path.suffix == ".npz" for path in (root / FEATURES).rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
     make_folder(tmp_path / "colours", per_class=40)
     options = ("train", tmp_path / "colours", "--depth", 20, "--batch-size", 16, "--json")
@@ -129,6 +130,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], tensor, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_from_a_network_goes_on_from_what_it_knows(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "colours", per_class=40)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
