@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kept_for_tests import network as network
+from tests.kept_for_tests import shades as shades
+from tests.kept_for_tests import source as source
 from tests.service_for_tests import KEY, Call, copy_root, create_app, serving, settings
 
 

@@ -1,10 +1,7 @@
 """What was embedded is kept: an index embeds what is new, and is otherwise what it would be."""
 
 import io
-import json
-import logging
 import shutil
-import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,90 +13,21 @@ from PIL import Image
 
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
-from secondlook.indexer.embedding import kept_features
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import refit
 from secondlook.indexer.sources.from_network import FromNetwork
-from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import features_of
 from secondlook.model.bundles.root import activate, prune, remove
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal, NewImage
-from tests.images_for_tests import COLOURS, make_image, make_shades, photos
-from tests.networks_for_tests import SIDE, colour_classifier, written
-
-FIXED = IndexOptions(parameters=Parameters(20.0, 0.5, 5))
-ALONE = IndexOptions(parameters=Parameters(20.0, 1.0, 5))
-MIXED = IndexOptions()
-DAMAGED = "green/cut.png"
-
-
-@pytest.fixture
-def shades(tmp_path: Path) -> Path:
-    """Images of three classes, one of them cut short."""
-    folder = make_shades(tmp_path / "shades")
-    whole = (folder / "green" / "00.png").read_bytes()
-    (folder / DAMAGED).write_bytes(whole[: len(whole) // 2])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> FromNetwork:
-    folder = tmp_path_factory.mktemp("network")
-    (folder / "how.json").write_text(
-        json.dumps({"geometry": {"height": SIDE, "width": SIDE}, "arithmetic": {}, "is_certain": True})
-    )
-    return FromNetwork(str(written(colour_classifier(COLOURS), folder)), preprocess=folder / "how.json")
-
-
-@pytest.fixture(scope="module")
-def source(network: FromNetwork, tmp_path_factory: pytest.TempPathFactory) -> FromBundle:
-    """The same as a bundle's encoder, for which nothing is measured."""
-    folder = tmp_path_factory.mktemp("source")
-    return FromBundle(
-        folder / "root", index(load(str(make_shades(folder / "shades"))), folder / "root", network, FIXED)
-    )
-
-
-def built(
-    folder: Path, root: Path, source: EncoderSource, options: IndexOptions = MIXED, limits: Limits | None = None
-) -> tuple[Bundle, Counts]:
-    counts = Counts()
-    dataset = load(str(folder), limits=limits or Limits(10**6))
-    generation = index(dataset, root, source, options, counts=counts)
-    return open_bundle(root, generation), counts
-
-
-def keys(bundle: Bundle) -> np.ndarray[Any, Any]:
-    return np.concatenate([chunk for chunk, _ in bundle.store.chunks()])
-
-
-def table(bundle: Bundle) -> tuple[list[Any], list[Any]]:
-    """All entries, and the sheets."""
-    with sqlite3.connect(bundle.path / "entries.sqlite") as connection:
-        entries = connection.execute("SELECT * FROM entries JOIN images ON images.id = image ORDER BY 1").fetchall()
-        return entries, connection.execute("SELECT * FROM sheets ORDER BY id").fetchall()
-
-
-def pictures(bundle: Bundle) -> list[bytes | None]:
-    return [bundle.entries.thumbnail(entry) for i in range(bundle.entries.count) if (entry := bundle.entries.get(i))]
-
-
-def same(one: Bundle, other: Bundle) -> None:
-    """Hold one bundle to another one of the same images."""
-    assert one.entries.sources() == other.entries.sources()
-    assert one.store.values.tolist() == other.store.values.tolist()
-    np.testing.assert_allclose(keys(one), keys(other), atol=1e-6)
-    for name in ("dataset", "classes", "holdout", "features", "head", "recipe", "k", "lam", "theta"):
-        assert getattr(one.manifest, name) == getattr(other.manifest, name), name
-    with np.load(one.path / "looks.npz") as a, np.load(other.path / "looks.npz") as b:
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name], name)
+from tests.images_for_tests import make_image, make_shades, photos
+from tests.kept_for_tests import ALONE, DAMAGED, FIXED, MIXED, built, keys, pictures, same, table
+from tests.networks_for_tests import colour_classifier, written
 
 
 def test_an_index_made_again_embeds_nothing_and_is_the_same(shades: Path, tmp_path: Path, network: FromNetwork) -> None:
@@ -240,108 +168,6 @@ def test_what_is_too_large_now_is_left_out_as_if_it_were_not_known(
     built(shades, tmp_path / "root", source, FIXED)
     bundle, _ = built(shades, tmp_path / "root", source, FIXED, limits=Limits(40 * 40))
     assert bundle.manifest.dataset.left_out == {"damaged": 1, "too large": 1}
-
-
-def files(root: Path) -> list[Path]:
-    return sorted((root / "features").rglob("*.npz"))
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def another(path: Path) -> None:
-    path.write_bytes(b"PK\x03\x04" + bytes(5000))
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def zeros(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-@pytest.mark.parametrize("damage", [cut, flip, another, empty, zeros])
-def test_a_damaged_file_is_told_and_its_images_are_embedded_again(
-    damage: Any,
-    shades: Path,
-    tmp_path: Path,
-    source: FromBundle,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(kept_features, "CHUNK", 64)
-    first, _ = built(shades, tmp_path / "root", source, FIXED)
-    damaged, *_ = (path for path in files(tmp_path / "root"))
-    with np.load(damaged) as arrays:
-        lost = len(arrays["digests"])
-    damage(damaged)
-    again, counts = built(shades, tmp_path / "root", source, FIXED)
-    assert (counts.embedded, counts.known) == (lost, 90 - lost)
-    assert sum("damaged" in record.message for record in caplog.records) == 1
-    same(again, first)
-    caplog.clear()
-    _, counts = built(shades, tmp_path / "root", source, FIXED)
-    assert (counts.embedded, counts.known) == (0, 90)
-    assert not caplog.records
-
-
-def test_where_nothing_can_be_kept_it_goes_on_and_says_so_once(
-    shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(kept_features, "CHUNK", 64)
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "features").write_bytes(b"")
-    with caplog.at_level(logging.WARNING):
-        _, counts = built(shades, tmp_path / "root", source, FIXED)
-    assert (counts.embedded, counts.known) == (90, 0)
-    assert sum("not kept for later runs" in record.message for record in caplog.records) == 1
-
-
-@pytest.mark.parametrize(("limit", "value"), [("MOST_BYTES", 40_000), ("SPARED_BYTES", 1 << 60)])
-def test_no_more_is_kept_than_there_is_room_for(
-    limit: str, value: int, shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_features, "CHUNK", 64)
-    monkeypatch.setattr(kept_features, limit, value)
-    built(shades, tmp_path / "root", source, FIXED)
-    assert sum(path.stat().st_size for path in files(tmp_path / "root")) <= value
-    _, counts = built(shades, tmp_path / "root", source, FIXED)
-    assert counts.embedded > 0
-
-
-def test_wide_keys_are_not_kept(
-    shades: Path, tmp_path: Path, source: FromBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_features, "WIDEST", 2)
-    bundle, _ = built(shades, tmp_path / "root", source, FIXED)
-    assert bundle.store.dim > 2
-    assert not (tmp_path / "root" / "features").exists()
-
-
-class _StoppedError(Exception):
-    pass
-
-
-def test_what_was_embedded_until_it_is_stopped_is_not_embedded_again(
-    shades: Path, tmp_path: Path, source: FromBundle
-) -> None:
-    def stop(stage: str, done: int, total: int) -> None:
-        if stage == "embed" and done >= 64:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        index(load(str(shades)), tmp_path / "root", source, FIXED, stop)
-    _, counts = built(shades, tmp_path / "root", source, FIXED)
-    assert counts.known >= 63
-    assert counts.embedded + counts.known == 90
 
 
 def test_two_at_once_do_each_other_no_harm(shades: Path, tmp_path: Path, source: FromBundle) -> None:
