@@ -122,18 +122,25 @@ def generation(url: str) -> str:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A file system in memory of its own, (re)mounted with some options."""
+    """A file system in memory of its own: an empty one per call, or with `remount` that of the call before."""
     where = tmp_path / "disk"
     where.mkdir()
 
+    def unmount() -> None:
+        # None may stay: pytest could not remove the folder then, runs later, and would end red over it.
+        while where.is_mount():
+            subprocess.run(["umount", "-l", str(where)], capture_output=True, check=True)
+
     def mount(options: str) -> Path:
+        if "remount" not in options.split(","):
+            unmount()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
         if subprocess.run(command, capture_output=True).returncode != 0:
             pytest.skip("mounting a file system is not permitted here")
         return where
 
     yield mount
-    subprocess.run(["umount", "-l", str(where)], capture_output=True)
+    unmount()
 
 
 def fill(disk: Path) -> Path:
