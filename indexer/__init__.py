@@ -17,7 +17,8 @@ In the order of the data:
                     by ``class_shape`` and ``unknown`` images), how near is the same picture (``nearest_other``), doubt
                     (``calibrate``). ``neighbors`` searches the holdout's nearest entries once for all of them;
                     ``added`` calibrates a served bundle with what it was taught.
-``index``           The steps 1 to 6 in order, and the bundle written. ``refit`` does the last one anew for a bundle.
+``engines``         7. Engines of reduced precision are held to float32's answers on labelled images.
+``index``           The steps 1 to 7 in order, and the bundle written. ``refit`` does the last one anew for a bundle.
 ``sharding/``       The same on many machines: ``shards`` embeds parts, ``on_ray`` has a cluster do it, ``merge`` makes
                     one bundle of them.
 ``train, keras``    Networks: a CIFAR ResNet trained, or brought in from Keras.

@@ -22,6 +22,7 @@ from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
+from secondlook.indexer.engines import with_engines
 from secondlook.indexer.fitting.cache import FittedCache, fit_cache
 from secondlook.indexer.fitting.honest_head import fit_honest_head
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
@@ -118,8 +119,9 @@ def index(
         if linear is not None:
             encoder = with_linear_head(folder, entries, encoder, linear)
         stored = write_files(folder, entries, encoder, builder, fitted)
-        progress("verify", 0, 1)
         manifest = describe(generation, entries, encoder, stored, fitted, options, linear)
+        manifest = with_engines(manifest, folder, entries, fitted.store, options.holdout, progress)
+        progress("verify", 0, 1)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del embedded, entries, store, fitted
         bundles.commit(root, folder, manifest, milvus)

@@ -34,6 +34,7 @@ from secondlook.model.added.replay import replayed
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.engines import INT8, INT8_DATA
 from secondlook.model.bundles.files import DIRECTIONS
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
 from secondlook.model.bundles.root import draft, new_generation
@@ -117,6 +118,8 @@ def refit(
             "same_as": fitted.same_as or old.manifest.same_as,
             "network": old.manifest.network.model_copy(update={"trained_on_these": fitted.trained}),
             "store": old.manifest.store.model_copy(update={"search": fitted.store.search_info}),
+            # What reduced precisions were held to are the answers under the parameters before.
+            "engines": (),
         },
     )
 
@@ -350,7 +353,8 @@ def _write_changed(
 ) -> str:
     """A new bundle of the same files, with some of its manifest changed; its generation."""
     with draft(root) as folder, ExitStack() as undo:
-        for name in old.manifest.files.keys() - {LOOKS, HOLDOUT, DIRECTIONS}:
+        left_out = {LOOKS, HOLDOUT, DIRECTIONS} | ({INT8, INT8_DATA} if "engines" in changed else set())
+        for name in old.manifest.files.keys() - left_out:
             shutil.copyfile(old.path / name, folder / name)
         write_fitted(folder, looks, holdout, directions)
         manifest = old.manifest.model_copy(update={"generation": new_generation(), **made_now(), **changed})

@@ -15,6 +15,7 @@ from secondlook.model.fit_report import HoldoutInfo as HoldoutInfo
 from secondlook.model.fit_report import LinearHead as LinearHead
 from secondlook.model.fit_report import Part
 from secondlook.model.fit_report import TriedStrength as TriedStrength
+from secondlook.model.networks.engines import EngineName
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
@@ -246,6 +247,32 @@ class Calibration(Part):
     """Percent of the holdout's images that are of each standing."""
 
 
+class ProvenEngine(Part):
+    """An engine of reduced precision, held to the answers of float32 on labelled images when the bundle was made.
+
+    The cache's keys are float32's; only the images that are asked are encoded by it.
+    """
+
+    engine: EngineName
+    allowed: bool
+    why: str
+    """What became of the answers, or what was found wanting."""
+    images: int
+    error_percent: float
+    """Of the mixture."""
+    float32_error_percent: float
+    nll: float
+    """Of the mixture, in nats."""
+    float32_nll: float
+    same_top1_percent: float
+    """How often the mixture's first class is float32's."""
+    cosine_mean: float
+    """Of the images' keys with float32's."""
+    cosine_least: float
+    recognised_percent: float | None = None
+    """How many images would be seen to be the same picture as their own entry; None where none is at all."""
+
+
 class FileInfo(Part):
     """One file of the bundle."""
 
@@ -282,6 +309,8 @@ class Manifest(Part):
     approximation_error: ApproximationError | None = Field(None, alias="truncation")
     folded_change: int | None = Field(None, alias="taught")
     """The newest change of the root's journal that was folded in; None = it was left out, or there was none."""
+    engines: tuple[ProvenEngine, ...] = ()
+    """Those of reduced precision that were tried; float32 needs no proof."""
     features: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     """What keys depend on, whatever the head is: the name of the root's folder of what was embedded before; None in
     bundles from before there was one, and where keys are not kept."""

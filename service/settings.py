@@ -13,8 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from secondlook.model.bundles.engines import DEFAULT, EngineName
+from secondlook.model.bundles.engine_choice import DEFAULT
 from secondlook.model.errors import ParameterError
+from secondlook.model.networks.engines import EngineName
 from secondlook.model.stores.milvus_server import MilvusSettings
 from secondlook.service.prefix import PREFIX as PREFIX_PATH
 from secondlook.service.problems import likely
@@ -112,8 +113,9 @@ class Settings(BaseSettings):
     )
     engine: EngineName = Field(
         DEFAULT,
-        description="What runs the encoder on `cpu`: `onnxruntime`, or `openvino-f32` (needs the fast extra), both in "
-        "float32.",
+        description="What runs the encoder on `cpu`, and in which precision: `onnxruntime` (float32), or with the fast "
+        "extra `openvino-f32`, `openvino-bf16` or `openvino-int8`; the last two run bundles whose answers they were "
+        "seen to keep, and float32 runs the others.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the network on `cuda`; `auto` is what was decided when the bundle was made there."

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from secondlook.model.bundles.engines import DEFAULT, EngineName, OpenEngine, check_installed, open_engine
+from secondlook.model.bundles.engine_choice import DEFAULT, OpenEngine, check_installed, choose_engine
 from secondlook.model.bundles.entry_table import Entries, Entry
 from secondlook.model.bundles.files import (
     DIRECTIONS,
@@ -40,7 +40,7 @@ from secondlook.model.errors import BundleError, EngineError, StoreError, StoreU
 from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE, number_in
 from secondlook.model.manifest import GENERATION, MANIFEST, Manifest
-from secondlook.model.networks.engines import Engine
+from secondlook.model.networks.engines import Engine, EngineName
 from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import MilvusStore
@@ -311,7 +311,7 @@ def _engine(
     """The encoder on a processor, once it has answered two images."""
     refuse = partial(refusal, manifest.generation)
     try:
-        opened = open_engine(folder, name, threads, spare_core=spare_core)
+        opened = choose_engine(folder, manifest, name, threads, spare_core=spare_core)
     except EngineError as error:
         raise refuse(ENCODER, f"cannot run: {error}") from error
     engine = opened.engine

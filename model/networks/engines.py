@@ -6,7 +6,7 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
@@ -19,6 +19,8 @@ from secondlook.model.networks.onnx_files import referenced
 
 DATA = ".data"
 """Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
+EngineName = Literal["onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8"]
+"""What runs an encoder on a processor, and in which precision; ONNX Runtime's is float32."""
 LIGHT = 32 << 20
 """Bytes of an encoder that takes about as long for an image as HTTP and decoding do (docs/decisions/004)."""
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from secondlook.model.errors import EngineError
 from secondlook.model.networks.engines import Encoding, check_no_other_files, give_back_memory
 
-Arithmetic = Literal["f32", "bf16"]
-"""As OpenVINO calls it."""
+Precision = Literal["f32", "bf16", "int8"]
+"""As OpenVINO calls them. What a graph has quantised is computed in 8 bits, and all else in float32 then."""
+_NAMES: dict[Precision, str] = {"f32": "float32", "bf16": "bfloat16", "int8": "8 bits"}
 
 
 def import_openvino() -> Any:
@@ -43,27 +44,28 @@ def has_bfloat16() -> bool:
 class OpenVinoEngine:
     """An exported encoder on OpenVINO, with so many threads; 0 = all cores.
 
-    Weights in a file of their own are mapped, and lie in memory once; those in the graph's own file, twice. What the
-    graph has in float32 is computed in ``arithmetic``; what it has quantised, in 8 bits.
+    Weights in a file of their own are mapped, and lie in memory once; those in the graph's own file, twice. For
+    ``int8`` the graph must be quantised (``model.networks.quantized``).
 
     Raises:
         EngineError: the file is not an encoder's graph, takes weights from another file than ``DATA`` beside it, or the
-            processor has no such arithmetic.
+            processor has no bfloat16.
         ModuleNotFoundError: OpenVINO is not installed.
     """
 
-    def __init__(self, path: Path, threads: int = 0, *, arithmetic: Arithmetic = "f32") -> None:
+    def __init__(self, path: Path, threads: int = 0, *, precision: Precision = "f32") -> None:
         openvino = import_openvino()
-        if arithmetic == "bf16" and not has_bfloat16():
+        if precision == "bf16" and not has_bfloat16():
             raise EngineError("this processor has no bfloat16: use float32")
-        check_no_other_files(path)
+        if path.suffix == ".onnx":
+            check_no_other_files(path)
         try:
             compiled = openvino.Core().compile_model(
                 path,
                 "CPU",
                 {
                     # By itself it takes bfloat16 for float32 where the processor has AMX.
-                    "INFERENCE_PRECISION_HINT": arithmetic,
+                    "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
                     "PERFORMANCE_HINT": "LATENCY",
                     "NUM_STREAMS": 1,
                     "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1,
@@ -80,7 +82,7 @@ class OpenVinoEngine:
         except Exception as error:
             raise EngineError(f"{path.name} is not an encoder that OpenVINO can run") from error
         give_back_memory()
-        self.name = f"openvino {openvino.__version__.partition('-')[0]}"
+        self.name = f"openvino {openvino.__version__.partition('-')[0]} in {_NAMES[precision]}"
 
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
         """One run of the graph."""

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from secondlook.commands.shared.fit_options import holdout_of, holdout_option, trained_option, unknown_option
-from secondlook.commands.shared.fit_summary import describe_novelty, describe_parameters
+from secondlook.commands.shared.fit_summary import describe_engines, describe_novelty, describe_parameters
 from secondlook.commands.shared.network_options import (
     class_map_option,
     network_help,
@@ -312,6 +312,7 @@ def _what_was_built(manifest: Manifest) -> Iterator[str]:
     yield f"store {kept.factory}{f', chosen: {kept.why}' if kept.why else ''}"
     yield from describe_parameters(manifest)
     yield from describe_novelty(manifest)
+    yield from describe_engines(manifest)
     if lost is not None:
         yield (
             f"against the exact sum, {lost.changed_top1_percent:.2f} % of held-out answers change their first class; "

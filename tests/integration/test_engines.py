@@ -85,10 +85,10 @@ def test_float32_is_float32_on_openvino(tiny_bundle: Path, images: NDArray[np.ui
     expected = OnnxEngine(path).encode(images)
     np.testing.assert_allclose(OpenVinoEngine(path).encode(images).keys, expected.keys, atol=2e-5)
     if has_bfloat16():
-        assert np.abs(OpenVinoEngine(path, arithmetic="bf16").encode(images).keys - expected.keys).max() > 2e-4
+        assert np.abs(OpenVinoEngine(path, precision="bf16").encode(images).keys - expected.keys).max() > 2e-4
     else:
         with pytest.raises(EngineError, match="this processor has no bfloat16"):
-            OpenVinoEngine(path, arithmetic="bf16")
+            OpenVinoEngine(path, precision="bf16")
 
 
 def test_what_was_answered_stays_when_the_next_images_come(engine: Engine, images: NDArray[np.uint8]) -> None:

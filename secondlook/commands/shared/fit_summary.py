@@ -66,6 +66,17 @@ def describe_novelty(manifest: Manifest) -> Iterator[str]:
         )
 
 
+def describe_engines(manifest: Manifest) -> Iterator[str]:
+    """Say which reduced precisions may answer, and what they change."""
+    for one in manifest.engines:
+        yield (
+            f"{one.engine} {'keeps the answers' if one.allowed else 'is refused'}: {one.why}; "
+            f"error {one.float32_error_percent:.2f} -> {one.error_percent:.2f} % of {one.images:,} images, "
+            f"{one.same_top1_percent:.1f} % the same first class, cosine of keys {one.cosine_mean:.4f} "
+            f"(at least {one.cosine_least:.4f})"
+        )
+
+
 def _no_gain(manifest: Manifest) -> str:
     """What the cache gains where it saves no errors."""
     report = manifest.fit

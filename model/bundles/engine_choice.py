@@ -1,0 +1,68 @@
+"""Which engine runs a bundle's encoder on a processor, and why.
+
+float32 always may; a reduced precision may where the bundle's manifest says that it keeps the answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from secondlook.model.bundles.engines import REDUCED, has_openvino, open_engine
+from secondlook.model.errors import EngineError
+from secondlook.model.manifest import Manifest
+from secondlook.model.networks.engines import Engine, EngineName
+
+logger = logging.getLogger(__name__)
+
+DEFAULT: EngineName = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """An engine that runs a bundle's encoder, and why this one."""
+
+    engine: Engine
+    why: str
+
+
+def check_installed(wanted: EngineName) -> None:
+    """Refuse an engine whose package is not there.
+
+    Raises:
+        EngineError: names what to install.
+    """
+    if wanted != DEFAULT and not has_openvino():
+        raise EngineError(f"the engine {wanted} needs openvino: install secondlook with the extra fast")
+
+
+def choose_engine(
+    folder: Path, manifest: Manifest, wanted: EngineName, threads: int, *, spare_core: bool
+) -> OpenEngine:
+    """Open the encoder in a bundle's folder on the engine that is wanted.
+
+    In place of a reduced precision that may not run, OpenVINO runs in float32.
+
+    Raises:
+        EngineError: it does not run.
+    """
+    if wanted in REDUCED and (why := why_not(manifest, wanted)) is not None:
+        logger.warning("generation %s runs on openvino-f32: %s", manifest.generation, why)
+        return OpenEngine(open_engine(folder, "openvino-f32", threads), why)
+    why = "the default" if wanted == DEFAULT else "as set"
+    return OpenEngine(open_engine(folder, wanted, threads, spare_core=spare_core), why)
+
+
+def why_not(manifest: Manifest, name: EngineName) -> str | None:
+    """Why an engine of reduced precision may not run a bundle's encoder here; None where it may."""
+    proof = next((one for one in manifest.engines if one.engine == name), None)
+    if proof is None:
+        return f"{name} was not held to float32's answers when the bundle was made: index again where it runs"
+    if not proof.allowed:
+        return f"{name} does not keep the answers: {proof.why}"
+    from secondlook.model.networks.openvino_engine import has_bfloat16
+
+    if name == "openvino-bf16" and not has_bfloat16():
+        return "this processor has no bfloat16"
+    return None
