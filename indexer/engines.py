@@ -22,7 +22,7 @@ from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.engines import INT8, INT8_DATA, REDUCED, open_engine
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import EngineError
 from secondlook.model.images import Geometry
@@ -33,6 +33,8 @@ from secondlook.model.stores.store import Store
 
 logger = logging.getLogger(__name__)
 
+LEAST_BYTES = 4 << 20
+"""Of an encoder's file that is worth the proof: a smaller one takes less of an answer than decoding and HTTP do."""
 FEWEST, MOST = 100, 1000
 """Images that prove anything, and that are asked."""
 CALIBRATED = 200
@@ -87,9 +89,10 @@ def with_engines(
     """A draft's manifest with the engines of reduced precision that were tried; an 8-bit encoder is left in its folder.
 
     They are held to float32 on the ``holdout``, or on cached images, each asked of all others. The manifest is as it
-    was where OpenVINO is not installed, or there are too few images.
+    was where OpenVINO is not installed, the encoder is small, or there are too few images.
     """
-    if find_spec("openvino") is None:
+    files = [folder / name for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()]
+    if find_spec("openvino") is None or sum(file.stat().st_size for file in files) < LEAST_BYTES:
         return manifest
     labelled = _labelled(manifest, entries, holdout)
     if labelled is None:

@@ -3,12 +3,14 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from secondlook.indexer import engines
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.engines import Told, held_to
 from secondlook.indexer.index import IndexOptions, index
@@ -56,6 +58,20 @@ def indexed(folder: Path, offset: float, per_class: int = 40) -> Path:
     options = IndexOptions(parameters=Parameters(20.0, 0.5, None))
     index(images, folder / "root", FromNetwork(str(network), preprocess=folder / "how.json"), options)
     return folder / "root"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _every_encoder_is_worth_it() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engines, "LEAST_BYTES", 0)
+        yield
+
+
+def test_a_small_encoder_is_not_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LEAST_BYTES", 1 << 20)
+    bundle = opened(indexed(tmp_path, 0.0))
+    assert bundle.manifest.engines == ()
+    assert INT8 not in bundle.manifest.files
 
 
 @pytest.fixture(scope="module")
