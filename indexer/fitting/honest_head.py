@@ -27,7 +27,7 @@ CROSSED = 5000
 """Pictures up to which all are asked by cross-validation: a tenth of more is enough, and its search is its own test."""
 
 
-FEWEST = 3
+FEWEST = 2
 """Pictures of a class from which on a head is fitted to it: of fewer, the cache alone tells more (docs/decisions/021).
 """
 
