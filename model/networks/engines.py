@@ -6,7 +6,7 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -15,21 +15,13 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
 from secondlook.model.images import Geometry
+from secondlook.model.networks.encoding import Encoding as Encoding
 from secondlook.model.networks.onnx_files import referenced
 
 DATA = ".data"
 """Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
 LIGHT = 32 << 20
 """Bytes of an encoder that takes about as long for an image as HTTP and decoding do (docs/decisions/004)."""
-
-
-class Encoding(NamedTuple):
-    """What an encoder says of B images."""
-
-    logits: Floats
-    """(B,C); C is 0 where the network has no head."""
-    keys: Floats
-    """(B,D), unit length."""
 
 
 class Engine(Protocol):
