@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -241,7 +241,7 @@ def measured_recipe(network: Network, drawn: Drawn) -> Recipe:
     images = np.stack([drawn.read(position, network.preprocess.geometry) for position in positions])
     choice = best_pool(network, images, drawn.dataset.labels[positions])
     log.info("%s is pooled by %s: leave-one-out NLL %s", network.default_layer, choice.pool, choice.nll)
-    return recipe.model_copy(update={"pool": (choice.pool,)})
+    return replace(recipe, pool=(choice.pool,))
 
 
 def fitted_projection(
@@ -278,7 +278,7 @@ def fitted_projection(
             done,
             recipe.reduce,
         )
-        recipe = recipe.model_copy(update={"reduce": done})
+        recipe = replace(recipe, reduce=done)
     assert recipe.reduce is not None
     return recipe, covariance.projection(recipe.reduce).astype(np.float32)
 

@@ -29,10 +29,11 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, load_to_cache
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
+from secondlook.indexer.datasets.published import CIFAR
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.fitting.unknown import load_unknown

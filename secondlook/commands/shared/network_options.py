@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.sources.from_cifar import FromCifar
@@ -125,7 +125,7 @@ def read_recipe(text: str) -> str | Recipe:
     if not path.is_file():
         raise RecipeError(f"there is no recipe {text!r}: choose {', '.join(NAMED)} or give a JSON file")
     try:
-        return Recipe.model_validate(json.loads(path.read_text()))
+        return TypeAdapter(Recipe).validate_python(json.loads(path.read_text()))
     except ValidationError as error:
         first = error.errors()[0]
         raise RecipeError(f"{path} is not a recipe: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
