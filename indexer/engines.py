@@ -119,8 +119,9 @@ def prove_engines(
     keys, k = np.concatenate([encoding.keys for encoding in said]), min(manifest.k or ALL_ENTRIES, served.count)
     found = nearest_entries(served, keys, k, labelled.pictures, own)
     votes = np.split(served.vote(found.similarities, found.values, manifest.theta), len(said))
+    new = manifest.new_classes(served.classes)
     told = [
-        Told(encoding, mix(softmax(encoding.logits, served.classes), vote, manifest.lam, encoding.logits.shape[1]))
+        Told(encoding, mix(softmax(encoding.logits, served.classes), vote, manifest.lam, new))
         for encoding, vote in zip(said, votes, strict=True)
     ]
     same = None if manifest.same_as is None else manifest.same_as.exact

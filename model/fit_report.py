@@ -1,10 +1,12 @@
-"""What a manifest says of how a bundle's parameters and its linear head were fitted."""
+"""What a manifest says of how a bundle's parameters, its linear head and its engines were chosen."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from secondlook.model.networks.engines import EngineName
 
 
 class Part(BaseModel):
@@ -88,5 +90,34 @@ class LinearHead(Part):
     tried: tuple[TriedStrength, ...] = ()
     images: int
     """Entries that it was fitted on."""
+    few: tuple[int, ...] = ()
+    """Places of classes, of those of its logits, that it was not fitted to, for want of pictures: it gives them next to
+    nothing, and the cache alone knows them."""
     less_tenth: bool = False
     """Whether the dataset's tenth, by which theta and lam were fitted, took no part."""
+
+
+class ProvenEngine(Part):
+    """An engine of reduced precision, held to the answers of float32 on labelled images when the bundle was made.
+
+    The cache's keys are float32's; only the images that are asked are encoded by it.
+    """
+
+    engine: EngineName
+    allowed: bool
+    why: str
+    """What became of the answers, or what was found wanting."""
+    images: int
+    error_percent: float
+    """Of the mixture."""
+    float32_error_percent: float
+    nll: float
+    """Of the mixture, in nats."""
+    float32_nll: float
+    same_top1_percent: float
+    """How often the mixture's first class is float32's."""
+    cosine_mean: float
+    """Of the images' keys with float32's."""
+    cosine_least: float
+    recognised_percent: float | None = None
+    """How many images would be seen to be the same picture as their own entry; None where none is at all."""

@@ -9,13 +9,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from secondlook.model.cache import Ints, new_classes
 from secondlook.model.fit_report import ClassFigures as ClassFigures
 from secondlook.model.fit_report import FitReport as FitReport
 from secondlook.model.fit_report import HoldoutInfo as HoldoutInfo
 from secondlook.model.fit_report import LinearHead as LinearHead
 from secondlook.model.fit_report import Part
+from secondlook.model.fit_report import ProvenEngine as ProvenEngine
 from secondlook.model.fit_report import TriedStrength as TriedStrength
-from secondlook.model.networks.engines import EngineName
 from secondlook.model.networks.preprocess import CIFAR, Preprocess
 from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
@@ -247,32 +248,6 @@ class Calibration(Part):
     """Percent of the holdout's images that are of each standing."""
 
 
-class ProvenEngine(Part):
-    """An engine of reduced precision, held to the answers of float32 on labelled images when the bundle was made.
-
-    The cache's keys are float32's; only the images that are asked are encoded by it.
-    """
-
-    engine: EngineName
-    allowed: bool
-    why: str
-    """What became of the answers, or what was found wanting."""
-    images: int
-    error_percent: float
-    """Of the mixture."""
-    float32_error_percent: float
-    nll: float
-    """Of the mixture, in nats."""
-    float32_nll: float
-    same_top1_percent: float
-    """How often the mixture's first class is float32's."""
-    cosine_mean: float
-    """Of the images' keys with float32's."""
-    cosine_least: float
-    recognised_percent: float | None = None
-    """How many images would be seen to be the same picture as their own entry; None where none is at all."""
-
-
 class FileInfo(Part):
     """One file of the bundle."""
 
@@ -347,6 +322,8 @@ class Manifest(Part):
         if (self.linear is not None) != (self.head == "linear"):
             said = "nothing" if self.linear is None else "something"
             raise ValueError(f"head is {self.head!r}, and {said} is said of a linear one")
+        if self.linear is not None and not set(self.linear.few) <= set(range(len(self.network_classes))):
+            raise ValueError("few are no classes of the head's")
         if not self.has_head and self.lam != 1:
             raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
         return self
@@ -360,6 +337,10 @@ class Manifest(Part):
     def network_classes(self) -> tuple[str, ...]:
         """The classes that the network knows; none without a head."""
         return self.classes[: self.network.classes]
+
+    def new_classes(self, classes: int) -> Ints:
+        """Those of so many classes, the bundle's and what was taught since, that its network does not know."""
+        return new_classes(len(self.network_classes), classes, () if self.linear is None else self.linear.few)
 
     @property
     def dataset_classes(self) -> tuple[str, ...]:
