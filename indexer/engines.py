@@ -21,7 +21,7 @@ from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import ServedCache
-from secondlook.model.bundles.engines import INT8, INT8_DATA, REDUCED, open_engine
+from secondlook.model.bundles.engines import INT8, INT8_DATA, REDUCED, open_engine, why_no_openvino
 from secondlook.model.bundles.files import ENCODER, ENCODER_DATA
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import EngineError
@@ -92,7 +92,7 @@ def with_engines(
     was where OpenVINO is not installed, the encoder is small, or there are too few images.
     """
     files = [folder / name for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()]
-    if find_spec("openvino") is None or sum(file.stat().st_size for file in files) < LEAST_BYTES:
+    if why_no_openvino() is not None or sum(file.stat().st_size for file in files) < LEAST_BYTES:
         return manifest
     labelled = _labelled(manifest, entries, holdout)
     if labelled is None:

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondlook.model.bundles.engines import REDUCED, has_openvino, open_engine
+from secondlook.model.bundles.engines import REDUCED, open_engine, why_no_openvino
 from secondlook.model.errors import EngineError
 from secondlook.model.manifest import Manifest
 from secondlook.model.networks.engines import Engine, EngineName
@@ -28,13 +28,13 @@ class OpenEngine:
 
 
 def check_installed(wanted: EngineName) -> None:
-    """Refuse an engine whose package is not there.
+    """Refuse an engine that cannot run here.
 
     Raises:
-        EngineError: names what to install.
+        EngineError: says what to do.
     """
-    if wanted != DEFAULT and not has_openvino():
-        raise EngineError(f"the engine {wanted} needs openvino: install secondlook with the extra fast")
+    if wanted != DEFAULT and (why := why_no_openvino()) is not None:
+        raise EngineError(f"the engine {wanted} {why}")
 
 
 def choose_engine(

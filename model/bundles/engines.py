@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.networks.engines import Engine, EngineName, OnnxEngine
 
+OLDER = "ONEDNN_MAX_CPU_ISA"
+"""Holds oneDNN to an older processor's instructions. OpenVINO's own code does not know it, and the process dies."""
 INT8, INT8_DATA = "encoder.int8.xml", "encoder.int8.bin"
 """A bundle's files of the encoder in 8 bits, where it keeps the answers: OpenVINO's graph, and its weights."""
 REDUCED: tuple[EngineName, ...] = ("openvino-bf16", "openvino-int8")
 """Those of reduced precision, which may run where the bundle's manifest says so."""
 
 
-def has_openvino() -> bool:
-    """Whether it is installed."""
-    return find_spec("openvino") is not None
+def why_no_openvino() -> str | None:
+    """Why OpenVINO cannot run here; None where it can."""
+    if find_spec("openvino") is None:
+        return "needs openvino: install secondlook with the extra fast"
+    if os.environ.get(OLDER):
+        return f"does not run while {OLDER} is set"
+    return None
 
 
 def open_engine(folder: Path, name: EngineName, threads: int = 0, *, spare_core: bool = False) -> Engine:

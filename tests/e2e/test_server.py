@@ -13,6 +13,7 @@ import pytest
 from secondlook.model.bundles.default import default_root
 from secondlook.model.networks.preprocess import CIFAR
 from tests.e2e.conftest import KEY, Server, generation, until
+from tests.engines_for_tests import need_openvino
 from tests.images_for_tests import COLOURS, make_folder, make_image
 
 Serve = Callable[..., Server]
@@ -38,7 +39,7 @@ def test_the_default_bundle_answers_without_any_setting(serve: Serve) -> None:
 
 
 def test_another_engine_answers_the_same(serve: Serve) -> None:
-    pytest.importorskip("openvino")
+    need_openvino()
     files = [("file", (f"{c}.png", make_image(c, (64, 64), "PNG"))) for c in COLOURS]
     told = []
     for engine in ("onnxruntime", "openvino-f32"):

@@ -18,6 +18,7 @@ from secondlook.model.networks.engines import Encoding, Engine, OnnxEngine
 from secondlook.model.networks.file import load_network
 from secondlook.model.networks.openvino_engine import OpenVinoEngine, has_bfloat16
 from secondlook.model.networks.torch_engine import TorchEngine
+from tests.engines_for_tests import need_openvino
 
 TORCH_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KEY, CLASSES = 16 + 64, 3
@@ -35,7 +36,7 @@ def engine(request: pytest.FixtureRequest, tiny_bundle: Path, encoder: Encoder) 
     if request.param == "torch":
         return TorchEngine(encoder, (32, 32), TORCH_DEVICE)
     if request.param == "openvino":
-        pytest.importorskip("openvino")
+        need_openvino()
         return OpenVinoEngine(open_bundle(tiny_bundle).path / "encoder.onnx")
     return OnnxEngine(open_bundle(tiny_bundle).path / "encoder.onnx")
 
@@ -80,7 +81,7 @@ def test_an_image_is_encoded_alone_as_in_a_batch(engine: Engine, images: NDArray
 
 def test_float32_is_float32_on_openvino(tiny_bundle: Path, images: NDArray[np.uint8]) -> None:
     """By itself OpenVINO computes in bfloat16 where the processor has AMX."""
-    pytest.importorskip("openvino")
+    need_openvino()
     path = open_bundle(tiny_bundle).path / "encoder.onnx"
     expected = OnnxEngine(path).encode(images)
     np.testing.assert_allclose(OpenVinoEngine(path).encode(images).keys, expected.keys, atol=2e-5)
@@ -99,14 +100,14 @@ def test_what_was_answered_stays_when_the_next_images_come(engine: Engine, image
 
 
 def test_openvino_refuses_what_is_no_encoder(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    need_openvino()
     (tmp_path / "encoder.onnx").write_bytes(b"no graph at all")
     with pytest.raises(EngineError, match=r"encoder.onnx is not an encoder"):
         OpenVinoEngine(tmp_path / "encoder.onnx")
 
 
 def test_a_bundle_opens_on_the_engine_that_is_asked_for(tiny_bundle: Path, images: NDArray[np.uint8]) -> None:
-    pytest.importorskip("openvino")
+    need_openvino()
     usual, other = open_bundle(tiny_bundle), open_bundle(tiny_bundle, engine="openvino-f32")
     assert usual.engine.name.startswith("onnxruntime ")
     assert (other.engine.name.partition(" ")[0], other.engine_why) == ("openvino", "as set")
@@ -141,7 +142,8 @@ if sys.argv[2] == "openvino":
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_engines_tell_nobody_what_they_are_used_for(runtime: str, tiny_bundle: Path, tmp_path: Path) -> None:
     """No file is written to the home folder, and no socket opened, though OpenVINO brings its telemetry along."""
-    pytest.importorskip(runtime)
+    if runtime == "openvino":
+        need_openvino()
     strace, home, log = shutil.which("strace"), tmp_path / "home", tmp_path / "log"
     home.mkdir()
     path = open_bundle(tiny_bundle).path / "encoder.onnx"

@@ -22,11 +22,12 @@ from secondlook.model.bundles.engines import INT8, INT8_DATA
 from secondlook.model.errors import BundleError
 from secondlook.model.networks.engines import Encoding, EngineName
 from secondlook.model.networks.openvino_engine import has_bfloat16
+from tests.engines_for_tests import need_openvino
 from tests.images_for_tests import COLOURS, make_shades
 from tests.networks_for_tests import SIDE, Builder, written
 
-pytest.importorskip("openvino")
 pytest.importorskip("nncf")
+need_openvino()
 
 REDUCED: tuple[EngineName, ...] = ("openvino-bf16", "openvino-int8")
 PREPROCESS = {"geometry": {"height": SIDE, "width": SIDE}, "arithmetic": {}, "is_certain": True}
