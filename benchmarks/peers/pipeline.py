@@ -47,8 +47,7 @@ class Pipeline:
             settings.set_index_parameter(self._index, "efSearch", max(search.candidates, manifest.k))
         self._k, self.classes = min(manifest.k, len(self._values)), manifest.classes
         counts = np.bincount(self._values, minlength=len(self.classes))
-        self._known = len(manifest.network_classes) or len(self.classes)
-        self._class_weights = class_weights(counts, self._known)
+        self._class_weights = class_weights(counts, manifest.equal_classes)
 
     def decode(self, body: bytes) -> NDArray[np.uint8]:
         """An image file's pixels (H,W,3)."""
@@ -62,7 +61,7 @@ class Pipeline:
         values = np.where(ids < 0, -1, self._values[np.maximum(ids, 0)])
         cache = reweigh(vote(similarities, values, self.manifest.theta, len(self.classes)), self._class_weights)
         network = softmax(given.get("logits", np.empty((len(images), 0), np.float32)), len(self.classes))
-        return mix(network, cache, self.manifest.lam, self._known)
+        return mix(network, cache, self.manifest.lam, self.manifest.new_classes(len(self.classes)))
 
     def told(self, probabilities: Floats) -> dict[str, Any]:
         """The best classes of an image, as the peers answer."""
