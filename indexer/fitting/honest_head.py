@@ -58,9 +58,11 @@ def fit_honest_head(
     is_crossed = not is_given and chosen.trained != "yes" and len(pictures) <= CROSSED and is_exhaustive
     less_tenth = not is_given and not is_crossed and chosen.holdout is not None and not held.all()
     rows = np.flatnonzero(~held) if less_tenth else np.arange(len(values))
-    seen = keys[rows] if less_tenth else keys
-    choice = choose_strength(seen, values[rows], entries.pictures[rows], classes, progress, known=known)
-    opinion = fit_linear_head(seen, values[rows], classes, choice, progress, known=known, less_tenth=less_tenth)
+    seen = entries.pictures[rows]
+    choice = choose_strength(keys, values[rows], seen, classes, progress, rows=rows, known=known)
+    opinion = fit_linear_head(
+        keys, values[rows], classes, choice, progress, rows=rows, known=known, less_tenth=less_tenth
+    )
     if not is_crossed:
         asked = None if chosen.holdout is None else _said(chosen.holdout, opinion)
         return HonestHead(opinion, replace(entries, tenth=_said(tenth, opinion)), replace(chosen, holdout=asked))
