@@ -21,8 +21,11 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 serve: setup
 	@if [ -n "$$PHOTOS" ]; then exec $(BIN)/secondlook start -- "$$PHOTOS"; else exec $(BIN)/secondlook serve; fi
 
+# Two processes, each with whole files; those that measure or starve servers (slow, cluster) have the machine to themselves.
+BOTH := -n 2 --dist loadfile
+
 test: setup-test
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(BOTH) $(PYTEST_ARGS)
 
 # The last -m counts: this one overrides that of pyproject.toml.
 slow: setup-test
@@ -46,7 +49,7 @@ OLDER_avx2 := NPY_DISABLE_CPU_FEATURES="$(AVX512)" ATEN_CPU_CAPABILITY=avx2 OPEN
               MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 FAISS_SIMD_LEVEL=AVX2
 
 numerics: setup-test
-	$(OLDER_$(LEVEL)) $(BIN)/pytest -m "not soak and not cluster and not networks" tests/unit tests/integration $(PYTEST_ARGS)
+	$(OLDER_$(LEVEL)) $(BIN)/pytest $(BOTH) -m "not soak and not cluster and not networks" tests/unit tests/integration $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .

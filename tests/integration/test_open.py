@@ -221,7 +221,7 @@ def noise() -> bytes:
         (np.zeros(8, np.uint8), "an array of uint8 and shape"),
         (io.StringIO("text"), "a file of images has to be open for reading bytes"),
     ],
-    ids=str,
+    ids=["None", "int", "float32", "channels first", "one axis", "text"],
 )
 def test_what_is_no_image_at_all_is_said_at_once(roots: dict[str, Path], image: Any, sentence: str) -> None:
     classifier = secondlook.open(roots[WHOLE])
