@@ -28,6 +28,7 @@ from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
 from secondlook.indexer.datasets.derived import DerivedDataset
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.index import IndexOptions, index
+from secondlook.indexer.memory import index_memory
 from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.images import Geometry, fit
@@ -48,6 +49,8 @@ class Step:
 
     name: str
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all its threads: what other work on the machine hardly changes."""
     peak_bytes: int = 0
     """Anonymous memory at its widest, less what the process had before."""
 
@@ -57,9 +60,12 @@ class Watch:
     """Watches the process's own anonymous memory, and notes it by step."""
 
     before: int = 0
+    estimate: int = 0
+    """What ``index`` says before it begins."""
     steps: dict[str, Step] = field(default_factory=dict)
     _name: str = "open"
     _since: float = 0.0
+    _cpu_since: float = 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """A report of progress: what comes from here on belongs to that stage."""
@@ -70,7 +76,7 @@ class Watch:
     @contextmanager
     def running(self) -> Iterator[Watch]:
         """While the work is done."""
-        self.before, self._since = anonymous_bytes(), time.perf_counter()
+        self.before, self._since, self._cpu_since = anonymous_bytes(), time.perf_counter(), time.process_time()
         ended = threading.Event()
 
         def look() -> None:
@@ -91,10 +97,11 @@ class Watch:
         step.peak_bytes = max(step.peak_bytes, anonymous_bytes() - self.before)
 
     def _end(self) -> None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self._look()
         self.steps[self._name].seconds += now - self._since
-        self._since = now
+        self.steps[self._name].cpu_seconds += cpu - self._cpu_since
+        self._since, self._cpu_since = now, cpu
 
 
 def anonymous_bytes() -> int:
@@ -173,7 +180,7 @@ def write_network(path: Path, dataset: Dataset, dim: int, side: int) -> None:
     onnx.save(model, path)
 
 
-def measured(root: Path, dataset: Dataset, dim: int, side: int, options: IndexOptions, linear: bool) -> Watch:
+def measured(root: Path, dataset: Dataset, dim: int, side: int, options: IndexOptions, *, linear: bool) -> Watch:
     """Make an encoder of few images, and index all with it."""
     first = made_images(FIRST * max(1, len(dataset.classes) // 100), len(dataset.classes), side)
     write_network(root / "network.onnx", dataset, dim, side)
@@ -186,6 +193,7 @@ def measured(root: Path, dataset: Dataset, dim: int, side: int, options: IndexOp
     with Watch().running() as watch:
         generation = index(dataset, root / "bundles", encoder, options, watch)
     manifest = read_manifest(root / "bundles", generation)
+    watch.estimate = index_memory(len(dataset.labels), dim, manifest.store.factory, len(dataset.classes), linear=linear)
     said = manifest.approximation_error
     click.echo(
         f"store {manifest.store.factory}, {manifest.store.count:,} entries; theta {manifest.theta:g}, lam "
@@ -221,18 +229,26 @@ def main(
     dataset = made_images(entries, classes, side)
     options = IndexOptions(store=store, thumbnails=not no_thumbnails, trained="no")
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        watch = measured(Path(made), dataset, dim, side, options, linear)
+        watch = measured(Path(made), dataset, dim, side, options, linear=linear)
     steps = list(watch.steps.values())
     peak = max(step.peak_bytes for step in steps)
     if as_json:
-        print_json(entries=entries, dim=dim, peak_bytes=peak, before=watch.before, steps=[asdict(s) for s in steps])
+        print_json(
+            entries=entries,
+            dim=dim,
+            before=watch.before,
+            estimate=watch.estimate,
+            peak_bytes=peak,
+            steps=[asdict(step) for step in steps],
+        )
         return
-    click.echo(f"{'step':>14}  seconds   peak, MB")
+    click.echo(f"{'step':>14}  seconds  of processors   peak, MB")
     for step in steps:
-        click.echo(f"{step.name:>14}  {step.seconds:7.1f}  {step.peak_bytes / 1e6:9,.0f}")
+        click.echo(f"{step.name:>14}  {step.seconds:7.1f}  {step.cpu_seconds:13.1f}  {step.peak_bytes / 1e6:9,.0f}")
+    seconds, cpu = (sum(of) for of in zip(*((step.seconds, step.cpu_seconds) for step in steps), strict=True))
     click.echo(
-        f"{'all':>14}  {sum(step.seconds for step in steps):7.1f}  {peak / 1e6:9,.0f}   "
-        f"({entries:,} x {dim}; {watch.before / 1e6:,.0f} MB before)"
+        f"{'all':>14}  {seconds:7.1f}  {cpu:13.1f}  {peak / 1e6:9,.0f}   "
+        f"({entries:,} x {dim}; {watch.before / 1e6:,.0f} MB before; said to need {watch.estimate / 1e6:,.0f})"
     )
 
 

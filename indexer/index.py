@@ -148,7 +148,14 @@ def plan_store(
         is_k_given=options.parameters is not None,
     )
     measured = not _is_exact(options, builder)
-    check_index_memory(copies * count, encoder.engine.dim, measured=measured)
+    check_index_memory(
+        copies * count,
+        encoder.engine.dim,
+        builder.info.factory if builder.info.kind == "faiss" else None,
+        len(dataset.classes),
+        linear=encoder.wants_linear,
+        measured=measured,
+    )
     return builder
 
 
