@@ -90,7 +90,7 @@ lock:
 	$(LOCK) --extra cpu --extra client --extra photos --group build --output-file locks/serve.txt
 	$(LOCK) --extra cpu --extra client --extra photos --extra milvus --group build --output-file locks/cluster.txt
 	$(LOCK) --extra gpu --extra client --extra photos --group build --output-file locks/gpu.txt
-	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra milvus --extra ray --group build --group test --output-file locks/test.txt
+	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra fast --extra milvus --extra ray --group build --group test --output-file locks/test.txt
 
 clean:
 	rm -rf .venv

@@ -67,7 +67,8 @@ class ModelInfo(BaseModel):
         description="What labelled images said of it when it was indexed; null where that was not measured."
     )
     store: StoreInfo
-    engine: str
+    engine: str = Field(description="What runs the encoder, and in which precision.")
+    engine_why: str = Field(description="Why that one; empty on a GPU.")
     parameters_from: ParametersFrom = Field(
         description="`holdout`: theta, lam and k were fitted on images that the network never saw and the cache does "
         "not hold; `leave-one-out`: there were none, theta and k are by the cache alone, lam is a cautious half; "
@@ -147,6 +148,7 @@ def model_info(predictor: Predictor, why_not_teachable: str | None) -> ModelInfo
         proof=manifest.proof,
         store=manifest.store,
         engine=predictor.bundle.engine.name,
+        engine_why=predictor.bundle.engine_why,
         calibration=predictor.bundle.calibrated.calibration,
         parameters_from=manifest.parameters_from,
         holdout=manifest.holdout,

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from secondlook.model.bundles.engines import DEFAULT, EngineName
 from secondlook.model.errors import ParameterError
 from secondlook.model.stores.milvus_server import MilvusSettings
 from secondlook.service.prefix import PREFIX as PREFIX_PATH
@@ -107,7 +108,12 @@ class Settings(BaseSettings):
     data: Absolute | None = Field(None, description="Folder of unpacked datasets; rebuilds read only below it.")
     log: Literal["text", "json"] = Field("text", description="Form of the log: `text`, or `json`, an object a line.")
     device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="Where the encoder runs: `cpu` (ONNX Runtime), or `cuda` (PyTorch; needs the gpu extra)."
+        "cpu", description="Where the encoder runs: `cpu`, or `cuda` (PyTorch; needs the gpu extra)."
+    )
+    engine: EngineName = Field(
+        DEFAULT,
+        description="What runs the encoder on `cpu`: `onnxruntime`, or `openvino-f32` (needs the fast extra), both in "
+        "float32.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the network on `cuda`; `auto` is what was decided when the bundle was made there."

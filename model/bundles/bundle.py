@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from secondlook.model.bundles.engines import DEFAULT, EngineName, OpenEngine, check_installed, open_engine
 from secondlook.model.bundles.entry_table import Entries, Entry
 from secondlook.model.bundles.files import (
     DIRECTIONS,
@@ -39,7 +40,7 @@ from secondlook.model.errors import BundleError, EngineError, StoreError, StoreU
 from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE, number_in
 from secondlook.model.manifest import GENERATION, MANIFEST, Manifest
-from secondlook.model.networks.engines import Engine, OnnxEngine
+from secondlook.model.networks.engines import Engine
 from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import MilvusStore
@@ -66,6 +67,8 @@ class Bundle:
     """(C,D+1) of RMDS; None where novelty does not go by it."""
     folded_keys: Floats | None = None
     """(n,D) keys of its folded entries, in order of id; None where the store keeps keys as they are."""
+    engine_why: str = ""
+    """Why this engine runs the encoder; nothing to say of one on a GPU."""
 
     @property
     def geometry(self) -> Geometry:
@@ -143,19 +146,21 @@ def open_bundle(
     mapped: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    engine: EngineName = DEFAULT,
     milvus: Milvus | None = None,
     even_unreachable: bool = False,
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
-    ``threads`` and ``spare_core`` are the processor engine's (``OnnxEngine``), ``mapped`` is the store's.
-    ``precision`` is the network's on a GPU; auto = as the manifest says. On a processor it is float32.
+    ``engine`` is the one on a processor, ``threads`` and ``spare_core`` are its own; ``mapped`` is the store's.
+    ``precision`` is the network's on a GPU; auto = as the manifest says.
     ``milvus`` and ``even_unreachable`` are as for ``verify``.
 
     Raises:
         BundleError: names the file that is amiss and what is wrong with it.
         EngineError: there is no such device, or what it needs is not installed.
     """
+    check_installed(engine)
     generation, lease = _leased(root, generation)
     bundle = verify(
         root / generation,
@@ -163,6 +168,7 @@ def open_bundle(
         threads=threads,
         spare_core=spare_core,
         mapped=mapped,
+        engine=engine if device == "cpu" else DEFAULT,
         milvus=milvus,
         even_unreachable=even_unreachable,
     )
@@ -170,7 +176,7 @@ def open_bundle(
     if device == "cpu":
         return bundle
     bfloat16 = bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
-    bundle = replace(bundle, engine=_on_device(bundle.path, bundle.manifest, device, bfloat16))
+    bundle = replace(bundle, engine=_on_device(bundle.path, bundle.manifest, device, bfloat16), engine_why="")
     # Kept elsewhere; or every answer goes through all keys, a chunk at a time, where the vote is computed.
     if bundle.manifest.store.kind != "faiss" or bundle.manifest.k is None:
         return bundle
@@ -194,7 +200,7 @@ def open_encoder(root: Path, generation: str | None, *, device: Literal["cpu", "
     folder = root / generation
     manifest = manifest_in(folder, generation)
     check_files(folder, manifest, [name for name in (ENCODER, ENCODER_DATA, NETWORK) if name in manifest.files])
-    engine: Engine = _engine(folder, manifest, threads)
+    engine = _engine(folder, manifest, threads).engine
     if device != "cpu":
         engine = _on_device(folder, manifest, device, manifest.network.bfloat16)
     return OpenEncoder(folder, manifest, engine, lease)
@@ -228,6 +234,7 @@ def verify(
     threads: int = 0,
     spare_core: bool = False,
     mapped: bool = False,
+    engine: EngineName = DEFAULT,
     milvus: Milvus | None = None,
     even_unreachable: bool = False,
 ) -> Bundle:
@@ -255,7 +262,8 @@ def verify(
     novelty = manifest.calibration.novelty if manifest.calibration else None
     if directions is None and novelty and novelty.evidence and novelty.evidence.goes_by_rmds:
         raise refuse(MANIFEST, f"does not list {DIRECTIONS}")
-    bundle = Bundle(folder, manifest, _engine(folder, manifest, threads, spare_core), store, entries, None, directions)
+    opened = _engine(folder, manifest, threads, spare_core, engine)
+    bundle = Bundle(folder, manifest, opened.engine, store, entries, None, directions, engine_why=opened.why)
     if FOLDED_KEYS not in manifest.files:
         return bundle
     count = sum(map(len, bundle.folded.values()))
@@ -297,13 +305,16 @@ def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_unr
     return store
 
 
-def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = False) -> OnnxEngine:
+def _engine(
+    folder: Path, manifest: Manifest, threads: int, spare_core: bool = False, name: EngineName = DEFAULT
+) -> OpenEngine:
     """The encoder on a processor, once it has answered two images."""
     refuse = partial(refusal, manifest.generation)
     try:
-        engine = OnnxEngine(folder / ENCODER, threads, spare_core=spare_core)
+        opened = open_engine(folder, name, threads, spare_core=spare_core)
     except EngineError as error:
         raise refuse(ENCODER, f"cannot run: {error}") from error
+    engine = opened.engine
     if (engine.size, engine.classes, engine.dim) != (
         manifest.preprocess.geometry.size,
         len(manifest.network_classes),
@@ -314,4 +325,4 @@ def _engine(folder: Path, manifest: Manifest, threads: int, spare_core: bool = F
     logits, keys = engine.encode(canary)
     if not (np.isfinite(logits).all() and np.abs(np.linalg.norm(keys, axis=1) - 1).max() < UNIT_TOLERANCE):
         raise refuse(ENCODER, "gives no finite logits and unit keys for a test image")
-    return engine
+    return opened

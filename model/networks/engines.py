@@ -1,4 +1,4 @@
-"""Engines: what runs an encoder. ONNX Runtime on a processor, here; PyTorch on a GPU, in ``torch_engine``."""
+"""Engines: what runs an encoder. ONNX Runtime on a processor, here; OpenVINO, and PyTorch on a GPU, beside it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ DATA = ".data"
 """Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
 LIGHT = 32 << 20
 """Bytes of an encoder that takes about as long for an image as HTTP and decoding do (docs/decisions/004)."""
+
+
+# Builds for Windows send events.
+onnxruntime.disable_telemetry_events()
 
 
 class Encoding(NamedTuple):
@@ -70,8 +74,7 @@ class OnnxEngine:
 
     def __init__(self, path: Path, threads: int = 0, *, spare_core: bool = False) -> None:
         threads = threads or os.cpu_count() or 1
-        if others := _other_files(path):
-            raise EngineError(f"{path.name} takes weights from another file, {others[0]}: index again")
+        check_no_other_files(path)
         try:
             # By its path: Python would keep a copy of what it reads, and weights in a file of their own are mapped.
             self._alone = self._batch = _session(path, threads)
@@ -84,7 +87,7 @@ class OnnxEngine:
             self.all_classes = widths.get("all_logits", self.classes)
         except Exception as error:
             raise EngineError(_no_encoder(path)) from error
-        _give_back_memory()
+        give_back_memory()
         self.name = f"onnxruntime {onnxruntime.__version__}"
 
     def encode(self, images: NDArray[np.uint8]) -> Encoding:
@@ -102,12 +105,18 @@ class OnnxEngine:
         return np.asarray(self._batch.run([name], {"images": images})[0])
 
 
-def _other_files(path: Path) -> list[str]:
-    """Those that a graph takes weights from, but for the one that belongs to it."""
+def check_no_other_files(path: Path) -> None:
+    """Refuse a graph that takes weights from another file than the one that belongs to it.
+
+    Raises:
+        EngineError: it does, or it is no graph.
+    """
     try:
-        return sorted(referenced(path) - {f"{path.name}{DATA}"})
+        others = sorted(referenced(path) - {f"{path.name}{DATA}"})
     except (OSError, ValueError) as error:
         raise EngineError(_no_encoder(path)) from error
+    if others:
+        raise EngineError(f"{path.name} takes weights from another file, {others[0]}: index again")
 
 
 def _no_encoder(path: Path) -> str:
@@ -129,7 +138,7 @@ def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"], enable_fallback=0)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Return what the C library keeps of freed memory: once and a half of a graph's weights, after it was read."""
     with suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

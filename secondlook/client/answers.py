@@ -52,6 +52,9 @@ class Model:
     network: dict[str, Any]
     store: dict[str, Any]
     engine: str
+    """What runs the encoder, and in which precision."""
+    engine_why: str = ""
+    """Why that one; empty on a GPU, and where the server is an older one."""
     preprocess: dict[str, Any] | None = None
     """How an image becomes the network's input: geometry and arithmetic; None = the server is an older one."""
     calibration: dict[str, Any] | None = None

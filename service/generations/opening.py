@@ -93,6 +93,7 @@ class Opener:
             mapped=settings.workers > 1,
             device=settings.device,
             precision=settings.precision,
+            engine=settings.engine,
             milvus=milvus,
             even_unreachable=True,
         )

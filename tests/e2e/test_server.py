@@ -37,6 +37,23 @@ def test_the_default_bundle_answers_without_any_setting(serve: Serve) -> None:
     assert server.stop() == 0
 
 
+def test_another_engine_answers_the_same(serve: Serve) -> None:
+    pytest.importorskip("openvino")
+    files = [("file", (f"{c}.png", make_image(c, (64, 64), "PNG"))) for c in COLOURS]
+    told = []
+    for engine in ("onnxruntime", "openvino-f32"):
+        server = serve(engine=engine)
+        model = httpx.get(f"{server.url}/v1/model").json()
+        assert model["engine"].startswith(engine.removesuffix("-f32")), model["engine"]
+        assert model["engine_why"]
+        told.append(httpx.post(f"{server.url}/v1/predict?top=10", files=files, timeout=30).json()["predictions"])
+        assert server.stop() == 0
+    for one, other in zip(*told, strict=True):
+        assert one["label"] == other["label"]
+        for ours, theirs in zip(one["top"], other["top"], strict=True):
+            assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-3)
+
+
 def test_real_test_images_are_mostly_right(serve: Serve, data_root: Path) -> None:
     import io
 
