@@ -8,11 +8,12 @@ from secondlook.indexer.fitting.class_shape import SAMPLE_WIDE as SHAPED_WIDE
 from secondlook.indexer.fitting.class_shape import WIDE
 from secondlook.indexer.fitting.linear_head import MOST_BYTES
 from secondlook.indexer.fitting.neighbors import KEYS_AT_ONCE, QUERIES_AT_ONCE
+from secondlook.indexer.fitting.novelty import ENTRIES_LEFT, IMAGES_LEFT_OUT
 from secondlook.model.memory import check_memory
 from secondlook.model.stores.faiss_store import bytes_per_entry, trained_on
 from secondlook.model.stores.store import CHUNK_BYTES
 
-FIXED = 64 << 20
+FIXED = 32 << 20
 """For what does not grow with anything: images and sheets on their way, threads, libraries' own."""
 
 PER_ENTRY = 400
@@ -50,10 +51,12 @@ def index_memory(
     fit = 0
     if measured:
         held = min(int(entries * holdout_share(entries)), MOST_HELD)
-        at_once = 12 * QUERIES_AT_ONCE * min(entries, KEYS_AT_ONCE, CHUNK_BYTES // (4 * dim))
-        shaped = min(entries, SHAPED if dim <= WIDE else SHAPED_WIDE)
-        shape = 8 * dim * shaped + 24 * min(dim, shaped) ** 2
-        fit = 2 * CHUNK_BYTES + at_once + held * (8 * dim + 32 * classes + 20 * LISTED) + shape
+        search = 12 * QUERIES_AT_ONCE * min(entries, KEYS_AT_ONCE, CHUNK_BYTES // (4 * dim)) + 2 * CHUNK_BYTES
+        most = SHAPED if dim <= WIDE else SHAPED_WIDE
+        shaped = entries // max(1, -(-entries // most))
+        shape = 8 * dim * shaped + 24 * min(dim, shaped) ** 2 + 4 * CHUNK_BYTES
+        novelty = 4 * dim * shaped + 16 * min(held, IMAGES_LEFT_OUT) * min(entries, ENTRIES_LEFT)
+        fit = held * (8 * dim + 32 * classes + 20 * LISTED) + max(search, shape, novelty)
     return FIXED + PER_ENTRY * entries + max(training, store + max(fit, head))
 
 

@@ -176,11 +176,12 @@ def bytes_per_entry(factory: str, dim: int) -> int:
     Raises:
         StoreError: as for ``empty_index``.
     """
-    return _bytes_per_entry(empty_index(factory, dim))
+    whole = empty_index(factory, dim)  # it owns what is in it, as long as anybody has it
+    return _bytes_per_entry(whole)
 
 
-def _bytes_per_entry(index: Any) -> int:
-    index = faiss.downcast_index(index)
+def _bytes_per_entry(part: Any) -> int:
+    index = faiss.downcast_index(part)
     if isinstance(index, faiss.IndexPreTransform):
         return _bytes_per_entry(index.index)
     if isinstance(index, faiss.IndexRefine):
