@@ -8,6 +8,7 @@
 # make numerics  the tests of the maths as on a processor without AVX (LEVEL=avx2: with AVX2): results differ in their last digits
 # make check   lint, types, import directions
 # make bench   what things cost: engines, index build, stages of an answer, a server under load, stores by size (a quarter of an hour)
+# make gpu     the same on a GPU machine, from PyTorch and numpy alone, without network (ten minutes): docs/benchmarks/README.md
 # make paper   the published errors, from the author's own weights; fails where one is missed (half an hour, 10 GB of memory)
 # make lock    compile the lock files anew
 
@@ -15,7 +16,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: serve test slow soak cluster networks numerics check bench paper lock setup setup-test clean
+.PHONY: serve test slow soak cluster networks numerics check bench gpu paper lock setup setup-test clean
 
 # Quoted by the shell, not by make: a folder's name may have spaces and quotes.
 serve: setup
@@ -63,6 +64,10 @@ paper: setup-test
 
 bench: setup-test
 	$(BIN)/python -m benchmarks
+
+# With the Python that is there: nothing is installed. GPU_ARGS: --data FOLDER, --weights FOLDER, --part NAME, ...
+gpu:
+	$(if $(wildcard .venv/.test),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --out runs/gpu.json $(GPU_ARGS)
 
 setup: .venv/.serve
 setup-test: .venv/.test

@@ -25,8 +25,8 @@ import httpx
 
 from secondlook.cli import main
 from secondlook.commands.shared.options import json_option, print_json
+from secondlook.evaluation.machine import Machine, machine
 from secondlook.evaluation.statistics.intervals import wilson
-from secondlook.evaluation.timing import Machine, machine
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.model.errors import DatasetError

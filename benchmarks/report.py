@@ -20,7 +20,7 @@ from benchmarks.stages import StageResult
 from benchmarks.stores import FlatResult, StoreResult
 from benchmarks.taught import MergedResult, TaughtResult
 from benchmarks.votes import VoteResult
-from secondlook.evaluation.timing import Machine
+from secondlook.evaluation.machine import Machine
 from secondlook.indexer.results import Figure, Table, show
 
 

@@ -22,7 +22,8 @@ from benchmarks.stages import stages
 from benchmarks.stores import CHUNK, QUERIES, flat_search, resized, stores
 from benchmarks.taught import merged, taught
 from benchmarks.votes import votes
-from secondlook.evaluation.timing import machine, median_ms
+from secondlook.evaluation.machine import machine
+from secondlook.evaluation.timing import median_ms
 from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle

@@ -3,9 +3,10 @@
 In the order of the data:
 
 ==================  ==================================================================================================
-``datasets/``       1. Labelled images: ``datasets`` opens CIFAR or a folder (``folders``, ``walk``), ``reading``
-                    decodes them, ``left_out`` notes what gives no image, ``copies`` and ``looks`` find one picture
-                    twice, ``fold`` lays what people taught over a dataset, ``derived`` makes one of another.
+``datasets/``       1. Labelled images: ``datasets`` opens CIFAR (``published``) or a folder (``folders``, ``walk``),
+                    ``reading`` decodes them, ``left_out`` notes what gives no image, ``copies`` and ``looks`` find
+                    one picture twice, ``fold`` lays what people taught over a dataset, ``derived`` makes one of
+                    another.
 ``sources/``        2. A network to an encoder: ``from_network`` measures what any network takes, matches its classes,
                     reduces its keys and exports it; ``from_cifar`` does so for the CIFAR family, by PyTorch.
 ``embedding/``      3. Images to keys: ``encoders`` says what a source of encoders is, and takes one from a bundle;

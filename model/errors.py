@@ -11,6 +11,7 @@
     ├── HomeError         a user's own folder for bundles, or the key in it, that cannot be used
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── DatasetError      a dataset that is missing or unreadable
+    │   └── HoldoutError      images that parameters cannot be fitted on
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
     ├── ParameterError    theta, lam, k or another number out of its range
     ├── MemoryLimitError  work that would not fit into memory
@@ -59,6 +60,14 @@ class BundleError(SecondlookError):
 
 class DatasetError(SecondlookError):
     """A dataset is missing or unreadable."""
+
+
+class HoldoutError(DatasetError):
+    """Images that were named to fit parameters on are no good for that, as ``why`` says; others are ``wanted``."""
+
+    def __init__(self, why: str, wanted: str) -> None:
+        super().__init__(f"{why}: give --holdout {wanted}")
+        self.why, self.wanted = why, wanted
 
 
 class PartsError(SecondlookError):

@@ -34,6 +34,7 @@ SLOW = frozenset(
         "test_ending.py",
         "test_fairness.py",
         "test_faults.py",
+        "test_gpu.py",
         "test_hostile.py",
         "test_hung_workers.py",
         "test_odd_folders.py",

@@ -21,11 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from secondlook.evaluation.machine import processor
 from secondlook.evaluation.paper.claims import claims_of
 from secondlook.evaluation.paper.report_html import Built, Drawn, Measured, Report, page
 from secondlook.evaluation.paper.steps import STEPS, Plan, command, measure
 from secondlook.evaluation.paper.subjects import AS_IS, Subject, thinned
-from secondlook.evaluation.timing import processor
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import best_device
 from secondlook.indexer.index import IndexOptions, index

@@ -87,7 +87,7 @@ class Comparison:
             "images": self.images,
             "entries": self.entries,
             "network_error_percent": self.network_error_percent,
-            "recipes": [{**asdict(result), "recipe": result.recipe.model_dump()} for result in self.results],
+            "recipes": [asdict(result) for result in self.results],
             "chosen": self.chosen.name,
             "why": self.why,
         }

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.indexer.datasets.datasets import CIFAR, DEFAULT_LIMITS, load_to_cache
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load_to_cache
+from secondlook.indexer.datasets.published import CIFAR
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import Plan, Shards, shard_folder, shard_range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,7 +195,7 @@ def fitted_encoder(network: ResNet, recipe: Recipe, dataset: Dataset, device: st
             numbers,
             recipe.reduce,
         )
-        recipe = recipe.model_copy(update={"reduce": numbers})
+        recipe = replace(recipe, reduce=numbers)
     return Encoder(network, recipe, fit_projection(torch.from_numpy(features[:done]), numbers))
 
 

@@ -6,7 +6,7 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
 from secondlook.model.images import Geometry
+from secondlook.model.networks.encoding import Encoding as Encoding
 from secondlook.model.networks.onnx_files import referenced
 
 DATA = ".data"
@@ -25,15 +26,6 @@ LIGHT = 32 << 20
 
 # Builds for Windows send events.
 onnxruntime.disable_telemetry_events()
-
-
-class Encoding(NamedTuple):
-    """What an encoder says of B images."""
-
-    logits: Floats
-    """(B,C); C is 0 where the network has no head."""
-    keys: Floats
-    """(B,D), unit length."""
 
 
 class Engine(Protocol):

@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 Pool = int | Literal["flat", "mean", "cls"] | None
 """How a layer becomes numbers: averaged over a grid of that many rows and columns, or over all positions; the class
 token; or (``flat``, None) all of it."""
 
 
-class Recipe(BaseModel):
+@dataclass(frozen=True)
+class Recipe:
     """A key = unit(unit(unit(concatenated layers) @ projection) ++ extra_weight * unit(extra layer)).
 
     Without ``reduce`` there is no projection, without ``extra`` no second part. With ``reduce_extra`` the projection is
     of both: unit(unit(unit(concatenated layers) ++ extra_weight * unit(extra layer)) @ projection).
+
+    A dataclass of Python's own, which pydantic reads as a part of a manifest: where a GPU is measured there may be
+    PyTorch alone (``benchmarks.gpu``).
+
+    Raises:
+        ValueError: no layer, numbers out of their range, or parts that do not belong together.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    layers: tuple[str, ...] = Field(min_length=1)
+    layers: tuple[str, ...]
     """Names of layers in the network, concatenated in this order."""
     pool: tuple[Pool, ...] = ()
     """For each layer; () = none pooled."""
-    reduce: int | None = Field(default=None, ge=1)
+    reduce: int | None = None
     """Numbers kept by an uncentred PCA fitted on training keys."""
     extra: str | None = None
     """A layer appended after the reduction."""
     extra_pool: Pool = None
-    extra_weight: float = Field(default=0.5, gt=0)
+    extra_weight: float = 0.5
     reduce_extra: bool = False
     """Whether the reduction is of layers and extra part together."""
 
-    @model_validator(mode="after")
-    def _pool_for_each_layer(self) -> Self:
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe."""
+        if not self.layers:
+            raise ValueError("a key is made of at least one layer")
+        if self.reduce is not None and self.reduce < 1:
+            raise ValueError("reduce is at least 1")
+        if not self.extra_weight > 0:
+            raise ValueError("extra_weight is above 0")
         if self.pool and len(self.pool) != len(self.layers):
             raise ValueError("pool needs one item for each layer")
         if any(isinstance(pool, int) and pool < 1 for pool in (*self.pool, self.extra_pool)):
             raise ValueError("a layer is pooled to a grid of at least one row")
         if self.reduce_extra and (self.reduce is None or self.extra is None):
             raise ValueError("reduce_extra needs both reduce and extra")
-        return self
 
     @property
     def unreduced(self) -> Recipe:
         """What a projection is fitted on."""
         if self.reduce_extra:
-            return self.model_copy(update={"reduce": None, "reduce_extra": False})
+            return replace(self, reduce=None, reduce_extra=False)
         return Recipe(layers=self.layers, pool=self.pool)
 
     @property

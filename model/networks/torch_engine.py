@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from secondlook.model.errors import EngineError
 from secondlook.model.networks.encoder import Encoder
-from secondlook.model.networks.engines import Encoding
+from secondlook.model.networks.encoding import Encoding
 
 
 class TorchEngine:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.manifest import SearchInfo
+
+if TYPE_CHECKING:
+    from secondlook.model.manifest import SearchInfo
 
 CHUNK_BYTES = 16 << 20
 """Keys are handed out in chunks of about this size: between two, a server answers others."""
@@ -31,7 +34,11 @@ class Store(Protocol):
 
     dim: int
     count: int
-    search_info: SearchInfo
+
+    @property
+    def search_info(self) -> SearchInfo:
+        """How much of it a search looks at."""
+        ...
 
     @property
     def values(self) -> Ints:
@@ -69,14 +76,28 @@ class TunableStore(Store, Protocol):
         ...
 
 
-class ExactStore:
+class Exhaustive:
+    """What is the same for every store that compares all entries in one way.
+
+    It needs no manifest to be searched: where a GPU is measured there may be PyTorch alone (``benchmarks.gpu``).
+    """
+
+    early_exit = None
+
+    @cached_property
+    def search_info(self) -> SearchInfo:
+        """Nothing to say."""
+        from secondlook.model.manifest import SearchInfo
+
+        return SearchInfo()
+
+
+class ExactStore(Exhaustive):
     """All inner products, in numpy: the reference."""
 
     def __init__(self, keys: Floats, values: Ints) -> None:
         self._keys, self.values = keys, values
         self.count, self.dim = keys.shape
-        self.search_info = SearchInfo()
-        self.early_exit = None
 
     def search(self, queries: Floats, k: int, mask: NDArray[np.bool_] | None = None) -> Neighbors:
         """Exact search; ties in id order."""

@@ -10,19 +10,13 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import StoreError
-from secondlook.model.manifest import SearchInfo
-from secondlook.model.stores.store import (
-    Neighbors,
-    Store,
-    ordered,
-    parts,
-)
+from secondlook.model.stores.store import Exhaustive, Neighbors, Store, ordered, parts
 
 WORKING_BYTES = 1 << 30
 """Similarities of as many queries at once as fit into this."""
 
 
-class TorchStore:
+class TorchStore(Exhaustive):
     """Another store's keys on a device, all of them compared with each query; searched from one thread at a time.
 
     On a GPU keys are kept in float16, which moves a similarity by less than 1e-3; those of the k nearest are computed
@@ -45,7 +39,6 @@ class TorchStore:
                 f"{free / 1e9:.1f} GB are free"
             )
         self.values, self.count, self.dim = store.values, store.count, store.dim
-        self.search_info, self.early_exit = SearchInfo(), None
         self._keys = torch.empty((store.count, store.dim), dtype=dtype, device=self._device)
         done = 0
         for keys, _ in store.chunks():

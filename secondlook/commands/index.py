@@ -29,10 +29,11 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.indexer.datasets.datasets import CIFAR, Dataset, load, load_to_cache
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
+from secondlook.indexer.datasets.published import CIFAR
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.fitting.unknown import load_unknown
@@ -369,7 +370,7 @@ def _encoder_source(
         return FromBundle(active)
     if network is None:
         network = own_network(active, active_generation(active))
-    return network_source(network, recipe, preprocess, class_map, head, test, mirror=mirror)
+    return network_source(network, recipe, preprocess, class_map, head, test, mirror=mirror, earlier=root)
 
 
 def _encoder_root(root: Path) -> Path:

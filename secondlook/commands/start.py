@@ -8,8 +8,6 @@ import os
 import socket
 import sqlite3
 import sys
-import threading
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from secondlook.commands.shared.network_options import network_help, network_sou
 from secondlook.commands.shared.options import bundles_option, json_option, print_json, reporting
 from secondlook.commands.shared.photos_report import PhotosReport
 from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.datasets.left_out import printable
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.index import IndexOptions, index
@@ -32,7 +31,7 @@ from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.home import bundles_home, local_key
 from secondlook.model.bundles.milvus_generations import activate
 from secondlook.model.bundles.root import active_generation, prune, require_root
-from secondlook.model.errors import BundleError, HomeError, JournalError
+from secondlook.model.errors import BundleError, DatasetError, HoldoutError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
 from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE
@@ -85,7 +84,7 @@ def start(
     settings = read_settings(bundles=root, data=photos.expanduser().resolve().parent, **given)
     found = look(photos, Limits(settings.max_pixels))
     # Bound before the work and not after it, so that a port that is taken is said at once.
-    listening = [] if no_serve else bind(settings.host, settings.port)
+    listening = [] if no_serve else _listen(settings)
     with _written_below(root), reporting("auto") as progress:
         generation = bring_up_to_date(found, root, network, settings.keep_generations, progress)
     report = PhotosReport.of(found, root, read_manifest(root, generation))
@@ -116,7 +115,11 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
     if name in BACKBONES:  # that it knows none of the photos' classes is what it is for
         logging.getLogger("secondlook.indexer.sources").setLevel(logging.ERROR)
     images, counts = fold(photos.dataset, Journal(root)), Counts()
-    generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress, counts=counts)
+    try:
+        generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress, counts=counts)
+    except HoldoutError as error:
+        where = f"{printable(str(photos.folder))}/val"
+        raise DatasetError(f"{error.why}: put {error.wanted} into {where}, or remove that folder") from error
     click.echo(counts.said(), err=True)
     activate(root, generation)
     now.write(root)
@@ -147,8 +150,9 @@ def _written_below(root: Path) -> Iterator[None]:
 
 def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -> None:
     """Serve with the user's own key where nobody else reaches the server and no other key is named."""
-    from secondlook.service.processes.home import page
-    from secondlook.service.processes.serve import announce, run
+    from secondlook.service.processes import serve, workers
+    from secondlook.service.processes.browser import Browser
+    from secondlook.service.processes.home import announce, page
 
     is_ours = is_loopback(settings.host) and settings.admin_key is None and settings.keys_file is None
     if is_ours:
@@ -158,14 +162,22 @@ def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -
             click.echo(f"this server cannot be taught: {error}", err=True)
             is_ours = False
 
-    def ready(address: str) -> None:
-        tell_at_start(settings)
-        announce(settings, address, shows_key=is_ours)
-        if opens and has_display():
-            link = page(address, settings, shows_key=is_ours)
-            threading.Thread(target=webbrowser.open, args=(link,), name="browser", daemon=True).start()
+    with Browser() as browser:
 
-    run(settings, PROGRAM, listening, ready)
+        def ready(address: str) -> None:
+            tell_at_start(settings)
+            announce(settings, address, shows_key=is_ours)
+            if opens and has_display():
+                browser.open(address, page(address, settings, shows_key=is_ours))
+
+        run = workers.run if settings.workers > 1 else serve.run
+        run(settings, PROGRAM, listening, ready)
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    from secondlook.service.processes.workers import reserve_port
+
+    return reserve_port(settings) if settings.workers > 1 else bind(settings.host, settings.port)
 
 
 def has_display() -> bool:

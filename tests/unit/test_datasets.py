@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.indexer.datasets import datasets
-from secondlook.indexer.datasets.datasets import CIFAR, ArrayDataset, Dataset, load
+from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.derived import DerivedDataset, subset
 from secondlook.indexer.datasets.folders import FolderDataset
+from secondlook.indexer.datasets.published import CIFAR, Published
 from secondlook.model.errors import DatasetError, ImageError
 from secondlook.model.images import SMALL, Geometry
 from tests.images_for_tests import make_folder, make_image
@@ -33,7 +33,7 @@ def published(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, 
     assert list(pickle.loads(meta, encoding="latin1")) == ["label_names"]
     (folder / "one").write_bytes(batch)
     (folder / "batches.meta").write_bytes(meta)
-    ours = datasets._Published(
+    ours = Published(
         "cifar-10-batches-py",
         "labels",
         "label_names",

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from benchmarks.__main__ import PARTS, bench
+from benchmarks.gpu.__main__ import options as gpu_options
 from secondlook.cli import cli
 from secondlook.service.settings import settings_table
 from tests.service_for_tests import create_app, settings
@@ -22,6 +23,8 @@ PAGES = [*(ROOT / name for name in ROOT_PAGES), *sorted(ROOT.glob("docs/**/*.md"
 OURS = "benchmarks|curation|docker|docs|evaluation|indexer|locks|model|secondlook|service|tests|.ci"
 OTHERS_OPTIONS = {"--data-binary", "--fail-with-body", "--profile", "--retry", "--scale"}
 """Of Docker and curl, where a page names them alone."""
+
+GPU_OPTIONS = {name for action in gpu_options()._actions for name in action.option_strings}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -156,6 +159,8 @@ def test_benchmarks_have_the_parts_that_are_named(page: Path) -> None:
         named += [word for before, word in pairwise(words) if before == "--part"]
         assert set(named) <= set(PARTS), words
         check_options(words, options(bench))
+    for words in called(page.read_text(), "-m benchmarks.gpu"):
+        check_options(words, GPU_OPTIONS)
 
 
 def all_commands(command: click.Command = cli) -> Iterator[click.Command]:
@@ -169,7 +174,7 @@ def all_commands(command: click.Command = cli) -> Iterator[click.Command]:
 
 @every_page
 def test_options_that_are_named_alone_are_some_commands(page: Path) -> None:
-    known = OTHERS_OPTIONS.union(options(bench), *map(options, all_commands()))
+    known = OTHERS_OPTIONS.union(options(bench), GPU_OPTIONS, *map(options, all_commands()))
     for one in code(page.read_text()):
         if one.startswith("--"):
             check_options(one.split(), known)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.sources.from_cifar import FromCifar
@@ -45,10 +45,11 @@ def network_source(
     test: Callable[[], Dataset] | None = None,
     *,
     mirror: bool = False,
+    earlier: Path | None = None,
 ) -> FromCifar | FromNetwork:
     """Where the encoder of a network comes from; ``test`` opens the dataset's test images.
 
-    With ``mirror``, mirrored copies are to be cached.
+    With ``mirror``, mirrored copies are to be cached. ``earlier`` is a root that may have a bundle of the same network.
 
     Raises:
         click.UsageError: an option is for other networks.
@@ -66,7 +67,7 @@ def network_source(
         return FromCifar(Path(network), asked or "compact", test)
     if isinstance(asked, str):
         raise _of_cifar(asked, network)
-    return FromNetwork(network, asked, preprocess, class_map, head, may_mirror=not mirror)
+    return FromNetwork(network, asked, preprocess, class_map, head, may_mirror=not mirror, earlier=earlier)
 
 
 def own_network(root: Path, generation: str) -> str:
@@ -124,7 +125,7 @@ def read_recipe(text: str) -> str | Recipe:
     if not path.is_file():
         raise RecipeError(f"there is no recipe {text!r}: choose {', '.join(NAMED)} or give a JSON file")
     try:
-        return Recipe.model_validate(json.loads(path.read_text()))
+        return TypeAdapter(Recipe).validate_python(json.loads(path.read_text()))
     except ValidationError as error:
         first = error.errors()[0]
         raise RecipeError(f"{path} is not a recipe: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
