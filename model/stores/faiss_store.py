@@ -181,14 +181,14 @@ def bytes_per_entry(factory: str, dim: int) -> int:
 
 
 def _bytes_per_entry(part: Any) -> int:
-    index = faiss.downcast_index(part)
-    if isinstance(index, faiss.IndexPreTransform):
+    index: Any = faiss.downcast_index(part)
+    if isinstance(index, _faiss.IndexPreTransform):
         return _bytes_per_entry(index.index)
-    if isinstance(index, faiss.IndexRefine):
+    if isinstance(index, _faiss.IndexRefine):
         return _bytes_per_entry(index.base_index) + _bytes_per_entry(index.refine_index)
-    if isinstance(index, faiss.IndexIVF):
+    if isinstance(index, _faiss.IndexIVF):
         return int(index.code_size) + np.dtype(np.int64).itemsize
-    if isinstance(index, faiss.IndexHNSW):
+    if isinstance(index, _faiss.IndexHNSW):
         # The links of its lowest level, and what says where they are.
         return _bytes_per_entry(index.storage) + 4 * int(index.hnsw.nb_neighbors(0)) + 16
     return int(index.code_size)
