@@ -13,14 +13,14 @@ from secondlook.model.memory import check_memory
 from secondlook.model.stores.faiss_store import bytes_per_entry, trained_on
 from secondlook.model.stores.store import CHUNK_BYTES
 
-FIXED = 32 << 20
+FIXED = 40 << 20
 """For what does not grow with anything: images and sheets on their way, threads, libraries' own."""
 
 PER_ENTRY = 400
 """Bytes of an entry's place, class, picture and look, some of them twice for a while."""
 
-GROWN = 1.5
-"""Lists of a store grow by doubling: so much of what is in them do they have."""
+GROWN, WHOLE = 1.5, 1.1
+"""Lists of a store grow by doubling: so much of what is in them do they have; and so much one that has no lists."""
 
 LISTED = 200
 """Nearest entries of an image that are kept."""
@@ -43,7 +43,7 @@ def index_memory(
     size = 4 * entries * dim
     store = training = 0
     if factory is not None:
-        store = int(entries * bytes_per_entry(factory, dim) * (GROWN if "IVF" in factory else 1))
+        store = int(entries * bytes_per_entry(factory, dim) * (GROWN if "IVF" in factory else WHOLE))
     if factory is not None and factory != "Flat":
         # Some keys, and their differences from their lists' middles.
         training = 8 * dim * min(entries, trained_on(factory, entries, dim))
