@@ -230,12 +230,6 @@ def test_a_port_that_is_taken_is_said_before_the_work(photos: Path, backbone: Pa
     assert ended.stderr.endswith("is taken by another program: end that, or choose another port with --port\n")
 
 
-def test_without_photos_it_is_said_what_to_type(home: dict[str, str]) -> None:
-    ended = subprocess.run(command(), env=home, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 2
-    assert "secondlook start PHOTOS; without photos, secondlook serve" in ended.stderr
-
-
 def test_all_photos_alike_are_refused_and_one_photo_a_class_is_kept(
     backbone: Path, home: dict[str, str], tmp_path: Path
 ) -> None:
