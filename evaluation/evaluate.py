@@ -207,8 +207,8 @@ def evaluate(
             rows = slice(start, start + QUERIES_AT_ONCE)
             by_itself = own_evidence(novelty, logits[rows], network[rows], keys[rows], bundle.directions)
             votes[0, rows] = served.search_and_vote(keys[rows], network[rows], own, novelty, by_itself)[1]
-    known = logits.shape[1] if setting.is_own(manifest) else None
-    models = opinions(network, votes, setting, known)
+    new = manifest.new_classes(len(manifest.classes)) if setting.is_own(manifest) else None
+    models = opinions(network, votes, setting, new)
     wrong = {name: (said.argmax(axis=1) != labels).astype(np.float64) for name, said in models.items()}
     intervals = {name: bootstrap(100 * errs) for name, errs in wrong.items()}
     if whole is not None:
@@ -298,11 +298,11 @@ def ask(served: ServedCache, keys: Floats, setting: Setting, progress: Progress 
     return votes
 
 
-def opinions(network: Floats, votes: Floats, setting: Setting, known: int | None = None) -> dict[str, Floats]:
+def opinions(network: Floats, votes: Floats, setting: Setting, new: Ints | None = None) -> dict[str, Floats]:
     """Return each model's p(y|x) (N,C), by its name in ``plots.MODELS``, from p_net (N,C) and the votes of ``ask``.
 
-    ``known`` is as for ``mix``: given where the setting is the bundle's own. A network without a head, whose p_net is
+    ``new`` is as for ``mix``: given where the setting is the bundle's own. A network without a head, whose p_net is
     0, is none of them.
     """
-    said = {"network": network, "mixed": mix(network, votes[0], setting.lam, known), "cache_only": votes[1]}
+    said = {"network": network, "mixed": mix(network, votes[0], setting.lam, new), "cache_only": votes[1]}
     return said if network.any() else {name: one for name, one in said.items() if name != "network"}

@@ -48,4 +48,4 @@ def answers_of(
         by_itself = own_evidence(novelty, asked.logits[rows], network[rows], asked.keys[rows], bundle.directions)
         _, cache[rows] = served.search_and_vote(asked.keys[rows], network[rows], own, novelty, by_itself)
         progress(stage, min(start + QUERIES_AT_ONCE, len(network)), len(network))
-    return Answers(network, cache, mix(network, cache, manifest.lam, asked.logits.shape[1]))
+    return Answers(network, cache, mix(network, cache, manifest.lam, manifest.new_classes(len(overlay.classes))))

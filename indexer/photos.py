@@ -13,7 +13,7 @@ from pathlib import Path
 
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.datasets.folders import FolderDataset, empty_classes, less_classes, splits_of
-from secondlook.indexer.datasets.left_out import printable
+from secondlook.indexer.datasets.left_out import is_plain, printable
 from secondlook.indexer.datasets.walk import HEAD
 from secondlook.model.bundles.root import CURRENT, write_lines
 from secondlook.model.errors import BundleError, DatasetError
@@ -98,6 +98,11 @@ def look(folder: Path, limits: Limits) -> Photos:
         DatasetError: it is not there, no folder, or has not two classes with photos.
     """
     folder = _folder(folder)
+    if not is_plain(folder.name):
+        raise DatasetError(
+            f"the name of {printable(str(folder))} begins with -, or has a backslash or what is no character, and a "
+            "server could not index it again: rename that folder"
+        )
     if (there := splits_of(folder)) and "train" not in there:
         shown = printable(str(folder))
         raise DatasetError(

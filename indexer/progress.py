@@ -51,16 +51,16 @@ def on_terminal() -> Iterator[Progress]:
 
 class _PlainLines:
     def __init__(self) -> None:
-        self._stage = ""
+        self._stage, self._said = "", (0, 0)
         self._started = self._printed = 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._started, self._printed = stage, now, 0.0
-        if done < total and now - self._printed < 10.0:
+            self._stage, self._started, self._printed, self._said = stage, now, 0.0, (0, 0)
+        if (done < total and now - self._printed < 10.0) or (done, total) == self._said:
             return
-        self._printed = now
+        self._printed, self._said = now, (done, total)
         elapsed = now - self._started
         rate = f", {done / elapsed:,.0f}/s, {(total - done) * elapsed / done:,.0f} s left" if done and elapsed else ""
         print(f"{stage}: {done:,} of {total:,}{rate}", file=sys.stderr, flush=True)

@@ -175,7 +175,7 @@ def recalibrate(
             "network": manifest.network.model_copy(update={"trained_on_these": opened.chosen.trained}),
             "calibration": calibrate(
                 *(network, cache, holdout.labels, manifest.lam),
-                *(doubt.novelty, doubt.scores, holdout.logits.shape[1]),
+                *(doubt.novelty, doubt.scores, holdout.new_classes(opened.classes)),
             ),
             "same_as": limits_of_same(holdout.keys, found, opened.entries, served) or manifest.same_as,
         },
@@ -217,6 +217,10 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     if manifest.linear is not None and options.holdout is None:
         title = f"{manifest.dataset.name} {manifest.dataset.split}"
         entries, chosen = ask_head_again(title, overlay, manifest.linear, entries, chosen, progress)
+    if manifest.linear is not None:
+        few = manifest.linear.few
+        entries = replace(entries, tenth=replace(entries.tenth, few=few))
+        chosen = replace(chosen, holdout=chosen.holdout and replace(chosen.holdout, few=few))
     return _Opened(old, overlay, store, entries, chosen, looks, kept)
 
 

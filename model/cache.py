@@ -11,7 +11,7 @@ always: 24 perfect matches at theta 85.6 overflow float32 otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,12 +116,20 @@ LEAST_OF_NEW = 0.5
 """Of what the cache gives to classes that the network does not know, which no lam was fitted for: the cautious half."""
 
 
-def mix(network: Floats, cache: Floats, lam: float, known: int | None = None) -> Floats:
+def new_classes(known: int, classes: int, few: Sequence[int] = ()) -> Ints:
+    """Those of C classes that a network does not know, which has logits of the first ``known``: ``few``, and the rest.
+
+    Of a network without a head (0) there is nothing to say: none.
+    """
+    return np.array([*few, *range(known, classes)] if known else [], np.int64)
+
+
+def mix(network: Floats, cache: Floats, lam: float, new: Ints | None = None) -> Floats:
     """The mixture of p_net and p_cache, both (B,C); p_net alone where no entry voted (a row of 0).
 
-    Where neither says anything, all classes are as likely. With ``known``, classes from there on, of which the network
+    Where neither says anything, all classes are as likely. Classes that are ``new`` to the network (n,), of which it
     knows nothing, have half of what the cache gives them at least, and the others what is left, in their proportions
-    (docs/decisions/019). Of a network without a head (0) there is nothing to say.
+    (docs/decisions/019).
     """
     has_votes = cache.any(axis=1)
     is_voted = has_votes.all()
@@ -130,11 +138,11 @@ def mix(network: Floats, cache: Floats, lam: float, known: int | None = None) ->
     mixed += share * cache
     if not is_voted:
         mixed[~has_votes & ~network.any(axis=1)] = np.float32(1 / network.shape[1])
-    if known and known < network.shape[1] and lam < LEAST_OF_NEW:
-        new = cache[:, known:]
-        given = new.sum(axis=1, keepdims=True)
-        mixed[:, :known] *= (1 - LEAST_OF_NEW * given) / (1 - lam * given)
-        mixed[:, known:] = LEAST_OF_NEW * new
+    if new is not None and len(new) and lam < LEAST_OF_NEW:
+        of_new = cache[:, new]
+        given = of_new.sum(axis=1, keepdims=True)
+        mixed *= (1 - LEAST_OF_NEW * given) / (1 - lam * given)
+        mixed[:, new] = LEAST_OF_NEW * of_new
     return mixed
 
 

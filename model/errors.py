@@ -12,6 +12,7 @@
     ├── BundleError       a bundle that is missing, damaged or from another version
     ├── NothingTaughtError     a question to a cache of nothing, whose network has no head either
     ├── DatasetError      a dataset that is missing or unreadable
+    │   └── HoldoutError      images that parameters cannot be fitted on
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
     ├── ParameterError    theta, lam, k or another number out of its range
     ├── MemoryLimitError  work that would not fit into memory
@@ -69,6 +70,14 @@ class NothingTaughtError(SecondlookError):
 
 class DatasetError(SecondlookError):
     """A dataset is missing or unreadable."""
+
+
+class HoldoutError(DatasetError):
+    """Images that were named to fit parameters on are no good for that, as ``why`` says; others are ``wanted``."""
+
+    def __init__(self, why: str, wanted: str) -> None:
+        super().__init__(f"{why}: give --holdout {wanted}")
+        self.why, self.wanted = why, wanted
 
 
 class PartsError(SecondlookError):

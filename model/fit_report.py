@@ -88,5 +88,8 @@ class LinearHead(Part):
     tried: tuple[TriedStrength, ...] = ()
     images: int
     """Entries that it was fitted on."""
+    few: tuple[int, ...] = ()
+    """Places of classes, of those of its logits, that it was not fitted to, for want of pictures: it gives them next to
+    nothing, and the cache alone knows them."""
     less_tenth: bool = False
     """Whether the dataset's tenth, by which theta and lam were fitted, took no part."""

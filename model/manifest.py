@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from secondlook.model.cache import Ints, new_classes
 from secondlook.model.fit_report import ClassFigures as ClassFigures
 from secondlook.model.fit_report import FitReport as FitReport
 from secondlook.model.fit_report import HoldoutInfo as HoldoutInfo
@@ -319,6 +320,8 @@ class Manifest(Part):
         if (self.linear is not None) != (self.head == "linear"):
             said = "nothing" if self.linear is None else "something"
             raise ValueError(f"head is {self.head!r}, and {said} is said of a linear one")
+        if self.linear is not None and not set(self.linear.few) <= set(range(len(self.network_classes))):
+            raise ValueError("few are no classes of the head's")
         if not self.has_head and self.lam != 1:
             raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
         if (not self.classes) != (not self.store.count):
@@ -334,6 +337,10 @@ class Manifest(Part):
     def network_classes(self) -> tuple[str, ...]:
         """The classes that the network knows; none without a head."""
         return self.classes[: self.network.classes]
+
+    def new_classes(self, classes: int) -> Ints:
+        """Those of so many classes, the bundle's and what was taught since, that its network does not know."""
+        return new_classes(len(self.network_classes), classes, () if self.linear is None else self.linear.few)
 
     @property
     def dataset_classes(self) -> tuple[str, ...]:

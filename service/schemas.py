@@ -48,6 +48,10 @@ class ModelInfo(BaseModel):
     created: str
     classes: list[str] = Field(description="Those that the network knows, then the others.")
     network_classes: int = Field(description="How many of them the network knows; it gives the others 0.")
+    few_classes: list[str] = Field(
+        description="Those among these that a linear head gives next to nothing too, as there were too few images of "
+        "them to fit it on: the cache alone answers with them, until a rebuild finds more."
+    )
     dataset_classes: int = Field(
         description="How many of them, the first ones, the dataset has; the others were taught."
     )
@@ -137,6 +141,7 @@ def model_info(predictor: Predictor, why_not_teachable: str | None) -> ModelInfo
         created=manifest.created,
         classes=list(predictor.classes),
         network_classes=len(manifest.network_classes),
+        few_classes=[manifest.classes[place] for place in (manifest.linear.few if manifest.linear else ())],
         dataset_classes=len(manifest.dataset_classes),
         head=manifest.head,
         theta=manifest.theta,

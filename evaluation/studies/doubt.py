@@ -343,7 +343,7 @@ def _scores(
         if manifest.k is not None:
             found = asked
         nearest[rows] = found.similarities[:, nth]
-    mixed = mix(network, cache, manifest.lam, logits.shape[1])
+    mixed = mix(network, cache, manifest.lam, manifest.new_classes(network.shape[1]))
     said = mixed.argmax(axis=1)
     shares = 1.0 - cache[np.arange(len(said)), said].astype(np.float64)
     counted = manifest.k or NEIGHBORS

@@ -1,8 +1,7 @@
 """How good answers are with few labelled photos of each class, and whether sets of labels hold what they promise then.
 
 Some photos of each class are drawn, indexed as ``secondlook index`` does, and all test photos are answered as served;
-several draws are made, since a few photos are mostly luck. The same for teaching: a class is left out of the index,
-and a few photos of it are taught.
+several draws are made, since a few photos are mostly luck.
 """
 
 from __future__ import annotations
@@ -16,30 +15,24 @@ from typing import Any
 import numpy as np
 
 from secondlook.evaluation.served import Answers, answers_of
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
-from secondlook.evaluation.studies.new_classes import NewClasses, new_classes
+from secondlook.evaluation.studies.drawn import indexed, some_of_each
 from secondlook.evaluation.studies.promises import expected_share
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
-from secondlook.indexer.datasets.derived import subset
 from secondlook.indexer.embedding.encoders import EncoderSource
 from secondlook.indexer.embedding.queries import embed_queries
-from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.answering.doubt import highest_score, rank_for
-from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.root import activate, prune
+from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Ints
-from secondlook.model.errors import DatasetError
 from secondlook.model.scoring import error_percent, nll
 
 COUNTS = (5, 20, 100)
 DRAWS = 3
 COVERAGES = (0.9, 0.95)
-SHOTS = (1, 5, 20)
 
 
 @dataclass(frozen=True)
@@ -174,109 +167,21 @@ def few_shot(
     Raises:
         DatasetError: a class has fewer photos than asked for, or what ``index`` raises.
     """
+    drawn = {
+        count: [some_of_each(train, count, np.random.default_rng((count, place))) for place in range(draws)]
+        for count in counts
+    }
     found: dict[int, list[Drawn]] = {count: [] for count in counts}
-    asked = 0
+    asked = done = 0
     with tempfile.TemporaryDirectory() as folder:
-        for done, count in enumerate(count for count in counts for _ in range(draws)):
-            progress("draws", done, len(counts) * draws)
-            random = np.random.default_rng((count, len(found[count])))
-            bundle = _indexed(subset(train, _some_of_each(train, count, random)), Path(folder), source)
-            drawn, asked = _drawn(bundle, test)
-            found[count].append(drawn)
-        progress("draws", len(counts) * draws, len(counts) * draws)
+        for count, datasets in drawn.items():
+            for dataset in datasets:
+                progress("draws", done, len(counts) * draws)
+                one, asked = _drawn(indexed(dataset, Path(folder), source), test)
+                found[count].append(one)
+                done += 1
+        progress("draws", done, done)
     return FewShot(name, f"{train.name}", asked, {count: tuple(made) for count, made in found.items()})
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What ``left_out_classes`` measured."""
-
-    network: str
-    count: int
-    """Photos of each class in the index."""
-    classes: dict[str, NewClasses]
-    """By the class that was left out, and then taught."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "network": self.network,
-            "count": self.count,
-            "classes": {name: one.as_dict() for name, one in self.classes.items()},
-        }
-
-    def tables(self) -> list[Table]:
-        """One: by the number of photos taught."""
-        all_of = list(self.classes.values())
-        before = bootstrap([one.before.value for one in all_of])
-        rows: list[tuple[str, ...]] = [("0", "0.0", "", before.text(), "")]
-        for place, shots in enumerate(point.shots for point in all_of[0].points):
-            points = [one.points[place] for one in all_of]
-            cells = [self._over([getattr(point, field).value for point in points]) for field in ("new", "first", "old")]
-            rows.append((f"{shots}", *cells, f"{np.mean([point.taken for point in points]):.2f}"))
-        return [
-            Table(
-                f"{self.network}: a class left out of {all_of[0].known} and taught, {self.count} photos of the others",
-                ("photos taught", "taught, % right", "cache alone", "others, % right", "others taken for it, %"),
-                tuple(rows),
-                f"means over {len(all_of)} classes left out in turn, with 95 % intervals over them",
-            )
-        ]
-
-    def figures(self) -> list[Figure]:
-        """None."""
-        return []
-
-    @staticmethod
-    def _over(values: list[float]) -> str:
-        found: Interval = bootstrap(values)
-        return found.text(1)
-
-
-def left_out_classes(
-    name: str,
-    source: EncoderSource,
-    train: Dataset,
-    test: Dataset,
-    *,
-    count: int = COUNTS[-1],
-    shots: Sequence[int] = SHOTS,
-    draws: int = DRAWS,
-    progress: Progress = silent,
-) -> LeftOut:
-    """Index all classes but one, teach that one with a few photos, and ask about test photos of all; for each class.
-
-    Raises:
-        DatasetError: a class has fewer photos than asked for, or what ``index`` raises.
-    """
-    found: dict[str, NewClasses] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for left, label in enumerate(train.classes):
-            progress("classes", left, len(train.classes))
-            some = _some_of_each(train, count, np.random.default_rng(left))
-            others = without_class(subset(train, some), left)
-            bundle = _indexed(others, Path(folder), source)
-            asked = without_class(test, test.classes.index(label))
-            found[label] = new_classes(bundle, asked, train, test, shots=shots, draws=draws, classes=1)
-        progress("classes", len(train.classes), len(train.classes))
-    return LeftOut(name, count, found)
-
-
-def without_class(dataset: Dataset, label: int) -> Dataset:
-    """The images of all classes but one, which it has no more."""
-    kept = np.flatnonzero(dataset.labels != label)
-    names = tuple(name for place, name in enumerate(dataset.classes) if place != label)
-    less = subset(dataset, kept)
-    labels = less.labels - (less.labels > label)
-    return type(less).of(less, labels=labels, classes=names, own_classes=names)
-
-
-def _indexed(dataset: Dataset, root: Path, source: EncoderSource) -> Bundle:
-    """A bundle of a dataset, the newest of its root, where nothing stays but it and what was embedded."""
-    generation = index(dataset, root, source, IndexOptions(thumbnails=False))
-    activate(root, generation)
-    prune(root, 1)
-    return open_bundle(root, generation)
 
 
 def _drawn(bundle: Bundle, test: Dataset) -> tuple[Drawn, int]:
@@ -310,17 +215,6 @@ def _sets(bundle: Bundle, said: Answers, labels: Ints) -> Iterator[tuple[str, Se
     for coverage in COVERAGES:
         got = float((scores <= highest_score(calibration.sets, coverage)).mean())
         yield _percent(coverage), Sets(got, expected_share(rank_for(held, coverage), held, len(labels)))
-
-
-def _some_of_each(dataset: Dataset, count: int, random: np.random.Generator) -> Ints:
-    """Positions of so many images of each class, drawn."""
-    drawn = []
-    for label, name in enumerate(dataset.classes):
-        own = np.flatnonzero(dataset.labels == label)
-        if len(own) < count:
-            raise DatasetError(f"{dataset.name} has {len(own)} images of {name}, and {count} are asked for")
-        drawn.append(random.permutation(own)[:count])
-    return np.sort(np.concatenate(drawn))
 
 
 def _percent(coverage: float) -> str:

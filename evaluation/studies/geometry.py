@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from secondlook.evaluation.studies.drawn import draw_of_each
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import Labels, Seen, neighbour_losses, see
@@ -24,7 +25,6 @@ from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.cache import Floats
-from secondlook.model.errors import DatasetError
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.preprocess import Preprocess
@@ -133,16 +133,12 @@ def geometry(
     places = {label: place for place, label in enumerate(train.classes)}
     truth = np.array([places.get(test.classes[label], -1) for label in asked.labels.tolist()])
     fewest = min(np.bincount(labels, minlength=len(train.classes)))
-    if fewest < max(counts):
-        raise DatasetError(f"{train.name} has classes of {fewest} photos: give smaller --counts than {max(counts)}")
     declared = network.preprocess
+    rows_of = {count: list(_rows(train, labels, count, draws if count < fewest else 1)) for count in counts}
     of_draws: dict[int, list[tuple[Labels, Preprocess]]] = {}
     for done, count in enumerate(counts):
         of_draws[count] = []
-        for place in range(draws if count < fewest else 1):
-            random = np.random.default_rng((count, place))
-            of_class = [random.permutation(np.flatnonzero(labels == label))[:count] for label in np.unique(labels)]
-            rows = random.permutation(np.concatenate(of_class))
+        for rows in rows_of[count]:
             race = _Looked(network, known, rows)
             _, choice = Choice().make(race, Racer("declared", network, declared))
             of_draws[count].append((rows, declared if choice is None else choice.preprocess))
@@ -180,6 +176,12 @@ def geometry(
         for one, of in right.items()
     ]
     return GeometryFound(name, train.name, len(truth), tuple(chosen), tuple(candidates))
+
+
+def _rows(train: Dataset, labels: Labels, count: int, draws: int) -> Iterator[Labels]:
+    for place in range(draws):
+        random = np.random.default_rng((count, place))
+        yield random.permutation(draw_of_each(train, labels, count, random))
 
 
 class _Photos:

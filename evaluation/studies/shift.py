@@ -281,7 +281,7 @@ def shift(
         metrics: dict[str, dict[str, Quality]] = {}
         missed: Wrong = {}
         for cache, served in caches.items():
-            of_server = known if setting.is_own(manifest) else None
+            of_server = manifest.new_classes(classes) if setting.is_own(manifest) else None
             said = opinions(network, ask(served, keys, setting), setting, of_server)
             if cache != OWN:
                 del said["network"]

@@ -161,6 +161,11 @@ def printable(name: str) -> str:
     return _ESCAPED.sub(lambda found: _escape(found[0]), as_utf8(name))
 
 
+def is_plain(name: str) -> bool:
+    """Whether a folder's name is text that it is found by again, and that no command takes for an option."""
+    return printable(name) == name and not name.startswith("-")
+
+
 def as_utf8(name: str) -> str:
     """A file's name as it is where names are UTF-8, whatever this process takes them for."""
     return name.encode(errors="surrogateescape").decode(errors="surrogateescape")

@@ -14,7 +14,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.embedding import EmbeddedBatch, embedded_batches
 from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.cache import Floats, Ints
+from secondlook.model.cache import Floats, Ints, new_classes
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.engines import ImageEncoder
 
@@ -39,12 +39,18 @@ class EmbeddedQueries:
     """(n,) the entry of each in the store; -1 = none. Empty = none of them has one."""
     positions: Ints = field(default_factory=_none)
     """(n,) of each in its dataset; empty where that is not known."""
+    few: tuple[int, ...] = ()
+    """Classes, of those of the logits, that a linear head was not fitted to (``LinearHead.few``)."""
+
+    def new_classes(self, classes: int) -> Ints:
+        """Those of so many classes that the network does not know."""
+        return new_classes(self.logits.shape[1], classes, self.few)
 
     def part(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> EmbeddedQueries:
         """Some of them."""
         looks = self.looks[rows] if len(self.looks) else self.looks
         own, positions = (of[rows] if len(of) else of for of in (self.own, self.positions))
-        return EmbeddedQueries(self.logits[rows], self.keys[rows], self.labels[rows], looks, own, positions)
+        return EmbeddedQueries(self.logits[rows], self.keys[rows], self.labels[rows], looks, own, positions, self.few)
 
 
 def embed_queries(

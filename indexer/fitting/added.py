@@ -65,8 +65,8 @@ def calibrate_with_added(
             cache[rows] = served.vote(found.similarities[:, :k], found.values[:, :k], parameters.theta)
         nearest[rows] = found.similarities[:, min(nth, found.similarities.shape[1] - 1)]
         step()
-    scores, known = novelty_scores(novelty, nearest, own), held.logits.shape[1]
-    return calibrate(network, cache, labels, manifest.lam, novelty, scores, known)
+    scores, new = novelty_scores(novelty, nearest, own), manifest.new_classes(classes)
+    return calibrate(network, cache, labels, manifest.lam, novelty, scores, new)
 
 
 def _as_taught(held: KeptHoldout, overlay: Overlay) -> tuple[KeptHoldout, Ints]:

@@ -172,13 +172,13 @@ def fit_cache(
             best.parameters.lam,
             doubt.novelty,
             doubt.scores,
-            asked.logits.shape[1],
+            asked.new_classes(classes),
         ),
         doubt.directions,
         limits_of_same(asked.keys, found, entries, served),
         keep_holdout(asked, out),
         asked.looks,
-        answered=confusion(mix(network, measured.cache, best.parameters.lam, asked.logits.shape[1]), asked.labels),
+        answered=confusion(mix(network, measured.cache, best.parameters.lam, asked.new_classes(classes)), asked.labels),
     )
 
 
@@ -265,7 +265,7 @@ def _crossed(
     doubt = crossed_doubt(served, asked, folds, entries.pictures, found, unknown, own_classes, progress)
     network, (theta, lam, k) = softmax(asked.logits, served.classes), fitted.parameters
     cache = served.vote(found.similarities[:, :k], found.values[:, :k], theta)
-    known = asked.logits.shape[1]
+    new = asked.new_classes(served.classes)
     return FittedCache(
         fitted.parameters,
         "cross-validation",
@@ -274,12 +274,12 @@ def _crossed(
         chosen.info,
         fitted.report,
         None,
-        calibrate(network, cache, asked.labels, lam, doubt.novelty, doubt.scores, known),
+        calibrate(network, cache, asked.labels, lam, doubt.novelty, doubt.scores, new),
         doubt.directions,
         limits_of_same(asked.keys, found, entries, served),
         keep_crossed(asked, doubt, entries.pictures),
         rows=asked.own,
-        answered=confusion(mix(network, cache, lam, known), asked.labels),
+        answered=confusion(mix(network, cache, lam, new), asked.labels),
     )
 
 

@@ -51,13 +51,13 @@ def calibrate(
     lam: float,
     novelty: Novelty,
     scores: NDArray[np.float64],
-    known: int | None = None,
+    new: Ints | None = None,
 ) -> Calibration:
     """What is to be known of answers, from p_net and p_cache (n,C) of the holdout as they are served.
 
-    ``scores`` (n,) are its novelty, ``known`` is how many of the classes the network knows.
+    ``scores`` (n,) are its novelty, ``new`` the classes that the network does not know.
     """
-    mixed = mix(network, cache, lam, known)
+    mixed = mix(network, cache, lam, new)
     calibration = Calibration(
         novelty=novelty,
         ece_percent_network=ece_percent(network, labels) if network.any() else None,

@@ -6,6 +6,7 @@ each fold a head is fitted on the others and asked of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,13 +135,17 @@ def out_of_fold(
     progress: Progress = silent,
     *,
     known: int | None = None,
+    few: Sequence[int] = (),
 ) -> Floats:
-    """What heads say of keys (n,D) with labels (n,) that took no part in their fit (n,C)."""
+    """What heads say of keys (n,D) with labels (n,) that took no part in their fit (n,C).
+
+    They are not fitted to the classes ``few``.
+    """
     regression = Regression(keys, labels, classes, known)
     logits = np.zeros((len(keys), classes), np.float32)
-    rows, present = np.arange(len(labels)), np.unique(folds)
+    is_fitted, present = ~np.isin(labels, few), np.unique(folds)
     for done, fold in enumerate(present.tolist()):
-        head = regression.fit(rows[folds != fold], strength)
+        head = regression.fit(np.flatnonzero(is_fitted & (folds != fold)), strength)
         logits[folds == fold] = head.logits(keys[folds == fold])
         progress("head", done + 1, len(present))
     return logits

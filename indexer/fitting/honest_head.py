@@ -27,6 +27,11 @@ CROSSED = 5000
 """Pictures up to which all are asked by cross-validation: a tenth of more is enough, and its search is its own test."""
 
 
+FEWEST = 2
+"""Pictures of a class from which on a head is fitted to it: of fewer, the cache alone tells more (docs/decisions/021).
+"""
+
+
 class HonestHead(NamedTuple):
     """A head, and with its logits what is fitted on."""
 
@@ -54,20 +59,36 @@ def fit_honest_head(
     """
     tenth, held = entries.tenth, entries.held
     pictures, first = np.unique(entries.pictures, return_index=True)
+    few = few_classes(values[first], classes)
     is_given = chosen.holdout is not None and not len(chosen.holdout.own)
     is_crossed = not is_given and chosen.trained != "yes" and len(pictures) <= CROSSED and is_exhaustive
     less_tenth = not is_given and not is_crossed and chosen.holdout is not None and not held.all()
-    rows = np.flatnonzero(~held) if less_tenth else np.arange(len(values))
-    seen = keys[rows] if less_tenth else keys
+    is_fitted = ~np.isin(values, few) & ~(held & less_tenth)
+    rows = np.flatnonzero(is_fitted)
+    seen = keys if is_fitted.all() else keys[rows]
     choice = choose_strength(seen, values[rows], entries.pictures[rows], classes, progress, known=known)
     opinion = fit_linear_head(seen, values[rows], classes, choice, progress, known=known, less_tenth=less_tenth)
+    opinion = replace(opinion, info=opinion.info.model_copy(update={"few": few}))
     if not is_crossed:
         asked = None if chosen.holdout is None else _said(chosen.holdout, opinion)
         return HonestHead(opinion, replace(entries, tenth=_said(tenth, opinion)), replace(chosen, holdout=asked))
-    strength, first = choice.strength, np.sort(first)
+    first = np.sort(first)
     return HonestHead(
-        opinion, *_crossed(title, keys, values, classes, entries, chosen, strength, first, progress, known)
+        opinion, *_crossed(title, keys, values, classes, entries, chosen, opinion.info, first, progress, known)
     )
+
+
+def few_classes(labels: Ints, classes: int) -> tuple[int, ...]:
+    """The classes that a head is not fitted to, by the labels (n,) of different pictures of C classes.
+
+    They are those of fewer pictures than ``FEWEST``, beside at least two others that most pictures are of: where all
+    classes have few, none is drowned by another.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    is_few = (counts > 0) & (counts < FEWEST)
+    if (counts >= FEWEST).sum() < 2 or 2 * counts[is_few].sum() >= len(labels):
+        return ()
+    return tuple(np.flatnonzero(is_few).tolist())
 
 
 def ask_head_again(
@@ -111,9 +132,7 @@ def ask_head_again(
     _, first = np.unique(pictures, return_index=True)
     some = np.sort(np.random.default_rng(0).permutation(first)[:CROSSED])
     known = overlay.bundle.manifest.equal_classes
-    part, chosen = _crossed(
-        title, keys, store.values[rows], classes, part, chosen, info.strength, some, progress, known
-    )
+    part, chosen = _crossed(title, keys, store.values[rows], classes, part, chosen, info, some, progress, known)
     assert chosen.holdout is not None
     tenth = replace(part.tenth, own=rows[part.tenth.own] if len(part.tenth.own) else part.tenth.own)
     asked = replace(chosen.holdout, own=rows[chosen.holdout.own])
@@ -127,30 +146,34 @@ def _crossed(
     classes: int,
     entries: VotingEntries,
     chosen: ChosenHoldout,
-    strength: float,
+    info: LinearHead,
     first: Ints,
     progress: Progress,
     known: int | None = None,
 ) -> tuple[VotingEntries, ChosenHoldout]:
-    """All pictures, of which ``first`` (n,) are the first entries, answered by heads that did not see them."""
+    """All pictures, of which ``first`` (n,) are the first entries, answered by heads that did not see them.
+
+    They are fitted as the one that ``info`` is of.
+    """
     folds = folds_of(values, entries.pictures)
-    logits = out_of_fold(keys, values, classes, folds, strength, progress, known=known)
+    logits = out_of_fold(keys, values, classes, folds, info.strength, progress, known=known, few=info.few)
     # A class's only picture tells nothing of new ones: neither head nor cache has another one to know it by.
     counts = np.bincount(values[first], minlength=classes)
     asked = first[counts[values[first]] > 1]
-    tenth = replace(entries.tenth, logits=logits[entries.tenth.own] if len(entries.tenth.labels) else _nothing(classes))
-    holdout = EmbeddedQueries(logits[asked], entries.made(asked), values[asked], own=asked)
-    info = HoldoutInfo(
+    of_tenth = logits[entries.tenth.own] if len(entries.tenth.labels) else _nothing(classes)
+    tenth = replace(entries.tenth, logits=of_tenth, few=info.few)
+    holdout = EmbeddedQueries(logits[asked], entries.made(asked), values[asked], own=asked, few=info.few)
+    made = HoldoutInfo(
         name=f"cross-validation of {title}",
         images=len(asked),
         honest=True,
         why="the head that was asked of each was fitted without it, and no copy of it voted",
     )
-    return replace(entries, tenth=tenth), ChosenHoldout(info, chosen.trained, holdout, folds[asked])
+    return replace(entries, tenth=tenth), ChosenHoldout(made, chosen.trained, holdout, folds[asked])
 
 
 def _said(queries: EmbeddedQueries, opinion: LinearOpinion) -> EmbeddedQueries:
-    return replace(queries, logits=opinion.head.logits(queries.keys))
+    return replace(queries, logits=opinion.head.logits(queries.keys), few=opinion.info.few)
 
 
 def _nothing(classes: int) -> Floats:

@@ -21,7 +21,7 @@ from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats, Ints, softmax
-from secondlook.model.errors import DatasetError
+from secondlook.model.errors import DatasetError, HoldoutError
 from secondlook.model.manifest import HoldoutInfo, NetworkInfo, Trained
 from secondlook.model.networks.engines import ImageEncoder
 
@@ -164,8 +164,8 @@ def given_holdout(
     strange = sorted(set(names) - set(classes))
     if strange:
         listed = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
-        raise DatasetError(
-            f"the holdout {name} has classes that the cache does not have ({listed}): give --holdout images of its own"
+        raise HoldoutError(
+            f"the holdout {name} has classes that the cache does not have ({listed})", "images of its own"
         )
     index = {label: value for value, label in enumerate(classes)}
     labels = np.array([index[label] for label in names], np.int64)[seen.labels]
@@ -178,15 +178,16 @@ def given_holdout(
         trained = "yes" if np.isin(cached.digests, known.images).any() else "no"
     left = seen.part(~out)
     if not len(left.labels):
-        raise DatasetError(
-            f"all {len(labels):,} images of the holdout {name} are in the cache, or the network was trained on them: "
-            "give --holdout others"
+        raise HoldoutError(
+            f"all {len(labels):,} images of the holdout {name} are in the cache, or the network was trained on them",
+            "others",
         )
     present = np.unique(left.labels)
     if len(present) < 2 <= len(classes):
-        raise DatasetError(
+        raise HoldoutError(
             f"all {len(left.labels):,} images of the holdout {name} are of one class ({classes[present[0]]}), and tell "
-            "nothing of the others: give --holdout images of every class"
+            "nothing of the others",
+            "images of every class",
         )
     missing = [label for value, label in enumerate(classes) if value not in present]
     why = "it was given as images that the network never saw"

@@ -69,7 +69,7 @@ def fit_parameters(
         lams=LAMS if has_head else (1.0,),
         by_class=served.class_weights,
         exact=_exact(served, holdout.keys, progress) if None in ks else None,
-        known=holdout.logits.shape[1],
+        new=holdout.new_classes(served.classes),
     )
     return fitted, found
 
@@ -132,7 +132,7 @@ def fit_by_cross_validation(
         by_class=served.class_weights,
         likeliest=True,
         caution=caution(LAMS) / len(asked.labels),
-        known=asked.logits.shape[1],
+        new=asked.new_classes(served.classes),
     )
 
 
@@ -168,14 +168,14 @@ def choose_parameters(
     by_class: NDArray[np.float64] | None = None,
     likeliest: bool = False,
     caution: NDArray[np.float64] | None = None,
-    known: int | None = None,
+    new: Ints | None = None,
 ) -> FittedParameters:
     """Choose as ``fit_parameters`` does, from p_net (n,C) and the nearest entries' similarities and values (n,m).
 
     Without a head p_net is 0. ``entries`` is of how many these are the nearest; ``exact`` (thetas,n,C) is the vote of
     them all, for k = None; ``by_class`` (C,) is how much an entry of each class counts. ``likeliest``: the lowest
-    negative log-likelihood, whatever its error; ``caution`` (thetas,lams) is added to it. ``known`` is how many of the
-    classes the network knows.
+    negative log-likelihood, whatever its error; ``caution`` (thetas,lams) is added to it. ``new`` are the
+    classes that the network does not know.
     """
 
     def voted(i: int, j: int) -> Floats:
@@ -192,14 +192,14 @@ def choose_parameters(
         for j in range(len(THETAS)):
             cache = voted(i, j)
             for m, lam in enumerate(lams):
-                mixed = mix(network, cache, lam, known)
+                mixed = mix(network, cache, lam, new)
                 errors[i, j, m] = error_percent(mixed, labels)
                 losses[i, j, m] = nll(mixed, labels)
     lowest = errors.min() / 100
     allowed = 100.0 if likeliest else 100 * (lowest + np.sqrt(lowest * (1 - lowest) / len(network)))
     judged = losses if caution is None else losses + caution
     i, j, m = min(np.argwhere(errors <= allowed).tolist(), key=lambda cell: float(judged[tuple(cell)]))
-    mixed, has_network = mix(network, voted(i, j), lams[m], known), bool(network.any())
+    mixed, has_network = mix(network, voted(i, j), lams[m], new), bool(network.any())
     return FittedParameters(
         Parameters(THETAS[j], lams[m], ks[i]),
         FitReport(

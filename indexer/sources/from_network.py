@@ -21,6 +21,7 @@ from secondlook.indexer.fitting.preprocessing import losses, measure
 from secondlook.indexer.fitting.race import MOST
 from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress
+from secondlook.indexer.sources.measured_before import proof_before
 from secondlook.model.bundles.files import ENCODER, encoder_files, encoder_id_of
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError, NetworkError
@@ -74,6 +75,9 @@ class FromNetwork:
     """``auto`` = the network's, where it knows the dataset's classes, else a linear one, where that can be fitted."""
     may_mirror: bool = True
     """Whether the mean with the mirrored image may be chosen: not where mirrored copies are cached."""
+    earlier: Path | None = None
+    """A root whose active bundle may be of the same network: what was measured for it holds for mostly the same images.
+    """
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
         """Export the network with its preprocessing, the dataset's classes, and the key recipe.
@@ -208,6 +212,10 @@ class FromNetwork:
             return network, drawn, None
         # Nothing depends on the geometry where no logits are used, unless the user gave it.
         choice = Choice(may_mirror=self.may_mirror) if match is None and self.preprocess is None else None
+        if choice is not None and self.earlier is not None:
+            before = proof_before(self.earlier, network, drawn, may_mirror=self.may_mirror)
+            if before is not None:
+                return network.taking(before.taken), drawn, before
         proof = measure(network, drawn.read, drawn.positions, drawn.labels, match, progress, choice=choice)
         if refusal := proof.refusal(self.name):
             raise NetworkError(refusal)

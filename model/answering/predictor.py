@@ -141,6 +141,8 @@ class Predictor:
         self.served = ServedCache.of_overlay(self.overlay)
         manifest = bundle.manifest
         self.defaults = Parameters(manifest.theta, manifest.lam, manifest.k)
+        self._new = manifest.new_classes(len(self.classes))
+        """Classes that the network does not know."""
         calibration = manifest.calibration
         self._novelty = calibration.novelty if calibration else None
         evidence = self._novelty.evidence if self._novelty else None
@@ -249,7 +251,7 @@ class Predictor:
             return [_without_cache(*of) for of in zip(network, keys, strict=True)]
         # Where a call gives parameters, they alone decide.
         is_given = isinstance(parameters, Given)
-        mixed = mix(network, cache, parameters.lam, None if is_given else logits.shape[1])
+        mixed = mix(network, cache, parameters.lam, None if is_given else self._new)
         is_own = not is_given and parameters == self.defaults
         places = self._same.find(keys, hits) if is_own else np.full(len(keys), -1)
         same = np.flatnonzero(places >= 0)
@@ -281,9 +283,9 @@ class Predictor:
         novelty = self._novelty
         scores = novelty_scores(novelty, hits.similarities[:, self._nth - 1], own)
         limits = np.full(len(scores), doubtful_above(novelty.evidence if novelty else None))
-        manifest = self.bundle.manifest
         # Without a head evidence goes by keys alone, which know all of the bundle's classes.
-        is_new = said >= len(manifest.network_classes if manifest.has_head else manifest.classes)
+        manifest = self.bundle.manifest
+        is_new = np.isin(said, self._new) if manifest.has_head else said >= len(manifest.classes)
         if novelty is not None and novelty.of_added is not None and is_new.any():
             # Of a class that it does not know, the network has only doubt.
             scores[is_new] = evidence_scores(novelty.of_added, hits.similarities[is_new, 0])

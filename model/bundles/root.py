@@ -59,8 +59,9 @@ def require_root(root: Path) -> None:
     A folder that has a generation, names one in CURRENT or PREVIOUS, or has a journal may have other things too.
 
     Raises:
-        BundleError: it has other things only, is no folder, or a link to what is not there.
+        BundleError: it has other things only, is no folder, or a link to what is not there; or its name is not UTF-8.
     """
+    _require_utf8(root)
     if root.is_symlink() and not root.exists():
         raise BundleError(f"{root} is a link to {root.readlink()}, which is not there: make that folder first")
     try:
@@ -80,6 +81,15 @@ def require_root(root: Path) -> None:
     )
 
 
+def _require_utf8(root: Path) -> None:
+    try:
+        os.path.realpath(root).encode()
+    except UnicodeEncodeError:  # FAISS could not read an index there
+        shown = os.fsencode(root).decode(errors="backslashreplace")
+        what = f"the name of {shown} is not UTF-8: name another folder for the bundles with --bundles"
+        raise BundleError(what) from None
+
+
 def generations(root: Path) -> list[str]:
     """Ids of all bundles below the root, oldest first."""
     if not root.is_dir():
@@ -91,8 +101,9 @@ def active_generation(root: Path) -> str:
     """The generation named in CURRENT.
 
     Raises:
-        BundleError: CURRENT is missing or names none.
+        BundleError: CURRENT is missing or names none, or the root's name is not UTF-8.
     """
+    _require_utf8(root)
     named = _named(root, CURRENT)
     if named is None:
         require_root(root)

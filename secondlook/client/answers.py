@@ -65,6 +65,8 @@ class Model:
     """What the parameters were fitted on; None where they were given."""
     network_classes: int | None = None
     """How many of the classes, the first ones, the network knows; 0 where it has no head."""
+    few_classes: list[str] = field(default_factory=list)
+    """Those of them that the cache alone knows all the same: there were too few images to fit a linear head on."""
     dataset_classes: int | None = None
     """How many of the classes, the first ones, the dataset has; the others were taught."""
     head: str | None = None

@@ -8,8 +8,6 @@ import os
 import socket
 import sqlite3
 import sys
-import threading
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from secondlook.commands.shared.photos_report import PhotosReport
 from secondlook.commands.shared.taught_report import TaughtReport
 from secondlook.indexer.datasets.datasets import nothing
 from secondlook.indexer.datasets.fold import fold
+from secondlook.indexer.datasets.left_out import printable
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts
 from secondlook.indexer.index import IndexOptions, index
@@ -34,7 +33,7 @@ from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.home import bundles_home, local_key
 from secondlook.model.bundles.milvus_generations import activate
 from secondlook.model.bundles.root import CURRENT, active_generation, prune, require_root
-from secondlook.model.errors import BundleError, HomeError, JournalError
+from secondlook.model.errors import BundleError, DatasetError, HoldoutError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
 from secondlook.model.networks.backbones import BACKBONES, DEFAULT_BACKBONE
@@ -86,7 +85,7 @@ def start(
     settings = read_settings(bundles=root, **given)
     found = None if photos is None else look(photos, Limits(settings.max_pixels))
     # Bound before the work and not after it, so that a port that is taken is said at once.
-    listening = [] if no_serve else bind(settings.host, settings.port)
+    listening = [] if no_serve else _listen(settings)
     with _written_below(root), reporting("auto") as progress:
         generation = bring_up_to_date(found, root, network, settings.keep_generations, progress)
     manifest = read_manifest(root, generation)
@@ -131,7 +130,13 @@ def bring_up_to_date(photos: Photos | None, root: Path, network: str | None, kee
         logging.getLogger("secondlook.indexer.sources").setLevel(logging.ERROR)
     dataset, holdout = (photos.dataset, photos.holdout) if photos is not None else (nothing(), None)
     images, counts = fold(dataset, Journal(root)), Counts()
-    generation = index(images, root, source, IndexOptions(holdout=holdout), progress, counts=counts)
+    try:
+        generation = index(images, root, source, IndexOptions(holdout=holdout), progress, counts=counts)
+    except HoldoutError as error:
+        if photos is None:
+            raise
+        where = f"{printable(str(photos.folder))}/val"
+        raise DatasetError(f"{error.why}: put {error.wanted} into {where}, or remove that folder") from error
     if len(images.labels):
         click.echo(counts.said(), err=True)
     activate(root, generation)
@@ -163,8 +168,9 @@ def _written_below(root: Path) -> Iterator[None]:
 
 def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -> None:
     """Serve with the user's own key where nobody else reaches the server and no other key is named."""
-    from secondlook.service.processes.home import page
-    from secondlook.service.processes.serve import announce, run
+    from secondlook.service.processes import serve, workers
+    from secondlook.service.processes.browser import Browser
+    from secondlook.service.processes.home import announce, page
 
     is_ours = is_loopback(settings.host) and settings.admin_key is None and settings.keys_file is None
     if is_ours:
@@ -174,14 +180,22 @@ def _serve(settings: Settings, listening: list[socket.socket], *, opens: bool) -
             click.echo(f"this server cannot be taught: {error}", err=True)
             is_ours = False
 
-    def ready(address: str) -> None:
-        tell_at_start(settings)
-        announce(settings, address, shows_key=is_ours)
-        if opens and has_display():
-            link = page(address, settings, shows_key=is_ours)
-            threading.Thread(target=webbrowser.open, args=(link,), name="browser", daemon=True).start()
+    with Browser() as browser:
 
-    run(settings, PROGRAM, listening, ready)
+        def ready(address: str) -> None:
+            tell_at_start(settings)
+            announce(settings, address, shows_key=is_ours)
+            if opens and has_display():
+                browser.open(address, page(address, settings, shows_key=is_ours))
+
+        run = workers.run if settings.workers > 1 else serve.run
+        run(settings, PROGRAM, listening, ready)
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    from secondlook.service.processes.workers import reserve_port
+
+    return reserve_port(settings) if settings.workers > 1 else bind(settings.host, settings.port)
 
 
 def has_display() -> bool:

@@ -74,3 +74,10 @@ def page(address: str, settings: Settings, *, shows_key: bool) -> str:
     if not shows_key or settings.admin_key is None or (settings.log == "json" and not sys.stderr.isatty()):
         return address
     return f"{address}#key={settings.admin_key.get_secret_value()}"
+
+
+def announce(settings: Settings, address: str, *, shows_key: bool = False) -> None:
+    """Say where the page is."""
+    shown, several = page(address, settings, shows_key=shows_key), settings.workers > 1
+    how = f"{settings.workers} workers; " if several else ""
+    logger.info("secondlook is ready: %s (%sstop it with Ctrl-C)", shown, how)

@@ -25,7 +25,7 @@ from secondlook.service.http.connection import connection
 from secondlook.service.http.connections import Connections
 from secondlook.service.http.hosts import tell_at_start
 from secondlook.service.processes.ending import STOPPING, Ending
-from secondlook.service.processes.home import at_home, page
+from secondlook.service.processes.home import announce, at_home
 from secondlook.service.processes.listening import bind, refusal
 from secondlook.service.processes.pulse import Pulse
 from secondlook.service.settings import Settings
@@ -144,8 +144,3 @@ class _Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
             self._ready(f"http://{shown}:{port}{self._app.state.settings.root_path}/")
-
-
-def announce(settings: Settings, address: str, *, shows_key: bool = False) -> None:
-    """Say where the page is."""
-    logger.info("secondlook is ready: %s (stop it with Ctrl-C)", page(address, settings, shows_key=shows_key))

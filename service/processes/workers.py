@@ -20,11 +20,12 @@ import logging.config
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -34,7 +35,7 @@ from secondlook.service import logs
 from secondlook.service.errors import ServiceError
 from secondlook.service.http.hosts import tell_at_start
 from secondlook.service.processes.ending import EARLIER_S, GRACE_S, SAME_S
-from secondlook.service.processes.home import at_home, page
+from secondlook.service.processes.home import announce, at_home
 from secondlook.service.processes.listening import bind, close, reserve
 from secondlook.service.processes.pulse import BEAT, BEAT_S, SILENT_S, Pulse, Watched
 from secondlook.service.settings import LEAST_DECODE_BYTES, METRICS_FOLDER, PREFIX, Settings
@@ -48,8 +49,16 @@ LATER_S = 0.25
 """By so much longer than a worker, which ends itself by force, the parent waits for it to end."""
 
 
-def run(settings: Settings, program: Sequence[str]) -> None:
+def run(
+    settings: Settings,
+    program: Sequence[str],
+    reserved: list[socket.socket] | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
     """Serve with several workers until a signal stops them; ``program`` is the command line that starts ``secondlook``.
+
+    On the port that is ``reserved``, where it is, telling ``ready`` the address once all of them answer. Where it is
+    not, bundles may be in the user's home (``at_home``).
 
     Raises:
         BundleError: what is in the user's home is damaged.
@@ -57,19 +66,32 @@ def run(settings: Settings, program: Sequence[str]) -> None:
         SystemExit: no worker can start (it has said why), or one did not stop as it should.
     """
     logging.config.dictConfig(logs.config(settings.log))
-    if sys.platform != "linux":
-        raise ServiceError("several workers need Linux: set SECONDLOOK_WORKERS to 1")
-    reserved = reserve(settings.host, settings.port)
+    is_home = reserved is None
+    reserved = reserved or reserve_port(settings)
     try:
-        tell_at_start(settings)
-        settings, shows_key = at_home(settings)
+        if is_home:
+            tell_at_start(settings)
+            settings, shows_key = at_home(settings)
+            ready = partial(announce, settings, shows_key=shows_key)
         port = reserved[0].getsockname()[1]
         with tempfile.TemporaryDirectory(prefix="secondlook-metrics-") as folder:
-            status = asyncio.run(_Parent(share(settings, port), program, folder, shows_key).run())
+            parent = _Parent(share(settings, port), program, folder, ready or partial(announce, settings))
+            status = asyncio.run(parent.run())
     finally:
         close(reserved)
     if status:
         sys.exit(status)
+
+
+def reserve_port(settings: Settings) -> list[socket.socket]:
+    """Sockets that keep the port for workers, and take no connections.
+
+    Raises:
+        ServiceError: this system has no workers. ListenError: the address cannot be listened on.
+    """
+    if sys.platform != "linux":
+        raise ServiceError("several workers need Linux: set SECONDLOOK_WORKERS to 1")
+    return reserve(settings.host, settings.port)
 
 
 def share(settings: Settings, port: int) -> Settings:
@@ -147,8 +169,8 @@ def _end_with_parent(told: int, is_orphan: threading.Event) -> None:
 class _Parent:
     """Keeps workers running."""
 
-    def __init__(self, settings: Settings, program: Sequence[str], folder: str, shows_key: bool) -> None:
-        self._settings, self._program, self._folder, self._shows_key = settings, program, folder, shows_key
+    def __init__(self, settings: Settings, program: Sequence[str], folder: str, ready: Callable[[str], None]) -> None:
+        self._settings, self._program, self._folder, self._tell = settings, program, folder, ready
         key = settings.admin_key
         told = settings.model_dump(mode="json") | {"admin_key": key.get_secret_value() if key else None}
         if settings.milvus is not None:
@@ -292,5 +314,4 @@ class _Parent:
             return
         self._been_ready.add(slot)
         if len(self._been_ready) == self._settings.workers:
-            shown = page(address, self._settings, shows_key=self._shows_key)
-            logger.info("secondlook is ready: %s (%d workers; stop it with Ctrl-C)", shown, self._settings.workers)
+            self._tell(address)

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from starlette.concurrency import run_in_threadpool
 
+from secondlook.indexer.datasets.left_out import is_plain
 from secondlook.model.bundles.files import NETWORK
 from secondlook.model.errors import BundleError, ParameterError
 from secondlook.model.journal import Action
@@ -129,7 +130,7 @@ def _options(asked: RebuildRequest) -> list[str]:
 
 def _is_folder_below(root: Path, name: str) -> bool:
     path = PurePosixPath(name)
-    if not name.isprintable() or not path.parts or path.is_absolute() or ".." in path.parts or name.startswith("-"):
+    if not is_plain(name) or not path.parts or path.is_absolute() or ".." in path.parts:
         return False
     try:
         folder = (root / path).resolve(strict=True)

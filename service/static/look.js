@@ -152,13 +152,14 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, hasHead, taught, parameters_from: source, holdout, isEmpty }) => {
+onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, few_classes: few, hasHead, taught, parameters_from: source, holdout, isEmpty }) => {
   const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
   const parts = isEmpty ? [element("strong", {}, "Nothing is known yet.")]
     : [element("strong", {}, count(entries)), ` known images of ${of}.`];
   if (classes.length === 1) parts.push(" Teach a second class, so that there is something to tell apart.");
   if (known && classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
   if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
+  if (few?.length) parts.push(` The cache alone knows ${names(few)}, until there are more images and a rebuild.`);
   if (network && preprocess) {
     const { height, width } = preprocess.geometry;
     parts.push(` ${network.name} looks at ${width} × ${height} pixels of each image${preprocess.mirrored ? ", and of its mirror image" : ""}.`);

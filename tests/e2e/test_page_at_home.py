@@ -4,18 +4,40 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import KEY, Server
+from secondlook.service.processes.browser import Browser
+from tests.e2e.conftest import KEY, Server, until
 from tests.e2e.page import WRONG, look, striped, upload, violations
 from tests.e2e.test_at_home import link
 
 Serve = Callable[..., Server]
 Visit = Callable[..., Page]
+
+
+def test_the_file_that_a_browser_is_told_leads_to_the_page_with_the_key(
+    serve: Serve, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    home, key = link(server)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "mine"))
+    told: list[str] = []
+    monkeypatch.setattr("webbrowser.open", told.append)
+    with Browser() as opened:
+        opened.open(home, f"{home}#key={key}")
+        context = browser.new_context()
+        page = context.new_page()
+        until(lambda: told, 10)
+        page.goto(told[0])
+        page.wait_for_url(home)
+        page.get_by_role("link", name="Admin").click()
+        expect(page.get_by_label("Admin key")).not_to_be_visible()
+        context.close()
 
 
 def address(page: Page) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -228,6 +229,108 @@ def test_a_port_that_is_taken_is_said_before_the_work(photos: Path, backbone: Pa
     assert ended.returncode == 1
     assert ended.stderr.startswith("Error: 127.0.0.1:")
     assert ended.stderr.endswith("is taken by another program: end that, or choose another port with --port\n")
+
+
+def test_no_command_line_has_the_key_while_a_browser_is_opened(
+    photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    opener = tmp_path / "opener"
+    lines = tmp_path / "lines"
+    opener.write_text(
+        f"#!/bin/sh\nprintf '%s' \"$1\" > {tmp_path}/told\n"
+        f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' > {lines}.new\nmv {lines}.new {lines}\n"
+    )
+    opener.chmod(0o755)
+    remote = {"SSH_CONNECTION", "SSH_TTY"}
+    environment = {name: value for name, value in home.items() if name not in remote}
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(photos, "--network", backbone, "--port", 0),
+        env=environment | {"BROWSER": str(opener), "DISPLAY": ":9"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while not READY.search(said.decode(errors="replace")) and (more := os.read(terminal, 4096)):
+            said += more
+        ready = READY.search(said.decode(errors="replace"))
+        assert ready is not None
+        until(lines.exists, 60)
+        key = re.sub(r"\W.*", "", ready[2])
+        assert str(opener) in lines.read_text(errors="replace")
+        assert key not in lines.read_text(errors="replace")
+        told = Path((tmp_path / "told").read_text().removeprefix("file://"))
+        assert told.parent == Path(home["XDG_DATA_HOME"]) / "secondlook"
+        assert told.stat().st_mode & 0o777 == 0o600
+        assert f"{ready[1]}/#key={key}" in told.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    os.close(terminal)
+    assert not told.exists()
+
+
+@pytest.mark.slow
+def test_start_serves_with_as_many_workers_as_are_set(photos: Path, backbone: Path, home: dict[str, str]) -> None:
+    with started(home | {"SECONDLOOK_WORKERS": "2"}, photos, "--network", backbone) as client:
+        assert "(2 workers; stop it with Ctrl-C)" in (Path(home["XDG_DATA_HOME"]).parent / "start.log").read_text()
+        taught = client.post("/v1/entries", files={"file": striped(1)}, data={"label": "striped"})
+        assert taught.status_code == 201, taught.text
+        assert label(client, striped(9)) == "striped"
+
+
+def test_val_that_repeats_train_is_said_as_one_who_starts_can_mend_it(
+    photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "split" / split)
+    ended = subprocess.run(
+        command(tmp_path / "split", "--network", backbone, "--no-serve"),
+        env=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.endswith(f"put others into {tmp_path}/split/val, or remove that folder"), last
+    assert "--holdout" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["-photos", "a\nb", "a\\b", b"\xff".decode(errors="surrogateescape")])
+def test_a_name_that_a_rebuild_would_not_take_is_said_before_the_work(
+    name: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / name).symlink_to(photos)
+    assert report(home, tmp_path / name, "--network", backbone)["images"] == 36, "a link's name is not the folder's"
+    (tmp_path / name).unlink()
+    photos.rename(tmp_path / name)
+    ended = subprocess.run(
+        command("--network", backbone, "--no-serve", "--", tmp_path / name),
+        env=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("a server could not index it again: rename that folder\n")
+
+
+def test_bundles_in_a_folder_whose_name_is_no_utf_8_are_refused_in_a_sentence(
+    photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    root = os.fsencode(tmp_path) + b"/\xff"
+    for arguments in (["start", photos, "--no-serve"], ["serve", "--port", "0"], ["classify", photos / "red"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "secondlook", *map(str, arguments)],
+            env={os.fsencode(name): os.fsencode(value) for name, value in home.items()} | {b"SECONDLOOK_BUNDLES": root},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode in (1, 2)
+        assert "Traceback" not in ended.stderr
+        assert f"the name of {tmp_path}/\\xff is not UTF-8" in ended.stderr.replace("\n", " ")
 
 
 def test_all_photos_alike_are_refused_and_one_photo_a_class_is_kept(

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from secondlook.evaluation.evaluate import evaluate
+from secondlook.evaluation.served import answers_of
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding import linear_heads
 from secondlook.indexer.embedding.encoders import FromBundle
+from secondlook.indexer.embedding.queries import EmbeddedQueries
 from secondlook.indexer.fitting import honest_head
 from secondlook.indexer.fitting.added import calibrate_with_added
 from secondlook.indexer.index import IndexOptions, index
@@ -21,9 +23,11 @@ from secondlook.model.added.replay import replayed
 from secondlook.model.answering.predictor import Answer, Parameters, Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import ENCODER, read_manifest
+from secondlook.model.bundles.root import activate, active_generation
 from secondlook.model.cache import mix, softmax
 from secondlook.model.errors import EngineError
 from secondlook.model.journal import Journal, NewImage
+from secondlook.model.manifest import Manifest
 from tests.heads_for_tests import headless_root, pixels, png, write_colours
 
 FOUR = ("blue", "green", "red", "yellow")
@@ -117,6 +121,40 @@ def test_a_rebuild_teaches_the_head_a_new_class_and_what_was_relabelled(
     assert manifest.classes[int(answer.network.argmax())] == "violet"
     assert (open_bundle(copied, before.manifest.generation).engine.encode(pixels("red", 1)[None]).keys
             == bundle.engine.encode(pixels("red", 1)[None]).keys).all()  # fmt: skip
+
+
+def test_a_class_of_one_photo_stays_with_the_cache_alone_until_there_are_more(tmp_path: Path, folder: Path) -> None:
+    copied = headless_root(tmp_path / "bundles", folder, head="linear")
+    dataset, journal = load(str(folder)), Journal(copied)
+
+    def teach(*seeds: int) -> Manifest:
+        journal.add("violet", [NewImage(f"{i}.png", png("violet", 900 + i)) for i in seeds], "test", known=FOUR)
+        activate(copied, index(fold(dataset, journal), copied, FromBundle(copied), IndexOptions()))
+        return read_manifest(copied, active_generation(copied))
+
+    one = teach(0)
+    assert one.linear is not None
+    assert (one.linear.few, one.linear.images, one.network_classes) == ((4,), 64, (*FOUR, "violet"))
+    bundle = open_bundle(copied)
+    (answer,) = answers(bundle, "violet")
+    assert answer.network[4] < 1e-9
+    assert answer.cache[4] > 0
+    assert answer.mixed[4] == pytest.approx(max(one.lam, 0.5) * answer.cache[4], abs=1e-5)
+    logits, keys = bundle.engine.encode(np.stack([pixels("violet", 77_777)]))
+    served = answers_of(Overlay(bundle), EmbeddedQueries(logits, keys, np.array([4]))).mixed
+    assert np.allclose(served[0], answer.mixed, atol=1e-5), "studies answer as the server does"
+    folded = fold(dataset, journal)
+    for again in (refit(folded, copied, one.generation), recalibrate(folded, copied, one.generation)):
+        made = read_manifest(copied, again)
+        assert made.linear == one.linear
+        assert made.fit is not None
+        assert one.fit is not None
+        assert made.fit.chosen_nll == pytest.approx(one.fit.chosen_nll, abs=1e-3)
+
+    many = teach(*range(1, honest_head.FEWEST))
+    assert many.linear is not None
+    assert (many.linear.few, many.linear.images) == ((), 64 + honest_head.FEWEST)
+    assert answers(open_bundle(copied), "violet")[0].network.argmax() == 4
 
 
 def test_a_rebuild_takes_another_datasets_classes(tmp_path: Path, folder: Path) -> None:

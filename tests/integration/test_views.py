@@ -135,9 +135,43 @@ def test_another_geometry_is_taken_where_it_shows_more(tmp_path: Path, caplog: p
     assert "on 90 photos, at the same speed" in caplog.text
 
 
+def test_mostly_the_same_photos_are_shown_as_they_were_and_others_are_measured_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos, network, root = make(tmp_path / "framed", framed), places(tmp_path), tmp_path / "root"
+    first = indexed(photos, network, root)
+    make(tmp_path / "more", framed, count=PICTURES + 3)
+    for name in ("090", "091", "092"):
+        (path,) = (tmp_path / "more").glob(f"*/{name}.png")
+        path.rename(photos / path.relative_to(tmp_path / "more"))
+    caplog.clear()
+    again = index(photos, "--network", network, "--bundles", root, "--head", "none")
+    assert "embedded 3 images, 90 were known" in again.stderr
+    second = open_bundle(root, again.stdout.split()[-1]).manifest
+    assert (second.proof, second.preprocess, second.features) == (first.proof, first.preprocess, first.features)
+    said = f"as measured for generation {first.generation}, which knows 90 of 93 photos"
+    assert said in caplog.text
+    assert "measure:" not in again.stderr
+    caplog.clear()
+    third = indexed(make(tmp_path / "lit", lit), network, root)
+    assert f"geometry is measured anew: of 90 photos generation {second.generation} knows 0" in caplog.text
+    assert third.proof is not None
+    assert third.proof != first.proof
+    assert third.preprocess.mirrored
+    # Nor where it would not do: mirrored copies are cached, or its user says how photos are shown.
+    caplog.clear()
+    assert not indexed(tmp_path / "lit", network, root, "--mirror").preprocess.mirrored
+    assert f"{third.generation} looks at mirrored images, which are to be cached" in caplog.text
+    assert indexed(photos, network, root, "--preprocess", _given(tmp_path)).preprocess.geometry.rule == "crop"
+
+
+def _given(folder: Path) -> Path:
+    (folder / "given.json").write_text(declared()[METADATA])
+    return folder / "given.json"
+
+
 def test_what_a_user_gives_is_kept(tmp_path: Path) -> None:
-    photos, network, given = make(tmp_path / "framed", framed), places(tmp_path), tmp_path / "given.json"
-    given.write_text(declared()[METADATA])
+    photos, network, given = make(tmp_path / "framed", framed), places(tmp_path), _given(tmp_path)
     manifest = indexed(photos, network, tmp_path / "root", "--preprocess", given)
     assert manifest.preprocess.geometry.rule == "crop"
     assert manifest.proof is not None
@@ -251,4 +285,4 @@ def test_what_choosing_comes_to_is_studied(tmp_path: Path) -> None:
     told = CliRunner().invoke(cli, asked)
     assert "times the declared" in " ".join(told.stdout.split())
     refused = CliRunner().invoke(cli, [*asked[:5], "31"])
-    assert "give smaller --counts than 31" in f"{refused.output}{refused.exception}"
+    assert "ask for fewer of each class than 31" in f"{refused.output}{refused.exception}"

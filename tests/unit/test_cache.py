@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from secondlook.model.answering.predictor import Overrides
-from secondlook.model.cache import check_parameters, class_weights, exact_vote, mix, reweigh, softmax, vote, weights
+from secondlook.model.cache import (
+    check_parameters,
+    class_weights,
+    exact_vote,
+    mix,
+    new_classes,
+    reweigh,
+    softmax,
+    vote,
+    weights,
+)
 from secondlook.model.errors import ParameterError
 from secondlook.model.stores.store import ExactStore
 
@@ -152,15 +162,23 @@ def test_a_taught_class_votes_as_one_of_usual_size() -> None:
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.1, 0.49, 0.5, 0.8, 1.0])
-def test_classes_that_the_network_does_not_know_have_half_of_the_cache_at_least(lam: float) -> None:
+@pytest.mark.parametrize("few", [(), (1,)], ids=["the last", "one among the first"])
+def test_classes_that_the_network_does_not_know_have_half_of_the_cache_at_least(
+    lam: float, few: tuple[int, ...]
+) -> None:
     random = np.random.default_rng(3)
-    network = np.pad(random.dirichlet(np.ones(4), 50), ((0, 0), (0, 2))).astype(np.float32)
+    network = np.pad(random.dirichlet(np.ones(4), 50), ((0, 0), (0, 2)))
+    network[:, list(few)] = 0
+    network = (network / network.sum(axis=1, keepdims=True)).astype(np.float32)
     cache = random.dirichlet(np.ones(6), 50).astype(np.float32)
     cache[0] = 0  # no entry voted
-    plain, mixed = mix(network, cache, lam), mix(network, cache, lam, 4)
+    new = new_classes(4, 6, few)
+    assert new.tolist() == [*few, 4, 5]
+    plain, mixed = mix(network, cache, lam), mix(network, cache, lam, new)
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(mixed[:, 4:], max(lam, 0.5) * cache[:, 4:], atol=1e-6)
-    np.testing.assert_allclose(mixed[:, :4] * plain[:, :1], plain[:, :4] * mixed[:, :1], atol=1e-6)  # in proportion
+    np.testing.assert_allclose(mixed[:, new], max(lam, 0.5) * cache[:, new], atol=1e-6)
+    told = np.setdiff1d(np.arange(6), new)
+    np.testing.assert_allclose(mixed[:, told] * plain[:, :1], plain[:, told] * mixed[:, :1], atol=1e-6)  # in proportion
     np.testing.assert_array_equal(mixed[0], network[0])
-    for known in (None, 0, 6):
-        np.testing.assert_array_equal(mix(network, cache, lam, known), plain)
+    for none in (None, new_classes(0, 6), new_classes(6, 6)):
+        np.testing.assert_array_equal(mix(network, cache, lam, none), plain)

@@ -20,6 +20,7 @@ from secondlook.indexer.fitting.cross_validation import (
     folds_of,
     out_of_fold,
 )
+from secondlook.indexer.fitting.honest_head import FEWEST, few_classes
 from secondlook.indexer.fitting.linear_head import Regression, bounded
 from secondlook.indexer.fitting.parameters import THETAS, caution, fit_by_cross_validation
 from secondlook.model.answering.served_cache import Parameters, ServedCache
@@ -186,6 +187,27 @@ def test_what_is_said_out_of_fold_is_as_likely_as_of_new_images() -> None:
     new = nll(softmax(head.logits(others)), labels)
     assert nll(softmax(head.logits(keys)), values) < 0.8 * new
     assert nll(softmax(logits), values) == pytest.approx(new, rel=0.2)
+
+
+def test_classes_of_too_few_pictures_are_left_to_the_cache_unless_all_have_few() -> None:
+    def few(*counts: int) -> tuple[int, ...]:
+        return few_classes(np.repeat(np.arange(len(counts)), counts), len(counts))
+
+    assert few(50, FEWEST - 1, 50, 1, FEWEST) == (1, 3)
+    assert few(50, 0, 50, 1) == (3,), "of no pictures nothing is said"
+    assert few(2, 2, 2) == few(1, 1) == ()
+    assert few(50, 1) == (), "of one class alone a head is always sure"
+    assert few(*[FEWEST] * 3, *[1] * 20) == (), "most pictures are of small classes"
+    assert few(*[100] * 5, *[1] * 20) == tuple(range(5, 25))
+
+
+def test_out_of_fold_a_head_knows_no_class_that_it_is_not_fitted_to() -> None:
+    keys, values = clusters(4, 20)
+    logits = out_of_fold(keys, values, 4, folds_of(values, np.arange(len(keys))), 10.0, few=(2,))
+    said = softmax(logits)
+    assert said[:, 2].max() < 1e-9
+    others = values != 2
+    assert error_percent(said[others], values[others]) < 20
 
 
 def test_few_images_have_a_head_all_the_same() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from secondlook.commands.shared.options import (
     tell_left_out,
 )
 from secondlook.commands.shared.trials import Trial, tell, trial_options
+from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.progress import Progress
 from secondlook.indexer.results import Study, write
 from secondlook.model.images import Limits
 
@@ -33,6 +35,22 @@ def result_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the figures as JSON and plots."
     )
     return out(json_option(progress_option(command)))
+
+
+def run(
+    name: str,
+    measure: Callable[[Progress], tuple[Study, Sequence[Dataset]]],
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Measure, print what came of it, write it to --out, and say which images of those asked were left out."""
+    with reporting(progress_format) as progress:
+        found, asked = measure(progress)
+        if out is not None:
+            write(found, out, name)
+    tell_left_out(asked)
+    tell(found, as_json or progress_format == "json")
 
 
 def of_trial(name: str) -> Callable[[Measure], Measure]:
@@ -59,13 +77,11 @@ def of_trial(name: str) -> Callable[[Measure], Measure]:
             progress_format: str,
             **own: Any,
         ) -> None:
-            with reporting(progress_format) as progress:
+            def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
                 trial = Trial.open(dataset, root, data_root, generation, split, images, limits, progress)
-                found = measure(trial, **own)
-                if out is not None:
-                    write(found, out, name)
-            tell_left_out([trial.dataset])
-            tell(found, as_json or progress_format == "json")
+                return measure(trial, **own), [trial.dataset]
+
+            run(name, measured, out, as_json, progress_format)
 
         return measure
 

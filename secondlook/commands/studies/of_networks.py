@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from secondlook.commands.shared.options import (
-    bundles_option,
-    data_root_option,
-    reporting,
-)
-from secondlook.commands.shared.trials import tell
-from secondlook.commands.studies.group import result_options, study
+from secondlook.commands.shared.options import bundles_option, data_root_option
+from secondlook.commands.studies.group import result_options, run, study
 from secondlook.evaluation.studies.unknown_images import MADE, unknown_images
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
-from secondlook.indexer.results import write
+from secondlook.indexer.progress import Progress
+from secondlook.indexer.results import Study
 from secondlook.indexer.sources.from_cifar import FromCifar
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
@@ -83,12 +79,11 @@ def gain(
     from secondlook.evaluation.studies.gain import Gains
     from secondlook.evaluation.studies.gain import gain as measure
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         rows = (measure(*network, mirror=mirror, progress=progress) for network in networks(root, weights, data_root))
-        found = Gains(tuple(rows))
-        if out is not None:
-            write(found, out, "gain")
-    tell(found, as_json or progress_format == "json")
+        return Gains(tuple(rows)), []
+
+    run("gain", measured, out, as_json, progress_format)
 
 
 @study.command()
@@ -112,9 +107,8 @@ def novelty(
         names = ("cifar10" if dataset == "cifar100" else "cifar100", *MADE)
         return [unknown_images(name, CIFAR.geometry.size, data_root) for name in names]
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         asked = networks(root, weights, data_root)
-        found = Novelties(tuple(novelties(*one, others(one.train.name), progress) for one in asked))
-        if out is not None:
-            write(found, out, "novelty")
-    tell(found, as_json or progress_format == "json")
+        return Novelties(tuple(novelties(*one, others(one.train.name), progress) for one in asked)), []
+
+    run("novelty", measured, out, as_json, progress_format)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import click
 
 from secondlook.commands.shared.network_options import class_map_option, network_source, preprocess_option
-from secondlook.commands.shared.options import (
-    data_root_option,
-    max_pixels_option,
-    reporting,
-    tell_left_out,
-)
-from secondlook.commands.shared.trials import tell
-from secondlook.commands.studies.group import result_options, study
+from secondlook.commands.shared.options import data_root_option, max_pixels_option
+from secondlook.commands.studies.group import result_options, run, study
 from secondlook.indexer.datasets.datasets import Dataset, load
 from secondlook.indexer.embedding.encoders import EncoderSource
-from secondlook.indexer.results import write
+from secondlook.indexer.progress import Progress
+from secondlook.indexer.results import Study
 from secondlook.indexer.sources.from_network import HeadChoice, shown_name
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
@@ -79,7 +74,7 @@ def preprocessing(
     from secondlook.model.networks.onnx_network import OnnxNetwork
     from secondlook.model.networks.sources import open_network
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         names = None if class_map is None else read_class_map(class_map)
         opened = open_network(network, preprocess)
         if not isinstance(opened, OnnxNetwork):
@@ -88,10 +83,9 @@ def preprocessing(
         match = match_classes(dataset.classes, opened.classes, names)
         name = shown_name(network)
         found = measure(opened, name, dataset, match, counts=images, draws=draws, photos=most, progress=progress)
-        if out is not None:
-            write(found, out, "preprocessing")
-    tell_left_out([dataset])
-    tell(found, as_json or progress_format == "json")
+        return found, [dataset]
+
+    run("preprocessing", measured, out, as_json, progress_format)
 
 
 @study.command("geometry")
@@ -124,16 +118,15 @@ def geometry(
     from secondlook.model.networks.onnx_network import OnnxNetwork
     from secondlook.model.networks.sources import open_network
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         opened = open_network(network, preprocess)
         if not isinstance(opened, OnnxNetwork):
             raise NetworkError(f"{network} takes images in one way: give an ONNX graph or a backbone's name")
         train, test = _splits(photos, data_root, limits)
         found = measure(opened, shown_name(network), train, test, counts=counts, draws=draws, progress=progress)
-        if out is not None:
-            write(found, out, "geometry")
-    tell_left_out([train, test])
-    tell(found, as_json or progress_format == "json")
+        return found, [train, test]
+
+    run("geometry", measured, out, as_json, progress_format)
 
 
 def photos_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,13 +178,11 @@ def few_shot(
     """Measure how good answers are with few photos of each class, and what sets of labels hold."""
     from secondlook.evaluation.studies.few_shot import few_shot as measure
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         photos = Photos.open(**named)
-        found = measure(*photos, counts=counts, draws=draws, progress=progress)
-        if out is not None:
-            write(found, out, "few-shot")
-    tell_left_out([photos.train, photos.test])
-    tell(found, as_json or progress_format == "json")
+        return measure(*photos, counts=counts, draws=draws, progress=progress), [photos.train, photos.test]
+
+    run("few-shot", measured, out, as_json, progress_format)
 
 
 @study.command("left-out-classes")
@@ -202,16 +193,14 @@ def few_shot(
 def left_out_classes(
     count: int, draws: int, out: Path | None, as_json: bool, progress_format: str, **named: Any
 ) -> None:
-    """Measure how well a class is known of which 1, 5, 20 photos were taught, leaving each class out in turn."""
-    from secondlook.evaluation.studies.few_shot import left_out_classes as measure
+    """Measure how well a class is known of which 1 to 20 photos were taught, leaving each class out in turn."""
+    from secondlook.evaluation.studies.left_out_classes import left_out_classes as measure
 
-    with reporting(progress_format) as progress:
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
         photos = Photos.open(**named)
-        found = measure(*photos, count=count, draws=draws, progress=progress)
-        if out is not None:
-            write(found, out, "left-out-classes")
-    tell_left_out([photos.train, photos.test])
-    tell(found, as_json or progress_format == "json")
+        return measure(*photos, count=count, draws=draws, progress=progress), [photos.train, photos.test]
+
+    run("left-out-classes", measured, out, as_json, progress_format)
 
 
 def _splits(photos: str, data_root: Path | None, limits: Limits) -> tuple[Dataset, Dataset]:
