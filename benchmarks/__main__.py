@@ -63,7 +63,8 @@ from secondlook.service.settings import Settings
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     envvar="SECONDLOOK_PHOTOS",
     show_envvar=True,
-    help="Folders of photos with the splits train and test: 'backbones' are measured on them.",
+    help="Folders of photos with the splits train and test: 'backbones' are measured on them, and 'serve' where the "
+    "images that the bundle caches are not here.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for bench.json and plots.")
 @json_option
@@ -85,7 +86,7 @@ def bench(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """Measure what things cost, on CIFAR images: all of it, or only the PARTs named.
+    """Measure what things cost, on CIFAR images ('serve': any bundle's): all of it, or only the PARTs named.
 
     engines, network (start, memory and speed of an encoder: the bundle's, or one made of --network), index (its build),
     stages (of an answer), taught (answers beside taught entries), serve (a running server under load, beside the same

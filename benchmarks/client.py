@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from secondlook.model.images import sniff
+
 PREDICT = "/v1/predict"
 PATIENCE = 60.0
 """Seconds after which a request counts as hanging."""
@@ -71,7 +73,7 @@ class Client:
 
     async def predict(self, png: bytes, query: str = "") -> Reply:
         """Ask about one image."""
-        return await self.request("POST", f"{PREDICT}{query}", png, {"Content-Type": "image/png"})
+        return await self.request("POST", f"{PREDICT}{query}", png, {"Content-Type": media_type(png)})
 
     async def __aenter__(self) -> Client:
         return self
@@ -102,6 +104,11 @@ async def receive(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
     status = int(received[0].split()[1])
     body = await reader.readexactly(int(fields["content-length"])) if "content-length" in fields else b""
     return status, body, fields.get("connection", "").lower() != "close"
+
+
+def media_type(body: bytes) -> str:
+    """Of an image file."""
+    return f"image/{(sniff(body[:64]) or 'png').lower()}"
 
 
 def percentile(seconds: list[float], share: float) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.client import Client
+from benchmarks.sender import Answers, Sender, address_of, requests_of
 
 FEWEST = 2
 """Answers for each connection that a closed loop waits for, however short it is to be."""
@@ -38,6 +39,8 @@ class Loaded:
     """How long it was counted."""
     sender_cores: float = 0.0
     """How many processor cores the sender itself took of the server's."""
+    total: int = 0
+    """Requests that were answered or failed, those that do not count among them."""
 
 
 def run(loop: Callable[..., Coroutine[Any, Any, Loaded]], *given: Any) -> Loaded:
@@ -46,38 +49,50 @@ def run(loop: Callable[..., Coroutine[Any, Any, Loaded]], *given: Any) -> Loaded
         return runner.run(loop(*given))
 
 
-async def closed_loop(url: str, pngs: Sequence[bytes], connections: int, warm_up: float, seconds: float) -> Loaded:
+async def closed_loop(url: str, bodies: Sequence[bytes], connections: int, warm_up: float, seconds: float) -> Loaded:
     """Ask over so many connections; what ends within the warm-up does not count."""
-    images = itertools.cycle(pngs)
-    loaded = Loaded()
+    requests, answers = itertools.cycle(requests_of(bodies)), Answers()
+    loop, (host, port) = asyncio.get_running_loop(), address_of(url)
+    senders: dict[int, Sender] = {}
     has_ended = False
 
-    async def ask_on() -> None:
-        async with Client(url) as client:
-            while not has_ended:
-                await _ask(client, next(images), loaded)
+    async def ask_on(number: int) -> None:
+        while not has_ended:
+            try:
+                _, senders[number] = await loop.create_connection(lambda: Sender(requests, answers), host, port)
+            except OSError:  # refused, or no socket left
+                answers.note(None)
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                await senders[number].closed
 
     async def last(span: float, fewest: int) -> None:
         until = time.monotonic() + span
-        while time.monotonic() < until or len(loaded.waits) + loaded.failures < fewest:
+        while time.monotonic() < until or len(answers.waits) + answers.failures < fewest:
             await asyncio.sleep(LOOK_SECONDS)
+            for sender in senders.values():
+                if sender.hangs:
+                    sender.give_up()
 
-    asking = [asyncio.create_task(ask_on()) for _ in range(connections)]
+    asking = [asyncio.create_task(ask_on(number)) for number in range(connections)]
     await last(warm_up, connections)
-    loaded.waits, loaded.failures = [], 0
+    answers.begin()
     started, spent = time.monotonic(), time.process_time()
     await last(seconds, FEWEST * connections)
-    loaded.seconds = time.monotonic() - started
-    loaded.sender_cores = (time.process_time() - spent) / loaded.seconds
-    counted = Loaded(loaded.waits, loaded.failures, loaded.seconds, loaded.sender_cores)
-    loaded.waits, has_ended = [], True  # those still under way are answered, and not counted
+    took = time.monotonic() - started
+    counted = Loaded(answers.waits, answers.failures, took, (time.process_time() - spent) / took)
+    answers.begin()
+    has_ended = True  # those still under way are answered, and not counted
+    for sender in senders.values():
+        sender.end()
     await asyncio.gather(*asking)
+    counted.total = answers.total
     return counted
 
 
-async def open_loop(url: str, pngs: Sequence[bytes], rate: float, seconds: float, seed: int) -> Loaded:
+async def open_loop(url: str, bodies: Sequence[bytes], rate: float, seconds: float, seed: int) -> Loaded:
     """Send so many requests a second for so long, and wait until all are answered."""
-    images, chance = itertools.cycle(pngs), random.Random(seed)
+    images, chance = itertools.cycle(bodies), random.Random(seed)
     loaded = Loaded()
     idle: list[Client] = []
     running: set[asyncio.Task[None]] = set()
@@ -105,13 +120,13 @@ async def open_loop(url: str, pngs: Sequence[bytes], rate: float, seconds: float
     return loaded
 
 
-async def _ask(client: Client, png: bytes, loaded: Loaded, due: float | None = None) -> None:
+async def _ask(client: Client, body: bytes, loaded: Loaded, due: float) -> None:
     try:
-        reply = await client.predict(png)
+        reply = await client.predict(body)
     except OSError:  # refused, reset, too late, or no socket left
         loaded.failures += 1
         return
     if reply.status == 200:
-        loaded.waits.append(reply.started + reply.seconds - (reply.started if due is None else due))
+        loaded.waits.append(reply.started + reply.seconds - due)
     else:
         loaded.failures += 1

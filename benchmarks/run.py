@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.backbones import backbones
+from benchmarks.bodies import bodies_for
 from benchmarks.decoding import decoding
 from benchmarks.engines import engines, first, index_build
 from benchmarks.milvus import COMPARED, milvus_search
@@ -59,7 +60,7 @@ class Plan:
     network: str | None = None
     """What 'network' measures; None = the bundle's encoder."""
     photos: Path | None = None
-    """What 'backbones' are measured on."""
+    """What 'backbones' are measured on; and a server where the images that its bundle caches are not here."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ class _Bench:
 
     def serve(self) -> None:
         plan = self.plan
+        bodies, what = bodies_for(self.bundle.manifest, self.data_root, plan.photos)
         self.report.serve = serve(
-            self.root, self.bundle, self.images, plan.max_batch, plan.with_peers, plan.seconds, self.progress
+            self.root, self.bundle, bodies, what, plan.max_batch, plan.with_peers, plan.seconds, self.progress
         )
 
     def stores(self) -> None:
@@ -169,7 +171,7 @@ ON_REQUEST = ("backbones", "milvus", "ray")
 
 
 def run(root: Path, bundle: Bundle, data_root: Path | None, plan: Plan, progress: Progress = silent) -> Report:
-    """Measure on the dataset that the bundle caches.
+    """Measure on the dataset that the bundle caches; a server on other images, where that is not here.
 
     Raises:
         DatasetError: the bundle caches neither cifar10 nor cifar100, or its images are not at data_root; or backbones

@@ -1,20 +1,24 @@
 """What HTTP costs: a running server against the same pipeline called in its own process, and against other servers.
 
 Each server is a process of its own, and so is the sender; all share this machine's cores, so what the sender takes is
-missing to the server (``sender_cores`` says how much that was). A request is one CIFAR test image, a PNG as a raw body.
+missing to the server (``sender_cores`` says how much that was). A request is one image of the dataset that the bundle
+caches, or another (``bodies``), as a raw body.
 
-- **In-process**: PNGs decoded and given to ``Predictor.predict``, in batches of the size that the server takes at most,
-  in one thread beside the engine's own; and one at a time.
+- **In-process**: files decoded and given to ``Predictor.predict``, in batches of the size that the server takes at
+  most, in one thread beside the engine's own; and one at a time.
 - **Closed loop** at 1, 8, 32 and 128 connections (``load``): images/s, and percentiles of the wait.
 - **Open loop** at 0.7 of the best rate that the same server reached in the closed ones: percentiles of the wait,
   counted from when a request was due.
 
+The processor's time for an image is that of a server's processes together, and in-process that of this one.
+
 Everything is measured ROUNDS times in turn, because a machine is not equally fast at all times: rates are the median of
 the rounds, percentiles are of all their waits.
 
-Ours is measured with one worker, and with more where there are cores for them. Peers are the same network, keys, theta,
-lam and k (``benchmarks/peers``) behind other servers. Of several configurations, or counts of workers above one, that
-with the most images/s at 32 connections is taken, and measured in the same rounds.
+Ours is measured with one worker, and with more where there are cores for them. Peers (``benchmarks/peers``) answer with
+the same network, keys, theta, lam and k by ONNX Runtime, FAISS and numpy, behind other servers. Of several
+configurations, or counts of workers above one, that with the most images/s at 32 connections is taken, and measured in
+the same rounds.
 """
 
 from __future__ import annotations
@@ -39,12 +43,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.client import PREDICT, percentile
+from benchmarks.client import PREDICT, media_type, percentile
 from benchmarks.load import Loaded, closed_loop, open_loop, run
+from benchmarks.processor_time import processor_seconds
 from benchmarks.served import COMPARED, LoadResult, ServeResult, ServerResult, Tried
-from benchmarks.stages import png
 from secondlook.evaluation.timing import repeated
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Answer, Predictor
@@ -58,13 +61,20 @@ ROUNDS = 3
 WARM_UP = 0.25
 """Of the seconds measured."""
 START_SECONDS = 60.0
-PNGS = 512
 CHECKED = 16
 PEERS = Path(__file__).parent / "peers"
 
 
 class ServerError(SecondlookError):
     """A server that was to be measured does not start, or does not answer as it should."""
+
+
+class Running(NamedTuple):
+    """A server that has been started."""
+
+    url: str
+    process: int
+    """Its id."""
 
 
 class Candidate(NamedTuple):
@@ -81,19 +91,19 @@ class Candidate(NamedTuple):
 def serve(
     root: Path,
     bundle: Bundle,
-    images: NDArray[np.uint8],
+    bodies: list[bytes],
+    what: str,
     max_batch: int,
     with_peers: bool,
     seconds: float,
     progress: Progress = silent,
 ) -> ServeResult:
-    """Measure the server of a root, whose active bundle this is, on images (N,H,W,3).
+    """Measure the server of a root, whose active bundle this is, on image files, and say what those are.
 
     Raises:
         ServerError: a server does not start, or answers otherwise than the bundle itself.
     """
-    pngs = [png(image) for image in images[:PNGS]]
-    direct = Direct(Predictor(bundle), pngs, max_batch)
+    direct = Direct(Predictor(bundle), bodies, max_batch)
     candidates = _ours(root)
     skipped: list[str] = []
     if with_peers:
@@ -106,25 +116,29 @@ def serve(
             rates: list[float] = []
             for candidate in configurations if len(configurations) > 1 else []:
                 progress(f"trying {name}", len(rates), len(configurations))
-                with running(candidate, direct) as url:
-                    loaded = sender.submit(run, closed_loop, url, pngs, COMPARED, WARM_UP * seconds, seconds).result()
+                with running(candidate, direct) as server:
+                    given = (server.url, bodies, COMPARED, WARM_UP * seconds, seconds)
+                    loaded = sender.submit(run, closed_loop, *given).result()
                 rates.append(len(loaded.waits) / loaded.seconds)
                 tried.append(Tried(name, candidate.settings, rates[-1]))
             chosen.append(configurations[int(np.argmax(rates)) if rates else 0])
         rounds: list[list[_Round]] = [[] for _ in chosen]
-        direct_rates: list[float] = []
+        direct_rates: list[tuple[float, float]] = []
         singles: list[float] = []
         for turn in range(ROUNDS):
             direct_rates.append(direct.rate(seconds))
             singles += direct.one(seconds)
             for i, (candidate, own) in enumerate(zip(chosen, rounds, strict=True)):
                 progress("serving", turn * len(chosen) + i, ROUNDS * len(chosen))
-                with running(candidate, direct) as url:
-                    own.append(_measure(sender, url, pngs, seconds, turn))
+                with running(candidate, direct) as server:
+                    own.append(_measure(sender, server, bodies, seconds, turn))
         progress("serving", ROUNDS * len(chosen), ROUNDS * len(chosen))
+    rate, processor_ms = map(statistics.median, zip(*direct_rates, strict=True))
     return ServeResult(
+        what,
         max_batch,
-        statistics.median(direct_rates),
+        rate,
+        processor_ms,
         1000 * statistics.median(singles),
         [_server(candidate, own) for candidate, own in zip(chosen, rounds, strict=True)],
         tried,
@@ -135,31 +149,33 @@ def serve(
 class Direct:
     """The pipeline without a server."""
 
-    def __init__(self, predictor: Predictor, pngs: Sequence[bytes], batch: int) -> None:
-        self.pngs = pngs
+    def __init__(self, predictor: Predictor, bodies: Sequence[bytes], batch: int) -> None:
+        self.bodies = bodies
         self._predictor, self._batch = predictor, batch
         self._next = 0
 
     def answer(self, count: int) -> list[str]:
         """Return the first classes of the next images."""
-        start = self._next % max(1, len(self.pngs) - count + 1)
+        start = self._next % max(1, len(self.bodies) - count + 1)
         self._next += count
         classes = self._predictor.bundle.manifest.classes
-        return [classes[int(answer.mixed.argmax())] for answer in self._predict(self.pngs[start : start + count])]
+        return [classes[int(answer.mixed.argmax())] for answer in self._predict(self.bodies[start : start + count])]
 
-    def rate(self, seconds: float) -> float:
-        """Measure images a second, in batches."""
+    def rate(self, seconds: float) -> tuple[float, float]:
+        """Measure images a second in batches, and milliseconds of the processor for an image."""
         self.answer(self._batch)
+        spent = time.process_time()
         times = repeated(lambda: self.answer(self._batch), seconds)
-        return self._batch * len(times) / sum(times)
+        images = self._batch * len(times)
+        return images / sum(times), 1000 * (time.process_time() - spent) / images
 
     def one(self, seconds: float) -> list[float]:
         """Measure seconds for one image, many times."""
         self.answer(1)
         return repeated(lambda: self.answer(1), seconds)
 
-    def _predict(self, pngs: Sequence[bytes]) -> list[Answer]:
-        images = np.stack([decode(file, self._predictor.bundle.geometry, Limits(DEFAULT_PIXELS)) for file in pngs])
+    def _predict(self, bodies: Sequence[bytes]) -> list[Answer]:
+        images = np.stack([decode(file, self._predictor.bundle.geometry, Limits(DEFAULT_PIXELS)) for file in bodies])
         answers = self._predictor.predict(images, [self._predictor.defaults] * len(images))
         return [answer for answer in answers if isinstance(answer, Answer)]
 
@@ -170,7 +186,7 @@ class Direct:
             ServerError: it answers otherwise.
         """
         classes = self._predictor.bundle.manifest.classes
-        for file, answer in zip(self.pngs[:CHECKED], self._predict(self.pngs[:CHECKED]), strict=True):
+        for file, answer in zip(self.bodies[:CHECKED], self._predict(self.bodies[:CHECKED]), strict=True):
             status, body = ask(url, file)
             if status != 200:
                 raise ServerError(f"{name} answers {status}: {body[:200]!r}")
@@ -182,8 +198,8 @@ class Direct:
 
 
 @contextmanager
-def running(candidate: Candidate, direct: Direct) -> Iterator[str]:
-    """Start a server, give its address once it answers as it should, and stop it at the end.
+def running(candidate: Candidate, direct: Direct) -> Iterator[Running]:
+    """Start a server, say where it is once it answers as it should, and stop it at the end.
 
     Raises:
         ServerError: it does not start, or answers otherwise.
@@ -205,14 +221,14 @@ def running(candidate: Candidate, direct: Direct) -> Iterator[str]:
         )
         try:
             until = time.monotonic() + START_SECONDS
-            while not (_answers(url, direct.pngs[0]) and _all_work(url, candidate.workers)):
+            while not (_answers(url, direct.bodies[0]) and _all_work(url, candidate.workers)):
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
                     told = log.read().decode(errors="replace").strip().splitlines()
                     raise ServerError(f"{candidate.name} does not start: {told[-1] if told else 'it says nothing'}")
                 time.sleep(0.05)
             direct.check(url, candidate.name)
-            yield url
+            yield Running(url, process.pid)
         finally:
             _stop(process)
 
@@ -223,7 +239,7 @@ def ask(url: str, file: bytes) -> tuple[int, bytes]:
     Raises:
         OSError: nobody answers.
     """
-    return _call(url, "POST", PREDICT, file, {"Content-Type": "image/png"})
+    return _call(url, "POST", PREDICT, file, {"Content-Type": media_type(file)})
 
 
 def _call(
@@ -261,30 +277,46 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 class _Round(NamedTuple):
     closed: dict[int, Loaded]
+    processor_ms: dict[int, float]
+    """Of the server, for an image."""
     offered: float
     open: Loaded
 
 
-def _measure(sender: ProcessPoolExecutor, url: str, pngs: list[bytes], seconds: float, turn: int) -> _Round:
-    closed_loops = {
-        connections: sender.submit(run, closed_loop, url, pngs, connections, WARM_UP * seconds, seconds).result()
-        for connections in CONNECTIONS
-    }
+def _measure(sender: ProcessPoolExecutor, server: Running, bodies: list[bytes], seconds: float, turn: int) -> _Round:
+    closed_loops: dict[int, Loaded] = {}
+    processor_ms: dict[int, float] = {}
+    for connections in CONNECTIONS:
+        spent = processor_seconds(server.process)
+        given = (server.url, bodies, connections, WARM_UP * seconds, seconds)
+        loaded = closed_loops[connections] = sender.submit(run, closed_loop, *given).result()
+        processor_ms[connections] = 1000 * (processor_seconds(server.process) - spent) / loaded.total
     best = max(len(loaded.waits) / loaded.seconds for loaded in closed_loops.values())
     offered = max(1.0, OPEN_SHARE * best)
-    return _Round(closed_loops, offered, sender.submit(run, open_loop, url, pngs, offered, 2 * seconds, turn).result())
+    open_loaded = sender.submit(run, open_loop, server.url, bodies, offered, 2 * seconds, turn).result()
+    return _Round(closed_loops, processor_ms, offered, open_loaded)
 
 
 def _server(candidate: Candidate, rounds: list[_Round]) -> ServerResult:
     return ServerResult(
         candidate.name,
         candidate.settings,
-        [_load([r.closed[connections] for r in rounds], connections, None) for connections in CONNECTIONS],
+        [
+            _load(
+                [r.closed[connections] for r in rounds],
+                connections,
+                None,
+                statistics.median(r.processor_ms[connections] for r in rounds),
+            )
+            for connections in CONNECTIONS
+        ],
         _load([r.open for r in rounds], None, statistics.median(r.offered for r in rounds)),
     )
 
 
-def _load(loads: list[Loaded], connections: int | None, offered: float | None) -> LoadResult:
+def _load(
+    loads: list[Loaded], connections: int | None, offered: float | None, processor_ms: float | None = None
+) -> LoadResult:
     waits = [wait for loaded in loads for wait in loaded.waits]
     return LoadResult(
         connections,
@@ -296,6 +328,7 @@ def _load(loads: list[Loaded], connections: int | None, offered: float | None) -
         len(waits),
         sum(loaded.failures for loaded in loads),
         statistics.median(loaded.sender_cores for loaded in loads),
+        processor_ms,
     )
 
 
@@ -352,7 +385,7 @@ def _peers(root: Path, max_batch: int) -> tuple[dict[str, list[Candidate]], list
             Candidate(
                 name,
                 " ".join((installed, *options)),
-                (sys.executable, str(PEERS / f"{name}_server.py"), "--bundles", str(root), *options),
+                (sys.executable, "-m", f"benchmarks.peers.{name}_server", "--bundles", str(root), *options),
             )
             for options in each
         ]

@@ -23,6 +23,8 @@ class LoadResult:
     answered: int
     failures: int
     sender_cores: float
+    processor_ms: float | None = None
+    """Of the server's processes, for an image; None = not measured."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,12 @@ class Tried:
 class ServeResult:
     """Ours first, then the peers."""
 
+    images: str
+    """What was sent."""
     batch: int
     in_process_images_per_second: float
+    in_process_processor_ms: float
+    """Of the processor for an image, in batches."""
     in_process_one_ms: float
     """Median."""
     servers: list[ServerResult]
@@ -73,9 +79,12 @@ class ServeResult:
             "images_per_second_over_in_process": many.images_per_second / self.in_process_images_per_second,
             "p50_of_one_over_in_process": one.p50_ms / self.in_process_one_ms,
         }
+        if many.processor_ms is not None:
+            found["processor_over_in_process"] = many.processor_ms / self.in_process_processor_ms
         ours = self.servers[0]
         if server is not ours:
             found["our_images_per_second_over_its"] = ours.at(COMPARED).images_per_second / many.images_per_second
+            found["our_p50_of_one_over_its"] = ours.at(1).p50_ms / one.p50_ms
             for result in server.closed:
                 assert result.connections is not None
                 ratio = ours.at(result.connections).p99_ms / result.p99_ms

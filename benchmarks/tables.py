@@ -154,8 +154,11 @@ def taught_table(results: Sequence[TaughtResult]) -> Table:
 def serve_table(result: ServeResult) -> Table:
     """How servers bear a load."""
     return Table(
-        "servers, one image a request, ms",
-        ("server", "connections", "images/s", "p50", "p95", "p99", "answered", "failed", "sender's cores"),
+        f"servers, {result.images}, one a request, ms",
+        (
+            *("server", "connections", "images/s", "p50", "p95", "p99", "answered", "failed"),
+            *("processor, ms an image", "sender's cores"),
+        ),
         tuple(
             (
                 server.name,
@@ -164,6 +167,7 @@ def serve_table(result: ServeResult) -> Table:
                 *(f"{ms:.2f}" for ms in (r.p50_ms, r.p95_ms, r.p99_ms)),
                 f"{r.answered:,}",
                 str(r.failures),
+                "" if r.processor_ms is None else f"{r.processor_ms:.2f}",
                 f"{r.sender_cores:.2f}",
             )
             for server in result.servers
@@ -311,19 +315,22 @@ def serve_sentences(result: ServeResult) -> list[str]:
     """The ratios, in words."""
     said = [
         f"in-process, batches of {result.batch}: {result.in_process_images_per_second:,.0f} images/s; "
+        f"{result.in_process_processor_ms:.2f} ms of the processor for each; "
         f"one image: {result.in_process_one_ms:.2f} ms"
     ]
     for server in result.servers:
         ratios = result.ratios(server)
         said.append(
             f"{server.name} ({server.settings}): {ratios['images_per_second_over_in_process']:.2f} of that at "
-            f"{COMPARED} connections; p50 at one {ratios['p50_of_one_over_in_process']:.2f} times that of one image"
+            f"{COMPARED} connections, for {ratios['processor_over_in_process']:.2f} times the processor's time; "
+            f"p50 at one {ratios['p50_of_one_over_in_process']:.2f} times that of one image"
         )
         if server is not result.servers[0]:
             p99 = (f"{ratios[f'our_p99_over_its_at_{r.connections}']:.2f} at {r.connections}" for r in server.closed)
             said.append(
                 f"{result.servers[0].name} answers {ratios['our_images_per_second_over_its']:.2f} times as many "
-                f"images/s at {COMPARED} connections; its p99 is {', '.join(p99)} of this"
+                f"images/s at {COMPARED} connections; its p50 at one is {ratios['our_p50_of_one_over_its']:.2f} of "
+                f"this, its p99 {', '.join(p99)}"
             )
     said += [
         f"tried: {tried.name} {tried.settings}: {tried.images_per_second:,.0f} images/s at {COMPARED} connections"

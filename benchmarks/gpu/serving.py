@@ -169,9 +169,9 @@ def _over_http(images: NDArray[np.uint8], plan: Plan, clock: Clock) -> Iterator[
     seconds = QUICK_SECONDS if plan.quick else SECONDS
     loads = {}
     # It is held to the same bundle on the processor before it is measured.
-    with running(Candidate("secondlook", " ".join(settings), command), direct) as url:
+    with running(Candidate("secondlook", " ".join(settings), command), direct) as server:
         for connections in QUICK_CONNECTIONS if plan.quick else CONNECTIONS:
-            loaded = run(closed_loop, url, files, connections, 0.25 * seconds, seconds)
+            loaded = run(closed_loop, server.url, files, connections, 0.25 * seconds, seconds)
             if loaded.failures:
                 yield Found(name, {"failures": loaded.failures}, False, f"{loaded.failures} requests failed")
                 return

@@ -7,24 +7,17 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import Body, FastAPI
 
-from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import open_bundle
-from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
-
-TOP = 5
+from benchmarks.peers.pipeline import Pipeline
 
 
 def create_app(root: Path) -> FastAPI:
     """An app with one call."""
-    predictor = Predictor(open_bundle(root))
-    geometry, classes = predictor.bundle.geometry, predictor.bundle.manifest.classes
+    pipeline = Pipeline(root)
     app = FastAPI()
 
     @app.post("/v1/predict")
-    async def predict(image: Annotated[bytes, Body(media_type="image/png")]) -> dict[str, Any]:
-        answer: Any = predictor.predict(decode(image, geometry, Limits(DEFAULT_PIXELS))[None], [predictor.defaults])[0]
-        top = [{"label": classes[i], "probability": float(answer.mixed[i])} for i in (-answer.mixed).argsort()[:TOP]]
-        return {"predictions": [{**top[0], "top": top}]}
+    async def predict(image: Annotated[bytes, Body(media_type="image/*")]) -> dict[str, Any]:
+        return pipeline.told(pipeline.answers(pipeline.decode(image)[None])[0])
 
     return app
 

@@ -9,11 +9,7 @@ import numpy as np
 from fastapi import Body
 from numpy.typing import NDArray
 
-from secondlook.model.answering.predictor import Predictor
-from secondlook.model.bundles.bundle import open_bundle
-from secondlook.model.images import DEFAULT_PIXELS, Limits, decode
-
-TOP = 5
+from benchmarks.peers.pipeline import Pipeline
 
 
 class SecondOpinion(litserve.LitAPI):
@@ -25,13 +21,12 @@ class SecondOpinion(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """In the inference worker."""
-        self.predictor = Predictor(open_bundle(self.root, threads=self.threads))
-        self.classes = self.predictor.bundle.manifest.classes
+        self.pipeline = Pipeline(self.root, self.threads)
 
     # A raw body as bytes is the leanest that LitServe takes: a form or base64 in JSON would be parsed first.
-    def decode_request(self, request: Annotated[bytes, Body(media_type="image/png")]) -> NDArray[np.uint8]:
+    def decode_request(self, request: Annotated[bytes, Body(media_type="image/*")]) -> NDArray[np.uint8]:
         """One image's pixels."""
-        return decode(request, self.predictor.bundle.geometry, Limits(DEFAULT_PIXELS))
+        return self.pipeline.decode(request)
 
     def batch(self, inputs: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """Images to a batch."""
@@ -39,7 +34,7 @@ class SecondOpinion(litserve.LitAPI):
 
     def predict(self, x: NDArray[np.uint8]) -> list[Any]:
         """Answers of a batch."""
-        return list(self.predictor.predict(x, [self.predictor.defaults] * len(x)))
+        return list(self.pipeline.answers(x))
 
     def unbatch(self, output: list[Any]) -> list[Any]:
         """Each for itself."""
@@ -47,10 +42,7 @@ class SecondOpinion(litserve.LitAPI):
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         """What is sent."""
-        top = [
-            {"label": self.classes[i], "probability": float(output.mixed[i])} for i in (-output.mixed).argsort()[:TOP]
-        ]
-        return {"predictions": [{**top[0], "top": top}]}
+        return self.pipeline.told(output)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from secondlook.evaluation.studies.promises import expected_share
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.embedding.encoders import EncoderSource
+from secondlook.indexer.embedding.kept_features import keeping_of
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.progress import Progress, silent
@@ -177,17 +178,18 @@ def few_shot(
         for count, datasets in drawn.items():
             for dataset in datasets:
                 progress("draws", done, len(counts) * draws)
-                one, asked = _drawn(indexed(dataset, Path(folder), source), test)
+                one, asked = _drawn(indexed(dataset, Path(folder), source), Path(folder), test)
                 found[count].append(one)
                 done += 1
         progress("draws", done, done)
     return FewShot(name, f"{train.name}", asked, {count: tuple(made) for count, made in found.items()})
 
 
-def _drawn(bundle: Bundle, test: Dataset) -> tuple[Drawn, int]:
+def _drawn(bundle: Bundle, root: Path, test: Dataset) -> tuple[Drawn, int]:
     manifest = bundle.manifest
     ordered = of_bundle(test, manifest)
-    asked = embed_queries(ordered, np.arange(len(ordered.labels)), bundle)
+    with keeping_of(root, bundle) as kept:  # other draws have the same test photos
+        asked = embed_queries(ordered, np.arange(len(ordered.labels)), bundle, kept=kept)
     said = answers_of(Overlay(bundle), asked)
     models = dict(zip(MODELS, (said.network, said.mixed, said.cache), strict=True))
     if not manifest.has_head:

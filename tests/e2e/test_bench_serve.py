@@ -38,3 +38,23 @@ def test_bench_serve_measures_the_server_beside_its_pipeline(data_root: Path, tm
     ratios = served["ratios"]["secondlook"]
     at_32 = ours["closed"][2]["images_per_second"]
     assert ratios["images_per_second_over_in_process"] == pytest.approx(at_32 / served["in_process_images_per_second"])
+
+
+def test_bench_serve_measures_any_bundle_and_a_peer_beside_it(
+    tiny_bundle: Path, colour_folder: Path, tmp_path: Path
+) -> None:
+    where = ("--bundles", tiny_bundle, "--data-root", colour_folder.parent)
+    ended = secondlook(*("serve", *where, "--peers", "--seconds", 0.02, "--out", tmp_path), module="benchmarks")
+    assert ended.returncode == 0, ended.stderr
+    served = json.loads((tmp_path / "bench.json").read_text())["serve"]
+    assert served["images"] == "60 images of colours train"
+    assert "fastapi" in [server["name"] for server in served["servers"]]
+    for server in served["servers"]:
+        for load in server["closed"]:
+            assert load["failures"] == 0
+            assert load["processor_ms"] > 0
+            assert 0 < load["sender_cores"] < 2
+        ratios = served["ratios"][server["name"]]
+        processor_ms = server["closed"][2]["processor_ms"]
+        assert ratios["processor_over_in_process"] == pytest.approx(processor_ms / served["in_process_processor_ms"])
+    assert served["ratios"]["fastapi"]["our_p50_of_one_over_its"] > 0

@@ -1,0 +1,1 @@
+"""Other servers with the same answers, each a program of its own: ``python -m benchmarks.peers.NAME``."""
