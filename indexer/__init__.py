@@ -10,7 +10,8 @@ In the order of the data:
 ``sources/``        2. A network to an encoder: ``from_network`` measures what any network takes, matches its classes,
                     reduces its keys and exports it; ``from_cifar`` does so for the CIFAR family, by PyTorch.
 ``embedding/``      3. Images to keys: ``encoders`` says what a source of encoders is, and takes one from a bundle;
-                    ``entries`` embeds what is cached, ``queries`` what a cache is asked about.
+                    ``entries`` embeds what is cached, ``queries`` what a cache is asked about. Keys and contact
+                    ``sheets`` wait for their bundle on the disk (``spool``).
 ``new_entries``     4. What was embedded is checked, and becomes the entries of a bundle.
 ``store_builder``   5. Their keys get a store.
 ``fitting/``        6. What the cache answers with: ``honest_holdout`` chooses the images to fit on; ``cache`` fits it

@@ -116,7 +116,7 @@ def index(
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         kept = open_files.enter_context(keeping(root, encoder, counts))
-        embedded = (gather or _embedding(options))(dataset, encoder, kept, progress)
+        embedded = (gather or _embedding(options, root))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
         if options.parameters is None and options.holdout is None:
             if encoder.wants_linear and (why := why_no_linear_head(entries.picture_labels)) is not None:
@@ -162,7 +162,14 @@ def plan_store(
         is_k_given=options.parameters is not None,
     )
     measured = not _is_exact(options, builder)
-    check_index_memory(copies * count, encoder.engine.dim, measured=measured)
+    check_index_memory(
+        copies * count,
+        encoder.engine.dim,
+        builder.info.factory if builder.info.kind == "faiss" else None,
+        len(dataset.classes),
+        linear=encoder.wants_linear,
+        measured=measured,
+    )
     return builder
 
 
@@ -308,12 +315,20 @@ def made_now() -> dict[str, str]:
     }
 
 
-def _embedding(options: IndexOptions) -> Gather:
-    """Embeds all images here and now."""
+def _embedding(options: IndexOptions, root: Path) -> Gather:
+    """Embeds all images here and now; what is made of them lies on the root's disk."""
 
     def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
-        everything, (mirror, thumbnails) = np.arange(len(dataset.labels)), (options.mirror, options.thumbnails)
-        return embed_entries(dataset, everything, encoder, progress, mirror=mirror, thumbnails=thumbnails, kept=kept)
+        return embed_entries(
+            dataset,
+            np.arange(len(dataset.labels)),
+            encoder,
+            progress,
+            mirror=options.mirror,
+            thumbnails=options.thumbnails,
+            kept=kept,
+            folder=root,
+        )
 
     return gather
 

@@ -188,7 +188,8 @@ def _open(dataset: Dataset | None, root: Path, generation: str, options: IndexOp
     assert isinstance(old.store, FaissStore | MilvusStore)
     if dataset is not None and dataset.content_hash() != manifest.dataset.sha256:
         raise DatasetError(f"{dataset.name} ({dataset.split}) is not the dataset that generation {generation} caches")
-    check_index_memory(old.store.count, old.store.dim, measured=True)
+    # The store is in memory by now.
+    check_index_memory(old.store.count, old.store.dim, None, len(manifest.classes), measured=True)
     overlay = replayed(Overlay(old), Journal(root))
     store = overlay.store
     assert isinstance(store, FaissStore | MilvusStore | MergedStore)

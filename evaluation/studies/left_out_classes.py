@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from secondlook.indexer.embedding.kept_features import keeping_of
 from secondlook.indexer.embedding.queries import embed_queries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
+from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
 
@@ -119,6 +120,8 @@ def left_out_classes(
     rebuilt: dict[str, tuple[Rebuilt, ...]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        if isinstance(source, FromNetwork):  # how photos are shown is measured once, and so they are embedded once
+            source = replace(source, earlier=root)
         for left, label in enumerate(train.classes):
             progress("classes", left, len(train.classes))
             bundle = indexed(without_class(some[left], left), root, source)

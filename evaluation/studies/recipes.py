@@ -192,9 +192,10 @@ def compare(
     keys: dict[str, list[Floats]] = {name: [] for name in written}
     order = np.arange(len(dataset.labels))
     dims = [width_of(recipe, layers) for recipe in written.values()]
-    # All keys, and of one recipe at a time what an index needs.
+    # All keys, and of one recipe at a time a copy of them and what an index needs.
+    count = len(order) * len(copies)
     check_memory(
-        4 * sum(dims) * len(order) * len(copies) + index_memory(len(order) * len(copies), max(dims), measured=True),
+        4 * (sum(dims) + max(dims)) * count + index_memory(count, max(dims)),
         f"comparing recipes of {sum(dims):,} numbers in all",
         "compare fewer at a time",
     )

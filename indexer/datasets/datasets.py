@@ -17,10 +17,10 @@ from PIL import Image
 
 from secondlook.indexer.datasets.content import Content
 from secondlook.indexer.datasets.folders import (
-    HOLDOUT_SHARE,
     SPLIT_NAMES,
     FolderDataset,
     empty_classes,
+    holdout_share,
     less_classes,
     load_folder,
     splits_of,
@@ -85,7 +85,10 @@ class Dataset(Protocol):
         """SHA-256 over images and labels, in order."""
 
     def holdout(self) -> NDArray[np.int64]:
-        """Indices kept from training and used to fit theta, lam and k: a tenth of the images, the same each time."""
+        """Indices kept from training and used to fit theta, lam and k: a tenth of the images, 10,000 at most.
+
+        They are the same each time.
+        """
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,9 @@ class ArrayDataset:
         return digest.hexdigest()
 
     def holdout(self) -> NDArray[np.int64]:
-        """The last tenth (for CIFAR-10 the last 5,000, which the paper's author kept too)."""
+        """The last ones (for CIFAR-10 the last 5,000, which the paper's author kept too)."""
         count = len(self.labels)
-        return np.arange(max(0, count - max(1, round(count * HOLDOUT_SHARE))), count)
+        return np.arange(max(0, count - max(1, round(count * holdout_share(count)))), count)
 
 
 def nothing() -> ArrayDataset:

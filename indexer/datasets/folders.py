@@ -19,6 +19,8 @@ from secondlook.model.images import SMALL, Geometry, Limits, decode
 from secondlook.model.labels import fold, normalize_label
 
 HOLDOUT_SHARE = 0.1
+MOST_HELD = 10_000
+"""Images in a holdout: more say no more of a few parameters, and each is compared with all entries."""
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What the folder of a split may be called, in any case."""
@@ -88,13 +90,26 @@ class FolderDataset:
         return hashlib.sha256(content).digest()
 
     def holdout(self) -> NDArray[np.int64]:
-        """The last tenth of each class, by name: neighbouring frames of a film stay on one side."""
-        chosen = []
+        """The last ones of each class, by name: neighbouring frames of a film stay on one side."""
+        chosen, share = [], holdout_share(len(self.labels))
         for label in range(len(self.classes)):
             members = np.flatnonzero(self.labels == label)
             if len(members) > 1:
-                chosen.append(members[-max(1, round(len(members) * HOLDOUT_SHARE)) :])
-        return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+                chosen.append(members[-max(1, round(len(members) * share)) :])
+        held = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+        return spread(held, MOST_HELD)
+
+
+def holdout_share(images: int) -> float:
+    """Of so many images, which share is held out: a tenth, or of many images less."""
+    return min(HOLDOUT_SHARE, MOST_HELD / max(images, 1))
+
+
+def spread(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Positions (n,), or as many of them as that, evenly spread over all."""
+    if len(positions) <= most:
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, most).round().astype(np.int64)]
 
 
 def load_folder(name: str, split: str, root: Path, limits: Limits) -> FolderDataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from secondlook.indexer.embedding.embedding import embedded_batches
 from secondlook.indexer.embedding.encoders import PreparedEncoder
 from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.sheets import Sheets
+from secondlook.indexer.embedding.spool import Spool
 from secondlook.indexer.progress import Progress
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
@@ -25,7 +27,7 @@ class EmbeddedEntries:
     """The entries of some images, in the order of their ids."""
 
     keys: Floats
-    """(n,D); they may lie in a file that is mapped, and then cannot be written to."""
+    """(n,D); they lie in a file that is mapped, and cannot be written to."""
     positions: NDArray[np.int64]
     """(n,) position in the dataset of each entry's image."""
     mirrored: NDArray[np.bool_]
@@ -51,14 +53,16 @@ def embed_entries(
     mirror: bool,
     thumbnails: bool,
     kept: KeptFeatures | None = None,
+    folder: Path | None = None,
 ) -> EmbeddedEntries:
     """Embed the images at positions (p,), BATCH at a time: the images of a batch, then their mirrored copies.
 
     Images for which the network gives numbers that are not finite are left out, and noted. What is ``kept`` is taken
-    from there.
+    from there. Keys and contact sheets are put on the disk of a folder as they come (``Spool``).
 
     Raises:
         ParameterError: mirrored copies are asked for, and would have the same keys.
+        BundleError: the folder cannot be written.
     """
     engine = encoder.engine
     kept = kept or KeptFeatures(None, engine.dim)
@@ -70,8 +74,7 @@ def embed_entries(
     count, copies = len(positions), 2 if mirror else 1
     is_held = np.zeros(len(dataset.labels), bool)
     is_held[dataset.holdout()] = True
-    # One allocation: at 100,000 entries of 12,288 numbers a second copy of the keys would cost 4.9 GB.
-    keys = np.empty((count * copies, engine.dim), np.float32)
+    keys = Spool(folder)
     logits = np.empty((int(is_held[positions].sum()), engine.classes), np.float32)
     of = np.empty(count * copies, np.int64)
     mirrored = np.zeros(count * copies, bool)
@@ -80,7 +83,7 @@ def embed_entries(
     looks: list[Looks] = []
     done = asked = 0
     with (
-        Sheets() as sheets,
+        Sheets(folder) as sheets,
         closing(
             embedded_batches(
                 dataset,
@@ -97,7 +100,7 @@ def embed_entries(
             looks.append(batch.looks)
             for is_mirrored, copy in enumerate(batch.copies):
                 rows = slice(done, done + len(batch.positions))
-                keys[rows] = copy.encoding.keys
+                keys.add(np.ascontiguousarray(copy.encoding.keys, np.float32).data)
                 of[rows], mirrored[rows] = batch.positions, is_mirrored
                 sheet[rows], place[rows] = copy.sheet, copy.place
                 if not is_mirrored:
@@ -107,7 +110,7 @@ def embed_entries(
                 done += len(batch.positions)
             progress("embed", done // copies, count)
         return EmbeddedEntries(
-            keys[:done],
+            keys.array(np.float32, done, engine.dim),
             of[:done],
             mirrored[:done],
             logits[:asked],

@@ -86,7 +86,7 @@ class ClassShape:
 def _solve(differences: Floats, means: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse covariance of differences (n,D), with a little added, times means (C,D): (C,D)."""
     count, dim = differences.shape
-    squares = np.square(differences, dtype=np.float64).sum(axis=1)
+    squares: NDArray[np.float64] = np.einsum("nd,nd->n", differences, differences, dtype=np.float64)
     mean = float(squares.sum()) / (count * dim)
     if dim <= count:
         covariance = (differences.T @ differences).astype(np.float64) / count

@@ -67,19 +67,20 @@ def choose_strength(
     classes: int,
     progress: Progress = silent,
     *,
+    rows: Ints | None = None,
     known: int | None = None,
 ) -> Choice:
     """The strength at which heads give images that they have not seen the greatest likelihood.
 
-    By keys (n,D), labels and pictures (n,), or by some of them and of the classes where there are many. ``known`` is
-    as for ``Regression``.
+    By keys (n,D), labels and pictures (n,), or by some of them and of the classes where there are many. With ``rows``
+    (n,) the keys (N,D) are those of more images, of which these are asked. ``known`` is as for ``Regression``.
     """
     of_some = np.arange(len(labels))
     if classes > MOST_CLASSES:
         asked_of = np.random.default_rng(0).permutation(np.unique(labels))[:MOST_CLASSES]
         of_some = np.flatnonzero(np.isin(labels, asked_of))
     some = of_some[bounded(labels[of_some], 1, 1, MOST_CHOSEN_BY)]
-    keys, labels, pictures = keys[some], labels[some], pictures[some]
+    keys, labels, pictures = keys[some if rows is None else rows[some]], labels[some], pictures[some]
     folds = folds_of(labels, pictures)
     rows = np.arange(len(labels))
     # Of a class that is in one fold alone, the head of the others knows nothing.
@@ -115,13 +116,16 @@ def fit_linear_head(
     choice: Choice,
     progress: Progress = silent,
     *,
+    rows: Ints | None = None,
     known: int | None = None,
     less_tenth: bool = False,
 ) -> LinearOpinion:
-    """The head of C classes of keys (n,D) with labels (n,), or of some of them where they are many."""
+    """The head of C classes of keys (n,D) with labels (n,), or of some of them where they are many.
+
+    With ``rows`` (n,) the keys (N,D) are those of more entries, of which these are fitted on.
+    """
     some = bounded(labels, keys.shape[1], classes)
-    part = keys if len(some) == len(labels) else keys[some]
-    regression = Regression(part, labels[some], classes, known)
+    regression = Regression(keys[some if rows is None else rows[some]], labels[some], classes, known)
     head = regression.fit(slice(None), choice.strength, lambda done, most: progress("head", done, most))
     return LinearOpinion(head, choice.info(len(some), less_tenth=less_tenth))
 

@@ -63,11 +63,12 @@ def fit_honest_head(
     is_given = chosen.holdout is not None and not len(chosen.holdout.own)
     is_crossed = not is_given and chosen.trained != "yes" and len(pictures) <= CROSSED and is_exhaustive
     less_tenth = not is_given and not is_crossed and chosen.holdout is not None and not held.all()
-    is_fitted = ~np.isin(values, few) & ~(held & less_tenth)
-    rows = np.flatnonzero(is_fitted)
-    seen = keys if is_fitted.all() else keys[rows]
-    choice = choose_strength(seen, values[rows], entries.pictures[rows], classes, progress, known=known)
-    opinion = fit_linear_head(seen, values[rows], classes, choice, progress, known=known, less_tenth=less_tenth)
+    rows = np.flatnonzero(~np.isin(values, few) & ~(held & less_tenth))
+    seen = entries.pictures[rows]
+    choice = choose_strength(keys, values[rows], seen, classes, progress, rows=rows, known=known)
+    opinion = fit_linear_head(
+        keys, values[rows], classes, choice, progress, rows=rows, known=known, less_tenth=less_tenth
+    )
     opinion = replace(opinion, info=opinion.info.model_copy(update={"few": few}))
     if not is_crossed:
         asked = None if chosen.holdout is None else _said(chosen.holdout, opinion)

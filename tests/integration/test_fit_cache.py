@@ -164,10 +164,18 @@ def test_where_the_network_is_right_on_everything_the_cache_gains_nothing_and_th
     k=st.integers(1, 20),
     left_out=st.floats(0, 1),
     kinds=st.integers(1, 30),
+    at_once=st.integers(1, 60),
 )
 def test_the_nearest_entries_are_those_of_an_exact_search(
-    seed: int, count: int, k: int, left_out: float, kinds: int
+    seed: int, count: int, k: int, left_out: float, kinds: int, at_once: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondlook.indexer.fitting.neighbors.KEYS_AT_ONCE", at_once)
+        patch.setattr("secondlook.indexer.fitting.neighbors.QUERIES_AT_ONCE", 3)
+        found_are_the_nearest(seed, count, k, left_out, kinds)
+
+
+def found_are_the_nearest(seed: int, count: int, k: int, left_out: float, kinds: int) -> None:
     random = np.random.default_rng(seed)
     keys, values = clusters(seed, count)
     queries = clusters(seed + 1, 7)[0]

@@ -191,3 +191,18 @@ def test_a_damaged_record_of_what_was_trained_on_is_named(splits: Path, tiny_net
     (root / manifest.generation / "trained.npy").write_bytes(b"nothing")
     done = run("bundles", "verify", "--bundles", root)
     assert "trained.npy has 7 bytes" in str(done.exception)
+
+
+def test_of_a_large_holdout_some_are_asked_and_that_is_said(
+    splits: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secondlook.indexer.fitting.honest_holdout.MOST_HELD", 12)
+    held = index(tmp_path, splits, network).holdout
+    assert held is not None
+    assert held.images == 12
+    assert "12 of its 30 were asked" in held.why
+    assert open_bundle(tmp_path).manifest.calibration is not None
+    looks = CachedLooks.read(tmp_path / active_generation(tmp_path) / LOOKS)
+    assert looks is not None
+    assert looks.fitted is not None
+    assert len(looks.fitted) == 12

@@ -10,7 +10,7 @@ import torch
 from secondlook.indexer.progress import silent
 from secondlook.model.bundles.root import new_generation
 from secondlook.model.errors import StoreError
-from secondlook.model.stores.faiss_store import FaissStore
+from secondlook.model.stores.faiss_store import FaissStore, bytes_per_entry
 from secondlook.model.stores.milvus_store import MilvusStore
 from secondlook.model.stores.store import ExactStore, Store
 from secondlook.model.stores.torch_store import TorchStore
@@ -153,3 +153,29 @@ def test_a_mapped_store_answers_the_same_and_has_no_copy_of_the_keys(factory: st
     in_file = mapped("self", path.name)
     assert in_file["Anonymous"] == 0
     assert in_file["Rss"] * 1024 > 0.8 * shared.stored_bytes()
+
+
+@pytest.mark.parametrize(
+    ("factory", "size"),
+    [
+        ("Flat", 256),
+        ("SQ8", 64),
+        ("SQ4", 32),
+        ("SQfp16", 128),
+        ("PQ16", 16),
+        ("IVF8,SQ8", 64 + 8),
+        ("IVF8,Flat", 256 + 8),
+        ("OPQ16,IVF8,PQ16", 16 + 8),
+        ("IVF8,PQ16,RFlat", 16 + 8 + 256),
+        ("IVF8,PQ16,Refine(SQ8)", 16 + 8 + 64),
+        ("HNSW16,SQ8", 64 + 4 * 32 + 16),
+    ],
+)
+def test_what_a_key_takes_is_known_before_there_is_one(factory: str, size: int) -> None:
+    for _ in range(20):  # an index that is freed too soon is seldom seen at once
+        assert bytes_per_entry(factory, 64) == size
+    if "PQ" not in factory:  # of so few keys its codebook would be most
+        count = 5000
+        keys = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
+        stored = FaissStore.build(keys, np.zeros(count, np.int64), factory).stored_bytes()
+        assert stored == pytest.approx(size * count, rel=0.1)

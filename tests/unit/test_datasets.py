@@ -173,6 +173,12 @@ def test_a_derived_dataset_has_every_member_of_its_base_but_those_given() -> Non
         DerivedDataset.of(base, colour="red")
 
 
+def test_of_very_many_images_ten_thousand_are_held_out() -> None:
+    labels = np.zeros(300_000, np.int64)
+    dataset = ArrayDataset("many", "train", ("one",), labels, np.empty((len(labels), 0, 0, 3), np.uint8), ())
+    assert dataset.holdout().tolist() == list(range(290_000, 300_000))
+
+
 def test_a_subset_has_its_own_images_and_those_of_the_holdout_that_are_among_them() -> None:
     pixels = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     base = ArrayDataset("blobs", "test", ("a", "b"), np.arange(20) % 2, pixels, [f"{i}.png" for i in range(20)])

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load, load_to_cache, load_to_query, splits
@@ -367,3 +368,26 @@ def test_what_was_left_out_is_written_as_csv_and_json(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "left.json").read_text())
     assert told["left_out"] == {"empty": 1, "hidden or system": 1}
     assert told["left_out_files"][1] == {"file": "b.png", "reason": "hidden or system", "why": "hidden or system"}
+
+
+@pytest.mark.parametrize(
+    ("images", "held"),
+    [
+        ([40, 60], 10),
+        ([50_000, 50_000], 10_000),
+        ([100_000, 150_000, 1000], 10_000),
+        ([2] * 15_000, 10_000),  # one of each class would be more
+    ],
+)
+def test_a_tenth_is_held_out_and_ten_thousand_at_most(images: list[int], held: int) -> None:
+    labels = np.repeat(np.arange(len(images)), images)
+    names = tuple(f"class-{label:05d}" for label in range(len(images)))
+    files = tuple(f"{names[label]}/{i}.png" for i, label in enumerate(labels.tolist()))
+    dataset = FolderDataset("many", "train", names, labels, Path(), files, Limits(1), tuple((name,) for name in names))
+    found = dataset.holdout()
+    assert held - 1 <= len(found) <= held
+    assert (np.diff(found) > 0).all()
+    # The last ones of each class: of what is held out for more images, less is held out for fewer.
+    ends = np.cumsum(images)[labels[found]]
+    counts = np.array(images)[labels[found]]
+    assert (ends - found <= np.maximum(1, np.round(counts / 10))).all()
