@@ -91,6 +91,8 @@ def with_engines(
     They are held to float32 on the ``holdout``, or on cached images, each asked of all others. The manifest is as it
     was where OpenVINO is not installed, the encoder is small, or there are too few images.
     """
+    if len(entries.values) < FEWEST:
+        return manifest
     files = [folder / name for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()]
     if why_no_openvino() is not None or sum(file.stat().st_size for file in files) < LEAST_BYTES:
         return manifest

@@ -6,6 +6,7 @@ steps, and collects what the shards embedded in the place of embedding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,11 +23,13 @@ from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
 from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
+from secondlook.indexer.embedding.linear_heads import why_no_linear_head
 from secondlook.indexer.engines import with_engines
 from secondlook.indexer.fitting.cache import FittedCache, fit_cache
 from secondlook.indexer.fitting.honest_head import fit_honest_head
 from secondlook.indexer.fitting.honest_holdout import TrainedOn, choose_holdout
 from secondlook.indexer.fitting.linear_head import LinearOpinion
+from secondlook.indexer.fitting.parameters import KS, USUAL_THETA
 from secondlook.indexer.fitting.unknown import unknown_kinds
 from secondlook.indexer.memory import check_index_memory
 from secondlook.indexer.new_entries import NewEntries
@@ -44,6 +47,8 @@ from secondlook.model.networks.engines import Encoding
 from secondlook.model.stores.factory import keeps_keys
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.store import TunableStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class IndexOptions:
 
 Gather = Callable[[Dataset, PreparedEncoder, KeptFeatures, Progress], EmbeddedEntries]
 """Gives the entries of a dataset: embeds them, or collects what was embedded elsewhere; notes what was left out."""
+
+UNTIL_FITTED = Parameters(USUAL_THETA, 1.0, max(k for k in KS if k is not None))
+"""What a cache answers with that has nothing, or too little, to fit them on."""
 
 PROVEN = 5
 """Images on which an encoder with a new head is proven."""
@@ -112,7 +120,13 @@ def index(
         embedded = (gather or _embedding(options, root))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
         if options.parameters is None and options.holdout is None:
-            entries.require_two_pictures()
+            if encoder.wants_linear and (why := why_no_linear_head(entries.picture_labels)) is not None:
+                log.warning("%s, and copies are one: the cache answers alone", why)
+                encoder = replace(encoder, wants_linear=False)
+            if dataset.own_classes or encoder.wants_linear:
+                entries.require_two_pictures()
+            else:  # of so little that was taught, nothing can be told
+                options = replace(options, parameters=UNTIL_FITTED)
         generation = new_generation()
         store = builder.build(generation, embedded.keys, entries.values, progress)
         fitted, linear = fit_entries(store, entries, encoder, builder, options, progress, kept)
@@ -274,7 +288,8 @@ def describe(
 ) -> Manifest:
     """The manifest, all but the hashes of the files."""
     dataset, engine = entries.dataset, encoder.engine
-    known = engine.classes if engine.classes < len(dataset.classes) else None
+    knows_all = engine.classes == len(dataset.classes) > 0
+    known = None if knows_all else engine.classes
     network = encoder.network.model_copy(update={"classes": known, "trained_on_these": fitted.trained})
     return Manifest(
         generation=generation,

@@ -67,6 +67,13 @@ class NewEntries:
                 f"all {len(self.first):,} images of {self.dataset.name} show the same picture: add different ones"
             )
 
+    @property
+    def picture_labels(self) -> Ints:
+        """(m,) the label of each picture, of copies that of the first one."""
+        labels = self.dataset.labels[self.embedded.positions[~self.embedded.mirrored]]
+        of_pictures: Ints = labels[self.first == np.arange(len(self.first))]
+        return of_pictures
+
     @cached_property
     def looks_rows(self) -> Ints:
         """(N,) where among the looks each entry's image is: an image's own and its mirrored entry share one."""

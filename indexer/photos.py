@@ -58,16 +58,17 @@ class Noted:
     """What a root's newest index was made of."""
 
     photos: str
-    """The folder."""
+    """The folder; empty where there is none, and all was taught."""
     network: str
     """As it was named."""
     network_stamp: str
     listing: str
 
     @classmethod
-    def of(cls, photos: Photos, network: str) -> Noted:
+    def of(cls, photos: Photos | None, network: str) -> Noted:
         """What is there now."""
-        return cls(os.fspath(photos.folder), network, network_stamp(network), photos.listing())
+        folder, listing = ("", "") if photos is None else (os.fspath(photos.folder), photos.listing())
+        return cls(folder, network, network_stamp(network), listing)
 
     @classmethod
     def read(cls, root: Path) -> Noted | None:

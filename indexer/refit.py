@@ -83,7 +83,8 @@ def refit(
 ) -> str:
     """Fit theta, lam and k of an existing bundle anew, with what was taught to it since; the new bundle's generation.
 
-    ``dataset`` is what it caches: its tenth is fitted on where ``options`` name no holdout. With one, None will do.
+    ``dataset`` is what it caches: its tenth is fitted on where ``options`` name no holdout. With one, and where all was
+    taught, None will do.
 
     Raises:
         DatasetError: the dataset is not the one that the bundle caches, or the holdout cannot be fitted on.

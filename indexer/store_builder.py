@@ -48,6 +48,8 @@ def choose_builder(
         ParameterError: k, where it is given, is beyond what the store can serve.
     """
     kept_there = store.partition(":")[0] == PREFIX or (store == "auto" and milvus is not None)
+    if kept_there and not count:  # of which Milvus would make a collection that nothing can be found in
+        kept_there, store = False, "auto"
     builder: StoreBuilder
     if kept_there:
         milvus = milvus or from_environment()

@@ -92,12 +92,13 @@ def class_weights(counts: Ints, known: int) -> NDArray[np.float64] | None:
 
     Classes from ``known`` on were added, an image at a time: they have few entries because nobody added more, and not
     because they are rare. Each of them votes as if it had as many as a class of the network's has on average
-    (docs/decisions/011).
+    (docs/decisions/011); where there is nothing but added classes, as any of them has (docs/decisions/023).
     """
-    if known >= len(counts) or not counts[:known].any():
+    usual = counts[:known] if counts[:known].any() else counts[counts > 0]
+    if known >= len(counts) or not len(usual):
         return None
     weights = np.ones(len(counts))
-    weights[known:] = np.maximum(1.0, counts[:known].mean() / np.maximum(counts[known:], 1))
+    weights[known:] = np.maximum(1.0, usual.mean() / np.maximum(counts[known:], 1))
     return weights
 
 

@@ -10,6 +10,7 @@
     ├── StoreUnreachableError  a store on another machine that does not answer now
     ├── HomeError         a user's own folder for bundles, or the key in it, that cannot be used
     ├── BundleError       a bundle that is missing, damaged or from another version
+    ├── NothingTaughtError     a question to a cache of nothing, whose network has no head either
     ├── DatasetError      a dataset that is missing or unreadable
     │   └── HoldoutError      images that parameters cannot be fitted on
     ├── PartsError        parts of an index that are missing, damaged or do not belong together
@@ -56,6 +57,15 @@ class HomeError(SecondlookError):
 
 class BundleError(SecondlookError):
     """A bundle is missing, damaged or made by another version."""
+
+
+class NothingTaughtError(SecondlookError):
+    """Neither network nor cache has anything to say."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nothing is known yet: teach images of a first class, on the server's page or with POST /v1/entries"
+        )
 
 
 class DatasetError(SecondlookError):

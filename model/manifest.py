@@ -53,7 +53,7 @@ class DatasetInfo(Part):
     in_two_classes: tuple[tuple[str, str], ...] = ()
     """Sources of some pictures that are in two classes."""
     in_two_classes_count: int = 0
-    classes: int | None = Field(None, ge=1)
+    classes: int | None = Field(None, ge=0)
     """How many of the bundle's classes, the first ones, are the dataset's own; None = all. The others were taught."""
     sha256: str
 
@@ -263,7 +263,8 @@ class Manifest(Part):
     created: str
     secondlook_version: str
     dataset: DatasetInfo
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[str, ...]
+    """None where nothing is cached yet."""
     network: NetworkInfo
     head: HeadKind = "network"
     linear: LinearHead | None = None
@@ -326,6 +327,8 @@ class Manifest(Part):
             raise ValueError("few are no classes of the head's")
         if not self.has_head and self.lam != 1:
             raise ValueError(f"lam is {self.lam:g}, and must be 1 where the network has no head")
+        if (not self.classes) != (not self.store.count):
+            raise ValueError(f"there are {len(self.classes):,} classes of {self.store.count:,} entries")
         return self
 
     @property
@@ -346,6 +349,11 @@ class Manifest(Part):
     def dataset_classes(self) -> tuple[str, ...]:
         """The dataset's own; the others were taught."""
         return self.classes[: self.dataset.classes]
+
+    @property
+    def is_taught_alone(self) -> bool:
+        """Whether nothing is from a dataset: all that is cached, if anything is, was taught."""
+        return not self.dataset_classes
 
     @property
     def equal_classes(self) -> int:

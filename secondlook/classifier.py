@@ -72,7 +72,7 @@ class Classifier:
     ) -> None:
         folder = None if root is None else Path(root)
         self._limits, self._lock = Limits(max_pixels), threading.Lock()
-        self._predictor = Predictor(open_bundle(folder or default_root(), generation))
+        self._predictor = Predictor(open_bundle(folder or default_root(), generation, even_empty=True))
         self._follower: JournalFollower | None = None
         if folder is not None:
             journal = Journal(folder)
@@ -101,10 +101,12 @@ class Classifier:
             ParameterError: an option is out of its range, or something is no image at all.
             StoreUnreachableError: the bundle's keys are on another machine that does not answer.
             JournalError: what was taught to the root cannot be read.
+            NothingTaughtError: nothing was taught yet, and the network has no head.
         """
         places = _places(images, "predict")
         asked = _asked(**options)
         self._predictor.parameters(asked.overrides)  # what is wrong with them is said now
+        self._newest().require_knowledge()
 
         def tell(predictor: Predictor, wanted: Wanted, answer: Outcome, filename: str | None) -> Prediction:
             assert isinstance(answer, Answer)
@@ -171,6 +173,8 @@ class Classifier:
     ) -> Iterator[T | ImageError]:
         predictor = self._newest()
         asked = wanted(predictor)
+        if isinstance(asked, Parameters):
+            predictor.require_knowledge()
         with self._lock:
             answers = predictor.predict(pixels, [asked] * len(pixels), neighbors)
         names = [one.filename for one in given if not isinstance(one.pixels, ImageError)]

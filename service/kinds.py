@@ -78,6 +78,11 @@ class Kind(Enum):
         "The label is like a known one",
         "label: it differs from cat only in how it is written: give that one, or another name.",
     )
+    NOTHING_TAUGHT = (
+        409,
+        "Nothing is known yet",
+        "nothing is known yet: teach images of a first class, on the server's page or with POST /v1/entries.",
+    )
     TOO_MANY_TAUGHT = (
         409,
         "Too many images were taught",

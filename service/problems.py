@@ -20,6 +20,7 @@ from secondlook.model.errors import (
     JournalError,
     JournalFullError,
     LabelTakenError,
+    NothingTaughtError,
     ParameterError,
     RepeatedRequestError,
     SecondlookError,
@@ -104,6 +105,8 @@ def to_problem(error: Exception) -> ProblemError:
             return ProblemError(Kind.UNDECODABLE_IMAGE, sentence)
         case LabelTakenError():
             return ProblemError(Kind.LABEL_LIKE_ANOTHER, sentence, known=error.known)
+        case NothingTaughtError():
+            return ProblemError(Kind.NOTHING_TAUGHT, sentence)
         case AddedLimitError():
             return ProblemError(Kind.TOO_MANY_TAUGHT, sentence)
         case RepeatedRequestError():

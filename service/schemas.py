@@ -25,6 +25,8 @@ from secondlook.service.prefix import link
 
 SUGGEST_REBUILD = 5_000
 """Entries that differ from their generation (taught, relabelled or removed), from which on a rebuild is suggested."""
+SUGGEST_HEAD = 5
+"""Images of each of two classes, where all was taught, from which on a rebuild is suggested for the sake of a head."""
 
 
 class TaughtInfo(BaseModel):
@@ -34,7 +36,9 @@ class TaughtInfo(BaseModel):
     relabelled: int = Field(description="Its own entries that have another label now.")
     removed: int = Field(description="Its own entries that are removed.")
     change: int = Field(description="The newest change that it answers with.")
-    suggests_rebuild: bool = Field(description="Whether there is so much of it that a rebuild should fold it in.")
+    suggests_rebuild: bool = Field(
+        description="Whether there is so much of it that a rebuild should fold it in, or enough for a first head."
+    )
 
 
 class ModelInfo(BaseModel):
@@ -165,13 +169,15 @@ def model_info(predictor: Predictor, why_not_teachable: str | None) -> ModelInfo
 
 def taught_info(predictor: Predictor) -> TaughtInfo:
     """How an overlay differs from its generation."""
-    overlay = predictor.overlay
+    overlay, manifest = predictor.overlay, predictor.bundle.manifest
+    wants_head = manifest.is_taught_alone and not manifest.has_head and (overlay.counts >= SUGGEST_HEAD).sum() > 1
+    is_much = overlay.added.images + len(overlay.corrections) >= SUGGEST_REBUILD
     return TaughtInfo(
         images=overlay.added.images,
         relabelled=overlay.relabelled,
         removed=overlay.removed,
         change=overlay.change,
-        suggests_rebuild=overlay.added.images + len(overlay.corrections) >= SUGGEST_REBUILD,
+        suggests_rebuild=is_much or (wants_head and overlay.added.images > 0),
     )
 
 

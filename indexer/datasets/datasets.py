@@ -33,6 +33,8 @@ from secondlook.model.images import DEFAULT_PIXELS, Geometry, Limits, fit
 
 DEFAULT_LIMITS = Limits(DEFAULT_PIXELS)
 """Of images in folders, where nobody says otherwise."""
+NOTHING = "what was taught"
+"""What the dataset of no images is called: with what was taught, it is that."""
 
 
 class Dataset(Protocol):
@@ -129,7 +131,12 @@ class ArrayDataset:
     def holdout(self) -> NDArray[np.int64]:
         """The last ones (for CIFAR-10 the last 5,000, which the paper's author kept too)."""
         count = len(self.labels)
-        return np.arange(count - max(1, round(count * holdout_share(count))), count)
+        return np.arange(max(0, count - max(1, round(count * holdout_share(count)))), count)
+
+
+def nothing() -> ArrayDataset:
+    """A dataset of no images of no classes: a cache of it has what it was taught, and nothing else."""
+    return ArrayDataset(NOTHING, "train", (), np.empty(0, np.int64), np.empty((0, 1, 1, 3), np.uint8), ())
 
 
 def load(name: str, split: str = "train", data_root: Path | None = None, limits: Limits = DEFAULT_LIMITS) -> Dataset:

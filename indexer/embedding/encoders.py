@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.looks import GivenHoldout, read_given_holdout
-from secondlook.indexer.embedding.linear_heads import need_linear_head
+from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.progress import Progress
 from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.files import ENCODER, ENCODER_DATA, NETWORK, encoder_id, features_of, read_manifest
@@ -29,6 +30,8 @@ from secondlook.model.networks.network import Activations, Network
 from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.networks.proof import PreprocessProof
 from secondlook.model.networks.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 TRAINED = "trained.npy"
 """A bundle's file of the digests of the images that its network was trained on."""
@@ -114,6 +117,8 @@ class FromBundle:
         encoder, manifest = prepared(old, dataset), old.manifest
         if manifest.head == "linear":
             encoder = _for_a_new_head(encoder, dataset, folder / ENCODER)
+        elif manifest.head == "none" and manifest.is_taught_alone:  # there was nothing to fit one to
+            encoder = replace(encoder, wants_linear=_is_enough(dataset))
         if manifest.dataset.name != dataset.name:  # of other images nobody has said anything
             encoder = replace(encoder, network=manifest.network.model_copy(update={"trained_on_these": "unknown"}))
         return replace(
@@ -180,12 +185,24 @@ def prepared(opened: bundles.OpenEncoder, dataset: Dataset) -> PreparedEncoder:
 
 
 def _for_a_new_head(encoder: PreparedEncoder, dataset: Dataset, path: Path) -> PreparedEncoder:
-    """A bundle's encoder, copied to a path, without its linear head: entries that have changed get a new one."""
-    need_linear_head(dataset.labels)
+    """A bundle's encoder, copied to a path, without its linear head: entries that have changed get a new one.
+
+    Of what was taught alone, little may be left: then there is none until there is more.
+    """
+    if dataset.own_classes:
+        need_linear_head(dataset.labels)
     from secondlook.model.networks.linear_graph import take_out_linear_head
 
     network = encoder.network.model_copy(update={"classes": 0})
-    return replace(encoder, engine=take_out_linear_head(path), network=network, wants_linear=True)
+    wants_linear = bool(dataset.own_classes) or _is_enough(dataset)
+    return replace(encoder, engine=take_out_linear_head(path), network=network, wants_linear=wants_linear)
+
+
+def _is_enough(dataset: Dataset) -> bool:
+    """Whether a linear head can be fitted to a dataset; what stands in the way is logged."""
+    if (why := why_no_linear_head(dataset.labels)) is not None:
+        log.warning("%s: the cache answers alone", why)
+    return why is None
 
 
 def _in_order(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
@@ -216,4 +233,5 @@ def other_classes(dataset: Dataset, classes: tuple[str, ...]) -> str:
     def few(names: tuple[str, ...]) -> str:
         return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 
-    return f"{dataset.name} has the classes {few(dataset.own_classes)} but the network knows {few(classes)}"
+    has = f"the classes {few(dataset.own_classes)}" if dataset.own_classes else "no classes of its own,"
+    return f"{dataset.name} has {has} but the network knows {few(classes)}"

@@ -44,6 +44,8 @@ MEASURED = MOST
 """Images that a network's preprocessing is measured on."""
 POOLED = 200
 """Images by which the class token is held against the mean of tokens."""
+PROVEN = 5
+"""Images that an encoder is proven on; of nothing, noise."""
 PROJECTION_IMAGES = 10_000
 """Images that a key's projection is fitted on."""
 FEWEST_KNOWN = 2
@@ -54,7 +56,8 @@ class _Opened(NamedTuple):
     network: OpenNetwork
     match: ClassMatch | None
     drawn: Drawn
-    proof: PreprocessProof
+    proof: PreprocessProof | None
+    """None where there are no images to measure on."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ class FromNetwork:
         asked = self.recipe or measured_recipe(network, drawn)
         recipe, projection = fitted_projection(network, asked, dataset, progress)
         progress("export", 0, 1)
-        images = np.stack([drawn.read(position, network.preprocess.geometry) for position in drawn.positions[:5]])
+        images = network.probe(PROVEN)
+        if drawn.positions:
+            some = drawn.positions[:PROVEN]
+            images = np.stack([drawn.read(position, network.preprocess.geometry) for position in some])
         chosen = groups if match is not None else None
         engine = export_encoder(
             network, recipe, folder / ENCODER, images, projection, head=match is not None, groups=chosen
@@ -135,7 +141,8 @@ class FromNetwork:
             need_linear_head(dataset.labels)
         network = open_network(self.name, self.preprocess)
         assert isinstance(network, OnnxNetwork)
-        own = np.flatnonzero(dataset.labels < len(dataset.own_classes))
+        # Where all was taught, that is what there is to measure on.
+        own = np.flatnonzero(dataset.labels < (len(dataset.own_classes) or len(dataset.classes)))
         match = self._match(dataset, network)
         if match is not None and match.how == "order" and not _knows(network, dataset, own, match):
             self._without_head(dataset, network)
@@ -148,7 +155,7 @@ class FromNetwork:
         return _Opened(opened, match, drawn, proof)
 
     def _match(self, dataset: Dataset, network: OnnxNetwork) -> ClassMatch | None:
-        if self.head in ("linear", "none"):
+        if self.head in ("linear", "none") or not dataset.own_classes:
             return None
         class_map = None if self.class_map is None else read_class_map(self.class_map)
         match = match_classes(dataset.own_classes, network.classes, class_map)
@@ -195,12 +202,14 @@ class FromNetwork:
         dataset: Dataset,
         usable: NDArray[np.int64],
         progress: Progress,
-    ) -> tuple[OnnxNetwork, Drawn, PreprocessProof]:
-        """The network with the preprocessing that labelled images speak for, and those images."""
+    ) -> tuple[OnnxNetwork, Drawn, PreprocessProof | None]:
+        """The network with the preprocessing that labelled images speak for, and those; without any, as it is."""
         declared = network.preprocess
         drawn = draw(dataset, usable, MEASURED, declared.geometry)
-        if not drawn.positions:
+        if not drawn.positions and dataset.own_classes:
             raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images: {dataset.left_out.said()}")
+        if len(drawn.positions) < 2:  # one has no other to be compared with
+            return network, drawn, None
         # Nothing depends on the geometry where no logits are used, unless the user gave it.
         choice = Choice(may_mirror=self.may_mirror) if match is None and self.preprocess is None else None
         if choice is not None and self.earlier is not None:
@@ -235,7 +244,7 @@ class FromNetwork:
 def measured_recipe(network: Network, drawn: Drawn) -> Recipe:
     """The input of the head, pooled as labelled images say where there is more than one way."""
     recipe = default_recipe(network)
-    if recipe.pool != ("cls",):
+    if recipe.pool != ("cls",) or not drawn.positions:
         return recipe
     positions = list(drawn.positions[:POOLED])
     images = np.stack([drawn.read(position, network.preprocess.geometry) for position in positions])

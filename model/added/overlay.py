@@ -156,7 +156,8 @@ class Overlay:
         counts = np.zeros(len(self.classes), np.int64)
         counts[: len(self.bundle.counts)] = self.bundle.counts
         counts[: len(self.lost)] -= self.lost
-        np.add.at(counts, self._class_of[: len(self._used)], self._used)
+        codes = np.flatnonzero(self._used)  # others may be of no class any more
+        np.add.at(counts, self._class_of[codes], self._used[codes])
         return counts
 
     @cached_property

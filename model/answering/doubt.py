@@ -126,7 +126,7 @@ def novelty_scores(
     evidence = novelty.evidence if novelty is not None else None
     if evidence is None:
         # At most 2, that of the opposite key, where fewer entries were found than it counts on.
-        return np.minimum(2.0, 1.0 - similarities.astype(np.float64))
+        return np.clip(1.0 - similarities.astype(np.float64), 0.0, 2.0)
     return evidence_scores(evidence, similarities, own)
 
 

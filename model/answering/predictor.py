@@ -40,7 +40,7 @@ from secondlook.model.cache import (
     vote,
     weights,
 )
-from secondlook.model.errors import ImageError, ParameterError, StoreUnreachableError
+from secondlook.model.errors import ImageError, NothingTaughtError, ParameterError, StoreUnreachableError
 from secondlook.model.manifest import Standing
 from secondlook.model.stores.factory import check_k
 from secondlook.model.stores.store import Neighbors
@@ -149,7 +149,21 @@ class Predictor:
         self._has_doubtful = evidence is not None and evidence.doubtful is not None
         self._same = SamePictures(manifest.same_as, bundle.exact_keys)
         # The neighbour whose similarity the novelty score is made from.
-        self._nth = min(self._novelty.neighbor if self._novelty else 1, self.store.count)
+        self._nth = min(self._novelty.neighbor if self._novelty else 1, self.served.most)
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether nothing can be said of any image: the network has no head, and there is no entry."""
+        return not self.bundle.manifest.has_head and not self.store.count
+
+    def require_knowledge(self) -> None:
+        """Refuse to make something of answers that say nothing.
+
+        Raises:
+            NothingTaughtError: they do.
+        """
+        if self.knows_nothing:
+            raise NothingTaughtError
 
     def parameters(self, overrides: Overrides = NO_OVERRIDES) -> Parameters:
         """The bundle's parameters, with some replaced.
@@ -218,7 +232,7 @@ class Predictor:
             StoreUnreachableError: the store does not answer.
         """
         with (timer or StageTimer()).stage("search"):
-            hits = self.store.search(keys, min(k, self.store.count))
+            hits = self.store.search(keys, min(k, self.served.most))
         return [Found(*of) for of in zip(hits.ids, hits.values, hits.similarities, strict=True)]
 
     def _predicted(
@@ -226,6 +240,8 @@ class Predictor:
     ) -> list[Answer]:
         """Answers by logits (n,c) and keys (n,D), all under the same parameters."""
         network = softmax(logits, len(self.classes))
+        if not self.classes:
+            return [_without_cache(*of) for of in zip(network, keys, strict=True)]
         own = own_evidence(self._novelty, logits, network, keys, self.bundle.directions)
         try:
             hits, cache, shares, full_vote = self._ask_cache(keys, network, own, parameters, neighbors, timer)
@@ -332,7 +348,7 @@ class Predictor:
             # Listing neighbours shows more of the cache but changes no answer.
         # Bounded, because a store fills up to k places: a k of 10^12 must cost no more than all entries.
         with timer.stage("search"):
-            hits = store.search(keys, min(max(listed, self._nth, k or NEAREST), store.count))
+            hits = store.search(keys, min(max(listed, self._nth, k or NEAREST), self.served.most))
         shares = np.zeros((len(keys), listed))
         if k is None:
             with timer.stage("vote"):
@@ -354,7 +370,7 @@ class Predictor:
 
 
 def _without_cache(network: Floats, key: Floats) -> Answer:
-    """The network's own answer (C,), of an image with that key."""
+    """The network's own answer (C,), of an image with that key; C may be 0, and then none is given."""
     nothing, no_ids = np.zeros_like(network), np.empty(0, np.int64)
     none = np.empty(0, np.float32)
     return Answer(network, nothing, network, None, None, no_ids, no_ids, none, none.astype(np.float64), nothing, key)

@@ -49,7 +49,6 @@ class ServedCache:
         A class that was taught weighs by the entries that take part, so that it counts here as it does among all.
         """
         mask = ~out if out is not None and out.any() else None
-        # A store without entries says that it has one, and has no values.
         values = store.values if mask is None else store.values[mask]
         return cls(store, classes, class_weights(np.bincount(values, minlength=classes), known), mask)
 
@@ -62,6 +61,11 @@ class ServedCache:
     def count(self) -> int:
         """How many entries take part."""
         return self.store.count if self.mask is None else int(self.mask.sum())
+
+    @property
+    def most(self) -> int:
+        """The most entries that it is of use to search for; where there is none, the one place without any is found."""
+        return max(1, self.count)
 
     def with_store(self, store: Store) -> ServedCache:
         """The same entries, searched in another way."""
@@ -95,7 +99,7 @@ class ServedCache:
 
     def search_others(self, keys: Floats, k: int, same: Ints) -> Neighbors:
         """The k nearest of the entries that take part, but for some (B,m) for each key; -1 = none."""
-        hits = self.search(keys, min(k + same.shape[1], self.count))
+        hits = self.search(keys, min(k + same.shape[1], self.most))
         is_same = (hits.ids[:, :, None] == same[:, None, :]).any(axis=2)
         return without(hits, is_same, k)
 
@@ -116,7 +120,7 @@ class ServedCache:
         theta, lam, k = parameters
         nth = novelty.neighbor if novelty is not None else 1
         if k is None or nth > k:
-            hits = self.search(keys, min(max(nth, k or 1), self.count))
+            hits = self.search(keys, min(max(nth, k or 1), self.most))
             if k is None:
                 return hits, self.exact_vote(keys, (theta,))[0]
             return hits, self.vote(hits.similarities[:, :k], hits.values[:, :k], theta)
@@ -126,7 +130,7 @@ class ServedCache:
             network,
             theta,
             lam,
-            min(k, self.count),
+            min(k, self.most),
             novelty,
             mask=self.mask,
             timer=timer,

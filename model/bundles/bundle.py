@@ -149,15 +149,17 @@ def open_bundle(
     engine: EngineName = DEFAULT,
     milvus: Milvus | None = None,
     even_unreachable: bool = False,
+    even_empty: bool = False,
 ) -> Bundle:
     """Verify a bundle (the active one by default) and load it, its encoder and keys on the device asked for.
 
     ``engine`` is the one on a processor, ``threads`` and ``spare_core`` are its own; ``mapped`` is the store's.
     ``precision`` is the network's on a GPU; auto = as the manifest says.
-    ``milvus`` and ``even_unreachable`` are as for ``verify``.
+    ``milvus`` and ``even_unreachable`` are as for ``verify``. One without entries is wanted by those alone who say so
+    (``even_empty``): there is nothing to measure in it.
 
     Raises:
-        BundleError: names the file that is amiss and what is wrong with it.
+        BundleError: names the file that is amiss and what is wrong with it; or it has no entries.
         EngineError: there is no such device, or what it needs is not installed.
     """
     check_installed(engine)
@@ -173,12 +175,17 @@ def open_bundle(
         even_unreachable=even_unreachable,
     )
     bundle = replace(bundle, lease=lease)
+    if not bundle.store.count and not even_empty:
+        raise BundleError(
+            f"generation {generation} has no entries: teach images to a server of {root} and have it rebuild, or index "
+            f"photos: secondlook index PHOTOS --bundles {root}"
+        )
     if device == "cpu":
         return bundle
     bfloat16 = bundle.manifest.network.bfloat16 if precision == "auto" else precision == "bfloat16"
     bundle = replace(bundle, engine=_on_device(bundle.path, bundle.manifest, device, bfloat16), engine_why="")
     # Kept elsewhere; or every answer goes through all keys, a chunk at a time, where the vote is computed.
-    if bundle.manifest.store.kind != "faiss" or bundle.manifest.k is None:
+    if bundle.manifest.store.kind != "faiss" or bundle.manifest.k is None or not bundle.store.count:
         return bundle
     from secondlook.model.stores.torch_store import TorchStore
 

@@ -159,7 +159,7 @@ def read_values(folder: Path, manifest: Manifest) -> Ints:
     """Class numbers (N,).
 
     Raises:
-        BundleError: there is none, or one is no class's.
+        BundleError: there is none although there are classes, or one is no class's.
     """
     refuse, classes = partial(refusal, manifest.generation), len(manifest.classes)
     try:
@@ -168,7 +168,7 @@ def read_values(folder: Path, manifest: Manifest) -> Ints:
         raise refuse(VALUES, "is not an array") from error
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise refuse(VALUES, "is not a list of class numbers")
-    if len(values) == 0 or values.min() < 0 or values.max() >= classes:
+    if values.min(initial=0) < 0 or values.max(initial=-1) >= classes or (classes and not len(values)):
         raise refuse(VALUES, f"has a class outside 0 to {classes - 1}, or none")
     return np.asarray(values, np.int64)
 

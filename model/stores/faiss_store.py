@@ -136,6 +136,10 @@ class FaissStore:
         """
         queries = np.ascontiguousarray(queries, np.float32)
         nearest = min(k, self.count)
+        if not nearest:  # which FAISS takes for a mistake
+            return ordered(
+                np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), self.values, k
+            )
         if mask is not None:
             selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
             parameters = _parameters(self._index, self.search_info, nearest, selector)

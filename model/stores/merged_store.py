@@ -46,8 +46,7 @@ class MergedStore:
         self.dim, self.search_info = base.dim, base.search_info
         self._last: list[dict[bytes, tuple[Floats, Ints]]] = [{}]
         """The added keys nearest to each of the last queries: those that an early exit did not settle come again."""
-        # A store without any entry still answers: with none.
-        self.count = max(1, base.count - len(corrections.removed) + added.count)
+        self.count = base.count - len(corrections.removed) + added.count
 
     @cached_property
     def early_exit(self) -> Store | None:

@@ -105,8 +105,8 @@ class TaughtEntry:
     """An image that is an entry now."""
 
     id: int
-    before: Opinion
-    """What it was taken for until then."""
+    before: Opinion | None
+    """What it was taken for until then; None where nothing was known."""
     filename: str | None = None
 
 

@@ -63,7 +63,7 @@ def show(generation: str | None, root: Path | None) -> None:
 @bundles_option
 def verify(generation: str | None, root: Path | None) -> None:
     """Check hashes, counts and keys of a bundle, and that its encoder answers."""
-    bundle = open_bundle(root or default_root(), generation)
+    bundle = open_bundle(root or default_root(), generation, even_empty=True)
     click.echo(f"{bundle.manifest.generation} is whole: {bundle.store.count:,} entries of {bundle.store.dim}")
 
 
@@ -74,7 +74,7 @@ def activate(generation: str, root: Path | None) -> None:
     """Make a bundle the active one, after verifying it."""
     if root is None:
         raise click.UsageError("the default bundle stands alone: give --bundles")
-    open_bundle(root, generation)
+    open_bundle(root, generation, even_empty=True)
     make_active(root, generation)
     click.echo(generation)
 

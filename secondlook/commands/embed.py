@@ -188,7 +188,7 @@ def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> 
             err=True,
         )
     if searches:
-        predictor = Predictor(open_bundle(folder, generation))
+        predictor = Predictor(open_bundle(folder, generation, even_empty=True))
         if root is not None:
             predictor = Predictor(predictor.bundle, replayed(predictor.overlay, Journal(folder)))
         opened = predictor.bundle

@@ -123,9 +123,10 @@ def fit(
     with reporting(progress_format) as progress:
         generation = generation or active_generation(root)
         images = _cached(root, generation, dataset, data_root, limits, optional=holdout is not None)
-        name = read_manifest(root, generation).dataset.name
+        cached = read_manifest(root, generation)
+        is_alone = cached.is_taught_alone and dataset is None and holdout is None  # there is no split val of it
         options = IndexOptions(
-            holdout=holdout_of(dataset or name, holdout, data_root, limits),
+            holdout=None if is_alone else holdout_of(dataset or cached.dataset.name, holdout, data_root, limits),
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
             trained=trained,
         )
@@ -152,12 +153,15 @@ def fit(
 def _cached(
     root: Path, generation: str, dataset: str | None, data_root: Path | None, limits: Limits, *, optional: bool
 ) -> Dataset | None:
-    """The images that a bundle caches; None where they are optional and are not there.
+    """The images that a bundle caches; None where they are optional and are not there, or all were taught.
 
     Raises:
         DatasetError: they are needed, and not there.
     """
-    cached = read_manifest(root, generation).dataset
+    manifest = read_manifest(root, generation)
+    if manifest.is_taught_alone and dataset is None:
+        return None
+    cached = manifest.dataset
     try:
         images = load_to_cache(dataset or cached.name, cached.split, data_root, limits, skip_empty=True)
     except DatasetError:

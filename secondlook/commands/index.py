@@ -29,7 +29,7 @@ from secondlook.commands.shared.options import (
     reporting,
     tell_left_out,
 )
-from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache
+from secondlook.indexer.datasets.datasets import Dataset, load, load_to_cache, nothing
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import NAMED as FEW
 from secondlook.indexer.datasets.left_out import shortened
@@ -47,7 +47,7 @@ from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.default import default_root
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation
+from secondlook.model.bundles.root import CURRENT, active_generation
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
@@ -56,7 +56,7 @@ from secondlook.model.networks.cifar_recipes import NAMED
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @new_bundles_option
 @data_root_option
 @click.option("--split", default="train", show_default=True, help="train, val or test.")
@@ -140,7 +140,7 @@ from secondlook.model.networks.cifar_recipes import NAMED
 @click.pass_context
 def index(
     context: click.Context,
-    dataset: str,
+    dataset: str | None,
     root: Path,
     data_root: Path | None,
     split: str,
@@ -175,7 +175,8 @@ def index(
 ) -> None:
     """Embed DATASET (cifar10, cifar100 or a folder of class folders) into a new bundle.
 
-    The new generation's id is printed last.
+    Without DATASET, what was taught to the servers of this root is all there is, be it nothing. The new generation's id
+    is printed last.
 
     On many machines: --shard for each part, then --merge; or --ray (docs/indexing-at-scale.md).
     """
@@ -187,9 +188,11 @@ def index(
         raise click.UsageError("--holdout and --unknown go without --theta, --lam and --k: what they are for is fitted")
     parameters = Parameters(theta, lam, k or None) if theta is not None and lam is not None else None
     with reporting(progress_format) as progress:
-        if download:
+        if download and dataset:
             fetch(dataset, data_root)
-        given = images = load_to_cache(dataset, split, data_root, limits, skip_empty=skip_empty)
+        given = images = (
+            load_to_cache(dataset, split, data_root, limits, skip_empty=skip_empty) if dataset else nothing()
+        )
         if shard is not None:
             assert parts is not None
             assert shards is not None
@@ -207,13 +210,14 @@ def index(
             mirror=mirror,
             parameters=parameters,
             thumbnails=not no_thumbnails,
-            holdout=None if parameters else holdout_of(dataset, holdout, data_root, limits),
+            holdout=None if parameters else holdout_of(dataset, holdout, data_root, limits) if dataset else None,
             unknown=[load_unknown(one, "train", data_root) for one in unknown],
             trained=trained,
         )
         journal = Journal(root) if with_taught else None
         counts = Counts()
         if address is not None:
+            assert dataset is not None
             folder = parts or root / PARTS
             source, count = FromBundle(_encoder_root(root)), shards or default_shards(len(images.labels))
             job = Job(
@@ -235,7 +239,7 @@ def index(
         else:
             if journal is not None:
                 images = fold(images, journal)
-            test = lambda: load(dataset, "test", data_root, limits)  # noqa: E731 - read by few networks
+            test = lambda: load(dataset or "", "test", data_root, limits)  # noqa: E731 - read by few networks
             encoder = _encoder_source(root, network, recipe, preprocess, class_map, head, test, mirror=mirror)
             generation = build(images, root, encoder, options, progress, counts=counts)
         if not no_activate:
@@ -268,12 +272,13 @@ PARTS = "parts"
 
 _OF_RAY = ("address", "workers")
 _OF_THE_BUNDLE = ("store", "fit_flag", "holdout", "trained", "theta", "lam", "k", "no_activate", "with_taught")
+_OF_A_DATASET = ("split", "holdout", "download", "skip_empty", "left_out_file", "parts", "shards", "shard", "address")
 _OF_THE_NETWORK = ("network", "preprocess", "class_map", "head")
 _OF_THE_EMBEDDING = ("mirror", "no_thumbnails", *_OF_THE_NETWORK, "recipe", "shards")
 
 
 def _check_mode(context: click.Context) -> None:
-    """Refuse options that mean nothing together.
+    """Refuse options that mean nothing together, and an index of what was taught in the place of one of images.
 
     Raises:
         click.UsageError: names them.
@@ -283,6 +288,15 @@ def _check_mode(context: click.Context) -> None:
         for parameter in context.command.params
         if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
+    if context.params["dataset"] is None:
+        root = context.params["root"]
+        active = read_manifest(root, active_generation(root)) if (root / CURRENT).exists() else None
+        if active is not None and not active.is_taught_alone:
+            raise click.UsageError(
+                f"name DATASET: the active bundle caches {active.dataset.name}, and without it only what was taught "
+                "would be left"
+            )
+        _exclude(given, "an index without DATASET", *_OF_A_DATASET)
     if "network" not in given and (of := given.keys() & set(_OF_THE_NETWORK)):
         raise click.UsageError(f"{given[min(of)]} goes with --network")
     if given.keys() & {"shard", "address"} and given.keys() & {"network", "recipe"}:
@@ -376,4 +390,4 @@ def _encoder_source(
 
 def _encoder_root(root: Path) -> Path:
     """Where the encoder comes from: the root, or, where it has no bundle yet, that of the default bundle."""
-    return root if (root / "CURRENT").exists() else default_root()
+    return root if (root / CURRENT).exists() else default_root()

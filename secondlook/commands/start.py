@@ -20,6 +20,8 @@ from secondlook.commands.serve import PROGRAM
 from secondlook.commands.shared.network_options import network_help, network_source
 from secondlook.commands.shared.options import bundles_option, json_option, print_json, reporting
 from secondlook.commands.shared.photos_report import PhotosReport
+from secondlook.commands.shared.taught_report import TaughtReport
+from secondlook.indexer.datasets.datasets import nothing
 from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.datasets.left_out import printable
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
@@ -30,7 +32,7 @@ from secondlook.indexer.progress import Progress
 from secondlook.model.bundles.files import read_manifest
 from secondlook.model.bundles.home import bundles_home, local_key
 from secondlook.model.bundles.milvus_generations import activate
-from secondlook.model.bundles.root import active_generation, prune, require_root
+from secondlook.model.bundles.root import CURRENT, active_generation, prune, require_root
 from secondlook.model.errors import BundleError, DatasetError, HoldoutError, HomeError, JournalError
 from secondlook.model.images import Limits
 from secondlook.model.journal import Journal
@@ -40,6 +42,8 @@ from secondlook.service.processes.listening import bind
 from secondlook.service.settings import Settings, read_settings
 from secondlook.service.shortage import causes
 
+TAUGHT_ROOT = "taught"
+"""The root in the user's home that begins with nothing; that of photos ends in eight digits (``root_name``)."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a disk that is full, or of which this user has a share that is."""
 
@@ -70,24 +74,22 @@ def start(
     """Make a classifier of PHOTOS, a folder with a folder of photos for each class, and serve it.
 
     Says how well each class is told and what to do next. Run again, it goes on: only new photos are looked at, and
-    what was taught stays.
+    what was taught stays. Without PHOTOS it begins with nothing, and knows what it is taught on its page.
     """
-    if photos is None:
-        raise click.UsageError(
-            "name a folder that has a folder of photos for each class: secondlook start PHOTOS; without photos, "
-            "secondlook serve serves the model that comes with it, which can be taught on its page"
-        )
-    root = root or bundles_home() / root_name(photos.expanduser())
+    root = root or bundles_home() / (TAUGHT_ROOT if photos is None else root_name(photos.expanduser()))
     require_root(root)
     given: dict[str, Any] = {"host": host, "port": port}
     given = {name: value for name, value in given.items() if value is not None}
-    settings = read_settings(bundles=root, data=photos.expanduser().resolve().parent, **given)
-    found = look(photos, Limits(settings.max_pixels))
+    if photos is not None:
+        given["data"] = photos.expanduser().resolve().parent
+    settings = read_settings(bundles=root, **given)
+    found = None if photos is None else look(photos, Limits(settings.max_pixels))
     # Bound before the work and not after it, so that a port that is taken is said at once.
     listening = [] if no_serve else _listen(settings)
     with _written_below(root), reporting("auto") as progress:
         generation = bring_up_to_date(found, root, network, settings.keep_generations, progress)
-    report = PhotosReport.of(found, root, read_manifest(root, generation))
+    manifest = read_manifest(root, generation)
+    report = TaughtReport.of(root, manifest) if found is None else PhotosReport.of(found, root, manifest)
     if as_json:
         print_json(**report.as_dict())
     else:
@@ -97,13 +99,25 @@ def start(
         _serve(settings, listening, opens=not no_open)
 
 
-def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int, progress: Progress) -> str:
+def bring_up_to_date(photos: Photos | None, root: Path, network: str | None, keep: int, progress: Progress) -> str:
     """Index what is not indexed yet; the active generation.
 
+    Without photos it begins with nothing where there is no bundle yet; another network takes in what was taught.
+
     Raises:
+        BundleError: there is a bundle of photos, and none are given to be looked at by another network.
         SecondlookError: as ``indexer.index.index`` and ``activate``.
     """
     before = Noted.read(root)
+    if photos is None and (root / CURRENT).exists():
+        if network is None:
+            return active_generation(root)
+        manifest = read_manifest(root, active_generation(root))
+        if not manifest.is_taught_alone:
+            raise BundleError(
+                f"{root} has an index of {manifest.dataset.name}: name its folder too, for {network} to look at: "
+                "secondlook start PHOTOS"
+            )
     if network is not None and Path(network).is_file():
         network = os.fspath(Path(network).resolve())
     name = network or (before.network if before is not None else DEFAULT_BACKBONE)
@@ -114,13 +128,17 @@ def bring_up_to_date(photos: Photos, root: Path, network: str | None, keep: int,
     source: EncoderSource = FromBundle(root) if is_same else network_source(name, None)
     if name in BACKBONES:  # that it knows none of the photos' classes is what it is for
         logging.getLogger("secondlook.indexer.sources").setLevel(logging.ERROR)
-    images, counts = fold(photos.dataset, Journal(root)), Counts()
+    dataset, holdout = (photos.dataset, photos.holdout) if photos is not None else (nothing(), None)
+    images, counts = fold(dataset, Journal(root)), Counts()
     try:
-        generation = index(images, root, source, IndexOptions(holdout=photos.holdout), progress, counts=counts)
+        generation = index(images, root, source, IndexOptions(holdout=holdout), progress, counts=counts)
     except HoldoutError as error:
+        if photos is None:
+            raise
         where = f"{printable(str(photos.folder))}/val"
         raise DatasetError(f"{error.why}: put {error.wanted} into {where}, or remove that folder") from error
-    click.echo(counts.said(), err=True)
+    if len(images.labels):
+        click.echo(counts.said(), err=True)
     activate(root, generation)
     now.write(root)
     if keep:

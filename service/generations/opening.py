@@ -96,6 +96,7 @@ class Opener:
             engine=settings.engine,
             milvus=milvus,
             even_unreachable=True,
+            even_empty=True,
         )
         overlay = self.replayed(Overlay(bundle))
         predictor = Predictor(

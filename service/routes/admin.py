@@ -44,7 +44,9 @@ class RebuildRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: str | None = Field(
-        None, description="cifar10, cifar100 or a folder below SECONDLOOK_DATA; the active bundle's if left out."
+        None,
+        description="cifar10, cifar100 or a folder below SECONDLOOK_DATA; the active bundle's if left out, or what was "
+        "taught alone, where that has none.",
     )
     recipe: str | None = Field(None, description=f"A key recipe: {', '.join(NAMED)}; the active bundle's if left out.")
     store: str | None = Field(
@@ -86,7 +88,9 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
             f"recipe: generation {manifest.generation} keeps no network to make other keys with (it was "
             f"{clean(manifest.network.name)}): leave recipe out, or index with --network"
         )
-    dataset = manifest.dataset.name if asked.dataset is None else asked.dataset
+    dataset = asked.dataset
+    if dataset is None and not manifest.is_taught_alone:
+        dataset = manifest.dataset.name
     job = await state.rebuilds.start(
         [
             f"--bundles={state.generations.root}",
@@ -98,20 +102,30 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     return job
 
 
-def _dataset_arguments(asked: RebuildRequest, dataset: str, settings: Settings) -> list[str]:
-    """The rest of the command line. A client's text is never an option: it follows ``=`` or ``--``."""
+def _dataset_arguments(asked: RebuildRequest, dataset: str | None, settings: Settings) -> list[str]:
+    """The rest of the command line. A client's text is never an option: it follows ``=`` or ``--``.
+
+    Without a dataset, what was taught is all there is.
+    """
+    if dataset is None:
+        return _options(asked)
     if settings.data is None:
         raise ParameterError("dataset: this server has no datasets: set SECONDLOOK_DATA to their folder and restart it")
     if dataset not in PUBLISHED and not _is_folder_below(settings.data, dataset):
         raise ParameterError("dataset: give cifar10, cifar100 or the relative path of a folder below SECONDLOOK_DATA")
-    arguments = [f"--data-root={settings.data}", f"--max-pixels={settings.max_pixels}"]
+    limits = [f"--data-root={settings.data}", f"--max-pixels={settings.max_pixels}"]
+    return [*limits, *_options(asked), "--", dataset]
+
+
+def _options(asked: RebuildRequest) -> list[str]:
+    arguments = []
     if asked.recipe is not None:
         arguments.append(f"--recipe={asked.recipe}")
     if asked.store is not None:
         arguments.append(f"--store={asked.store}")
     if asked.mirror:
         arguments.append("--mirror")
-    return [*arguments, "--", dataset]
+    return arguments
 
 
 def _is_folder_below(root: Path, name: str) -> bool:

@@ -10,7 +10,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from secondlook.model.answering.predictor import Outcome
+from secondlook.model.answering.predictor import Outcome, Overrides
+from secondlook.model.errors import NothingTaughtError
 from secondlook.service.batching.turns import Asked, Reply, Timing
 from secondlook.service.http.auth import OPTIONAL, require_predict
 from secondlook.service.problems import Kind, documented, of_image
@@ -67,6 +68,7 @@ async def tell(request: Request, asked: Asked, neighbors: int = 0, *, all_or_non
     Raises:
         ProblemError: the only image failed, or one of several where it is all of them or none; or what ``receive`` and
             ``answer`` raise.
+        NothingTaughtError: predictions are asked for, and nothing can be said of any image.
         ClientDisconnect: the client left.
     """
     state: State = request.app.state.running
@@ -78,6 +80,10 @@ async def tell(request: Request, asked: Asked, neighbors: int = 0, *, all_or_non
             state.metrics.count_dropped("client_gone")
             raise
         reply, results, _ = await answer(request, state, uploads, asked, neighbors, timing)
+    if isinstance(asked, Overrides) and reply.predictor.knows_nothing:
+        refusal = NothingTaughtError()
+        state.metrics.count_results([refusal] * len(results))
+        raise refusal
     state.metrics.count_results(results)
     filenames = [upload.filename for upload in uploads]
     if len(results) == 1 or all_or_none:

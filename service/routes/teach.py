@@ -61,7 +61,7 @@ class TaughtEntry(BaseModel):
 
     filename: str | None
     id: int
-    before: Opinion = Field(description="What it was taken for until then.")
+    before: Opinion | None = Field(description="What it was taken for until then; null where nothing was known.")
 
 
 class Taught(BaseModel):
@@ -299,8 +299,10 @@ def _kept(predictor: Predictor, uploads: list[Upload], results: list[Outcome | E
             entries.append(of_image(result, upload.filename).problem.model_dump(exclude_none=True))
             continue
         assert isinstance(result, Answer)
-        first = int(result.mixed.argmax())
-        before: Opinion = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
+        before: Opinion | None = None
+        if not predictor.knows_nothing:
+            first = int(result.mixed.argmax())
+            before = {"label": predictor.classes[first], "probability": float(result.mixed[first])}
         entry = TaughtEntry(filename=upload.filename, id=added_id(next(left)), before=before)
         entries.append(entry.model_dump())
     return json.dumps({"change": kept.change, LABEL: kept.label, "is_new_class": kept.is_new, "entries": entries})

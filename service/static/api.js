@@ -119,7 +119,7 @@ export async function predict(files) {
     if (!(problem instanceof Problem)) throw problem;
     // What is wrong with one of several may have refused them all.
     if (files.length === 1 || ![400, 413, 415, 422].includes(problem.status)) {
-      return { body: null, predictions: files.map(() => ({ detail: problem.message })) };
+      return { body: null, predictions: files.map(() => ({ detail: problem.message, kind: problem.kind })) };
     }
     const each = [];
     for (const file of files) each.push(await predict([file]));

@@ -14,6 +14,9 @@ const BYTES_AT_ONCE = 24 << 20;
 /** Until the server says its own. */
 const THRESHOLD = 0.5;
 
+/** The kind of problem where neither network nor cache has anything to say. */
+const NOTHING_TAUGHT = "nothing-taught";
+
 let made = 0;
 
 /** One image on the page, and what is said of it. */
@@ -23,6 +26,8 @@ export class Card {
     this.file = file;
     this.doing = doing;
     this.answer = null;
+    /** Whether nothing could be said of it, as nothing is known. */
+    this.isUntold = false;
     this.taught = null;
     const id = `card-${made += 1}`;
     this.picture = element("img", { className: "picture", alt: "", decoding: "async", src: URL.createObjectURL(file) });
@@ -49,7 +54,7 @@ export class Card {
     );
   }
 
-  get isSelected() { return this.box.checked && this.answer !== null; }
+  get isSelected() { return this.box.checked && (this.answer !== null || this.isUntold); }
 
   /** The class that is shown now. */
   get shown() { return this.answer && this.answer.classes[first(remix(this.answer, mixture()).mixed)]; }
@@ -59,6 +64,7 @@ export class Card {
   /** The image could not be answered. */
   fail(detail) {
     this.answer = null;
+    this.isUntold = false;
     this.#settle();
     this.element.classList.add("failed");
     this.box.disabled = true;
@@ -71,9 +77,29 @@ export class Card {
     this.body.replaceChildren(element("p", { className: "bad" }, detail), element("div", { className: "row" }, again));
   }
 
+  /** Nothing is known that could be said of it. */
+  wait() {
+    this.answer = null;
+    this.taught = null;
+    this.isUntold = true;
+    this.#settle();
+    this.element.classList.remove("failed");
+    this.box.disabled = false;
+    delete this.element.dataset.label;
+    this.label.textContent = "Not known yet";
+    this.#stand(null);
+    this.share.replaceChildren();
+    this.notes.replaceChildren();
+    const teach = element("button", { type: "button", className: "quiet" }, "Say what it shows …");
+    teach.setAttribute("aria-label", `Say what ${this.file.name} shows`);
+    teach.addEventListener("click", () => this.doing.teach([this]));
+    this.body.replaceChildren(element("div", { className: "row" }, teach));
+  }
+
   /** What the server says of it. */
   say(answer) {
     this.answer = answer;
+    this.isUntold = false;
     // What was taught is told with the first answer that knows of it.
     if (this.taught) this.taught.isTold = true;
     this.#settle();
@@ -150,7 +176,7 @@ export class Card {
     const say = (className, ...parts) => notes.push(element("p", { className: `note ${className}` }, ...parts));
     if (answer.isAlone) {
       say("alone", answer.hasNetwork
-        ? "The cache cannot be asked now: the network answers alone." : "Nothing is cached: all classes are as likely.");
+        ? "The cache cannot be asked now: the network answers alone." : "The cache cannot be asked now.");
     }
     if (answer.novelty?.is_novel) say("novel", "Unlike anything I know");
     if (answer.sameAs !== null && mixed === answer) say("same", `The same picture as entry ${answer.sameAs}`);
@@ -169,8 +195,9 @@ export class Card {
       const undo = element("button", { type: "button", className: "link" }, "Undo");
       undo.setAttribute("aria-label", `Undo teaching ${this.file.name}`);
       undo.addEventListener("click", () => this.doing.undo(this));
-      say("taught", element("span", { className: "was" }, `${before.label} ${percent(before.probability)}`), " → ",
-        element("strong", {}, `${answer.classes[own]} ${percent(now)}`), " ", ids.length ? undo : "");
+      const was = before && element("span", { className: "was" }, `${before.label} ${percent(before.probability)}`);
+      const then = was ? [was, " → "] : ["Taught: "];
+      say("taught", ...then, element("strong", {}, `${answer.classes[own]} ${percent(now)}`), " ", ids.length ? undo : "");
       if (answer.classes[own] !== label) {
         say("soft", `Taught as ${label}, which is outweighed yet: more photos of it help${answer.hasNetwork ? ", or a larger lam" : ""}.`);
       }
@@ -212,6 +239,11 @@ function portions(cards) {
 
 /** Ask the server about cards, and show what it says of each as soon as it does. */
 export async function ask(cards) {
+  if (model?.isEmpty) await loadModel(); // unless somebody else has taught it
+  if (model?.isEmpty) {
+    for (const card of cards) card.wait();
+    return;
+  }
   for (const part of portions(cards)) {
     // What others taught meanwhile is in the model's counts, which the mixing needs.
     const answered = predict(part.map(({ file }) => file));
@@ -222,6 +254,7 @@ export async function ask(cards) {
     part.forEach((card, i) => {
       const said = predictions[i];
       if (said.top) card.say(toAnswer(said, body, model));
+      else if (said.kind === NOTHING_TAUGHT) card.wait();
       else card.fail(said.detail);
     });
   }

@@ -3,7 +3,7 @@ import { Card, announce, ask, inWords } from "./cards.js";
 import { byId, element } from "./element.js";
 import { count, names, some } from "./format.js";
 import { onMix } from "./mixer.js";
-import { loadModel, onModel } from "./model.js";
+import { loadModel, model, onModel } from "./model.js";
 import { openTeach, taughtInWords, undo } from "./teach.js";
 
 const list = byId("cards");
@@ -51,12 +51,14 @@ async function look(asked) {
   announce(`Looking at ${some(asked.length, "image")} …`);
   await ask(asked);
   showCounts();
-  announce(inWords(asked), false);
+  const untold = asked.filter((card) => card.isUntold);
+  announce(untold.length ? "Nothing is known yet." : inWords(asked), false);
+  if (untold.length && model.teachable && !document.querySelector("dialog[open]")) openTeach(untold);
 }
 
 async function askAll() {
   await loadModel();
-  const asked = cards.filter((card) => card.answer);
+  const asked = cards.filter((card) => card.answer || card.isUntold);
   if (!asked.length) return;
   await ask(asked);
   showCounts();
@@ -150,10 +152,12 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, few_classes: few, hasHead, taught, parameters_from: source, holdout }) => {
+onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, few_classes: few, hasHead, taught, parameters_from: source, holdout, isEmpty }) => {
   const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
-  const parts = [element("strong", {}, count(entries)), ` known images of ${of}.`];
-  if (classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
+  const parts = isEmpty ? [element("strong", {}, "Nothing is known yet.")]
+    : [element("strong", {}, count(entries)), ` known images of ${of}.`];
+  if (classes.length === 1) parts.push(" Teach a second class, so that there is something to tell apart.");
+  if (known && classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
   if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
   if (few?.length) parts.push(` The cache alone knows ${names(few)}, until there are more images and a rebuild.`);
   if (network && preprocess) {

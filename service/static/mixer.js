@@ -14,7 +14,7 @@ let listener = () => {};
 export const mixture = () => chosen;
 
 /** Parameters as the sliders have them: a k beyond the entries, or the votes that are told, is that of them all. */
-export const within = ({ lam, theta, k }, entries) => ({ lam, theta, k: k === null ? k : Math.min(k, VOTES, entries) });
+export const within = ({ lam, theta, k }, entries) => ({ lam, theta, k: k === null ? k : Math.min(k, VOTES, Math.max(1, entries)) });
 
 /** Be told when a slider moves. */
 export function onMix(told) { listener = told; }
@@ -38,7 +38,7 @@ const sliders = {
   },
   k: {
     values: (entries) => {
-      const most = Math.min(VOTES, entries);
+      const most = Math.max(1, Math.min(VOTES, entries));
       const counts = scale(1, most, 60, Math.round, Math.min(own.k ?? most, most));
       return own.k === null ? [...counts.slice(0, -1), null] : counts;
     },

@@ -26,6 +26,10 @@ export async function loadModel() {
   // Servers from before teaching do not tell the two apart.
   model = { dataset_classes: said.classes.length, counts: null, taught: null, teachable: true, ...said };
   model.hasHead = model.head !== "none";
+  // Nothing can be said of any image.
+  model.isEmpty = !model.hasHead && model.entries === 0;
+  for (const part of document.querySelectorAll("[data-empty]")) part.hidden = !model.isEmpty;
+  for (const part of document.querySelectorAll("[data-known]")) part.hidden = model.isEmpty;
   for (const part of document.querySelectorAll("[data-head]")) part.hidden = !model.hasHead;
   for (const part of document.querySelectorAll("[data-headless]")) part.hidden = model.hasHead;
   showTeachable(model);

@@ -23,7 +23,7 @@ onModel(({ classes }) => {
 function tellWhatIsMeant() {
   const label = field.value.trim();
   wrong.textContent = "";
-  if (!label) hint.textContent = "A known label, or a new one.";
+  if (!label) hint.textContent = model.classes.length ? "A known label, or a new one." : "One word for all of them: that is a class.";
   else if (model.classes.includes(label)) hint.textContent = `Known: ${label} gets ${some(cards.length, "more image")}.`;
   else hint.textContent = `New: ${label} becomes a class. A handful of images makes it a good one.`;
 }
@@ -40,6 +40,7 @@ export function openTeach(chosen) {
     "img", { src: card.picture.src, alt: card.file.name })));
   const said = new Set(cards.map((card) => card.shown));
   const guesses = new Set(cards.flatMap(({ answer }) => {
+    if (!answer) return model.classes.slice(0, 4);
     const order = answer.mixed.map((_, i) => i).sort((a, b) => answer.mixed[b] - answer.mixed[a]);
     return order.slice(0, 4).map((i) => answer.classes[i]);
   }));
@@ -123,7 +124,7 @@ export async function undo(card) {
 export function taughtInWords(taught) {
   return taught.map(({ file, taught: { before }, answer }) => {
     const now = first(answer.mixed);
-    const then = `${before.label} ${percent(before.probability)} before`;
-    return `${file.name}: ${then}, now ${answer.classes[now]} ${percent(answer.mixed[now])}`;
+    const then = before ? `${before.label} ${percent(before.probability)} before, ` : "";
+    return `${file.name}: ${then}now ${answer.classes[now]} ${percent(answer.mixed[now])}`;
   }).join(". ");
 }

@@ -333,12 +333,6 @@ def test_bundles_in_a_folder_whose_name_is_no_utf_8_are_refused_in_a_sentence(
         assert f"the name of {tmp_path}/\\xff is not UTF-8" in ended.stderr.replace("\n", " ")
 
 
-def test_without_photos_it_is_said_what_to_type(home: dict[str, str]) -> None:
-    ended = subprocess.run(command(), env=home, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 2
-    assert "secondlook start PHOTOS; without photos, secondlook serve" in ended.stderr
-
-
 def test_all_photos_alike_are_refused_and_one_photo_a_class_is_kept(
     backbone: Path, home: dict[str, str], tmp_path: Path
 ) -> None:

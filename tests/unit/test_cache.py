@@ -150,6 +150,11 @@ def test_a_taught_class_votes_as_one_of_usual_size() -> None:
     assert by_class is not None
     np.testing.assert_allclose(by_class, [1, 1, 40, 1, 200])
     assert class_weights(np.array([100, 300]), 2) is None
+    of_taught_alone = class_weights(np.array([20, 1, 0]), 0)
+    assert of_taught_alone is not None
+    np.testing.assert_allclose(of_taught_alone, [1, 10.5, 10.5])
+    assert class_weights(np.array([], np.int64), 0) is None
+    assert class_weights(np.array([0, 0]), 0) is None
     cache = np.array([[0.5, 0.4, 0.1, 0, 0], [0, 0, 0, 0, 0]], np.float32)
     found = reweigh(cache, by_class)
     np.testing.assert_allclose(found, [np.array([0.5, 0.4, 4, 0, 0]) / 4.9, np.zeros(5)], rtol=1e-6)
