@@ -55,17 +55,21 @@ def _quantize(path: Path, to: Path, images: NDArray[np.uint8]) -> None:
 
 
 def _last(model: Any) -> list[str]:
-    """The names of the operations that no product comes after."""
-    before: set[str] = set()
-    """Operations that a product is still made of."""
-    found: list[str] = []
-    for operation in reversed(model.get_ordered_ops()):
+    """The names of the operations on the way to an output that no product comes after, and of those last products.
+
+    A head on keys comes after their division by their length: so each output is followed on its own.
+    """
+    found: dict[str, None] = {}
+    left = [result.input_value(0).get_node() for result in model.get_results()]
+    while left:
+        operation = left.pop()
         name, kind = operation.get_friendly_name(), operation.get_type_name()
-        if name not in before and kind not in ("Constant", "Parameter", "Result"):
-            found.append(name)
-        if name in before or kind in PRODUCTS:
-            before.update(value.get_node().get_friendly_name() for value in operation.input_values())
-    return found
+        if name in found or kind in ("Constant", "Parameter"):
+            continue
+        found[name] = None
+        if kind not in PRODUCTS:
+            left += [value.get_node() for value in operation.input_values()]
+    return list(found)
 
 
 if __name__ == "__main__":

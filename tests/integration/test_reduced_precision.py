@@ -18,12 +18,14 @@ from secondlook.indexer.refit import refit
 from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle, open_bundle
-from secondlook.model.bundles.engines import INT8, INT8_DATA
+from secondlook.model.bundles.engines import INT8, INT8_DATA, open_engine
 from secondlook.model.errors import BundleError
 from secondlook.model.networks.engines import Encoding, EngineName
+from secondlook.model.networks.linear_graph import set_linear_head
 from secondlook.model.networks.openvino_engine import has_bfloat16
+from secondlook.model.networks.quantized import quantize
 from tests.engines_for_tests import need_openvino
-from tests.images_for_tests import COLOURS, make_shades
+from tests.images_for_tests import COLOURS, make_shades, photos
 from tests.networks_for_tests import SIDE, Builder, written
 
 pytest.importorskip("nncf")
@@ -132,6 +134,27 @@ def test_a_precision_that_spoils_the_answers_is_refused(delicate: Path, caplog: 
         np.testing.assert_allclose(
             other.engine.encode(images).logits, bundle.engine.encode(images).logits, rtol=1e-3, atol=1e-2
         )
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_keys_in_8_bits_are_as_long_as_others(has_head: bool, tmp_path: Path) -> None:
+    """Also where a head is made of them, so that products come after the division by their length."""
+    build = Builder()
+    build.nodes.append(onnx.helper.make_node("Cast", ["images"], ["cast"], to=onnx.TensorProto.FLOAT))
+    seen = build.trunk(build.node("Transpose", "cast", perm=[0, 3, 1, 2]))
+    build.node("LpNormalization", build.pooled(seen), to="keys", axis=1, p=2)
+    model = build.model(("batch", SIDE, SIDE, 3), image_type=onnx.TensorProto.UINT8, name="images")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("keys", onnx.TensorProto.FLOAT, ["batch", 24]))
+    onnx.save(model, str(tmp_path / "encoder.onnx"))
+    if has_head:
+        weights = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float32)
+        set_linear_head(tmp_path / "encoder.onnx", weights, np.zeros(5, np.float32))
+    pictures = photos(40, SIDE)
+    quantize(tmp_path / "encoder.onnx", tmp_path / INT8, pictures[:20])
+    keys = open_engine(tmp_path, "openvino-int8").encode(pictures[20:]).keys
+    exact = open_engine(tmp_path, "openvino-f32").encode(pictures[20:]).keys
+    np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1.0, atol=1e-4)
+    assert 0.9 < (keys * exact).sum(axis=1).min() < 1 - 1e-6  # 8 bits they are
 
 
 def test_a_few_images_prove_nothing(tmp_path: Path) -> None:
