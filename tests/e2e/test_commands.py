@@ -19,6 +19,7 @@ def secondlook(*arguments: object, module: str = "secondlook") -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_train_index_fit_evaluate_classify(tmp_path: Path) -> None:
     """The whole path on one's own images."""
     make_folder(tmp_path / "colours" / "train", per_class=40)

@@ -136,6 +136,7 @@ def test_photos_that_came_went_and_moved_are_seen(photos: Path, backbone: Path, 
     assert counts(report(home, photos)) == {"blue": 12, "red": 13, "white": 12}
 
 
+@pytest.mark.slow
 def test_another_network_is_another_index(photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path) -> None:
     first = report(home, photos, "--network", backbone)
     other = shutil.copyfile(backbone, tmp_path / "other.onnx")
@@ -144,7 +145,7 @@ def test_another_network_is_another_index(photos: Path, backbone: Path, home: di
     assert report(home, photos)["generation"] == second["generation"]
 
 
-@pytest.mark.parametrize("network", ["absent.onnx", "no-such-name"])
+@pytest.mark.parametrize("network", ["absent.onnx", pytest.param("no-such-name", marks=pytest.mark.slow)])
 def test_a_network_that_is_not_there_leaves_what_is(
     network: str, photos: Path, backbone: Path, home: dict[str, str]
 ) -> None:
@@ -207,7 +208,7 @@ def test_a_full_disk_is_said_with_what_to_do(
     assert outcomes == {0, 1}
 
 
-@pytest.mark.parametrize("place", ["/proc/nothing", "/dev/null"])
+@pytest.mark.parametrize("place", ["/proc/nothing", pytest.param("/dev/null", marks=pytest.mark.slow)])
 def test_without_a_home_to_write_to_another_folder_is_asked_for(
     place: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ class Teacher(threading.Thread):
                     break
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)])
 def test_what_was_acknowledged_survives_kills_and_is_there_once(
     serve: Serve, root: Path, figures: Figures, kills: int
 ) -> None:

@@ -83,6 +83,7 @@ def test_what_is_no_keras_file_is_refused(tmp_path: Path) -> None:
         import_keras(tmp_path / "net.h5", tmp_path / "net.safetensors")
 
 
+@pytest.mark.slow
 def test_the_authors_resnet32_errs_as_published(data_root: Path, tmp_path: Path) -> None:
     """The network alone on 1,000 test images; ``make paper`` measures the whole table."""
     weights = os.environ.get("SECONDLOOK_AUTHOR_WEIGHTS")

@@ -233,6 +233,7 @@ def test_a_module_is_taken_as_it_would_be_used(name: str, folder: Path) -> None:
     np.testing.assert_allclose(logits, expected, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_module_says_by_what_it_takes_at_which_size_it_does(folder: Path) -> None:
     assert open_network(f"{folder / 'nets.py'}:of_96").preprocess.geometry.size == (96, 96)
 
