@@ -30,9 +30,12 @@ CAUTIOUS_LAM = 0.5
 USUAL_THETA = 20.0
 """What suits the features of most pretrained networks (docs/decisions/021)."""
 
-CAUTION = 4.0, 1.0
-"""How much speaks beforehand for lam in the middle and for the usual theta, in nats: of few images, chance would choose
-the network alone, or the cache."""
+USUAL_LAM = 0.25
+"""What suits few photos, of which a head tells more than the cache (docs/decisions/021)."""
+
+CAUTION = 8.0, 1.0
+"""How much speaks beforehand for the usual lam and the usual theta: of few images, chance would choose the network
+alone, or the cache."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,14 @@ def fit_by_cross_validation(
 
 
 def caution(lams: Sequence[float]) -> NDArray[np.float64]:
-    """What speaks beforehand against each theta and lam (thetas,lams), in nats."""
+    """What speaks beforehand against each theta and lam (thetas,lams), in nats; nothing against the usual ones.
+
+    Of lam, it is what so many images would say of which that share is told by the cache and the others by the network.
+    """
     of_lam, of_theta = CAUTION
-    shares = np.asarray(lams)
-    even = -of_lam * np.log(np.clip(4 * shares * (1 - shares), 1e-3, 1))
-    against: NDArray[np.float64] = of_theta * np.log(np.asarray(THETAS) / USUAL_THETA)[:, None] ** 2 + even
+    shares = np.clip(np.asarray(lams), 1e-4, 1 - 1e-4)
+    told = USUAL_LAM * np.log(shares / USUAL_LAM) + (1 - USUAL_LAM) * np.log((1 - shares) / (1 - USUAL_LAM))
+    against: NDArray[np.float64] = of_theta * np.log(np.asarray(THETAS) / USUAL_THETA)[:, None] ** 2 - of_lam * told
     return against
 
 

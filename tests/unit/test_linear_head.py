@@ -22,7 +22,7 @@ from secondlook.indexer.fitting.cross_validation import (
 )
 from secondlook.indexer.fitting.honest_head import FEWEST, few_classes
 from secondlook.indexer.fitting.linear_head import Regression, bounded
-from secondlook.indexer.fitting.parameters import THETAS, caution, fit_by_cross_validation
+from secondlook.indexer.fitting.parameters import THETAS, USUAL_LAM, USUAL_THETA, caution, fit_by_cross_validation
 from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, EngineError
@@ -252,16 +252,19 @@ def crossed(images: int, network_right: float, cache_right: float) -> Parameters
 
 
 def test_of_few_images_neither_head_nor_cache_is_left_out_and_of_many_they_may_be() -> None:
-    assert 0.2 <= crossed(15, 1.0, 0.7).lam <= 0.8
-    assert 0.2 <= crossed(15, 0.7, 1.0).lam <= 0.8
+    assert USUAL_LAM / 2 <= crossed(15, 1.0, 0.7).lam < USUAL_LAM
+    assert USUAL_LAM < crossed(15, 0.7, 1.0).lam <= 0.8
     assert crossed(3000, 1.0, 0.5).lam <= 0.05
     assert crossed(3000, 0.5, 1.0).lam >= 0.95
     assert 10 <= crossed(15, 1.0, 1.0).theta <= 40
 
 
-@given(st.integers(1, 6))
-def test_nothing_speaks_more_for_the_network_than_for_the_cache_beforehand(digit: int) -> None:
-    against = caution((digit / 10, 1 - digit / 10, 0.5))
-    assert np.allclose(against[:, 0], against[:, 1])
-    assert (against[:, 2] <= against[:, 0] + 1e-12).all()
-    assert against.shape == (len(THETAS), 3)
+def test_nothing_speaks_against_the_usual_parameters_and_more_the_further_from_them() -> None:
+    against = caution((0.0, 0.1, USUAL_LAM, 0.5, 0.9, 1.0))
+    assert against.shape == (len(THETAS), 6)
+    of_lam, of_theta = against[THETAS.index(USUAL_THETA)], against[:, 2]
+    assert of_lam[2] == of_theta[THETAS.index(USUAL_THETA)] == 0
+    for of, usual in ((of_lam, 2), (of_theta, THETAS.index(USUAL_THETA))):
+        assert (np.diff(of[: usual + 1]) < 0).all()
+        assert (np.diff(of[usual:]) > 0).all()
+    assert np.isfinite(against).all()
