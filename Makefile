@@ -49,8 +49,10 @@ OLDER_default := NPY_DISABLE_CPU_FEATURES="X86_V3 $(AVX512)" ATEN_CPU_CAPABILITY
 OLDER_avx2 := NPY_DISABLE_CPU_FEATURES="$(AVX512)" ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell \
               MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 FAISS_SIMD_LEVEL=AVX2
 
+# Decoders have no maths of ours, and their tests want the machine to themselves: make slow.
 numerics: setup-test
-	$(OLDER_$(LEVEL)) $(BIN)/pytest $(BOTH) -m "not soak and not cluster and not networks" tests/unit tests/integration $(PYTEST_ARGS)
+	$(OLDER_$(LEVEL)) $(BIN)/pytest $(BOTH) -m "not soak and not cluster and not networks" tests/unit tests/integration \
+		$(patsubst %,--ignore tests/integration/%.py,test_decoders test_image_peaks) $(PYTEST_ARGS)
 
 check: setup-test
 	$(BIN)/ruff check .
