@@ -20,7 +20,7 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.derived import ordered
 from secondlook.indexer.datasets.fold import FoldedDataset
 from secondlook.indexer.datasets.looks import LOOKS, CachedLooks
-from secondlook.indexer.embedding.encoders import EncoderSource, PreparedEncoder
+from secondlook.indexer.embedding.encoders import PROVEN, EncoderSource, PreparedEncoder
 from secondlook.indexer.embedding.entries import EmbeddedEntries, embed_entries
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping
 from secondlook.indexer.embedding.linear_heads import why_no_linear_head
@@ -78,9 +78,6 @@ Gather = Callable[[Dataset, PreparedEncoder, KeptFeatures, Progress], EmbeddedEn
 
 UNTIL_FITTED = Parameters(USUAL_THETA, 1.0, max(k for k in KS if k is not None))
 """What a cache answers with that has nothing, or too little, to fit them on."""
-
-PROVEN = 5
-"""Images on which an encoder with a new head is proven."""
 
 EXPECTED_SHARE = 0.99
 """Of the images that look like some, so many can be read where nothing is amiss: the store is planned for these."""

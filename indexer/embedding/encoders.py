@@ -33,6 +33,8 @@ from secondlook.model.networks.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+PROVEN = 5
+"""Images that an encoder is proven on, when it is exported and when it is given a new head."""
 TRAINED = "trained.npy"
 """A bundle's file of the digests of the images that its network was trained on."""
 

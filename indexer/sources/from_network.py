@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
-from secondlook.indexer.embedding.encoders import OpenNetwork, PreparedEncoder
+from secondlook.indexer.embedding.encoders import PROVEN, OpenNetwork, PreparedEncoder
 from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import BATCH
@@ -44,8 +44,6 @@ MEASURED = MOST
 """Images that a network's preprocessing is measured on."""
 POOLED = 200
 """Images by which the class token is held against the mean of tokens."""
-PROVEN = 5
-"""Images that an encoder is proven on; of nothing, noise."""
 PROJECTION_IMAGES = 10_000
 """Images that a key's projection is fitted on."""
 FEWEST_KNOWN = 2

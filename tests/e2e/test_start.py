@@ -55,8 +55,10 @@ def report(environment: dict[str, str], *arguments: object) -> Any:
 
 
 @contextmanager
-def started(environment: dict[str, str], *arguments: object) -> Iterator[httpx.Client]:
-    """A client of what is served, with the key of its link."""
+def started(
+    environment: dict[str, str], *arguments: object, end: signal.Signals = signal.SIGINT
+) -> Iterator[httpx.Client]:
+    """A client of what is served, with the key of its link; in the end the server is sent that signal."""
     log = Path(environment["XDG_DATA_HOME"]).parent / "start.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -68,8 +70,8 @@ def started(environment: dict[str, str], *arguments: object) -> Iterator[httpx.C
         assert ready is not None, log.read_text()
         with httpx.Client(base_url=ready[1], headers={"Authorization": f"Bearer {ready[2]}"}, timeout=60) as client:
             yield client
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
+        process.send_signal(end)
+        assert process.wait(60) == (-end if end == signal.SIGKILL else 0), log.read_text()
     finally:
         if process.poll() is None:
             process.kill()

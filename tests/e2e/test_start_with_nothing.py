@@ -1,10 +1,9 @@
 """``secondlook start`` without photos: it knows nothing, is taught while it answers, and learns from that for good."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import until
-from tests.e2e.test_start import READY, command, label, report
+from tests.e2e.test_start import label, report, started
 from tests.images_for_tests import make_folder, make_image
 from tests.networks_for_tests import colour_backbone, written
 
@@ -28,25 +27,6 @@ def home(tmp_path: Path) -> dict[str, str]:
     """The environment of a user who has set nothing."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
     return kept | {"XDG_DATA_HOME": str(tmp_path / "home")}
-
-
-@contextmanager
-def killed(environment: dict[str, str], *arguments: object) -> Iterator[httpx.Client]:
-    """A client of what is served, with the key of its link; in the end the server is killed."""
-    log = Path(environment["XDG_DATA_HOME"]).parent / "start.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command(*arguments, "--port", 0), env=environment, stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        until(lambda: READY.search(log.read_text()) or process.poll() is not None, 240)
-        ready = READY.search(log.read_text())
-        assert ready is not None, log.read_text()
-        with httpx.Client(base_url=ready[1], headers={"Authorization": f"Bearer {ready[2]}"}, timeout=60) as client:
-            yield client
-    finally:
-        process.kill()
-        process.wait()
 
 
 def teach(client: httpx.Client, colour: str, *seeds: int) -> Any:
@@ -66,7 +46,7 @@ def rebuild(client: httpx.Client) -> Any:
 
 
 def test_it_begins_with_nothing_and_knows_what_it_is_taught(backbone: Path, home: dict[str, str]) -> None:
-    with killed(home, "--network", backbone) as client:
+    with started(home, "--network", backbone, end=signal.SIGKILL) as client:
         said = (Path(home["XDG_DATA_HOME"]).parent / "start.log").read_text()
         assert "it knows nothing yet: choose photos of one thing on the page" in said
         model = client.get("/v1/model").json()
@@ -88,7 +68,7 @@ def test_it_begins_with_nothing_and_knows_what_it_is_taught(backbone: Path, home
         teach(client, "blue", 2, 3)
         assert label(client, make_image("red", seed=9)) == "red"
 
-    with killed(home) as client:
+    with started(home, end=signal.SIGKILL) as client:
         assert "taught so far: 6 images of 2 classes" in (Path(home["XDG_DATA_HOME"]).parent / "start.log").read_text()
         assert client.get("/v1/model").json()["generation"] == model["generation"], "it goes on"
         for colour in ("red", "blue"):
@@ -103,7 +83,7 @@ def test_it_begins_with_nothing_and_knows_what_it_is_taught(backbone: Path, home
         teach(client, "green", 1)
         assert label(client, make_image("green", seed=8)) == "green"
 
-    with killed(home) as client:
+    with started(home, end=signal.SIGKILL) as client:
         assert client.get("/v1/model").json()["generation"] == rebuilt["generation"]
         for colour in ("red", "blue", "green"):
             assert label(client, make_image(colour, seed=12)) == colour
