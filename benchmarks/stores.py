@@ -6,6 +6,7 @@ noise (``JITTER``), so those entries lie closer together than as many different 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.timing import median_ms, seconds
+from secondlook.evaluation.timing import median_ms, repeated, seconds
 from secondlook.indexer.fitting.approximation import cheapest_search, compare
 from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.progress import Progress, silent
@@ -47,6 +48,7 @@ class StoreResult:
     searched_again_percent: float
     """Queries that a quick search did not settle; 100 where there is none."""
     build_seconds: float
+    build_processor_seconds: float
     bytes_per_entry: float
     recall_percent: float
     """Share of the k nearest entries that a full search finds."""
@@ -57,8 +59,11 @@ class StoreResult:
     mean_variation: float
     one_ms: float
     """Search, vote and mixture of one query alone, on average."""
+    one_processor_ms: float
+    """The same, of the processor: what other work on the machine hardly changes."""
     many_ms: float
     """The same for each query of 32."""
+    many_processor_ms: float
     one_over_encode: float
     many_over_encode: float
     one_over_floor: float
@@ -152,7 +157,9 @@ def stores(
     for done, factory in enumerate(wanted):
         progress(f"stores of {len(keys):,}", done, len(wanted))
         built: list[FaissStore] = []
+        used = time.process_time()
         took = seconds(lambda f=factory, b=built: b.append(FaissStore.build(keys, values, f)))  # type: ignore[misc]
+        used = time.process_time() - used
         store = built[0]
         if not store.is_exhaustive:
             store = _tuned(store, tune, parameters)
@@ -160,8 +167,8 @@ def stores(
         lost = compare(answers, exact)
         ids = store.search(asked.keys, k).ids
         recall = _recall(asked.keys, keys, ids, kth)
-        one = _cost(store, asked.keys, network, parameters, 1, for_seconds)
-        many = _cost(store, asked.keys, network, parameters, 32, for_seconds)
+        one, one_used = _cost(store, asked.keys, network, parameters, 1, for_seconds)
+        many, many_used = _cost(store, asked.keys, network, parameters, 32, for_seconds)
         size = store.stored_bytes() / len(keys)
         floor = 1000 * _looked_at(store, asked.keys, network, parameters) * size / read_bytes_per_second
         results.append(
@@ -172,13 +179,16 @@ def stores(
                 search_settings=_settings(store.search_info),
                 searched_again_percent=100.0 * _searched_again(store, asked.keys, network, theta, lam),
                 build_seconds=took,
+                build_processor_seconds=used,
                 bytes_per_entry=size,
                 recall_percent=recall,
                 changed_top1_percent=lost.changed_top1_percent,
                 changed_among_nearest_percent=compare(answers, of_nearest).changed_top1_percent,
                 mean_variation=lost.mean,
                 one_ms=one,
+                one_processor_ms=one_used,
                 many_ms=many,
+                many_processor_ms=many_used,
                 one_over_encode=one / encode_ms[0],
                 many_over_encode=many / encode_ms[1],
                 one_over_floor=one / floor,
@@ -190,8 +200,11 @@ def stores(
 
 def _cost(
     store: FaissStore, queries: Floats, network: Floats, parameters: Parameters, batch: int, for_seconds: float
-) -> float:
-    """Mean milliseconds of search, vote and mixture for a query: over different ones, as some cost more than others."""
+) -> tuple[float, float]:
+    """Mean milliseconds of search, vote and mixture for a query, and those of the processor.
+
+    Over different ones, as some cost more than others.
+    """
     theta, lam, k = parameters
     assert k is not None
     starts = range(0, min(len(queries), 40 * batch if batch > 1 else 400) - batch + 1, batch)
@@ -201,7 +214,12 @@ def _cost(
             rows = slice(start, start + batch)
             mix(network[rows], early_exit_search(store, queries[rows], network[rows], theta, lam, k)[1], lam)
 
-    return median_ms(call, for_seconds) / (len(starts) * batch)
+    call()
+    used = time.process_time()
+    times = repeated(call, for_seconds)
+    used = (time.process_time() - used) / len(times)
+    each = len(starts) * batch
+    return 1000 * float(np.median(times)) / each, 1000 * used / each
 
 
 def _settings(info: SearchInfo) -> str:
