@@ -26,9 +26,24 @@
         └── ImageTooSlowError    decoding it takes longer than it may
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class SecondlookError(Exception):
-    """Base of every error that a user or a client can cause."""
+    """Base of every error that a user or a client can cause; it reaches other processes as it is."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As exceptions are pickled, their kind would be made of the sentence: with other arguments than it takes.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[SecondlookError], args: tuple[Any, ...], own: dict[str, Any]) -> SecondlookError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(own)
+    return error
 
 
 class NetworkError(SecondlookError):
