@@ -16,6 +16,7 @@ from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.unknown import SYNTHETIC
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import refit
 from secondlook.indexer.sources.from_network import FromNetwork
@@ -40,6 +41,8 @@ def test_an_index_made_again_embeds_nothing_and_is_the_same(shades: Path, tmp_pa
     assert again.manifest.dataset.unreadable == (DAMAGED,)
     assert again.manifest.dataset.left_out == first.manifest.dataset.left_out == {"damaged": 1}
     assert again.manifest.calibration == first.manifest.calibration
+    # So are the images that are made to choose novelty on, of which nobody is told.
+    assert keeping_of(tmp_path / "root", again).count == 90 + 2 * SYNTHETIC
 
 
 def test_a_bundles_own_encoder_finds_them_too(shades: Path, tmp_path: Path, network: FromNetwork) -> None:
