@@ -78,7 +78,7 @@ setup-test: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
-	@echo "installing what serving needs (about 580 MB) ..."
+	@echo "installing what serving needs (about 760 MB) ..."
 	@$(PIP) install --require-hashes -r locks/serve.txt
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
@@ -94,8 +94,8 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
         --no-emit-index-url --no-emit-find-links --no-header
 
 lock:
-	$(LOCK) --extra cpu --extra client --extra photos --group build --output-file locks/serve.txt
-	$(LOCK) --extra cpu --extra client --extra photos --extra milvus --group build --output-file locks/cluster.txt
+	$(LOCK) --extra cpu --extra client --extra photos --extra fast --group build --output-file locks/serve.txt
+	$(LOCK) --extra cpu --extra client --extra photos --extra fast --extra milvus --group build --output-file locks/cluster.txt
 	$(LOCK) --extra gpu --extra client --extra photos --group build --output-file locks/gpu.txt
 	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra fast --extra int8 --extra milvus --extra ray --group build --group test --output-file locks/test.txt
 

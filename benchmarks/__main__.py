@@ -86,14 +86,14 @@ def bench(
     as_json: bool,
     progress_format: str,
 ) -> None:
-    """Measure what things cost, on CIFAR images ('serve': any bundle's): all of it, or only the PARTs named.
+    """Measure what things cost, on CIFAR images (engines and serve on any bundle's): all of it, or the PARTs named.
 
-    engines, network (start, memory and speed of an encoder: the bundle's, or one made of --network), index (its build),
-    stages (of an answer), taught (answers beside taught entries), serve (a running server under load, beside the same
-    pipeline without HTTP), stores (by size), decoding (in processes, beside threads: what a server does, and might do
-    instead). Only where it is named: backbones (those that packages carry: bytes, speed, and what is right with a few
-    photos of each class), milvus (the same keys in the server of SECONDLOOK_MILVUS__ADDRESS and in FAISS),
-    ray (images embedded in one piece, in shards, and in shards on Ray).
+    engines (those that can run the bundle's encoder), network (start, memory and speed of an encoder: the bundle's, or
+    one made of --network), index (its build), stages (of an answer), taught (answers beside taught entries), serve (a
+    running server under load, beside the same pipeline without HTTP), stores (by size), decoding (in processes, beside
+    threads: what a server does, and might do instead). Only where it is named: backbones (those that packages carry:
+    bytes, speed, and what is right with a few photos of each class), milvus (the same keys in the server of
+    SECONDLOOK_MILVUS__ADDRESS and in FAISS), ray (images embedded in one piece, in shards, and in shards on Ray).
 
     Figures are of one run on this machine: compare their ratios, not the figures of two machines.
     """

@@ -1,10 +1,8 @@
-"""Engines side by side, and the index build against the encoder alone."""
+"""Engines side by side, as a server could run them and as people run them."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,63 +11,35 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from secondlook.evaluation.timing import repeated, seconds
-from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset
+from secondlook.evaluation.timing import repeated
 from secondlook.indexer.embedding.embedding import BATCH
-from secondlook.indexer.embedding.encoders import FromBundle
-from secondlook.indexer.index import IndexOptions, index
-from secondlook.indexer.progress import Progress, silent
-from secondlook.model.answering.predictor import Parameters
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.engine_choice import why_not
+from secondlook.model.bundles.engine_race import SIZES
+from secondlook.model.bundles.engines import INT8, REDUCED, open_engine, why_no_openvino
 from secondlook.model.bundles.files import ENCODER, NETWORK
-from secondlook.model.networks.engines import Encoding, Engine, OnnxEngine
+from secondlook.model.networks.engines import Encoding, Engine, EngineName, OnnxEngine
+
+ROUNDS = 5
+"""In each of which all engines take their turn, so that a disturbance of the machine meets them all."""
 
 
 @dataclass(frozen=True)
 class EngineResult:
-    """One engine's speed and its agreement with eager PyTorch."""
+    """One engine's speed, and how far it says what bare ONNX Runtime says."""
 
     name: str
-    milliseconds_one: float
-    """Median time of a single image."""
-    images_per_second_32: float
-    """At batch 32."""
-    max_logit_difference: float
-    same_top1_percent: float
-
-
-@dataclass(frozen=True)
-class IndexResult:
-    """Speed of a whole index build beside the encoder's own."""
-
-    images: int
-    encoder_images_per_second: float
-    index_images_per_second: float
-    embed_images_per_second: float
-    """Of the build's embedding alone: decoding, encoding and thumbnails, without store, measuring and writing."""
-
-    @property
-    def ratio(self) -> float:
-        """Index over encoder."""
-        return self.index_images_per_second / self.encoder_images_per_second
-
-
-class OpenVinoEngine:
-    """The exported encoder on OpenVINO: not used for serving, measured beside what is."""
-
-    def __init__(self, path: Path) -> None:
-        import openvino
-
-        core = openvino.Core()
-        self._model = core.compile_model(
-            core.read_model(path), "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        )
-        self.name = f"openvino {openvino.__version__.partition('-')[0]}"
-
-    def encode(self, images: NDArray[np.uint8]) -> Encoding:
-        """Run the graph."""
-        result: Any = self._model(images)
-        return Encoding(result[0].copy(), result[1].copy())
+    images_per_second: tuple[float, float]
+    """At batches of SIZES."""
+    times_bare: tuple[float, float]
+    """Of bare ONNX Runtime's."""
+    least_cosine: float
+    """Of an image's two keys."""
+    same_top1_percent: float | None
+    """Of the network's classes; None where it has none."""
+    is_served: bool
+    """Whether a server may run it, for all that is known of its answers."""
+    why_not: str = ""
 
 
 class BareOnnxRuntime:
@@ -106,80 +76,72 @@ class BareOnnxRuntime:
 
 
 def engines(bundle: Bundle, images: NDArray[np.uint8], for_seconds: float = 2.0) -> list[EngineResult]:
-    """Measure eager PyTorch, the engine in use, bare ONNX Runtime, and OpenVINO if installed, on images (N,H,W,3).
+    """Measure bare ONNX Runtime, those that a server can run the bundle's encoder on, and eager PyTorch, on images.
 
-    The engines take turns within each round, so that a disturbance of the machine meets them all.
+    Images are (N,H,W,3), N >= 16. PyTorch is measured where the bundle has the network's module and it is installed.
     """
-    import torch
-
-    from secondlook.model.networks.encoder import Encoder
-    from secondlook.model.networks.file import load_network
-    from secondlook.model.networks.torch_engine import TorchEngine
-
-    file = load_network(bundle.path / NETWORK)
-    encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
-    torch.set_grad_enabled(False)
-    path = bundle.path / ENCODER
-    ours = OnnxEngine(path)
-    found: list[Any] = [
-        TorchEngine(encoder, bundle.engine.size, "cpu"),
-        ours,
-        BareOnnxRuntime(path, ours.classes, ours.dim),
-    ]
-    with suppress(ModuleNotFoundError):
-        found.append(OpenVinoEngine(path))
-    answers = [_encode_all(engine, images) for engine in found]
-    one: list[list[float]] = [[] for _ in found]
-    many: list[list[float]] = [[] for _ in found]
-    batch = images[:32]
-    for _ in range(5):
-        for times, size in ((one, 1), (many, 32)):
-            for i, engine in enumerate(found):
-                engine.encode(batch[:size])
-                times[i] += repeated(lambda e=engine, s=size: e.encode(batch[:s]), for_seconds / 5)  # type: ignore[misc]
-    reference = answers[0]
+    found = list(_engines(bundle))
+    answers = [encode_all(engine, images) for engine, _, _ in found]
+    taken: list[tuple[list[float], list[float]]] = [([], []) for _ in found]
+    for _ in range(ROUNDS):
+        for place, size in enumerate(SIZES):
+            batch = images[:size]
+            for (engine, _, _), times in zip(found, taken, strict=True):
+                engine.encode(batch)
+                times[place].extend(repeated(lambda e=engine, b=batch: e.encode(b), for_seconds / ROUNDS))  # type: ignore[misc]
+    rates = [tuple(size / float(np.median(own)) for size, own in zip(SIZES, times, strict=True)) for times in taken]
+    bare = answers[0]
     return [
         EngineResult(
             engine.name,
-            1000 * float(np.median(one[i])),
-            32 / float(np.median(many[i])),
-            float(np.abs(answers[i].logits - reference.logits).max()),
-            100 * float((answers[i].logits.argmax(1) == reference.logits.argmax(1)).mean()),
+            (one, many),
+            (one / rates[0][0], many / rates[0][1]),
+            float((said.keys * bare.keys).sum(axis=1).min()),
+            _same_percent(said.logits, bare.logits) if bare.logits.size else None,
+            is_served,
+            why,
         )
-        for i, engine in enumerate(found)
+        for (engine, is_served, why), (one, many), said in zip(found, rates, answers, strict=True)
     ]
 
 
-def index_build(bundle: Bundle, root: Path, dataset: Dataset, progress: Progress = silent) -> IndexResult:
-    """Measure images a second of a whole ``index`` (decode, embed, store, write, verify) and of its encoder alone."""
-    images = np.stack([dataset.read(i, bundle.geometry) for i in range(min(len(dataset.labels), 5000))])
-    options = IndexOptions(parameters=Parameters(50.0, 0.5, 50))
-    source = FromBundle(root, bundle.manifest.generation)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = source.prepare(dataset, Path(folder), progress).engine
-    rates = [len(images) / seconds(lambda: _encode_all(engine, images)) for _ in range(2)]
-    embedding: list[float] = []
-
-    def watched(stage: str, done: int, total: int) -> None:
-        if stage == "embed":
-            embedding.append(time.perf_counter())
-        progress(stage, done, total)
-
-    with tempfile.TemporaryDirectory() as folder:
-        took = seconds(lambda: index(dataset, Path(folder), source, options, watched))
-    rates.append(len(images) / seconds(lambda: _encode_all(engine, images)))
-    # The first report comes after the first batch.
-    embedded = (len(dataset.labels) - BATCH) / (embedding[-1] - embedding[0])
-    return IndexResult(len(dataset.labels), float(np.median(rates)), len(dataset.labels) / took, embedded)
-
-
-def first(dataset: ArrayDataset, count: int) -> ArrayDataset:
-    """Take the first images of a dataset."""
-    return ArrayDataset(
-        dataset.name, dataset.split, dataset.classes, dataset.labels[:count], dataset.images[:count], dataset.sources
-    )
-
-
-def _encode_all(engine: Engine, images: NDArray[np.uint8]) -> Encoding:
+def encode_all(engine: Engine, images: NDArray[np.uint8]) -> Encoding:
+    """What an engine says of images (N,H,W,3), in batches."""
     parts = [engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     return Encoding(np.concatenate([p.logits for p in parts]), np.concatenate([p.keys for p in parts]))
+
+
+def _engines(bundle: Bundle) -> Iterator[tuple[Any, bool, str]]:
+    """Each with whether a server may run it, and if not, why."""
+    path = bundle.path / ENCODER
+    yield BareOnnxRuntime(path, bundle.engine.classes, bundle.engine.dim), False, "a session and nothing around it"
+    yield OnnxEngine(path), True, ""
+    if why_no_openvino() is None:
+        from secondlook.model.networks.openvino_engine import has_bfloat16
+
+        able: list[EngineName] = ["openvino-f32"]
+        able += [name for name in REDUCED if (has_bfloat16() if name == "openvino-bf16" else _has_int8(bundle))]
+        for name in able:
+            why = why_not(bundle.manifest, name) if name in REDUCED else None
+            yield open_engine(bundle.path, name), why is None, why or ""
+    if (bundle.path / NETWORK).exists():
+        try:
+            import torch
+
+            from secondlook.model.networks.encoder import Encoder
+            from secondlook.model.networks.file import load_network
+            from secondlook.model.networks.torch_engine import TorchEngine
+        except ModuleNotFoundError:
+            return
+        file = load_network(bundle.path / NETWORK)
+        torch.set_grad_enabled(False)
+        encoder = Encoder(file.network, bundle.manifest.recipe, file.projection)
+        yield TorchEngine(encoder, bundle.engine.size, "cpu"), False, "eager"
+
+
+def _has_int8(bundle: Bundle) -> bool:
+    return (bundle.path / INT8).exists()
+
+
+def _same_percent(logits: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    return 100 * float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())

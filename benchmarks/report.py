@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks import plots, tables
 from benchmarks.backbones import BackboneResult
 from benchmarks.decoding import DecodingResult
-from benchmarks.engines import EngineResult, IndexResult
+from benchmarks.engines import EngineResult
+from benchmarks.index_build import IndexResult
 from benchmarks.milvus import MilvusResult
 from benchmarks.network import NetworkResult
 from benchmarks.on_ray import RayResult

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from benchmarks.backbones import backbones
 from benchmarks.bodies import bodies_for
 from benchmarks.decoding import decoding
-from benchmarks.engines import engines, first, index_build
+from benchmarks.engines import engines
+from benchmarks.index_build import first, index_build
 from benchmarks.milvus import COMPARED, milvus_search
 from benchmarks.network import network
 from benchmarks.on_ray import embedding
@@ -25,7 +26,7 @@ from benchmarks.taught import merged, taught
 from benchmarks.votes import votes
 from secondlook.evaluation.machine import machine
 from secondlook.evaluation.timing import median_ms
-from secondlook.indexer.datasets.datasets import ArrayDataset, Dataset, load
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, ArrayDataset, Dataset, load
 from secondlook.indexer.datasets.reading import read_all
 from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
@@ -35,6 +36,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
+from secondlook.model.images import decode
 from secondlook.model.memory import check_memory
 from secondlook.model.networks.engines import Encoding
 from secondlook.model.stores.factory import check_trainable
@@ -93,7 +95,9 @@ class _Bench:
         return Parameters(manifest.theta, manifest.lam, manifest.k)
 
     def engines(self) -> None:
-        self.report.engines = engines(self.bundle, self.images, self.plan.seconds)
+        bodies, _ = bodies_for(self.bundle.manifest, self.data_root, self.plan.photos)
+        images = np.stack([decode(body, self.bundle.geometry, DEFAULT_LIMITS) for body in bodies])
+        self.report.engines = engines(self.bundle, images, self.plan.seconds)
 
     def network(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

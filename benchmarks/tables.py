@@ -16,37 +16,27 @@ from benchmarks.stores import FlatResult, StoreResult
 from benchmarks.taught import TaughtResult
 from benchmarks.votes import VoteResult
 from secondlook.indexer.results import Table
+from secondlook.model.bundles.engine_race import SIZES
 
 
 def engine_table(results: Sequence[EngineResult]) -> Table:
-    """Speed of each engine, beside eager PyTorch and bare ONNX Runtime, and how far they agree."""
-    first, bare = results[0], results[2]
-    return Table(
-        "engines",
-        (
-            "engine",
-            "one image, ms",
-            "batch 32, images/s",
-            "speed-up over eager",
-            "of bare ONNX Runtime",
-            "largest logit difference",
-            "same top-1 %",
-        ),
-        tuple(
-            (
-                r.name,
-                f"{r.milliseconds_one:.2f}",
-                f"{r.images_per_second_32:,.0f}",
-                f"{first.milliseconds_one / r.milliseconds_one:.1f} / "
-                f"{r.images_per_second_32 / first.images_per_second_32:.1f}",
-                f"{bare.milliseconds_one / r.milliseconds_one:.2f} / "
-                f"{r.images_per_second_32 / bare.images_per_second_32:.2f}",
-                f"{r.max_logit_difference:.1e}",
-                f"{r.same_top1_percent:.2f}",
-            )
-            for r in results
-        ),
-    )
+    """Speed of each engine beside bare ONNX Runtime's, and how far it says the same."""
+    alone, together = SIZES
+
+    def row(r: EngineResult) -> tuple[str, ...]:
+        one, many = r.images_per_second
+        return (
+            r.name,
+            f"{one:,.1f} / {many:,.1f}",
+            f"{r.times_bare[0]:.2f} / {r.times_bare[1]:.2f}",
+            f"{r.least_cosine:.4f}",
+            "" if r.same_top1_percent is None else f"{r.same_top1_percent:.1f}",
+            "yes" if r.is_served else r.why_not,
+        )
+
+    both = f"at {alone} / {together}"
+    columns = ("engine", f"images/s {both}", "of the first", "least cosine of keys", "same first class, %", "is served")
+    return Table("engines", columns, tuple(map(row, results)))
 
 
 def network_table(results: Sequence[NetworkResult]) -> Table:

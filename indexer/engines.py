@@ -21,8 +21,8 @@ from secondlook.indexer.fitting.neighbors import nearest_entries
 from secondlook.indexer.new_entries import NewEntries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.served_cache import ServedCache
-from secondlook.model.bundles.engines import INT8, INT8_DATA, REDUCED, open_engine, why_no_openvino
-from secondlook.model.bundles.files import ENCODER, ENCODER_DATA
+from secondlook.model.bundles.engines import INT8, INT8_DATA, REDUCED, is_small, open_engine, why_no_openvino
+from secondlook.model.bundles.files import ENCODER
 from secondlook.model.cache import Floats, Ints, mix, softmax
 from secondlook.model.errors import EngineError
 from secondlook.model.images import Geometry
@@ -33,8 +33,6 @@ from secondlook.model.stores.store import Store
 
 logger = logging.getLogger(__name__)
 
-LEAST_BYTES = 4 << 20
-"""Of an encoder's file that is worth the proof: a smaller one takes less of an answer than decoding and HTTP do."""
 FEWEST, MOST = 100, 1000
 """Images that prove anything, and that are asked."""
 CALIBRATED = 200
@@ -93,8 +91,7 @@ def with_engines(
     """
     if len(entries.values) < FEWEST:
         return manifest
-    files = [folder / name for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()]
-    if why_no_openvino() is not None or sum(file.stat().st_size for file in files) < LEAST_BYTES:
+    if why_no_openvino() is not None or is_small(folder):
         return manifest
     labelled = _labelled(manifest, entries, holdout)
     if labelled is None:

@@ -65,6 +65,8 @@ class IndexOptions:
     parameters: Parameters | None = None
     """Use these; None = fit them on the holdout."""
     thumbnails: bool = True
+    engines: bool = True
+    """Whether engines of reduced precision are held to float32, as for a bundle that a server answers with."""
     holdout: Dataset | None = None
     """Images that the network never saw, to fit on; None = the dataset's tenth, where the network is new to it."""
     unknown: Sequence[Dataset] = ()
@@ -131,7 +133,8 @@ def index(
             encoder = with_linear_head(folder, entries, encoder, linear)
         stored = write_files(folder, entries, encoder, builder, fitted)
         manifest = describe(generation, entries, encoder, stored, fitted, options, linear)
-        manifest = with_engines(manifest, folder, entries, fitted.store, options.holdout, progress)
+        if options.engines:
+            manifest = with_engines(manifest, folder, entries, fitted.store, options.holdout, progress)
         progress("verify", 0, 1)
         # Verifying reads the bundle back: at 4.9 GB of keys there is no room for these copies beside it.
         del embedded, entries, store, fitted

@@ -36,13 +36,19 @@ def on_terminal() -> Iterator[Progress]:
     times = rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
     columns = rich.SpinnerColumn(), text[0], rich.BarColumn(), rich.MofNCompleteColumn(), text[1], *times
     bars = rich.Progress(*columns, console=Console(stderr=True))
-    tasks: dict[str, tuple[rich.TaskID, float]] = {}
+    tasks: dict[str, rich.TaskID] = {}
+    last: dict[str, tuple[float, int]] = {}  # when each began, and how far it is
 
     def report(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
         if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total, rate=""), time.monotonic()
-        task, started = tasks[stage]
-        rate = done / max(time.monotonic() - started, 1e-9)
+            tasks[stage] = bars.add_task(stage, total=total, rate="")
+        task, (started, before) = tasks[stage], last.get(stage, (now, 0))
+        if done < before:  # the same work begins anew, on other images
+            bars.reset(task)
+            started = now
+        last[stage] = started, done
+        rate = done / max(now - started, 1e-9)
         bars.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s" if done else "")
 
     with bars:
@@ -53,11 +59,13 @@ class _PlainLines:
     def __init__(self) -> None:
         self._stage, self._said = "", (0, 0)
         self._started = self._printed = 0.0
+        self._done = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if stage != self._stage:
+        if stage != self._stage or done < self._done:  # or the same work begins anew, on other images
             self._stage, self._started, self._printed, self._said = stage, now, 0.0, (0, 0)
+        self._done = done
         if (done < total and now - self._printed < 10.0) or (done, total) == self._said:
             return
         self._printed, self._said = now, (done, total)

@@ -13,9 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from secondlook.model.bundles.engine_choice import DEFAULT
+from secondlook.model.bundles.engine_choice import EngineChoice
 from secondlook.model.errors import ParameterError
-from secondlook.model.networks.engines import EngineName
 from secondlook.model.stores.milvus_server import MilvusSettings
 from secondlook.service.prefix import PREFIX as PREFIX_PATH
 from secondlook.service.problems import likely
@@ -111,11 +110,11 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where the encoder runs: `cpu`, or `cuda` (PyTorch; needs the gpu extra)."
     )
-    engine: EngineName = Field(
-        DEFAULT,
+    engine: EngineChoice = Field(
+        "auto",
         description="What runs the encoder on `cpu`, and in which precision: `onnxruntime` (float32), or with the fast "
         "extra `openvino-f32`, `openvino-bf16` or `openvino-int8`; the last two run bundles whose answers they were "
-        "seen to keep, and float32 runs the others.",
+        "seen to keep, and float32 runs the others. `auto` is the fastest of them on this machine, measured once.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the network on `cuda`; `auto` is what was decided when the bundle was made there."

@@ -63,10 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whatever is started with nothing set keeps its bundles here, and never in the home of who runs the tests."""
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever is started with nothing set keeps what it makes here, and never in the home of who runs the tests."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
         yield
 
 

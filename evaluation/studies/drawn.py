@@ -48,7 +48,7 @@ def indexed(dataset: Dataset, root: Path, source: EncoderSource) -> Bundle:
     Raises:
         What ``index`` raises.
     """
-    generation = index(dataset, root, source, IndexOptions(thumbnails=False))
+    generation = index(dataset, root, source, IndexOptions(thumbnails=False, engines=False))
     activate(root, generation)
     prune(root, 1)
     return open_bundle(root, generation)

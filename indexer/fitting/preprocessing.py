@@ -66,13 +66,13 @@ def measure(
     match: ClassMatch | None,
     progress: Progress = silent,
     *,
-    with_geometry: bool = True,
     choice: Choice | None = None,
 ) -> PreprocessProof:
     """Measure what a network's preprocessing says on the images ``chosen`` (labels (n,) are theirs), MOST at most.
 
     ``read`` gives an image (height,width,3) by its number and a geometry; threads call it. With a ``choice``, the
-    geometry is free: that is for networks whose logits are not used.
+    geometry is free: that is for networks whose logits are not used. Of what is declared as certain no other geometry
+    is tried, as none would be taken or suggested.
     """
     order = np.random.default_rng(0).permutation(len(chosen))[:MOST]
     images = [chosen[i] for i in order], labels[order]
@@ -94,7 +94,7 @@ def measure(
         shaped, taken = choice.make(race, (rivals[0] if declared.is_certain else winner).again(first))
         asked = max(race.asked, proof.images)
         return proof.model_copy(update={"images": asked, "geometry": shaped, "choice": taken})
-    if not with_geometry:
+    if declared.is_certain:
         return proof
     shapes = [winner.again(first), *others(winner)]
     shape_answer, shape = race.run(shapes)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, Dataset, load, splits
+from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, ArrayDataset, Dataset, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LeftOut, printable
 from secondlook.indexer.datasets.walk import walk
-from secondlook.indexer.embedding.embedding import BATCH, embedded_batches
-from secondlook.indexer.embedding.kept_features import KeptFeatures
+from secondlook.indexer.embedding.embedding import embedded_batches
+from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import DatasetError
 from secondlook.model.networks.engines import Encoding, ImageEncoder
@@ -53,26 +53,38 @@ def unknown_kinds(
     Raises:
         DatasetError: too many images of a dataset are unreadable.
     """
-    engine = encoder.engine
-    kept = kept or KeptFeatures(None, engine.dim)
-    made = synthetic_images(engine.size)
-    found = {
-        kind: _joined([engine.encode(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
-        for kind, images in made.items()
-    }
+    kept = kept or KeptFeatures(None, encoder.engine.dim)
+    found = {}
+    counts, kept.counts = kept.counts, Counts()  # nobody asked for those that are made here
+    for kind, images in synthetic_images(encoder.engine.size).items():
+        seen = _seen(_as_dataset(kind, images), encoder, kept, silent)
+        if seen is not None:
+            found[kind] = seen
+    kept.counts = counts
     for dataset in named:
-        count = len(dataset.labels)
-        positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
-        parts, done = [], 0
-        with closing(embedded_batches(dataset, positions, encoder, kept)) as batches:
-            for batch in batches:
-                parts.append(batch.copies[0].encoding)
-                done += len(batch.positions)
-                progress("unknown", done, len(positions))
-        if not parts:
+        seen = _seen(dataset, encoder, kept, progress)
+        if seen is None:
             raise DatasetError(f"{dataset.name} has no readable images: name a folder that has some with --unknown")
-        found[dataset.name] = _joined(parts)
+        found[dataset.name] = seen
     return found
+
+
+def _seen(dataset: Dataset, encoder: ImageEncoder, kept: KeptFeatures, progress: Progress) -> Encoding | None:
+    """What an encoder says of some of a dataset's images; None where there is no key of any."""
+    count = len(dataset.labels)
+    positions = np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
+    parts, done = [], 0
+    with closing(embedded_batches(dataset, positions, encoder, kept)) as batches:
+        for batch in batches:
+            parts.append(batch.copies[0].encoding)
+            done += len(batch.positions)
+            progress("unknown", done, len(positions))
+    return Encoding(*(np.concatenate(of) for of in zip(*parts, strict=True))) if parts else None
+
+
+def _as_dataset(kind: str, images: NDArray[np.uint8]) -> ArrayDataset:
+    sources = [f"{kind} {number}" for number in range(len(images))]
+    return ArrayDataset(kind, "train", (kind,), np.zeros(len(images), np.int64), images, sources)
 
 
 def synthetic_images(size: tuple[int, int], count: int = SYNTHETIC) -> dict[str, NDArray[np.uint8]]:
@@ -101,7 +113,3 @@ def _texture(random: np.random.Generator, size: tuple[int, int]) -> NDArray[np.u
     first, second = random.uniform(0, 255, (2, 3))
     texture: NDArray[np.uint8] = np.round(first * share + second * (1 - share)).astype(np.uint8)
     return texture
-
-
-def _joined(parts: Sequence[Encoding]) -> Encoding:
-    return Encoding(*(np.concatenate(of) for of in zip(*parts, strict=True)))

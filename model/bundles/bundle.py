@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from secondlook.model.bundles.engine_choice import DEFAULT, OpenEngine, check_installed, choose_engine
+from secondlook.model.bundles.engine_choice import DEFAULT, EngineChoice, OpenEngine, check_installed, choose_engine
 from secondlook.model.bundles.entry_table import Entries, Entry
 from secondlook.model.bundles.files import (
     DIRECTIONS,
@@ -40,7 +40,7 @@ from secondlook.model.errors import BundleError, EngineError, StoreError, StoreU
 from secondlook.model.images import Geometry
 from secondlook.model.journal import SOURCE, number_in
 from secondlook.model.manifest import GENERATION, MANIFEST, Manifest
-from secondlook.model.networks.engines import Engine, EngineName
+from secondlook.model.networks.engines import Engine
 from secondlook.model.stores.faiss_store import FaissStore
 from secondlook.model.stores.milvus_server import Milvus, from_environment
 from secondlook.model.stores.milvus_store import MilvusStore
@@ -146,7 +146,7 @@ def open_bundle(
     mapped: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
-    engine: EngineName = DEFAULT,
+    engine: EngineChoice = DEFAULT,
     milvus: Milvus | None = None,
     even_unreachable: bool = False,
     even_empty: bool = False,
@@ -241,7 +241,7 @@ def verify(
     threads: int = 0,
     spare_core: bool = False,
     mapped: bool = False,
-    engine: EngineName = DEFAULT,
+    engine: EngineChoice = DEFAULT,
     milvus: Milvus | None = None,
     even_unreachable: bool = False,
 ) -> Bundle:
@@ -313,7 +313,7 @@ def _in_milvus(manifest: Manifest, values: Ints, milvus: Milvus | None, even_unr
 
 
 def _engine(
-    folder: Path, manifest: Manifest, threads: int, spare_core: bool = False, name: EngineName = DEFAULT
+    folder: Path, manifest: Manifest, threads: int, spare_core: bool = False, name: EngineChoice = DEFAULT
 ) -> OpenEngine:
     """The encoder on a processor, once it has answered two images."""
     refuse = partial(refusal, manifest.generation)

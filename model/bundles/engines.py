@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from secondlook.model.bundles.files import ENCODER
+from secondlook.model.bundles.files import ENCODER, ENCODER_DATA
 from secondlook.model.networks.engines import Engine, EngineName, OnnxEngine
 
 OLDER = "ONEDNN_MAX_CPU_ISA"
@@ -15,6 +15,16 @@ INT8, INT8_DATA = "encoder.int8.xml", "encoder.int8.bin"
 """A bundle's files of the encoder in 8 bits, where it keeps the answers: OpenVINO's graph, and its weights."""
 REDUCED: tuple[EngineName, ...] = ("openvino-bf16", "openvino-int8")
 """Those of reduced precision, which may run where the bundle's manifest says so."""
+
+
+SMALL_BYTES = 4 << 20
+"""Of an encoder: it takes less of an answer than decoding and HTTP do."""
+
+
+def is_small(folder: Path) -> bool:
+    """Whether the encoder in a bundle's folder is too small for its engine to matter."""
+    files = [folder / name for name in (ENCODER, ENCODER_DATA) if (folder / name).exists()]
+    return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
 def why_no_openvino() -> str | None:

@@ -4,7 +4,7 @@
 
     <generation>/  manifest.json encoder.onnx network.safetensors keys.faiss values.npy entries.sqlite
                    directions.npy (C,D+1), where novelty goes by RMDS
-                   encoder.onnx.data, weights of encoder.onnx, where they are over 2 GiB
+                   encoder.onnx.data, weights of encoder.onnx, where they are 32 MiB or more
                    encoder.int8.xml, encoder.int8.bin, the encoder in 8 bits, where that keeps the answers
                    taught.npy (n,D), keys of added entries that were folded in, where the store keeps keys in fewer bits
 """

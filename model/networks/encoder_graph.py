@@ -22,12 +22,12 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_help
 from secondlook.model.cache import Floats
 from secondlook.model.errors import EngineError, RecipeError
 from secondlook.model.networks.classes import Groups, of_groups
-from secondlook.model.networks.engines import OnnxEngine
+from secondlook.model.networks.engines import LIGHT, OnnxEngine
 from secondlook.model.networks.keys import grid, keys_of
 from secondlook.model.networks.network import Layer, check_recipe
 from secondlook.model.networks.onnx_network import TOLERANCE, OnnxNetwork
 from secondlook.model.networks.onnx_walk import pruned
-from secondlook.model.networks.onnx_weights import MOST_BYTES, Weighted, save, weights_sha256
+from secondlook.model.networks.onnx_weights import Weighted, save, weights_sha256
 from secondlook.model.networks.preprocess import Arithmetic
 from secondlook.model.networks.recipe import Pool, Recipe
 
@@ -103,7 +103,7 @@ def export_encoder(
     *,
     head: bool = True,
     groups: Groups | None = None,
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = LIGHT,
 ) -> OnnxEngine:
     """Write the encoder to a file and prove it on real images (n,H,W,3), of which the first five are taken.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from secondlook.model.images import Geometry
 
 DATA = ".data"
-"""Behind the name of a graph's file: that of the file beside it with its weights, where they are over 2 GiB."""
+"""Behind the name of a graph's file: that of the file beside it with its weights, where it is not light."""
 EngineName = Literal["onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8"]
 """What runs an encoder on a processor, and in which precision; ONNX Runtime's is float32."""
 LIGHT = 32 << 20

@@ -16,13 +16,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from secondlook.model.networks.engines import DATA
+from secondlook.model.networks.engines import DATA, LIGHT
 
 Weights = Mapping[str, NDArray[Any]]
 """The large tensors of a graph by name."""
 
-MOST_BYTES = (1 << 31) - (1 << 24)
-"""Of a graph in one piece: a protobuf holds 2 GiB."""
 SMALL = 1024
 """Bytes: tensors up to this stay in a graph, which is where shapes and the like are read."""
 _PLAIN = frozenset(
@@ -123,8 +121,12 @@ def weights_sha256(graph: Weighted) -> str:
     return digest.hexdigest()
 
 
-def save(graph: Weighted, path: Path, most_bytes: int = MOST_BYTES) -> None:
-    """Write a graph; with weights of ``most_bytes`` or more, these to ``path`` and ``.data``."""
+def save(graph: Weighted, path: Path, most_bytes: int = LIGHT) -> None:
+    """Write a graph; with weights of ``most_bytes`` or more, these to ``path`` and ``.data``.
+
+    A file of weights is mapped: OpenVINO would keep those of the graph beside what it makes of them, each worker its
+    own; and a protobuf holds 2 GiB.
+    """
     data = path.with_name(f"{path.name}{DATA}")
     model = ModelProto()
     model.CopyFrom(graph.model)

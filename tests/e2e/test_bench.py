@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from secondlook.model.bundles.engines import why_no_openvino
 from secondlook.model.networks.backbones import BACKBONES
 from tests.e2e.test_commands import secondlook
 from tests.images_for_tests import make_folder
@@ -92,3 +93,20 @@ def test_bench_network_measures_any_network(tmp_path: Path) -> None:
         assert way["memory_over_weights"] == way["memory_mb"] / way["weight_mb"]
         assert way["start_seconds"] > 0
         assert way["images_per_second"] > 0
+
+
+def test_bench_engines_measures_those_that_run_a_bundle_of_any_photos(tmp_path: Path) -> None:
+    photos, root = make_folder(tmp_path / "photos"), tmp_path / "root"
+    ended = secondlook("index", photos, "--bundles", root, "--network", written(classifier(), tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    ended = secondlook("engines", "--bundles", root, "--seconds", 0.02, "--json", module="benchmarks")
+    assert ended.returncode == 0, ended.stderr
+    found = {one["name"].partition(" ")[0]: one for one in json.loads(ended.stdout)["engines"]}
+    bare = found.pop("onnxruntime,")
+    assert (bare["times_bare"], bare["is_served"]) == ([1, 1], False)
+    assert set(found) == {"onnxruntime"} | ({"openvino"} if why_no_openvino() is None else set())
+    for one in found.values():
+        assert one["least_cosine"] == pytest.approx(1, abs=1e-3)
+        assert one["same_top1_percent"] > 95
+        assert min(one["images_per_second"]) > 0
+    assert found["onnxruntime"]["is_served"]

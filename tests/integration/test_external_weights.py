@@ -1,4 +1,4 @@
-"""Bundles whose encoder has its weights in a file of its own, as one over 2 GiB has."""
+"""Bundles whose encoder has its weights in a file of its own, as one that is not small has."""
 
 import json
 import shutil

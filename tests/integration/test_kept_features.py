@@ -16,6 +16,7 @@ from secondlook.indexer.datasets.fold import fold
 from secondlook.indexer.embedding.encoders import EncoderSource, FromBundle
 from secondlook.indexer.embedding.kept_features import Counts, KeptFeatures, keeping_of
 from secondlook.indexer.embedding.queries import embed_queries
+from secondlook.indexer.fitting.unknown import SYNTHETIC
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import refit
 from secondlook.indexer.sources.from_network import FromNetwork
@@ -39,6 +40,20 @@ def test_an_index_made_again_embeds_nothing_and_is_the_same(shades: Path, tmp_pa
     assert table(again) == table(first)
     assert again.manifest.dataset.unreadable == (DAMAGED,)
     assert again.manifest.dataset.left_out == first.manifest.dataset.left_out == {"damaged": 1}
+    assert again.manifest.calibration == first.manifest.calibration
+
+
+def test_what_is_made_to_choose_novelty_on_is_embedded_once_and_not_counted(
+    shades: Path, tmp_path: Path, network: FromNetwork
+) -> None:
+    root, honest = tmp_path / "root", IndexOptions(trained="no")
+    first, counts = built(shades, root, network, honest)
+    assert (counts.embedded, counts.known) == (90, 0)
+    files = set((root / "features").rglob("*.npz"))
+    assert keeping_of(root, first).count == 90 + 2 * SYNTHETIC
+    again, counts = built(shades, root, network, honest)
+    assert (counts.embedded, counts.known) == (0, 90)
+    assert set((root / "features").rglob("*.npz")) == files
     assert again.manifest.calibration == first.manifest.calibration
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from secondlook.indexer import engines
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.engines import Told, held_to
 from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.refit import refit
 from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.answering.predictor import Parameters
+from secondlook.model.bundles import engines
 from secondlook.model.bundles.bundle import Bundle, open_bundle
+from secondlook.model.bundles.engine_choice import EngineChoice
 from secondlook.model.bundles.engines import INT8, INT8_DATA, open_engine
 from secondlook.model.errors import BundleError
 from secondlook.model.networks.engines import Encoding, EngineName
@@ -66,12 +67,12 @@ def indexed(folder: Path, offset: float, per_class: int = 40) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _every_encoder_is_worth_it() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(engines, "LEAST_BYTES", 0)
+        patched.setattr(engines, "SMALL_BYTES", 0)
         yield
 
 
 def test_a_small_encoder_is_not_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "LEAST_BYTES", 1 << 20)
+    monkeypatch.setattr(engines, "SMALL_BYTES", 1 << 20)
     bundle = opened(indexed(tmp_path, 0.0))
     assert bundle.manifest.engines == ()
     assert INT8 not in bundle.manifest.files
@@ -87,7 +88,7 @@ def delicate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return indexed(tmp_path_factory.mktemp("delicate"), 1000.0)
 
 
-def opened(root: Path, engine: EngineName = "onnxruntime") -> Bundle:
+def opened(root: Path, engine: EngineChoice = "onnxruntime") -> Bundle:
     (generation,) = (path.name for path in root.glob("2*"))
     return open_bundle(root, generation, engine=engine)
 
@@ -115,6 +116,20 @@ def test_a_precision_that_keeps_the_answers_is_allowed(sturdy: Path) -> None:
         assert other.engine_why == "as set"
         logits, _ = other.engine.encode(images)
         assert 0 < np.abs(logits - exact.logits).max() < 0.1 * np.abs(exact.logits).max()
+
+
+def test_auto_takes_none_that_was_refused(
+    sturdy: Path, delicate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    raced = set()
+    for root in (delicate, sturdy):
+        assert opened(root, "auto").engine_why.startswith("measured here: ")
+        kept = set((tmp_path / "secondlook" / "engines").iterdir()) - raced
+        raced |= kept
+        (rates,) = (json.loads(path.read_text())["rates"] for path in kept)
+        allowed = [name for name, is_allowed in expected(root == sturdy).items() if is_allowed]
+        assert list(rates) == ["onnxruntime", "openvino-f32", *allowed]
 
 
 def test_a_precision_that_spoils_the_answers_is_refused(delicate: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -74,3 +74,12 @@ def test_wrong_usage_is_named(folder: Path) -> None:
         result = run(folder, "few-shot", *more, photos=photos)
         assert result.exit_code in (1, 2)
         assert sentence in result.output + str(result.exception)
+
+
+def test_what_each_draw_would_say_is_said_once(folder: Path) -> None:
+    result = CliRunner().invoke(
+        cli,
+        ["study", "few-shot", str(folder / "network.onnx"), str(folder / "shades"), "--counts", "4", "--draws", "3"],
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("says nowhere how it takes pixels") == 1

@@ -178,6 +178,11 @@ def test_what_a_user_gives_is_kept(tmp_path: Path) -> None:
     assert manifest.proof.choice is None
     assert manifest.proof.suggestion is not None  # said all the same
     assert manifest.proof.suggestion.preprocess.geometry.rule in ("squash", "pad")
+    given.write_text(json.dumps(json.loads(given.read_text()) | {"is_certain": True}))
+    certain = indexed(photos, network, tmp_path / "root", "--preprocess", given)
+    assert certain.preprocess.geometry.rule == "crop"
+    assert certain.proof is not None
+    assert (certain.proof.geometry, certain.proof.suggestion) == ((), None)
 
 
 def test_a_network_may_be_certain_of_its_geometry_and_it_is_chosen(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from secondlook.indexer import progress
 from secondlook.indexer.progress import on_terminal
 
 
@@ -23,3 +24,16 @@ def test_each_line_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
         "embed: 4 of 4",
         "measure: 4 of 4",
     ]
+
+
+def test_work_that_begins_anew_counts_its_own_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with on_terminal() as report:
+        for start in (0.0, 1000.0):
+            for done in (0, 50, 100):
+                now = start + done
+                report("embed", done, 100)
+    assert capsys.readouterr().err.count("embed: 100 of 100, 1/s, 0 s left") == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,33 @@ def run(
     progress_format: str,
 ) -> None:
     """Measure, print what came of it, write it to --out, and say which images of those asked were left out."""
-    with reporting(progress_format) as progress:
+    with reporting(progress_format) as progress, _each_said_once():
         found, asked = measure(progress)
         if out is not None:
             write(found, out, name)
     tell_left_out(asked)
     tell(found, as_json or progress_format == "json")
+
+
+@contextmanager
+def _each_said_once() -> Iterator[None]:
+    """Show each warning once: a study that indexes many times would repeat them."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        is_new = said not in shown
+        shown.add(said)
+        return is_new
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(is_new)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def of_trial(name: str) -> Callable[[Measure], Measure]:
