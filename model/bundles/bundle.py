@@ -289,7 +289,7 @@ def _in_folder(folder: Path, manifest: Manifest, values: Ints, mapped: bool) -> 
             f"has {store.count:,} keys of {store.dim} numbers, "
             f"the manifest says {manifest.store.count:,} of {manifest.store.dim}",
         )
-    if not all(np.isfinite(keys).all() for keys, _ in store.chunks()):
+    if not store.is_finite():
         raise refuse(KEYS, "has a key that is not finite")
     return store
 

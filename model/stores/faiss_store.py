@@ -31,6 +31,9 @@ BLAS_FROM_QUERIES = 8
 REFINED = 3
 """Keys that are re-ranked, in multiples of k."""
 
+_OF_RANGES = (_faiss.ScalarQuantizer.QT_8bit, _faiss.ScalarQuantizer.QT_6bit, _faiss.ScalarQuantizer.QT_4bit)
+"""Codes that are places in a range of each number; those of 16 bits are numbers."""
+
 READ_LIMIT_BYTES = 1 << 40
 """FAISS refuses an index file that asks for a longer vector than this."""
 
@@ -157,6 +160,16 @@ class FaissStore:
             similarities, ids = self._index.search(queries, nearest, params=self._prepared[nearest])
         return ordered(similarities, ids, self.values, k)
 
+    def is_finite(self) -> bool:
+        """Whether all numbers of all keys are finite.
+
+        Of codes it is enough that what they stand for is: a million of them take seconds to decode.
+        """
+        meant = _meant(self._index)
+        if meant is None:
+            return all(np.isfinite(keys).all() for keys, _ in self.chunks())
+        return all(np.isfinite(numbers).all() for numbers in meant)
+
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """Decoded copies of the keys."""
         for part in parts(self.count, self.dim):
@@ -196,6 +209,24 @@ def _bytes_per_entry(part: Any) -> int:
         # The links of its lowest level, and what says where they are.
         return _bytes_per_entry(index.storage) + 4 * int(index.hnsw.nb_neighbors(0)) + 16
     return int(index.code_size)
+
+
+def _meant(part: Any) -> list[Floats] | None:
+    """All numbers that an index's codes may stand for; None where its keys are numbers themselves."""
+    index: Any = faiss.downcast_index(part)
+    if isinstance(index, _faiss.IndexRefine):
+        # Keys are decoded from the finer one; the other only finds them.
+        return _meant(index.refine_index)
+    if isinstance(index, _faiss.IndexHNSW):
+        return _meant(index.storage)
+    middles: list[Floats] = []
+    if isinstance(index, _faiss.IndexIVF):
+        middles = [index.quantizer.reconstruct_n(0, index.nlist)]
+    if hasattr(index, "sq") and index.sq.qtype in _OF_RANGES:
+        return [*middles, faiss.vector_to_array(index.sq.trained)]
+    if hasattr(index, "pq"):
+        return [*middles, faiss.vector_to_array(index.pq.centroids)]
+    return None
 
 
 def _innermost(index: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,23 @@ def test_what_a_key_takes_is_known_before_there_is_one(factory: str, size: int) 
         keys = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
         stored = FaissStore.build(keys, np.zeros(count, np.int64), factory).stored_bytes()
         assert stored == pytest.approx(size * count, rel=0.1)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "SQ8", "HNSW8,SQ8", "IVF4,Flat", "IVF4,SQ8", "IVF4,SQ8,RFlat"])
+def test_a_key_that_is_not_finite_is_found_though_it_be_a_code(factory: str) -> None:
+    keys = unit(0, 700)
+    values = np.zeros(700, np.int64)
+    store = FaissStore.build(keys, values, factory)
+    assert store.is_finite()
+    part: Any = faiss.downcast_index(store._index)
+    part = faiss.downcast_index(getattr(part, "storage", None) or getattr(part, "refine_index", None) or part)
+    if hasattr(part, "sq") and part.sq.trained.size():
+        ranges = faiss.vector_to_array(part.sq.trained)
+        ranges[3] = np.inf
+        faiss.copy_array_to_vector(ranges, part.sq.trained)
+    else:
+        keys[7, 3] = np.inf
+        store._index.add(keys)
+        store = FaissStore(store._index, np.zeros(1400, np.int64), factory)
+    assert not np.isfinite(np.concatenate([some for some, _ in store.chunks()])).all()
+    assert not store.is_finite()
