@@ -32,7 +32,7 @@ from secondlook.indexer.embedding.encoders import FromBundle
 from secondlook.indexer.embedding.queries import EmbeddedQueries, embed_queries
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.answering.predictor import Parameters
-from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import ENCODER
 from secondlook.model.bundles.root import active_generation
 from secondlook.model.errors import DatasetError, ParameterError, StoreError
@@ -125,8 +125,17 @@ class _Bench:
     def serve(self) -> None:
         plan = self.plan
         bodies, what = bodies_for(self.bundle.manifest, self.data_root, plan.photos)
+        # In the process on the engine that the server takes, so that only the serving differs.
+        bundle = open_bundle(self.root, self.bundle.manifest.generation, engine="auto")
         self.report.serve = serve(
-            self.root, self.bundle, bodies, what, plan.max_batch, plan.with_peers, plan.seconds, self.progress
+            self.root,
+            bundle,
+            bodies,
+            what,
+            plan.max_batch,
+            plan.with_peers,
+            plan.seconds,
+            self.progress,
         )
 
     def stores(self) -> None:

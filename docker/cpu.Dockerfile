@@ -20,7 +20,9 @@ RUN /opt/secondlook/bin/pip install --no-cache-dir --disable-pip-version-check -
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home secondlook && install -d -o secondlook /bundles && install -d /data
 COPY --from=build /opt/secondlook /opt/secondlook
+# There is no home; engines are measured once in a container, for all workers.
 ENV PATH=/opt/secondlook/bin:$PATH \
+    XDG_CACHE_HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     SECONDLOOK_HOST=0.0.0.0 \
     SECONDLOOK_PORT=8000 \

@@ -29,7 +29,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from secondlook.model.bundles.engines import REDUCED, open_engine
 from secondlook.model.bundles.files import encoder_id, features_of
 from secondlook.model.bundles.locks import root_lock
-from secondlook.model.errors import EngineError
 from secondlook.model.manifest import Manifest
 from secondlook.model.networks.engines import Engine, EngineName
 
@@ -98,7 +97,7 @@ def race(names: Sequence[EngineName], folder: Path, threads: int, *, spare_core:
         try:
             other = open_engine(folder, name, threads, spare_core=spare_core)
             said = other.encode(images)
-        except EngineError as error:
+        except Exception as error:  # whatever a runtime raises: the first one runs
             logger.warning("%s is left out: %s", name, error)
             continue
         if name not in REDUCED and not all(

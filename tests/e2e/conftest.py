@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.e2e.balancer import Cluster, balanced
+from tests.networks_for_tests import colour_backbone, written
 
 KEY = "a key for tests"
 CHROMIUM_FLAGS = [
@@ -196,3 +197,16 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that tells colours in a moment, and has no head."""
+    return written(colour_backbone(), tmp_path_factory.mktemp("networks"), "backbone")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user who has set nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
+    return kept | {"XDG_DATA_HOME": str(tmp_path / "home")}

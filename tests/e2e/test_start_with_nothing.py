@@ -1,6 +1,5 @@
 """``secondlook start`` without photos: it knows nothing, is taught while it answers, and learns from that for good."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,25 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.e2e.conftest import until
-from tests.e2e.test_start import label, report, started
+from tests.e2e.starting import label, report, started
 from tests.images_for_tests import make_folder, make_image
-from tests.networks_for_tests import colour_backbone, written
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that tells colours in a moment, and has no head."""
-    return written(colour_backbone(), tmp_path_factory.mktemp("networks"), "backbone")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SECONDLOOK_")}
-    return kept | {"XDG_DATA_HOME": str(tmp_path / "home")}
 
 
 def teach(client: httpx.Client, colour: str, *seeds: int) -> Any:
