@@ -56,11 +56,13 @@ def unknown_kinds(
     kept = kept or KeptFeatures(None, encoder.engine.dim)
     found = {}
     counts, kept.counts = kept.counts, Counts()  # nobody asked for those that are made here
-    for kind, images in synthetic_images(encoder.engine.size).items():
-        seen = _seen(_as_dataset(kind, images), encoder, kept, silent)
-        if seen is not None:
-            found[kind] = seen
-    kept.counts = counts
+    try:
+        for kind, images in synthetic_images(encoder.engine.size).items():
+            seen = _seen(_as_dataset(kind, images), encoder, kept, silent)
+            if seen is not None:
+                found[kind] = seen
+    finally:
+        kept.counts = counts
     for dataset in named:
         seen = _seen(dataset, encoder, kept, progress)
         if seen is None:

@@ -127,7 +127,7 @@ def _times_as_fast(one: Engine, other: Engine, images: NDArray[np.uint8]) -> flo
     return float(theirs / ours)
 
 
-def processor() -> str:
+def _processor() -> str:
     """Which processor this is, and what it can."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
@@ -138,7 +138,7 @@ def processor() -> str:
 def _key(manifest: Manifest, names: Sequence[EngineName], threads: int, *, spare_core: bool) -> str:
     """What the speeds depend on; a head, which is a small matrix, does not matter."""
     described = [
-        processor(),
+        _processor(),
         [os.cpu_count(), threads, spare_core],
         [version("onnxruntime"), version("openvino")],
         features_of(manifest) or encoder_id(manifest),
