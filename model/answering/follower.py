@@ -8,6 +8,7 @@ acknowledged by any process is known to each answer that was asked for after it,
 from __future__ import annotations
 
 import time
+import weakref
 
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.added.replay import Decode, replayed
@@ -29,9 +30,9 @@ class JournalFollower:
 
     def __init__(self, journal: Journal, decode: Decode = decode) -> None:
         self._journal, self._decode = journal, decode
-        self._seen: tuple[Overlay | None, Stamp | None] = None, None
-        """An overlay, and the stamp of what is in it."""
-        self._failed: tuple[JournalError, Stamp | None, float] | None = None
+        self._seen: tuple[weakref.ref[Overlay], Stamp | None] | None = None
+        """An overlay, and the stamp of what is in it. Weak: a generation that was replaced is let go at once."""
+        self._failed: tuple[str, Stamp | None, float] | None = None
 
     def is_current(self, overlay: Overlay) -> bool:
         """Whether an overlay has all that was acknowledged until now.
@@ -54,15 +55,15 @@ class JournalFollower:
         if is_seen and not (embeds and is_behind):
             return predictor
         if self._failed is not None and self._failed[1] == stamp and time.monotonic() < self._failed[2]:
-            raise self._failed[0]
+            raise JournalError(self._failed[0])
         # Where many wait, none is embedded but for those who ask: predictions would wait for it each time.
         seconds = 0.0 if is_behind and not embeds else EMBED_SECONDS
         try:
             fresh = replayed(overlay, self._journal, seconds=seconds, wait=READ_SECONDS, decode=self._decode)
         except JournalError as error:
-            self._failed = error, stamp, time.monotonic() + AGAIN_SECONDS
+            self._failed = str(error), stamp, time.monotonic() + AGAIN_SECONDS
             raise
-        self._failed, self._seen = None, (fresh, stamp)
+        self._failed, self._seen = None, (weakref.ref(fresh), stamp)
         return (
             predictor
             if fresh is overlay
@@ -70,4 +71,7 @@ class JournalFollower:
         )
 
     def _is_seen(self, overlay: Overlay, stamp: Stamp | None) -> bool:
-        return stamp is not None and self._seen[0] is overlay and self._seen[1] == stamp
+        if stamp is None or self._seen is None:
+            return False
+        seen, at = self._seen
+        return seen() is overlay and at == stamp

@@ -31,32 +31,40 @@ REST = 0.5
 
 async def keep_calibrated(batcher: Batcher) -> None:
     """Calibrate anew whenever entries were added, relabelled or removed; runs until cancelled."""
-    complaint = ""
+    complaint, rest = "", SECONDS
     thread = ThreadPoolExecutor(1, thread_name_prefix="calibrate", initializer=_behind_all)
     try:
         while True:
-            await asyncio.sleep(SECONDS)
-            predictor = batcher.predictor
-            bundle, overlay = predictor.bundle, predictor.overlay
-            if bundle.calibrated.change == overlay.change or bundle.is_store_unreachable:
-                continue
-            started = time.monotonic()
-            stopped = threading.Event()
-            try:
-                await asyncio.get_running_loop().run_in_executor(thread, _calibrate, bundle, overlay, stopped)
-                complaint = ""
-            except SecondlookError as error:
-                if str(error) != complaint:
-                    complaint = str(error)
-                    logger.warning("the calibration is not made anew: %s", error)
-            except Exception:  # a fault of ours: what is served stays as it is, and the next change is tried
-                logger.exception("the calibration is not made anew")
-                bundle.calibrated.change = overlay.change
-            finally:
-                stopped.set()  # a server that stops does not wait for it
-            await asyncio.sleep((time.monotonic() - started) * (1 - SHARE) / SHARE)
+            await asyncio.sleep(rest)
+            rest, complaint = await _calibrated(batcher, thread, complaint)
     finally:
         thread.shutdown(wait=False)
+
+
+async def _calibrated(batcher: Batcher, thread: ThreadPoolExecutor, complaint: str) -> tuple[float, str]:
+    """Calibrate what answers now; for how long to rest then, and the complaint that was said last.
+
+    In a call of its own: what rests must not hold a generation that was replaced meanwhile.
+    """
+    predictor = batcher.predictor
+    bundle, overlay = predictor.bundle, predictor.overlay
+    if bundle.calibrated.change == overlay.change or bundle.is_store_unreachable:
+        return SECONDS, complaint
+    started = time.monotonic()
+    stopped = threading.Event()
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, _calibrate, bundle, overlay, stopped)
+        complaint = ""
+    except SecondlookError as error:
+        if str(error) != complaint:
+            complaint = str(error)
+            logger.warning("the calibration is not made anew: %s", error)
+    except Exception:  # a fault of ours: what is served stays as it is, and the next change is tried
+        logger.exception("the calibration is not made anew")
+        bundle.calibrated.change = overlay.change
+    finally:
+        stopped.set()  # a server that stops does not wait for it
+    return SECONDS + (time.monotonic() - started) * (1 - SHARE) / SHARE, complaint
 
 
 def _calibrate(bundle: Bundle, overlay: Overlay, stopped: threading.Event) -> None:
