@@ -40,7 +40,7 @@ from secondlook.model.bundles import bundle as bundles
 from secondlook.model.bundles.entry_table import thumbnail_size, write_entries
 from secondlook.model.bundles.files import DIRECTIONS, ENCODER, ENTRIES, FOLDED_KEYS, VALUES
 from secondlook.model.bundles.kept_holdout import HOLDOUT, KeptHoldout
-from secondlook.model.bundles.root import draft, new_generation
+from secondlook.model.bundles.root import draft, forget_features, new_generation
 from secondlook.model.cache import Floats, check_lam, check_parameters
 from secondlook.model.manifest import Manifest, StoreInfo, Trained
 from secondlook.model.networks.engines import Encoding
@@ -116,6 +116,7 @@ def index(
         builder = plan_store(dataset, encoder, options, milvus)
         undo.callback(builder.discard)
         kept = open_files.enter_context(keeping(root, encoder, counts))
+        kept.counts.ahead |= encoder.ahead
         embedded = (gather or _embedding(options, root))(dataset, encoder, kept, progress)
         entries = NewEntries.of(dataset, embedded)
         if options.parameters is None and options.holdout is None:
@@ -141,6 +142,7 @@ def index(
         bundles.commit(root, folder, manifest, milvus)
         undo.pop_all()
         progress("verify", 1, 1)
+    forget_features(root, encoder.tried - {encoder.features})
     return generation
 
 

@@ -121,7 +121,7 @@ def left_out_classes(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if isinstance(source, FromNetwork):  # how photos are shown is measured once, and so they are embedded once
-            source = replace(source, earlier=root)
+            source = replace(source, root=root)
         for left, label in enumerate(train.classes):
             progress("classes", left, len(train.classes))
             bundle = indexed(without_class(some[left], left), root, source)

@@ -137,8 +137,7 @@ def _embedded(
         for copy, (of_copy, encoding) in enumerate(zip(found, encodings, strict=True))
     ]
     new = np.any([[one is None for one in of_copy] for of_copy in found], axis=0)
-    kept.counts.embedded += int(new.sum())
-    kept.counts.known += int((~new).sum())
+    kept.counts.add([one.digest for _, one in batch], new.tolist())
     images = [one.image for _, one in batch if one.image is not None]
     is_all = len(images) == len(batch)
     return EmbeddedBatch(

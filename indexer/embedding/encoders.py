@@ -64,6 +64,10 @@ class PreparedEncoder:
     """What its logits depend on, where they are kept beside the keys."""
     wants_linear: bool = False
     """Whether it has no head so far, and one is to be fitted to its keys (``fitting.linear_head``)."""
+    tried: frozenset[str] = frozenset()
+    """What was kept, as ``features`` is, of each way to feed the network that was tried: of no use with the bundle."""
+    ahead: frozenset[bytes] = frozenset()
+    """Digests of images of which ``features`` were kept thereby."""
 
     @property
     def geometry(self) -> Geometry:

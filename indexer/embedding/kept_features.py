@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -78,6 +78,17 @@ class Counts:
     embedded: int = 0
     known: int = 0
     """Of earlier runs, or met before in this one."""
+    ahead: set[bytes] = field(default_factory=set)
+    """Digests of images that this run embedded before it came by them: to measure how they are best shown."""
+
+    def add(self, digests: Sequence[bytes | None], new: Sequence[bool]) -> None:
+        """Count images, and whether each was embedded only now."""
+        for digest, is_new in zip(digests, new, strict=True):
+            if is_new or (digest is not None and digest in self.ahead):
+                self.embedded += 1
+            else:
+                self.known += 1
+            self.ahead.discard(digest or b"")
 
     def said(self) -> str:
         """A sentence."""
@@ -152,19 +163,24 @@ class KeptFeatures:
             self._open()
 
     @property
+    def is_full(self) -> bool:
+        """Whether nothing more is kept: for want of room, or as it cannot be written."""
+        return self._ended
+
+    @property
     def count(self) -> int:
         """Images and mirrored copies that are on the disk."""
         return sum(len(table.row) for table in self._tables)
 
-    def find(self, digest: bytes, *, mirrored: bool, picture: bool) -> Found | None:
-        """What is known of an image, if possible with a ``picture``."""
+    def find(self, digest: bytes, *, mirrored: bool, picture: bool, keys_alone: bool = False) -> Found | None:
+        """What is known of an image, if possible with a ``picture``; with ``keys_alone``, whosever logits those are."""
         if (found := self._pending.get((digest, mirrored))) is not None:
             return found
         best: tuple[str, int] | None = None
         for table in reversed(self._tables):
             for row in table.rows(digest, mirrored=mirrored):
                 file = table.files[table.file[row]]
-                if (self._head and file.head != self._head) or not self._files.is_whole(file.name):
+                if (self._head and file.head != self._head and not keys_alone) or not self._files.is_whole(file.name):
                     continue
                 if table.pictured[row] or not picture:
                     return self._files.found(file.name, int(table.row[row]))
@@ -247,6 +263,10 @@ class KeptFeatures:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the last ones, and let another process remove them all."""
         self.flush()
         self._lease = None
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from secondlook.model.cache import Floats
 from secondlook.model.networks.classes import ClassMatch
+from secondlook.model.networks.engines import Encoding
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network
 from secondlook.model.networks.proof import Judge
@@ -60,15 +61,24 @@ class Seen(NamedTuple):
         return Seen(both, np.concatenate((self.keys, more.keys)))
 
 
-def see(network: Network, images: NDArray[np.uint8], recipe: Recipe) -> Seen:
-    """Run a network on images (n,height,width,3), n >= 1."""
-    answers, keys = [], []
+def given(network: Network, images: NDArray[np.uint8], recipe: Recipe) -> Encoding:
+    """All logits (n,C) of a network, C = 0 without a head, and the keys (n,D) of n >= 1 images (n,height,width,3)."""
+    parts = []
     for start in range(0, len(images), BATCH):
-        found, seen = network.activations(images[start : start + BATCH], recipe.layers)
-        keys.append(keys_of(seen, network.layers(), recipe))
-        if found is not None:
-            answers.append(softmax(found))
-    return Seen(np.concatenate(answers) if answers else None, np.concatenate(keys))
+        logits, seen = network.activations(images[start : start + BATCH], recipe.layers)
+        keys = keys_of(seen, network.layers(), recipe)
+        parts.append(Encoding(np.empty((len(keys), 0), np.float32) if logits is None else logits, keys))
+    return Encoding(np.concatenate([part.logits for part in parts]), np.concatenate([part.keys for part in parts]))
+
+
+def see(network: Network, images: NDArray[np.uint8], recipe: Recipe) -> Seen:
+    """The same of n >= 1 images, as it is judged."""
+    return seen_in(given(network, images, recipe))
+
+
+def seen_in(encoding: Encoding) -> Seen:
+    """What a network gave, as it is judged."""
+    return Seen(softmax(encoding.logits) if encoding.logits.shape[1] else None, encoding.keys)
 
 
 def softmax(logits: Floats) -> Floats:

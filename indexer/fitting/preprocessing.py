@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.fitting.evidence import BATCH, Labels, head_losses, softmax
-from secondlook.indexer.fitting.race import MOST, Race, Racer, Read, ranked
+from secondlook.indexer.fitting.race import MOST, Race, Racer, Read, See, ranked, see_all
 from secondlook.indexer.fitting.views import Choice, others
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.cache import Floats
@@ -67,16 +67,18 @@ def measure(
     progress: Progress = silent,
     *,
     choice: Choice | None = None,
+    see: See = see_all,
 ) -> PreprocessProof:
     """Measure what a network's preprocessing says on the images ``chosen`` (labels (n,) are theirs), MOST at most.
 
-    ``read`` gives an image (height,width,3) by its number and a geometry; threads call it. With a ``choice``, the
+    ``read`` gives an image (height,width,3) by its number and a geometry; threads call it. ``see`` runs the network, or
+    knows what it gave. With a ``choice``, the
     geometry is free: that is for networks whose logits are not used. Of what is declared as certain no other geometry
     is tried, as none would be taken or suggested.
     """
     order = np.random.default_rng(0).permutation(len(chosen))[:MOST]
     images = [chosen[i] for i in order], labels[order]
-    race = Race(network, read, *images, match, progress)
+    race = Race(network, read, *images, match, progress, see=see)
     declared = network.preprocess
     first = "declared" if declared.is_declared else "assumed"
     rest = [] if declared.is_published else candidates(declared.arithmetic)[1:]
@@ -90,7 +92,7 @@ def measure(
     proof = PreprocessProof(images=race.asked, by=race.by, answer=answer, arithmetic=arithmetic, better=better)
     winner = rivals[best if answer == "beaten" or not declared.is_declared else 0]
     if choice is not None:
-        race = Race(network, read, *images, None, progress, keys_alone=True)
+        race = Race(network, read, *images, None, progress, keys_alone=True, see=see)
         shaped, taken = choice.make(race, (rivals[0] if declared.is_certain else winner).again(first))
         asked = max(race.asked, proof.images)
         return proof.model_copy(update={"images": asked, "geometry": shaped, "choice": taken})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from secondlook.model.networks.preprocess import Preprocess
 from secondlook.model.networks.proof import FEWEST, Answer, Judge, Tried
 
 Read = Callable[[int, Geometry], "NDArray[np.uint8]"]
+Decode = Callable[[Sequence[int]], "list[NDArray[np.uint8]]"]
 
 FIRST = 50
 """On so many all candidates are tried, then on twice as many those that are left, and so on."""
@@ -68,6 +69,18 @@ def clearly_by(asked: tuple[Judge, ...]) -> float:
     return CLEARLY_ALONE if asked == ("neighbours",) else CLEARLY
 
 
+class See(Protocol):
+    """Gives what a network gives for images by their numbers."""
+
+    def __call__(self, network: OnnxNetwork, numbers: Sequence[int], decode: Decode, *, keys_alone: bool) -> Seen:
+        """Run the network on images that are decoded, or know what it gave."""
+
+
+def see_all(network: OnnxNetwork, numbers: Sequence[int], decode: Decode, *, keys_alone: bool) -> Seen:
+    """Run the network on all of them."""
+    return see(network, np.stack(decode(numbers)), default_recipe(network))
+
+
 class Racer:
     """One candidate, and what the network gave for it so far."""
 
@@ -110,14 +123,15 @@ class Race:
         progress: Progress,
         *,
         keys_alone: bool = False,
+        see: See = see_all,
     ) -> None:
-        self._recipe = default_recipe(network)
+        self._see = see
         self._read, self._chosen, self._labels, self._match = read, chosen, labels, match
         self._progress, self.asked = progress, 0
         self._keys_alone = keys_alone
         self.by = judges(match, has_head=network.classes is not None and not keys_alone)
         self.clearly = clearly_by(self.by)
-        self._shared, self._decoded = network.preprocess.geometry, list[NDArray[np.uint8]]()
+        self._shared, self._decoded = network.preprocess.geometry, dict[int, NDArray[np.uint8]]()
 
     def run(self, racers: Sequence[Racer], need: Need | None = None, patience: float = np.inf) -> tuple[Answer, int]:
         """Hold candidates to the first one: the answer by what they ``need``, and the place of the best.
@@ -162,16 +176,24 @@ class Race:
     def _extend(self, racer: Racer, end: int) -> None:
         start = 0 if racer.seen is None else len(racer.seen.keys)
         if start < end:
-            images = np.stack(self._images(racer.preprocess.geometry, start, end))
-            more = see(racer.network, images, self._recipe)
+            geometry = racer.preprocess.geometry
+            more = self._see(
+                racer.network,
+                self._chosen[start:end],
+                lambda numbers: self._images(geometry, numbers),
+                keys_alone=self._keys_alone,
+            )
             racer.seen = more if racer.seen is None else racer.seen.and_(more)
 
-    def _images(self, geometry: Geometry, start: int, end: int) -> list[NDArray[np.uint8]]:
-        if geometry != self._shared:
+    def _images(self, geometry: Geometry, numbers: Sequence[int]) -> list[NDArray[np.uint8]]:
+        decoded = self._decoded if geometry == self._shared else {}
+        missing = [number for number in numbers if number not in decoded]
+        if missing:
             with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
-                return list(pool.map(lambda index: self._read(index, geometry), self._chosen[start:end]))
-        self._decoded += [self._read(index, geometry) for index in self._chosen[len(self._decoded) : end]]
-        return self._decoded[start:end]
+                decoded.update(
+                    zip(missing, pool.map(lambda number: self._read(number, geometry), missing), strict=True)
+                )
+        return [decoded[number] for number in numbers]
 
     def _surprise(self, racer: Racer, end: int) -> Floats:
         assert racer.seen is not None

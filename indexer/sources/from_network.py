@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.encoders import PROVEN, OpenNetwork, PreparedEncoder
+from secondlook.indexer.embedding.kept_tries import KeptTries
 from secondlook.indexer.embedding.linear_heads import need_linear_head, why_no_linear_head
 from secondlook.indexer.fitting.drawn import Drawn, draw
-from secondlook.indexer.fitting.evidence import BATCH
+from secondlook.indexer.fitting.evidence import BATCH, Seen, given, seen_in
 from secondlook.indexer.fitting.pooling import best_pool
 from secondlook.indexer.fitting.preprocessing import losses, measure
-from secondlook.indexer.fitting.race import MOST
+from secondlook.indexer.fitting.race import MOST, Decode, See, see_all
 from secondlook.indexer.fitting.views import Choice
 from secondlook.indexer.progress import Progress
 from secondlook.indexer.sources.measured_before import proof_before
@@ -28,6 +30,7 @@ from secondlook.model.errors import DatasetError, NetworkError
 from secondlook.model.manifest import NetworkInfo
 from secondlook.model.networks.classes import ClassMatch, Groups, match_classes, read_class_map
 from secondlook.model.networks.encoder_graph import export_encoder, features_id
+from secondlook.model.networks.engines import Encoding
 from secondlook.model.networks.keys import keys_of
 from secondlook.model.networks.network import Network, check_recipe, default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
@@ -56,6 +59,8 @@ class _Opened(NamedTuple):
     drawn: Drawn
     proof: PreprocessProof | None
     """None where there are no images to measure on."""
+    tries: KeptTries | None
+    """What was kept of that."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,9 @@ class FromNetwork:
     """``auto`` = the network's, where it knows the dataset's classes, else a linear one, where that can be fitted."""
     may_mirror: bool = True
     """Whether the mean with the mirrored image may be chosen: not where mirrored copies are cached."""
-    earlier: Path | None = None
-    """A root whose active bundle may be of the same network: what was measured for it holds for mostly the same images.
+    root: Path | None = None
+    """Where what is measured is kept (``embedding.kept_tries``), and whose active bundle may be of the same network:
+    what was measured for it holds for mostly the same images.
     """
 
     def prepare(self, dataset: Dataset, folder: Path, progress: Progress) -> PreparedEncoder:
@@ -87,7 +93,7 @@ class FromNetwork:
             EngineError: the export does not say what the network says.
             DatasetError: too few images can be read.
         """
-        opened, match, drawn, proof = self._open(dataset, progress)
+        opened, match, drawn, proof, tries = self._open(dataset, progress)
         network, groups = opened.network, opened.groups
         assert isinstance(network, OnnxNetwork)
         asked = self.recipe or measured_recipe(network, drawn)
@@ -110,6 +116,7 @@ class FromNetwork:
             matched="" if match is None else match.how,
         )
         wants_linear = match is None and self._wants_linear(dataset)
+        features = features_id(network, recipe, projection)
         return PreparedEncoder(
             engine,
             info,
@@ -117,9 +124,11 @@ class FromNetwork:
             network.preprocess,
             opened.classes,
             proof=proof,
-            features=features_id(network, recipe, projection),
+            features=features,
             logits_from=encoder_id_of(encoder_files(folder), network.preprocess.geometry) if engine.classes else "",
             wants_linear=wants_linear,
+            tried=frozenset() if tries is None else tries.tried,
+            ahead=frozenset() if tries is None else tries.ahead(features),
         )
 
     def open(self, dataset: Dataset, progress: Progress) -> OpenNetwork:
@@ -146,11 +155,11 @@ class FromNetwork:
             self._without_head(dataset, network)
             match = None
         known = own if match is None else own[np.isin(dataset.labels[own], match.known)]
-        network, drawn, proof = self._measured(network, match, dataset, known, progress)
+        network, drawn, proof, tries = self._measured(network, match, dataset, known, progress)
         classes, groups = _chosen(dataset.own_classes, match)
         is_whole = groups == [(i,) for i in range(len(network.classes or ()))]
         opened = OpenNetwork(network, classes, None if is_whole and groups else groups)
-        return _Opened(opened, match, drawn, proof)
+        return _Opened(opened, match, drawn, proof, tries)
 
     def _match(self, dataset: Dataset, network: OnnxNetwork) -> ClassMatch | None:
         if self.head in ("linear", "none") or not dataset.own_classes:
@@ -200,21 +209,28 @@ class FromNetwork:
         dataset: Dataset,
         usable: NDArray[np.int64],
         progress: Progress,
-    ) -> tuple[OnnxNetwork, Drawn, PreprocessProof | None]:
+    ) -> tuple[OnnxNetwork, Drawn, PreprocessProof | None, KeptTries | None]:
         """The network with the preprocessing that labelled images speak for, and those; without any, as it is."""
         declared = network.preprocess
         drawn = draw(dataset, usable, MEASURED, declared.geometry)
         if not drawn.positions and dataset.own_classes:
             raise DatasetError(f"{dataset.name} ({dataset.split}) has no readable images: {dataset.left_out.said()}")
         if len(drawn.positions) < 2:  # one has no other to be compared with
-            return network, drawn, None
+            return network, drawn, None, None
         # Nothing depends on the geometry where no logits are used, unless the user gave it.
         choice = Choice(may_mirror=self.may_mirror) if match is None and self.preprocess is None else None
-        if choice is not None and self.earlier is not None:
-            before = proof_before(self.earlier, network, drawn, may_mirror=self.may_mirror)
+        if choice is not None and self.root is not None:
+            before = proof_before(self.root, network, drawn, may_mirror=self.may_mirror)
             if before is not None:
-                return network.taking(before.taken), drawn, before
-        proof = measure(network, drawn.read, drawn.positions, drawn.labels, match, progress, choice=choice)
+                return network.taking(before.taken), drawn, before, None
+        tries = None if self.root is None else KeptTries(self.root, dataset, _run)
+        see = see_all if tries is None else _seen(tries)
+        try:
+            images = drawn.positions, drawn.labels
+            proof = measure(network, drawn.read, *images, match, progress, choice=choice, see=see)
+        finally:
+            if tries is not None:
+                tries.close()
         if refusal := proof.refusal(self.name):
             raise NetworkError(refusal)
         network = network.taking(proof.taken)
@@ -236,7 +252,7 @@ class FromNetwork:
                 proof.images,
                 declared.geometry,
             )
-        return network, drawn, proof
+        return network, drawn, proof, tries
 
 
 def measured_recipe(network: Network, drawn: Drawn) -> Recipe:
@@ -312,6 +328,17 @@ def _knows(network: OnnxNetwork, dataset: Dataset, usable: NDArray[np.int64], ma
     share = np.bincount(labels) / len(labels)
     gain = -np.log(share[labels]) - own
     return bool(gain.mean() > 3 * gain.std() / np.sqrt(len(gain)))
+
+
+def _run(network: OnnxNetwork, images: NDArray[np.uint8]) -> Encoding:
+    return given(network, images, default_recipe(network))
+
+
+def _seen(tries: KeptTries) -> See:
+    def see(network: OnnxNetwork, numbers: Sequence[int], decode: Decode, *, keys_alone: bool) -> Seen:
+        return seen_in(tries.see(network, numbers, decode, keys_alone=keys_alone))
+
+    return see
 
 
 def _chosen(own: tuple[str, ...], match: ClassMatch | None) -> tuple[tuple[str, ...], Groups]:

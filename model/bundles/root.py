@@ -307,6 +307,12 @@ def remove(root: Path, generation: str) -> None:
         raise BundleError(f"no bundle can be removed from {root}: {error.strerror}") from error
 
 
+def forget_features(root: Path, names: Collection[str]) -> None:
+    """Remove what was embedded with some encoders, by name, of which no generation is and which nobody uses."""
+    with suppress(OSError), root_lock(root):  # what is left is removed when it was unused for long
+        remove_features(root, generations(root), {*names})
+
+
 def _features(root: Path, generation: str) -> set[str]:
     """What the generation's encoder embedded, by name; none where its manifest is damaged."""
     with suppress(BundleError):

@@ -385,7 +385,7 @@ def _encoder_source(
         return FromBundle(active)
     if network is None:
         network = own_network(active, active_generation(active))
-    return network_source(network, recipe, preprocess, class_map, head, test, mirror=mirror, earlier=root)
+    return network_source(network, recipe, preprocess, class_map, head, test, mirror=mirror, root=root)
 
 
 def _encoder_root(root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A generation that was replaced is let go at once: whatever follows or calibrates it does not hold it while it rests."""
+"""What follows or calibrates a generation must not hold it while it rests: one that was replaced is let go at once."""
 
 import asyncio
 import shutil

@@ -45,11 +45,11 @@ def network_source(
     test: Callable[[], Dataset] | None = None,
     *,
     mirror: bool = False,
-    earlier: Path | None = None,
+    root: Path | None = None,
 ) -> FromCifar | FromNetwork:
     """Where the encoder of a network comes from; ``test`` opens the dataset's test images.
 
-    With ``mirror``, mirrored copies are to be cached. ``earlier`` is a root that may have a bundle of the same network.
+    With ``mirror``, mirrored copies are to be cached. ``root`` is where the bundle is to be.
 
     Raises:
         click.UsageError: an option is for other networks.
@@ -67,7 +67,7 @@ def network_source(
         return FromCifar(Path(network), asked or "compact", test)
     if isinstance(asked, str):
         raise _of_cifar(asked, network)
-    return FromNetwork(network, asked, preprocess, class_map, head, may_mirror=not mirror, earlier=earlier)
+    return FromNetwork(network, asked, preprocess, class_map, head, may_mirror=not mirror, root=root)
 
 
 def own_network(root: Path, generation: str) -> str:
