@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class Killed:
     kept: int
     """Images in the files of kept features, all runs together."""
     twice: int
-    """Of them those that are there twice: embedded again although they were kept."""
+    """Of them those that were embedded again although they were kept."""
 
 
 def make_photos(folder: Path, count: int, side: int, first: int = 0) -> None:
@@ -97,13 +96,23 @@ def killed(photos: Path, root: Path, kills: int, longest: float, network: str | 
             process.kill()
             process.wait()
     last = indexed(photos, root, network)
-    rows: Counter[bytes] = Counter()
+    rows: dict[bytes, list[tuple[bool, bytes]]] = {}
     for path in (root / "features").rglob("*.npz"):
         try:
-            rows.update(bytes(digest) for digest in mapped(path)["digests"])
+            arrays = mapped(path)
+            for digest, sheet, key in zip(arrays["digests"], arrays["sheet"], arrays["keys"], strict=True):
+                rows.setdefault(bytes(digest), []).append((bool(sheet >= 0), key.tobytes()))
         except DAMAGED as error:
             raise click.ClickException(f"{path} is not whole") from error
-    return Killed(kills, last, len(rows), sum(count - 1 for count in rows.values()))
+    return Killed(kills, last, len(rows), sum(map(_again, rows.values())))
+
+
+def _again(rows: list[tuple[bool, bytes]]) -> int:
+    """How often one image was embedded again: what was measured without a picture may be there with one too, as it was."""
+    with_picture = sum(pictured for pictured, _ in rows)
+    others = len(rows) - with_picture
+    is_anew = bool(with_picture and others) and len({key for _, key in rows}) > 1
+    return max(with_picture - 1, 0) + max(others - 1, 0) + is_anew
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
