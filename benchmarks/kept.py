@@ -108,7 +108,7 @@ def killed(photos: Path, root: Path, kills: int, longest: float, network: str | 
 
 
 def _again(rows: list[tuple[bool, bytes]]) -> int:
-    """How often one image was embedded again: what was measured without a picture may be there with one too, as it was."""
+    """How often one image was embedded again: what was measured without a picture may be there with one too, as is."""
     with_picture = sum(pictured for pictured, _ in rows)
     others = len(rows) - with_picture
     is_anew = bool(with_picture and others) and len({key for _, key in rows}) > 1
