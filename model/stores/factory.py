@@ -34,6 +34,9 @@ FLAT_ENTRIES, FLAT_ENTRIES_BYTES = 2000, 16 << 20
 LISTS_PER_ROOT = 2
 """``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
 
+GRAPH_DIM, GRAPH_NUMBERS = 256, 1 << 27
+"""Of keys so wide, from so many numbers in all on, ``auto`` makes a graph: lists were half as fast (decision 025)."""
+
 MAX_APPROXIMATE_K = 2048
 """Most neighbours asked of an IVF or HNSW store, whose lists or candidates hold only some; a GPU index's limit too."""
 
@@ -90,6 +93,12 @@ def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, 
     size = count * dim * 4
     if size <= FLAT_BYTES or (count <= FLAT_ENTRIES and size <= FLAT_ENTRIES_BYTES):
         return "Flat", f"{count:,} keys of {dim} numbers are {size / 1e6:,.1f} MB, soon looked through as they are"
+    if dim >= GRAPH_DIM and count * dim >= GRAPH_NUMBERS:
+        return (
+            "HNSW32,SQ8",
+            f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "
+            "a byte a number and a graph, along which some are looked at",
+        )
     lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
     lists = max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID))))
     return (
