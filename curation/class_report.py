@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class ClassReport:
 
 @dataclass(frozen=True)
 class BundleReport:
-    """All classes of a bundle."""
+    """All classes of a bundle, and those that it was taught since."""
 
     manifest: Manifest
     classes: tuple[ClassReport, ...]
@@ -72,12 +72,12 @@ class BundleReport:
     """Images that the bundle was made without, by reason."""
 
     @classmethod
-    def of(cls, manifest: Manifest, counts: Sequence[int], left_out: Mapping[str, int] | None = None) -> BundleReport:
-        """Of a bundle with so many entries of each of its classes; more may have been left out than it says."""
+    def of(
+        cls, manifest: Manifest, counts: Mapping[str, int], left_out: Mapping[str, int] | None = None
+    ) -> BundleReport:
+        """Of a bundle with so many entries of each class; more may have been left out than it says."""
         found = {one.label: one for one in (manifest.fit.classes if manifest.fit else ())}
-        classes = tuple(
-            ClassReport(label, count, found.get(label)) for label, count in zip(manifest.classes, counts, strict=True)
-        )
+        classes = tuple(ClassReport(label, count, found.get(label)) for label, count in counts.items())
         return cls(manifest, classes, {**manifest.dataset.left_out, **(left_out or {})})
 
     @property
@@ -172,6 +172,9 @@ def share_text(right: Interval | None) -> str:
     return "" if right is None else f"{100 * right.value:.0f} ({100 * right.low:.0f} to {100 * right.high:.0f})"
 
 
-def percent(right: Interval | None) -> list[float] | None:
+def percent(right: Interval | None) -> tuple[float, float, float] | None:
     """The share in percent, and its interval's ends."""
-    return None if right is None else [round(100 * one, 2) for one in right]
+    if right is None:
+        return None
+    value, low, high = (round(100 * one, 2) for one in right)
+    return value, low, high

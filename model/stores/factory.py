@@ -85,6 +85,12 @@ def check_k(k: int | None, store: StoreInfo) -> None:
         )
 
 
+def lists_of(count: int, fewest: int | None = None) -> int:
+    """As many lists as suit count keys, of which at least ``fewest`` will be there to train on."""
+    lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
+    return int(max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID)))))
+
+
 def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, str]:
     """A factory string for count keys of dim numbers, and the reason in a sentence (docs/decisions/006).
 
@@ -99,8 +105,7 @@ def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, 
             f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "
             "a byte a number and a graph, along which some are looked at",
         )
-    lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
-    lists = max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID))))
+    lists = lists_of(count, fewest)
     return (
         f"IVF{lists},SQ8",
         f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "

@@ -43,7 +43,7 @@ class PhotosReport:
         values = np.load(root / manifest.generation / VALUES, mmap_mode="r", allow_pickle=False)
         counts = np.bincount(values, minlength=len(manifest.classes)).tolist()
         left_out = photos.dataset.left_out
-        of_bundle = BundleReport.of(manifest, counts, left_out.counts())
+        of_bundle = BundleReport.of(manifest, dict(zip(manifest.classes, counts, strict=True)), left_out.counts())
         taught = sum(image.label is not None for image in Journal(root).since(0).images)
         return cls(photos, root, left_out, of_bundle, taught)
 
