@@ -1,0 +1,104 @@
+"""Drawings of cups, fish and trees, each unlike the others: pictures that may be shown, and that a network tells apart."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 240
+SCALE = 2
+"""Drawn so much larger and made smaller: edges are smooth."""
+
+Colour = tuple[int, int, int]
+
+
+def _colour(random: np.random.Generator, low: int, high: int) -> Colour:
+    red, green, blue = (int(part) for part in random.integers(low, high, 3))
+    return red, green, blue
+
+
+def _darker(colour: Colour, share: float = 0.72) -> Colour:
+    red, green, blue = (int(share * part) for part in colour)
+    return red, green, blue
+
+
+def _cup(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: float, size: float) -> None:
+    colour = _colour(random, 60, 235)
+    width, height = size * random.uniform(0.5, 0.65), size * random.uniform(0.55, 0.75)
+    left, right, top, bottom = x - width / 2, x + width / 2, y - height / 2, y + height / 2
+    thick, rim = size * 0.07, size * 0.09
+    side = 1 if random.random() < 0.5 else -1
+    edge = right if side > 0 else left
+    handle = (edge - height * 0.22, y - height * 0.25, edge + height * 0.22, y + height * 0.2)
+    draw.ellipse(handle, outline=_darker(colour), width=int(thick))
+    draw.rounded_rectangle((left, top, right, bottom), radius=size * 0.1, fill=colour)
+    draw.rectangle((left, top, right, y), fill=colour)
+    draw.ellipse((left, top - rim, right, top + rim), fill=_darker(colour, 0.85))
+    inside = (left + thick / 2, top - rim + thick / 2, right - thick / 2, top + rim - thick / 3)
+    draw.ellipse(inside, fill=(70, 42, 24) if random.random() < 0.7 else (235, 235, 225))
+
+
+def _fish(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: float, size: float) -> None:
+    colour = _colour(random, 60, 235)
+    length, height = size * random.uniform(0.75, 0.9), size * random.uniform(0.3, 0.45)
+    side = 1 if random.random() < 0.5 else -1
+    tail = x - side * length * 0.42
+    reach = size * 0.2
+    draw.polygon(
+        [(tail, y), (tail - side * reach, y - height * 0.55), (tail - side * reach, y + height * 0.55)],
+        fill=_darker(colour),
+    )
+    draw.polygon(
+        [(x - side * length * 0.15, y - height * 0.4), (x + side * length * 0.1, y - height * 0.4), (x - side * length * 0.1, y - height * 0.8)],
+        fill=_darker(colour),
+    )  # fmt: skip
+    draw.ellipse((x - length / 2, y - height / 2, x + length / 2, y + height / 2), fill=colour)
+    for i in range(int(random.integers(0, 4))):
+        at = x + side * length * (0.1 - 0.14 * i)
+        draw.arc((at - height * 0.3, y - height * 0.35, at + height * 0.3, y + height * 0.35), 300 if side > 0 else 120, 60 if side > 0 else 240, fill=_darker(colour), width=int(size * 0.03))  # fmt: skip
+    eye = (x + side * length * 0.33, y - height * 0.1)
+    for radius, fill in ((size * 0.045, (255, 255, 255)), (size * 0.022, (20, 20, 20))):
+        draw.ellipse((eye[0] - radius, eye[1] - radius, eye[0] + radius, eye[1] + radius), fill=fill)
+
+
+def _tree(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: float, size: float) -> None:
+    trunk = (int(random.integers(80, 130)), int(random.integers(50, 85)), int(random.integers(25, 50)))
+    leaves = (int(random.integers(20, 120)), int(random.integers(110, 190)), int(random.integers(20, 90)))
+    width, bottom = size * random.uniform(0.07, 0.12), y + size * 0.5
+    draw.rectangle((x - width / 2, y, x + width / 2, bottom), fill=trunk)
+    if random.random() < 0.45:  # a fir
+        for step in range(3):
+            top, wide = y - size * (0.5 - 0.22 * step), size * (0.2 + 0.08 * step)
+            draw.polygon([(x, top), (x - wide, top + size * 0.36), (x + wide, top + size * 0.36)], fill=leaves)
+        return
+    for i in range(int(random.integers(5, 9))):
+        angle, far = 2 * math.pi * i / 7, size * random.uniform(0.1, 0.24)
+        middle = (x + far * math.cos(angle), y - size * 0.16 + far * math.sin(angle))
+        radius = size * random.uniform(0.14, 0.22)
+        shade = leaves if i % 2 else _darker(leaves, 0.88)
+        draw.ellipse((middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius), fill=shade)
+
+
+KINDS = {"cup": _cup, "fish": _fish, "tree": _tree}
+
+
+def drawing(kind: str, seed: int) -> Image.Image:
+    """One drawing; the same for the same seed."""
+    random = np.random.default_rng((sorted(KINDS).index(kind), seed))
+    side = SIDE * SCALE
+    made = Image.new("RGB", (side, side), _colour(random, 170, 250))
+    draw = ImageDraw.Draw(made)
+    draw.rectangle((0, side * random.uniform(0.7, 0.85), side, side), fill=_colour(random, 130, 220))
+    x, y = (side * random.uniform(0.42, 0.58) for _ in range(2))
+    KINDS[kind](draw, random, x, y, side * random.uniform(0.55, 0.8))
+    return made.rotate(float(random.uniform(-8, 8)), Image.Resampling.BICUBIC, fillcolor=made.getpixel((2, 2))).resize((SIDE, SIDE))  # fmt: skip
+
+
+def make_drawings(root: Path, each: int = 12, first: int = 0) -> Path:
+    """Drawings in folders of their kinds."""
+    for kind in KINDS:
+        (root / kind).mkdir(parents=True, exist_ok=True)
+        for seed in range(first, first + each):
+            drawing(kind, seed).save(root / kind / f"{kind}-{seed:02d}.jpg", quality=90)
+    return root
