@@ -1,4 +1,4 @@
-"""Drawings of cups, fish and trees, each unlike the others: pictures that may be shown, and that a network tells apart."""
+"""Drawings of cups, fish and trees, each unlike the others: pictures that may be shown, and that are told apart."""
 
 import math
 from pathlib import Path
@@ -49,14 +49,14 @@ def _fish(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: f
         [(tail, y), (tail - side * reach, y - height * 0.55), (tail - side * reach, y + height * 0.55)],
         fill=_darker(colour),
     )
-    draw.polygon(
-        [(x - side * length * 0.15, y - height * 0.4), (x + side * length * 0.1, y - height * 0.4), (x - side * length * 0.1, y - height * 0.8)],
-        fill=_darker(colour),
-    )  # fmt: skip
+    fin = [(-0.15, -0.4), (0.1, -0.4), (-0.1, -0.8)]
+    draw.polygon([(x + side * length * along, y + height * up) for along, up in fin], fill=_darker(colour))
     draw.ellipse((x - length / 2, y - height / 2, x + length / 2, y + height / 2), fill=colour)
     for i in range(int(random.integers(0, 4))):
         at = x + side * length * (0.1 - 0.14 * i)
-        draw.arc((at - height * 0.3, y - height * 0.35, at + height * 0.3, y + height * 0.35), 300 if side > 0 else 120, 60 if side > 0 else 240, fill=_darker(colour), width=int(size * 0.03))  # fmt: skip
+        box = (at - height * 0.3, y - height * 0.35, at + height * 0.3, y + height * 0.35)
+        begin, end = (300, 60) if side > 0 else (120, 240)
+        draw.arc(box, begin, end, fill=_darker(colour), width=int(size * 0.03))
     eye = (x + side * length * 0.33, y - height * 0.1)
     for radius, fill in ((size * 0.045, (255, 255, 255)), (size * 0.022, (20, 20, 20))):
         draw.ellipse((eye[0] - radius, eye[1] - radius, eye[0] + radius, eye[1] + radius), fill=fill)
@@ -80,19 +80,33 @@ def _tree(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: f
         draw.ellipse((middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius), fill=shade)
 
 
+def _house(draw: ImageDraw.ImageDraw, random: np.random.Generator, x: float, y: float, size: float) -> None:
+    walls, roof = _colour(random, 150, 245), _colour(random, 80, 150)
+    left, right, top, bottom = x - size * 0.35, x + size * 0.35, y - size * 0.1, y + size * 0.4
+    draw.rectangle((left, top, right, bottom), fill=walls)
+    draw.polygon([(left - size * 0.08, top), (x, y - size * 0.45), (right + size * 0.08, top)], fill=roof)
+    draw.rectangle((x - size * 0.08, bottom - size * 0.28, x + size * 0.08, bottom), fill=_darker(roof))
+    for at in (left + size * 0.08, right - size * 0.2):
+        draw.rectangle((at, top + size * 0.1, at + size * 0.12, top + size * 0.22), fill=(190, 220, 240))
+
+
 KINDS = {"cup": _cup, "fish": _fish, "tree": _tree}
+OTHER = "house"
+"""What is none of these."""
 
 
 def drawing(kind: str, seed: int) -> Image.Image:
     """One drawing; the same for the same seed."""
-    random = np.random.default_rng((sorted(KINDS).index(kind), seed))
+    kinds = {**KINDS, OTHER: _house}
+    random = np.random.default_rng(([*kinds].index(kind), seed))
     side = SIDE * SCALE
     made = Image.new("RGB", (side, side), _colour(random, 170, 250))
     draw = ImageDraw.Draw(made)
     draw.rectangle((0, side * random.uniform(0.7, 0.85), side, side), fill=_colour(random, 130, 220))
     x, y = (side * random.uniform(0.42, 0.58) for _ in range(2))
-    KINDS[kind](draw, random, x, y, side * random.uniform(0.55, 0.8))
-    return made.rotate(float(random.uniform(-8, 8)), Image.Resampling.BICUBIC, fillcolor=made.getpixel((2, 2))).resize((SIDE, SIDE))  # fmt: skip
+    kinds[kind](draw, random, x, y, side * random.uniform(0.55, 0.8))
+    angle, beside = float(random.uniform(-8, 8)), made.getpixel((2, 2))
+    return made.rotate(angle, Image.Resampling.BICUBIC, fillcolor=beside).resize((SIDE, SIDE))
 
 
 def make_drawings(root: Path, each: int = 12, first: int = 0) -> Path:
