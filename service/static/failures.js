@@ -45,8 +45,8 @@ export function showFailures(items, doing) {
   list.replaceChildren(
     ...[...failed].map(([sentence, of]) => line(of, sentence, "without an answer", [
       ...(of.every(({ problem }) => mayWork(problem)) ? [["Retry all", doing.retry]] : []),
-      ["Take them off the page", doing.remove],
+      ["Take off the page", doing.remove],
     ])),
-    ...[...refused].map(([sentence, of]) => line(of, sentence, "not taught", [["Teach them again", again]])),
+    ...[...refused].map(([sentence, of]) => line(of, sentence, "not taught", [["Teach again", again]])),
   );
 }

@@ -186,7 +186,8 @@ def test_one_opens_with_all_that_is_said_of_it(server: Server, visit: Visit) -> 
     grid.focus()
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
-    dialog = page.get_by_role("dialog", name="Image 1 of 12")
+    expect(page.get_by_role("dialog", name="Image 1 of 12")).to_be_visible()
+    dialog = page.locator("#detail-dialog")
     expect(dialog.locator(".file")).to_have_text("000.png")
     expect(dialog.get_by_role("list", name="Nearest known images").get_by_role("listitem")).to_have_count(6)
     assert violations(page) == []
@@ -214,7 +215,6 @@ def test_a_folder_is_dropped_with_all_that_is_in_it(server: Server, visit: Visit
         (tmp_path / "photos" / name).write_bytes(make_image(name.split("/")[0]))
     (tmp_path / "alone.png").write_bytes(make_image("green"))
     page = visit(server)
-    page.locator("#model strong").wait_for()
     # As the browser itself takes them from a desktop.
     devtools = page.context.new_cdp_session(page)
     files = [str(tmp_path / "photos"), str(tmp_path / "alone.png")]
