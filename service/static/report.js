@@ -74,7 +74,7 @@ export function reportElement(report) {
   const { asked, right, right_percent: percents, how, next, left_out: left, copies } = report;
   const parts = [];
   if (percents) {
-    parts.push(element("p", { className: "verdict" }, element("strong", {}, whole(percents[0])), ` right: ${count(right)} of ${count(asked)} (95 % interval ${whole(percents[1])} to ${whole(percents[2])})`));
+    parts.push(element("p", { className: "outcome" }, element("strong", {}, whole(percents[0])), ` right: ${count(right)} of ${count(asked)} (95 % interval ${whole(percents[1])} to ${whole(percents[2])})`));
   }
   if (how) parts.push(element("p", { className: "soft" }, `${how.charAt(0).toUpperCase()}${how.slice(1)}.`));
   parts.push(element("h4", {}, "What to do next"), element("ul", { className: "advice" }, next.map((sentence) => element("li", {}, sentence))));
@@ -85,5 +85,5 @@ export function reportElement(report) {
   if (notes.length) parts.push(element("p", { className: "soft" }, `Left out: ${notes.join(", ")}.`));
   if (copies) parts.push(element("p", { className: "soft" }, `${some(copies, "image shows", "images show")} a picture that another one shows too; that does no harm.`));
   parts.push(element("p", {}, element("a", { href: "#audit" }, "See the images whose neighbours have another label")));
-  return element("div", { className: "report" }, parts);
+  return element("div", { className: "told" }, parts);
 }

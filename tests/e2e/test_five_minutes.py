@@ -94,7 +94,7 @@ def _look(place: Path, browser: Any, link: str) -> None:
         expect(card.get_by_role("heading", level=3)).to_contain_text(kind)
     page.screenshot(path=folder / "five-minutes-look.png", full_page=True)
     page.get_by_role("link", name="Classes").click()
-    expect(page.locator("#report .verdict")).to_contain_text("of 36")
+    expect(page.locator("#report .outcome")).to_contain_text("of 36")
     expect(page.get_by_role("group", name="What was taken for what")).to_be_visible()
     page.locator("#report").screenshot(path=folder / "five-minutes-report.png")
     context.close()
