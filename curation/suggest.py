@@ -32,6 +32,8 @@ PER_CLASS = 8
 """Known images of each class, on average, from which on doubt says more than what is typical."""
 LEAST_CLUSTER, MOST_CLUSTERS = 5, 500
 """Images in a cluster on average, at least, and clusters at most."""
+MOST_KNOWN = 5000
+"""Entries that clusters are made with."""
 DRAWN_FROM = 10
 """Times as many of the least sure images as are wanted are spread over."""
 UNLIKE = 3
@@ -119,7 +121,8 @@ class _Order:
         self.is_open: NDArray[np.bool_] = opinions.similarity < similar
         self.known, self.alike = int((~self.is_open).sum()), 0
         self.found: list[Suggestion] = []
-        known = _known_keys(predictor) if self._entries < self._enough else keys[:0]
+        is_early = self._entries < self._enough or not opinions.tell_apart
+        known = _known_keys(predictor) if is_early else keys[:0]
         self._space = space_of(np.concatenate((keys, known)))
         self._is_labelled = np.arange(len(self._space)) >= len(keys)
 
@@ -230,6 +233,7 @@ def _by_typicality(space: Floats, rows: Ints) -> Ints:
 
 
 def _known_keys(predictor: Predictor) -> Floats:
-    """(N,D) of all entries, which are few."""
-    chunks = [keys for keys, _ in predictor.store.chunks()]
+    """(n,D) of all entries, or of MOST_KNOWN of them, evenly: of one class there may be many."""
+    every = max(1, -(-predictor.store.count // MOST_KNOWN))
+    chunks = [keys[::every] for keys, _ in predictor.store.chunks()]
     return np.concatenate(chunks) if chunks else np.empty((0, predictor.store.dim), np.float32)
