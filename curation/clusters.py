@@ -13,7 +13,7 @@ _faiss: Any = faiss  # Its type hints leave these functions out.
 
 SPACE = 64
 """Directions, of those that keys have, in which they are compared: where they differ most."""
-PASSES, ROUNDS = 4, 20
+PASSES, ROUNDS = 2, 20
 """To find those directions, and of k-means at most."""
 NEAR = 20
 """Images that one is typical of if it is near to them (Hacohen, Dekel and Weinshall, 2022, equation 4)."""

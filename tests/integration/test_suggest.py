@@ -57,7 +57,7 @@ def of(predictor: Predictor, keys: Floats, logits: Floats | None = None, **optio
 
 
 def test_where_nothing_is_known_each_group_is_asked_for_the_largest_first(empty: Bundle) -> None:
-    keys = around(empty.store.dim, (0, 10), (1, 40), (2, 20))
+    keys = around(empty.store.dim, (0, 10), (1, 40), (2, 20), spread=0.2)
     found = of(knowing(empty), keys, count=3)
     assert [one.place // 10 for one in found.suggested] == [pytest.approx(2.5, abs=1.5), pytest.approx(5.5, abs=1), 0]
     assert [one.like for one in found.suggested] == [40, 20, 10]
@@ -76,8 +76,8 @@ def test_the_most_typical_of_a_group_is_in_its_middle(empty: Bundle) -> None:
 
 def test_a_group_of_which_one_is_known_waits(empty: Bundle) -> None:
     dim = empty.store.dim
-    keys = around(dim, (0, 40), (1, 20), (2, 10))
-    known = around(dim, (0, 2), seed=1)
+    keys = around(dim, (0, 40), (1, 20), (2, 10), spread=0.08)
+    known = around(dim, (0, 2), spread=0.08, seed=1)
     found = of(knowing(empty, ("one", known)), keys, count=2)
     assert [one.like for one in found.suggested] == [20, 10]
     assert [one.why for one in found.suggested] == [f"typical of {n} photos like none that is known" for n in (20, 10)]
