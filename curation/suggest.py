@@ -177,7 +177,10 @@ class _Order:
         wanted, margins = until - len(self.found), self._opinions.margins
         while wanted > 0 and self.is_open.any():
             rows = np.flatnonzero(self.is_open)
-            rows = rows[np.argsort(margins[rows], kind="stable")[: DRAWN_FROM * wanted]]
+            rows = rows[np.argsort(margins[rows], kind="stable")]
+            doubtful = int((margins[rows] < SURE).sum())
+            # Spreading is no reason to ask of what is told apart well.
+            rows = rows[: max(wanted, min(doubtful, DRAWN_FROM * wanted))]
             clusters = clusters_of(self._space[rows], wanted)
             # Rows are in the order of their margins: the first of each cluster is its least sure one.
             for place in rows[np.sort(np.unique(clusters, return_index=True)[1])].tolist():
