@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -58,14 +59,27 @@ def typicality(members: Floats) -> Floats:
 
 
 def _spread(points: Floats, count: int) -> Floats:
-    """Points (c,d), c <= count, to begin with: far from each other, rather than by chance (k-means++)."""
+    """Points (c,d), c <= count, to begin with: far from each other rather than by chance.
+
+    k-means++, the best of a few tries for each (Arthur and Vassilvitskii, 2007).
+    """
     random = np.random.default_rng(0)
+    tries = 2 + int(np.log(count))
     chosen = [int(random.integers(len(points)))]
-    nearest = np.full(len(points), np.inf)
+    squares = np.square(points).sum(axis=1)
+    nearest = _squares(points, squares, chosen)[0]
     while len(chosen) < count:
-        nearest = np.minimum(nearest, np.square(points - points[chosen[-1]]).sum(axis=1))
-        rising = nearest.cumsum()
-        if rising[-1] <= 1e-9 * len(points):  # the others are the same as those
+        rising = nearest.cumsum(dtype=np.float64)
+        if rising[-1] <= 1e-6 * len(points):  # the others are the same as those
             break
-        chosen.append(min(int(np.searchsorted(rising, random.random() * rising[-1])), len(points) - 1))
+        tried = np.searchsorted(rising, random.random(tries) * rising[-1])
+        left = np.minimum(nearest, _squares(points, squares, np.minimum(tried, len(points) - 1)))
+        best = int(left.sum(axis=1).argmin())
+        chosen.append(int(tried[best]))
+        nearest = left[best]
     return np.ascontiguousarray(points[chosen])
+
+
+def _squares(points: Floats, squares: Floats, rows: Sequence[int] | Ints) -> Floats:
+    """Squared distances (m,n) of all points (n,d) to some of them, by the squares (n,) of their lengths."""
+    return np.maximum(squares + squares[rows][:, None] - 2 * points[rows] @ points.T, 0)

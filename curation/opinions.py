@@ -53,13 +53,9 @@ def opinions_of(predictor: Predictor, keys: Floats, logits: Floats) -> Opinions:
         StoreUnreachableError: the store does not answer.
     """
     count = len(keys)
-    found = Opinions(
-        *(np.full(count, NONE, np.int64) for _ in range(2)),
-        np.zeros((count, 2), np.float32),
-        *(np.full(count, NONE, np.int64) for _ in range(2)),
-        np.full(count, -np.inf, np.float32),
-        np.zeros(count, bool),
-    )
+    first, second, network, cache = (np.full(count, NONE, np.int64) for _ in range(4))
+    nearest = np.full(count, -np.inf, np.float32)
+    found = Opinions(first, second, np.zeros((count, 2), np.float32), network, cache, nearest, np.zeros(count, bool))
     for start in range(0, count, AT_ONCE):
         some = slice(start, start + AT_ONCE)
         for row, answer in enumerate(predictor.of_keys(logits[some], keys[some], neighbors=1), start):

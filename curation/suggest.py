@@ -30,7 +30,7 @@ COUNT = 10
 BATCH = 10
 PER_CLASS = 8
 """Known images of each class, on average, from which on doubt says more than what is typical."""
-LEAST_CLUSTER, MOST_CLUSTERS = 5, 500
+LEAST_CLUSTER, MOST_CLUSTERS = 3, 500
 """Images in a cluster on average, at least, and clusters at most."""
 MOST_KNOWN = 5000
 """Entries that clusters are made with."""
