@@ -66,7 +66,7 @@ from secondlook.model.networks.engines import Encoding
 from secondlook.model.networks.openvino_engine import OpenVinoEngine
 from secondlook.model.networks.recipe import Recipe
 from secondlook.model.scoring import error_percent
-from secondlook.model.stores.factory import choose_store
+from secondlook.model.stores.factory import lists_of
 from secondlook.model.stores.store import ExactStore
 
 RECIPE = Recipe(
@@ -77,7 +77,7 @@ FIRST = 10_000
 """Images that the encoder is made with."""
 SIZES = (10_000, 100_000)
 """Entries at which stores are measured, before all of them."""
-CANDIDATES = ("auto", "IVF*,PQ*x4fs,Refine(SQ8)", "HNSW32,SQ8")
+CANDIDATES = ("IVF*,SQ8", "IVF*,PQ*x4fs,Refine(SQ8)", "HNSW32,SQ8")
 """Stores that are measured; * = as many lists as auto makes, and a group for every two numbers."""
 QUERIES = 1000
 """Images that stores are tuned on, and as many that they are asked."""
@@ -239,10 +239,8 @@ def measure_sizes(plan: Plan) -> dict[str, Any]:
     found: list[StoreResult] = []
     count, dim = plan.keys.shape
     for entries in (*(size for size in SIZES if size < count), count):
-        lists = choose_store(entries, dim)[0].partition(",")[0]
+        lists = f"IVF{lists_of(entries)}"
         factories = [name.replace("IVF*", lists).replace("PQ*", f"PQ{dim // 2}") for name in CANDIDATES]
-        if lists == "Flat":  # few
-            factories = [name for name in factories if not name.startswith("Flat,")]
         found += stores(
             *(plan.keys[:entries], plan.values[:entries], queries, tuple(factories), parameters, (1.0, 1.0)),
             *(here.read_gb_per_second * 1e9, plan.seconds, _told(lambda *_: None)),

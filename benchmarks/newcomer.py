@@ -26,10 +26,10 @@ import httpx
 from secondlook.cli import main
 from secondlook.commands.shared.options import json_option, print_json
 from secondlook.evaluation.machine import Machine, machine
-from secondlook.evaluation.statistics.intervals import wilson
 from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.model.errors import DatasetError
+from secondlook.model.intervals import wilson
 
 READY = re.compile(r"ready: (http://[^/\s]+)/")
 

@@ -74,14 +74,14 @@ def _serve(serve: dict[str, Any]) -> list[Table]:
 
 def kind_of(result: StoreResult) -> str:
     """A store's name, however many lists it has."""
-    return re.sub(r"IVF\d+", "IVF", result.factory) + (" (auto)" if result.is_auto else "")
+    return re.sub(r"IVF\d+", "IVF", result.factory)
 
 
 def _sizes(sizes: dict[str, Any]) -> list[Table]:
     rows = [
         (
             f"{one.entries:,}",
-            kind_of(one),
+            kind_of(one) + (" (auto)" if one.is_auto else ""),
             f"{one.build_processor_seconds:,.0f}",
             f"{one.bytes_per_entry * one.entries / 1e6:,.0f}",
             f"{one.one_processor_ms:.2f}",
@@ -118,6 +118,16 @@ def size_figure(results: list[StoreResult]) -> Figure:
                 axes.plot(
                     [one.entries for one in line], [value(one) for one in line], f"{marker}-", color=colour, label=name
                 )
+            chosen = [one for one in results if one.is_auto]
+            axes.plot(
+                [one.entries for one in chosen],
+                [value(one) for one in chosen],
+                "o",
+                color="#222222",
+                markersize=13,
+                fillstyle="none",
+                label="what auto takes",
+            )
             axes.set(xscale="log", yscale=scale, xlabel="entries", ylabel=label)
             if scale == "linear":
                 axes.axhline(99.5, color="#444444", linestyle="--")

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from secondlook.evaluation.all_classes import AllClasses
 from secondlook.evaluation.fit_grid import cache_only_theta, surfaces
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.statistics.reliability import Reliability, diagram
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks, copies_of
@@ -26,6 +25,7 @@ from secondlook.model.answering.served_cache import Parameters, ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints, check_lam, check_parameters, mix, softmax
 from secondlook.model.errors import BundleError, DatasetError
+from secondlook.model.intervals import Interval, bootstrap
 from secondlook.model.manifest import FitReport, Manifest
 from secondlook.model.networks.engines import OnnxEngine
 from secondlook.model.scoring import ece_percent, error_percent, nll

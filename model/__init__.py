@@ -2,9 +2,9 @@
 
 Its parts, each importing only those above it::
 
-    errors, memory, malloc, labels, cache, scoring
+    errors, memory, malloc, labels, cache, scoring, intervals
                 the errors that users read, whether work fits into memory, what is kept of freed memory, the names of
-                classes, the cache's formulas, how good probabilities are
+                classes, the cache's formulas, how good probabilities are, how sure a measured number is
     images      bytes of a file -> uint8 pixels of the encoder's size
     networks    a network and a key recipe -> an encoder, exported as one ONNX graph; the engines that run it.
                 ``sources`` opens a network by its name, ``network`` is what any of them can do, ``preprocess`` and

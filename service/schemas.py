@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from secondlook.curation.class_report import BundleReport, percent
 from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.journal import number_in
@@ -91,6 +92,41 @@ class ModelInfo(BaseModel):
     why_not_teachable: str | None = Field(description="Why not, in a sentence; null where they can.")
 
 
+class Taken(BaseModel):
+    """What some images of a class were taken for."""
+
+    label: str
+    count: int
+
+
+class ClassInfo(BaseModel):
+    """How well one class is told."""
+
+    label: str
+    images: int = Field(description="Entries of it, taught ones included.")
+    asked: int = Field(description="How many of its images were asked about; 0 where no honest answers are known.")
+    right: int = Field(description="How many of those were answered right.")
+    right_percent: tuple[float, float, float] | None = Field(
+        description="That in percent, and its 95 % interval; null where none were asked about."
+    )
+    taken_for: list[Taken] = Field(description="What the others were taken for, most often first.")
+
+
+class ReportInfo(BaseModel):
+    """How well each class is told, by what the bundle was fitted on."""
+
+    generation: str
+    asked: int
+    right: int
+    right_percent: tuple[float, float, float] | None
+    how: str = Field(description="How that is known, or why it is not, in a sentence.")
+    classes: list[ClassInfo]
+    left_out: dict[str, int] = Field(description="Images that could not be used, by reason.")
+    copies: int = Field(description="Images that show a picture that another one shows too.")
+    in_two_classes: list[tuple[str, str]] = Field(description="Some of those that lie in two classes.")
+    next: list[str] = Field(description="What to do next, in sentences, the most useful first.")
+
+
 class EntryInfo(BaseModel):
     """One cached entry."""
 
@@ -164,6 +200,34 @@ def model_info(predictor: Predictor, why_not_teachable: str | None) -> ModelInfo
         truncation=manifest.approximation_error,
         teachable=why_not_teachable is None,
         why_not_teachable=why_not_teachable,
+    )
+
+
+def report_info(predictor: Predictor) -> ReportInfo:
+    """How well what answers tells each class."""
+    counts = dict(zip(predictor.classes, predictor.overlay.counts.tolist(), strict=True))
+    report, of = BundleReport.of(predictor.bundle.manifest, counts), predictor.bundle.manifest.dataset
+    return ReportInfo(
+        generation=predictor.bundle.manifest.generation,
+        asked=report.asked,
+        right=report.answered,
+        right_percent=percent(report.right),
+        how=report.how(),
+        classes=[
+            ClassInfo(
+                label=one.label,
+                images=one.photos,
+                asked=one.asked,
+                right=one.answered,
+                right_percent=percent(one.right),
+                taken_for=[Taken(label=label, count=count) for label, count in one.confused],
+            )
+            for one in report.classes
+        ],
+        left_out=dict(report.left_out),
+        copies=of.duplicates,
+        in_two_classes=[*of.in_two_classes],
+        next=[*report.advice()],
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secondlook.evaluation.paper.published import TOLERANCE, Published
-from secondlook.evaluation.statistics.intervals import Interval
+from secondlook.model.intervals import Interval
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from secondlook.evaluation.robustness import white_box
 from secondlook.evaluation.robustness.attacks import LABELS, Attack
 from secondlook.evaluation.robustness.models import NAMES
 from secondlook.evaluation.robustness.white_box import Bounded
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.plots import MODELS
 from secondlook.indexer.results import Figure, Table
+from secondlook.model.intervals import Interval, bootstrap, wilson
 
 METHODS = {"fgsm": "FGSM", "pgd": "PGD", "ensemble": "ensemble"}
 

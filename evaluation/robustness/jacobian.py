@@ -22,7 +22,6 @@ from torch import Tensor
 
 from secondlook.evaluation.evaluate import sample
 from secondlook.evaluation.robustness.models import WORKING_BYTES, Models
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
@@ -31,6 +30,7 @@ from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import DatasetError
+from secondlook.model.intervals import Interval, bootstrap, wilson
 from secondlook.model.memory import check_memory
 from secondlook.model.stores.store import CHUNK_BYTES
 

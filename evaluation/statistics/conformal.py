@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.model.answering.doubt import highest_score, ranked
 from secondlook.model.cache import Floats, Ints
+from secondlook.model.intervals import Interval, wilson
 from secondlook.model.manifest import Ranked
 
 ASKED = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.evaluation.statistics.intervals import LEVEL, Interval
+from secondlook.model.intervals import LEVEL, Interval
 
 Scores = NDArray[np.float64]
 

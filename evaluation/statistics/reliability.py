@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.statistics.intervals import wilson
 from secondlook.indexer.plots import GRID, MODELS
 from secondlook.indexer.results import Figure
 from secondlook.model.cache import Floats, Ints
+from secondlook.model.intervals import wilson
 from secondlook.model.scoring import ECE_BINS, confidence_bins
 
 

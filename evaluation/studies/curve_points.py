@@ -8,9 +8,9 @@ import numpy as np
 
 from secondlook.evaluation.evaluate import Setting, opinions
 from secondlook.evaluation.fit_grid import best_alone
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.fitting.parameters import choose_parameters
 from secondlook.model.cache import Floats, Ints, vote
+from secondlook.model.intervals import Interval, bootstrap
 from secondlook.model.scoring import nll
 
 

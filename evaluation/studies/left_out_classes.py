@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from secondlook.evaluation.served import answers_of
-from secondlook.evaluation.statistics.intervals import bootstrap
 from secondlook.evaluation.studies.drawn import indexed, some_of_each
 from secondlook.evaluation.studies.new_classes import NewClasses, new_classes
 from secondlook.indexer.datasets.by_name import of_bundle
@@ -29,6 +28,7 @@ from secondlook.indexer.results import Figure, Table
 from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.intervals import bootstrap
 
 COUNT = 100
 """Photos of each other class."""

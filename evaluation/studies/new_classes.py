@@ -15,7 +15,6 @@ import numpy as np
 
 from secondlook.evaluation.evaluate import sample, unseen
 from secondlook.evaluation.served import answers_of
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.embedding import BATCH
@@ -27,6 +26,7 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError
+from secondlook.model.intervals import Interval, bootstrap
 
 SHOTS = (1, 5, 20, 100)
 CLASSES = 5

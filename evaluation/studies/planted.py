@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.curation.neighbors import Images, LabelVotes, images_of, neighborhoods, theta_and_k
-from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.indexer.plots import COLOURS
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -18,6 +17,7 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Ints
 from secondlook.model.errors import ParameterError
+from secondlook.model.intervals import Interval
 
 SEEDS = 10
 RECALLS = (0.5, 0.8, 0.9)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.fitting.drawn import Drawn, draw
 from secondlook.indexer.fitting.evidence import Labels, Seen, see, surprise
@@ -25,6 +24,7 @@ from secondlook.indexer.results import Figure, Table
 from secondlook.model.cache import Floats
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Geometry, Rule
+from secondlook.model.intervals import Interval, wilson
 from secondlook.model.networks.classes import ClassMatch
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.served import answers_of
-from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.copies import Looks
 from secondlook.indexer.datasets.datasets import Dataset, load
@@ -38,6 +37,7 @@ from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.images import Geometry
+from secondlook.model.intervals import Interval, wilson
 from secondlook.model.journal import SOURCE
 from secondlook.model.manifest import Calibration
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.evaluation.evaluate import unseen
-from secondlook.evaluation.statistics.intervals import Interval, wilson
 from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
@@ -26,6 +25,7 @@ from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import Floats
 from secondlook.model.errors import BundleError, DatasetError
 from secondlook.model.images import Geometry, fit
+from secondlook.model.intervals import Interval, wilson
 
 Pixels = NDArray[np.uint8]
 

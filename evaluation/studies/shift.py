@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.evaluation.evaluate import Quality, Setting, ask, need_network, opinions, sample, unseen
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.evaluation.studies.corruptions import FAMILIES, STRENGTHS, shifted
 from secondlook.indexer.datasets.by_name import of_bundle
 from secondlook.indexer.datasets.datasets import Dataset
@@ -26,6 +25,7 @@ from secondlook.model.answering.served_cache import ServedCache
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError
+from secondlook.model.intervals import Interval, bootstrap
 from secondlook.model.memory import check_memory
 from secondlook.model.stores.faiss_store import FaissStore
 

@@ -31,18 +31,18 @@ class Measured(Generic[S]):
     """p_cache (n,C) of the whole holdout, as served."""
 
 
-CHANGED_PERCENT = 0.1
+CHANGED_PERCENT = 0.25
 """Answers that may change because a search does not look at every entry."""
 
-VARIATION = 0.003
+VARIATION = 0.01
 """How far, in total variation and on average, answers may be from those of a search that looks at every entry."""
 
 EARLY_CHANGED_PERCENT = 0.05
 EARLY_VARIATION = 0.003
 """The same for a quick search against the full one."""
 
-CACHE_CHANGED_PERCENT = 0.5
-CACHE_VARIATION = 0.01
+CACHE_CHANGED_PERCENT = 1.0
+CACHE_VARIATION = 0.02
 """The same for what the cache says alone, of either search: where lam is small the mixture is next to the network's
 answer however few entries are found, and the cache's own opinion and its neighbours are shown all the same."""
 

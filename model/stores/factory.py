@@ -34,6 +34,9 @@ FLAT_ENTRIES, FLAT_ENTRIES_BYTES = 2000, 16 << 20
 LISTS_PER_ROOT = 2
 """``auto`` makes this many lists for each square root of the number of entries, as a power of two."""
 
+GRAPH_DIM, GRAPH_NUMBERS = 256, 1 << 27
+"""Of keys so wide, from so many numbers in all on, ``auto`` makes a graph: lists were half as fast (decision 025)."""
+
 MAX_APPROXIMATE_K = 2048
 """Most neighbours asked of an IVF or HNSW store, whose lists or candidates hold only some; a GPU index's limit too."""
 
@@ -82,6 +85,12 @@ def check_k(k: int | None, store: StoreInfo) -> None:
         )
 
 
+def lists_of(count: int, fewest: int | None = None) -> int:
+    """As many lists as suit count keys, of which at least ``fewest`` will be there to train on."""
+    lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
+    return int(max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID)))))
+
+
 def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, str]:
     """A factory string for count keys of dim numbers, and the reason in a sentence (docs/decisions/006).
 
@@ -90,8 +99,13 @@ def choose_store(count: int, dim: int, fewest: int | None = None) -> tuple[str, 
     size = count * dim * 4
     if size <= FLAT_BYTES or (count <= FLAT_ENTRIES and size <= FLAT_ENTRIES_BYTES):
         return "Flat", f"{count:,} keys of {dim} numbers are {size / 1e6:,.1f} MB, soon looked through as they are"
-    lists = 2 ** round(np.log2(LISTS_PER_ROOT * np.sqrt(count)))
-    lists = max(1, min(lists, 2 ** int(np.log2((fewest or count) / FEWEST_PER_CENTROID))))
+    if dim >= GRAPH_DIM and count * dim >= GRAPH_NUMBERS:
+        return (
+            "HNSW32,SQ8",
+            f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "
+            "a byte a number and a graph, along which some are looked at",
+        )
+    lists = lists_of(count, fewest)
     return (
         f"IVF{lists},SQ8",
         f"{count:,} keys of {dim} numbers would be {size / 1e6:,.0f} MB to look through for each query: "

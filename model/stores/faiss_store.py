@@ -99,7 +99,8 @@ class FaissStore:
             steps = sorted({most * 2**step // 4 for step in range(32) for most in (4, 6)})
             return [SearchInfo(lists=lists) for lists in (*(s for s in steps if s < index.nlist), index.nlist)]
         if isinstance(index, faiss.IndexHNSW):
-            return [SearchInfo(candidates=2**step) for step in range(5, 13)]
+            steps = sorted({most * 2**step for step in range(4, 11) for most in (2, 3)})
+            return [SearchInfo(candidates=some) for some in (*steps, 4096)]
         return []
 
     def stored_bytes(self) -> int:

@@ -1,5 +1,36 @@
 import { within } from "./mixer.js";
 
+/** Each text once, however many answers have it. */
+const texts = new Map();
+function once(text) {
+  if (!texts.has(text)) texts.set(text, text);
+  return texts.get(text);
+}
+
+const opinion = (said) => said && { label: once(said.label), probability: said.probability };
+
+/** The labels that are offered first for an image. */
+const GUESSES = 5;
+
+/** A prediction in short, which is what the page keeps of each of many images. */
+export function inShort(prediction, { generation }) {
+  const { network, cache, novelty } = prediction;
+  return {
+    label: once(prediction.label),
+    probability: prediction.probability,
+    /** known, doubtful or unknown; null where that is not calibrated. */
+    standing: prediction.standing ?? null,
+    network: opinion(network),
+    cache: opinion(cache),
+    differs: Boolean(network && cache && network.label !== cache.label),
+    novelty: novelty?.score ?? null,
+    isNovel: Boolean(novelty?.is_novel),
+    credibility: prediction.credibility ?? null,
+    guesses: prediction.top.slice(0, GUESSES).map(({ label }) => once(label)),
+    generation: once(generation),
+  };
+}
+
 /** A prediction as `remix` takes it, with what else the server said; `model` is what `GET /v1/model` says. */
 export function toAnswer(prediction, { generation, lam, theta, k }, model) {
   const classes = [...model.classes];

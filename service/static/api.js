@@ -43,15 +43,25 @@ export async function call(method, path, { body, headers = {}, as = "json" } = {
 
 const wantsKey = ({ status, kind }) => kind !== "admin-disabled" && (status === 401 || status === 403);
 
+/** The window that asks for a key is open once, however many calls want one. */
+let asking = null;
+function askOnce(wrong) {
+  asking ??= askForKey(wrong).finally(() => { asking = null; });
+  return asking;
+}
+
 /** The same, and where a key is missing or wrong, ask for one until it fits or the reader gives up. */
 export async function callWithKey(method, path, options) {
   const before = key;
   for (;;) {
+    const sent = key;
     try {
       return await call(method, path, options);
     } catch (problem) {
       if (!wantsKey(problem)) throw problem;
-      const given = await askForKey(key ? problem.message : "");
+      // Another call was given one meanwhile.
+      if (key !== sent) continue;
+      const given = await askOnce(key ? problem.message : "");
       if (given === null) {
         key = before;
         throw Object.assign(problem, { isGivenUp: true });
@@ -108,21 +118,30 @@ export async function send(path, files, fields = {}, headers = {}) {
   }
 }
 
-const ASKED = "top=1000&neighbors=12&votes=500&coverage=0.95";
+const ALL = "top=1000&neighbors=12&votes=500&coverage=0.95";
+const SHORT = "top=5";
 
-/** What images show: `{body, predictions}`, with a problem document where an image failed. */
-export async function predict(files) {
+/** Statuses of what one of several files may have had all of them refused for. */
+const OF_A_FILE = [400, 413, 415, 422];
+
+/**
+ * What images show: `{body, predictions}`, with a problem document where an image failed; `isShort` asks for the
+ * opinions alone.
+ *
+ * Throws a Problem where it is not the images': the server does not answer, wants a key, knows nothing.
+ */
+export async function predict(files, isShort = false) {
   try {
-    const body = await send(`v1/predict?${ASKED}`, files);
+    const body = await send(`v1/predict?${isShort ? SHORT : ALL}`, files);
     return { body, predictions: body.predictions };
   } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    // What is wrong with one of several may have refused them all.
-    if (files.length === 1 || ![400, 413, 415, 422].includes(problem.status)) {
-      return { body: null, predictions: files.map(() => ({ detail: problem.message, kind: problem.kind })) };
+    if (!(problem instanceof Problem) || !OF_A_FILE.includes(problem.status)) throw problem;
+    if (files.length === 1) {
+      const { message: detail, status, kind } = problem;
+      return { body: null, predictions: [{ detail, status, type: kind }] };
     }
     const each = [];
-    for (const file of files) each.push(await predict([file]));
+    for (const file of files) each.push(await predict([file], isShort));
     const body = each.find((one) => one.body)?.body ?? null;
     return { body, predictions: each.flatMap((one) => one.predictions) };
   }

@@ -1,145 +1,82 @@
-import { predict } from "./api.js";
-import { toAnswer } from "./answer.js";
-import { bar, byId, element } from "./element.js";
-import { count, names, percent, short, some } from "./format.js";
+import { mayWork } from "./asking.js";
+import { bar, element } from "./element.js";
+import { count, names, percent, short } from "./format.js";
+import { select } from "./items.js";
 import { first, remix } from "./mix.js";
 import { mixture } from "./mixer.js";
-import { loadModel, model } from "./model.js";
+import { model } from "./model.js";
 import { NeighborTiles } from "./neighbors.js";
+import { showPicture } from "./pictures.js";
+import { headline } from "./words.js";
 
 const SHOWN = 3;
 const STANDINGS = { known: "Known", doubtful: "Doubtful", unknown: "Unknown" };
-const SENT_AT_ONCE = 8;
-const BYTES_AT_ONCE = 24 << 20;
 /** Until the server says its own. */
 const THRESHOLD = 0.5;
 
-/** The kind of problem where neither network nor cache has anything to say. */
-const NOTHING_TAUGHT = "nothing-taught";
-
 let made = 0;
 
-/** One image on the page, and what is said of it. */
+/** An image on the page drawn large, with all that is said of it. */
 export class Card {
-  /** `doing` has what its buttons do: teach, undo, remove, select. */
-  constructor(file, doing) {
-    this.file = file;
+  /** `doing` has what its buttons do: teach, undo, remove, retry. */
+  constructor(item, doing) {
+    this.item = item;
     this.doing = doing;
-    this.answer = null;
-    /** Whether nothing could be said of it, as nothing is known. */
-    this.isUntold = false;
-    this.taught = null;
+    this.hasFlipped = false;
+    const { name } = item;
     const id = `card-${made += 1}`;
-    this.picture = element("img", { className: "picture", alt: "", decoding: "async", src: URL.createObjectURL(file) });
-    this.picture.addEventListener("error", () => this.picture.classList.add("broken"));
-    this.box = element("input", { type: "checkbox", ariaLabel: `Select ${file.name}` });
-    this.box.addEventListener("change", () => doing.select());
+    this.picture = element("img", { className: "picture", alt: "", decoding: "async" });
+    this.box = element("input", { type: "checkbox", ariaLabel: `Select ${name}` });
+    this.box.addEventListener("change", () => select([item], this.box.checked));
     this.standing = element("p", { className: "standing", hidden: true });
-    this.label = element("h3", { id, tabIndex: -1 }, "Looking …");
+    this.label = element("h3", { id, tabIndex: -1 });
+    this.guess = element("p", { className: "guess", hidden: true });
     this.share = element("span", { className: "chance" });
     this.notes = element("div", { className: "notes" });
     this.body = element("div", { className: "said" });
-    const close = element("button", { type: "button", className: "close" }, "×");
-    close.setAttribute("aria-label", `Take ${file.name} off the page`);
-    close.addEventListener("click", () => doing.remove(this));
+    const close = this.#button("close", "×", `Take ${name} off the page`, () => doing.remove(item));
     this.element = element(
-      "li", { className: "card waiting", "aria-labelledby": id, "aria-busy": "true" },
+      "li", { className: "card", "aria-labelledby": id },
       element("div", { className: "top" },
         element("label", { className: "pick" }, this.box, this.picture),
         element("div", { className: "verdict" },
-          element("p", { className: "file", title: file.name }, file.name),
-          this.standing, this.label, this.share, this.notes),
+          element("p", { className: "file", title: name }, name),
+          this.standing, this.label, this.guess, this.share, this.notes),
         close),
       this.body,
     );
+    this.free = showPicture(this.picture, item);
+    this.update();
   }
 
-  get isSelected() { return this.box.checked && (this.answer !== null || this.isUntold); }
-
-  /** The class that is shown now. */
-  get shown() { return this.answer && this.answer.classes[first(remix(this.answer, mixture()).mixed)]; }
-
-  free() { URL.revokeObjectURL(this.picture.src); }
-
-  /** The image could not be answered. */
-  fail(detail) {
-    this.answer = null;
-    this.isUntold = false;
-    this.#settle();
-    this.element.classList.add("failed");
-    this.box.disabled = true;
-    this.label.textContent = "No answer";
-    this.#stand(null);
-    this.share.replaceChildren();
-    this.notes.replaceChildren();
-    const again = element("button", { type: "button", className: "quiet" }, "Try again");
-    again.addEventListener("click", () => this.doing.retry(this));
-    this.body.replaceChildren(element("p", { className: "bad" }, detail), element("div", { className: "row" }, again));
-  }
-
-  /** Nothing is known that could be said of it. */
-  wait() {
-    this.answer = null;
-    this.taught = null;
-    this.isUntold = true;
-    this.#settle();
-    this.element.classList.remove("failed");
-    this.box.disabled = false;
-    delete this.element.dataset.label;
-    this.label.textContent = "Not known yet";
-    this.#stand(null);
-    this.share.replaceChildren();
-    this.notes.replaceChildren();
-    const teach = element("button", { type: "button", className: "quiet" }, "Say what it shows …");
-    teach.setAttribute("aria-label", `Say what ${this.file.name} shows`);
-    teach.addEventListener("click", () => this.doing.teach([this]));
-    this.body.replaceChildren(element("div", { className: "row" }, teach));
-  }
-
-  /** What the server says of it. */
-  say(answer) {
-    this.answer = answer;
-    this.isUntold = false;
-    // What was taught is told with the first answer that knows of it.
-    if (this.taught) this.taught.isTold = true;
-    this.#settle();
-    this.element.classList.remove("failed");
-    this.box.disabled = false;
-    this.picture.alt = `The image ${this.file.name}`;
-    const columns = this.#columns;
-    this.bars = element("tbody");
-    this.doubt = element("dl", { className: "doubt" });
-    this.tiles = new NeighborTiles(answer);
-    const teach = element("button", { type: "button", className: "quiet" }, "That’s wrong …");
-    teach.setAttribute("aria-label", `That’s wrong: say what ${this.file.name} shows`);
-    teach.addEventListener("click", () => this.doing.teach([this]));
-    const hadFocus = this.body.contains(document.activeElement);
-    this.body.replaceChildren(
-      element("table", { className: "opinions" },
-        element("caption", { className: "unseen" }, `What ${columns.slice(0, -1).join(", ")} and cache say`),
-        element("thead", {}, element("tr", {},
-          element("td"),
-          ...columns.map((name) => element("th", { scope: "col", className: name }, name)))),
-        this.bars),
-      this.doubt, this.tiles.element,
-      element("div", { className: "row" }, teach),
-    );
-    this.refresh();
+  /** Draw what has changed of the item. */
+  update() {
+    const { item } = this;
+    this.box.checked = item.isSelected;
+    this.box.disabled = !item.isTeachable;
+    const now = [item.state, item.answer, item.said, item.problem, item.taught, item.taught?.isTold, item.label, item.refusal];
+    if (this.drawn?.every((value, i) => value === now[i])) return;
+    this.drawn = now;
+    const hadFocus = this.body.contains(document.activeElement) || this.notes.contains(document.activeElement);
+    this.element.classList.toggle("waiting", item.state === "waiting");
+    this.element.classList.toggle("failed", item.state === "failed");
+    this.element.setAttribute("aria-busy", String(item.state === "waiting"));
+    if (item.answer) this.#answer();
+    else this.#without();
     // What had the focus is replaced: the keyboard goes on at the answer.
     if (hadFocus) this.label.focus({ preventScroll: true });
   }
 
   /** Show it as the sliders mix it. */
   refresh() {
-    if (!this.answer) return;
-    const { answer } = this;
+    const { answer } = this.item;
+    if (!answer) return;
     const mixed = remix(answer, mixture());
     const winner = first(mixed.mixed);
-    this.element.dataset.label = answer.classes[winner];
-    this.label.textContent = answer.classes[winner];
-    this.share.textContent = percent(mixed.mixed[winner]);
+    const isOwn = mixed === answer;
     // Of another mix than the model's own, no more is known than that the image is unlike anything.
-    this.#stand(mixed === answer ? answer.standing : answer.standing && answer.novelty?.is_novel ? "unknown" : null);
+    const standing = isOwn ? answer.standing : answer.standing && answer.novelty?.is_novel ? "unknown" : null;
+    this.#head(answer.classes[winner], mixed.mixed[winner], standing, isOwn && !standing);
     this.#note(mixed, winner);
     const order = mixed.mixed.map((_, i) => i).sort((a, b) => mixed.mixed[b] - mixed.mixed[a]);
     // What network and cache think of first is shown, however little the mixture thinks of it.
@@ -152,26 +89,84 @@ export class Card {
         "td", { className: first(values[kind]) === i ? "first" : "" },
         bar(values[kind][i], kind), element("span", {}, percent(values[kind][i])),
       )))));
-    this.#doubt(mixed === answer);
+    this.#doubt(isOwn);
     this.tiles.refresh(mixed, winner);
   }
 
-  /** The opinions that there are. */
-  get #columns() { return ["mixture", ...(this.answer.hasNetwork ? ["network"] : []), "cache"]; }
-
-  #settle() {
-    this.element.classList.remove("waiting");
-    this.element.setAttribute("aria-busy", "false");
+  #button(className, text, spoken, act) {
+    const button = element("button", { type: "button", className }, text);
+    if (spoken) button.setAttribute("aria-label", spoken);
+    button.addEventListener("click", act);
+    return button;
   }
 
-  #stand(standing) {
-    this.standing.hidden = standing === null;
-    this.standing.textContent = STANDINGS[standing] ?? "";
+  /** All that the server says of it. */
+  #answer() {
+    const { item } = this;
+    const columns = this.#columns;
+    this.picture.alt = `The image ${item.name}`;
+    this.bars = element("tbody");
+    this.doubt = element("dl", { className: "doubt" });
+    this.tiles = new NeighborTiles(item.answer);
+    this.body.replaceChildren(
+      element("table", { className: "opinions" },
+        element("caption", { className: "unseen" }, `What ${columns.slice(0, -1).join(", ")} and cache say`),
+        element("thead", {}, element("tr", {},
+          element("td"),
+          ...columns.map((name) => element("th", { scope: "col", className: name }, name)))),
+        this.bars),
+      this.doubt, this.tiles.element,
+      element("div", { className: "row" }, this.#button("quiet", "That’s wrong …",
+        `That’s wrong: say what ${item.name} shows`, () => this.doing.teach([item]))),
+    );
+    this.refresh();
+  }
+
+  /** As long as there is no more than its name, or a short answer. */
+  #without() {
+    const { item } = this;
+    const { said, problem, name } = item;
+    this.notes.replaceChildren(...this.#onTheWay().map(([kind, sentence]) => element("p", { className: `note ${kind}` }, sentence)));
+    this.hasFlipped = false;
+    if (said) this.#head(said.label, said.probability, said.standing, !said.standing);
+    else this.#head({ waiting: "Looking …", untold: "Not known yet", failed: "No answer" }[item.state], null, null, false);
+    if (!said) delete this.element.dataset.label;
+    const parts = [];
+    if (problem) parts.push(element("p", { className: "bad" }, problem.detail));
+    if (problem && mayWork(problem)) {
+      parts.push(element("div", { className: "row" }, this.#button("quiet", "Try again", "", () => this.doing.retry([item]))));
+    } else if (item.state === "untold") {
+      parts.push(element("div", { className: "row" },
+        this.#button("quiet", "Say what it shows …", `Say what ${name} shows`, () => this.doing.teach([item]))));
+    }
+    this.body.replaceChildren(...parts);
+  }
+
+  /** The opinions that there are. */
+  get #columns() { return ["mixture", ...(this.item.answer.hasNetwork ? ["network"] : []), "cache"]; }
+
+  #head(label, probability, standing, isUncalibrated) {
+    const { text, guess } = headline(standing, label, probability);
+    if (probability !== null) this.element.dataset.label = label;
     this.element.dataset.standing = standing ?? "";
+    this.standing.hidden = !standing && !isUncalibrated;
+    this.standing.textContent = isUncalibrated ? "How sure that is was not calibrated" : STANDINGS[standing] ?? "";
+    this.label.textContent = text;
+    this.guess.hidden = !guess;
+    this.guess.textContent = guess;
+    this.share.textContent = guess || probability === null ? "" : percent(probability);
+  }
+
+  /** What the server has not been taught yet, or did not want to be: kind of note and sentence. */
+  #onTheWay() {
+    const { refusal, isPending, label } = this.item;
+    if (refusal) return [["alone", `Not taught: ${refusal}`]];
+    return isPending && label !== null ? [["soft", `Teaching ${label} …`]] : [];
   }
 
   #note(mixed, winner) {
-    const { answer, taught } = this;
+    const { item } = this;
+    const { answer, taught } = item;
     const notes = [];
     const say = (className, ...parts) => notes.push(element("p", { className: `note ${className}` }, ...parts));
     if (answer.isAlone) {
@@ -189,12 +184,11 @@ export class Card {
     this.hasFlipped = own !== winner;
     if (this.hasFlipped) say("flip", `The model’s own mix says ${answer.classes[own]}, ${percent(answer.mixed[own])}`);
     if (mixed.isCut) say("soft", `From the nearest ${count(answer.votes.indices.length)} entries alone.`);
+    for (const parts of this.#onTheWay()) say(...parts);
     if (taught?.isTold) {
       const { before, label, ids } = taught;
       const now = answer.mixed[own];
-      const undo = element("button", { type: "button", className: "link" }, "Undo");
-      undo.setAttribute("aria-label", `Undo teaching ${this.file.name}`);
-      undo.addEventListener("click", () => this.doing.undo(this));
+      const undo = this.#button("link", "Undo", `Undo teaching ${item.name}`, () => this.doing.undo(item));
       const was = before && element("span", { className: "was" }, `${before.label} ${percent(before.probability)}`);
       const then = was ? [was, " → "] : ["Taught: "];
       say("taught", ...then, element("strong", {}, `${answer.classes[own]} ${percent(now)}`), " ", ids.length ? undo : "");
@@ -206,7 +200,7 @@ export class Card {
   }
 
   #doubt(isOwn) {
-    const { novelty, credibility, set } = this.answer;
+    const { novelty, credibility, set } = this.item.answer;
     const threshold = model.calibration?.novelty?.threshold ?? THRESHOLD;
     const facts = [];
     if (novelty !== null) {
@@ -220,61 +214,4 @@ export class Card {
       "div", {}, element("dt", {}, name), element("dd", {}, value, more ? element("small", {}, ` ${more}`) : ""),
     )));
   }
-}
-
-/** Parts of a list that may go in one request. */
-function portions(cards) {
-  const parts = [];
-  let bytes = Infinity;
-  for (const card of cards) {
-    if (bytes + card.file.size > BYTES_AT_ONCE || parts.at(-1).length === SENT_AT_ONCE) {
-      parts.push([]);
-      bytes = 0;
-    }
-    parts.at(-1).push(card);
-    bytes += card.file.size;
-  }
-  return parts;
-}
-
-/** Ask the server about cards, and show what it says of each as soon as it does. */
-export async function ask(cards) {
-  if (model?.isEmpty) await loadModel(); // unless somebody else has taught it
-  if (model?.isEmpty) {
-    for (const card of cards) card.wait();
-    return;
-  }
-  for (const part of portions(cards)) {
-    // What others taught meanwhile is in the model's counts, which the mixing needs.
-    const answered = predict(part.map(({ file }) => file));
-    const [{ body, predictions }] = await Promise.all([answered, loadModel().catch(() => null)]);
-    const isNews = body && (!model || body.generation !== model.generation
-      || predictions.some(({ top = [] }) => top.some(({ label, index }) => model.classes[index] !== label)));
-    if (isNews) await loadModel();
-    part.forEach((card, i) => {
-      const said = predictions[i];
-      if (said.top) card.say(toAnswer(said, body, model));
-      else if (said.kind === NOTHING_TAUGHT) card.wait();
-      else card.fail(said.detail);
-    });
-  }
-}
-
-/** The cards in words, for those who do not see them. */
-export function inWords(cards) {
-  const known = cards.filter(({ answer }) => answer);
-  const said = known.slice(0, 5).map(({ file, shown, answer }) => (
-    `${file.name}: ${answer.standing ? `${answer.standing}, ` : ""}${shown}`
-    + (answer.novelty?.is_novel ? ", unlike anything known" : "")));
-  const failed = cards.length - known.length;
-  const parts = [some(known.length, "image") + " answered", ...said];
-  if (known.length > 5) parts.push("and more");
-  if (failed) parts.push(`${some(failed, "image")} without an answer`);
-  return `${parts.join(". ")}.`;
-}
-
-/** Say what goes on; `isSeen` is false where the cards show it anyway. */
-export function announce(sentence, isSeen = true) {
-  byId("status").textContent = sentence;
-  byId("status").classList.toggle("unseen", !isSeen);
 }

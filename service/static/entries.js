@@ -31,7 +31,7 @@ export async function loadEntries() {
   next = following;
   byId("entries").replaceChildren(...entries.map((entry) => {
     const button = element("button", { type: "button" },
-      element("span", { className: "frame" }, picture(entry)), element("span", { className: "name" }, entry.label),
+      picture(entry) ?? "", element("span", { className: "name" }, entry.label),
       element("span", { className: "alike" }, entry.was ? `was ${entry.was}` : entry.taught ? "taught" : entry.source));
     button.setAttribute("aria-label", `${entry.label}, ${entry.taught ? "taught" : entry.source}: details`);
     button.addEventListener("click", () => openEntry({ ...entry, generation }));

@@ -2,14 +2,13 @@ import { Problem, callWithKey, tellChanged } from "./api.js";
 import { openDialog } from "./dialogs.js";
 import { byId, element } from "./element.js";
 
-/** An entry's thumbnail, or its label's first letter where the bundle keeps no pictures. */
-export function picture({ id, label, thumbnail }) {
-  const letter = () => element("span", { className: "letter", ariaHidden: "true" }, [...label][0] ?? "?");
-  if (!thumbnail) return letter();
+/** A frame with an entry's thumbnail; null where the bundle keeps no pictures. */
+export function picture({ id, thumbnail }, ...marks) {
+  if (!thumbnail) return null;
   const { pathname: src } = new URL(`v1/entries/${id}/thumbnail`, document.baseURI);
   const image = element("img", { src, alt: "", loading: "lazy" });
-  image.addEventListener("error", () => image.replaceWith(letter()));
-  return image;
+  image.addEventListener("error", () => image.replaceWith(element("span", { className: "soft" }, "no picture")));
+  return element("span", { className: "frame" }, image, ...marks);
 }
 
 const dialog = byId("entry-dialog");
@@ -22,7 +21,7 @@ let open = null;
 /** Show one known image, which can be relabelled or removed there; its id is the generation's that it names. */
 export function openEntry(entry, { share = "" } = {}) {
   open = entry;
-  byId("entry-picture").replaceChildren(picture(entry));
+  byId("entry-picture").replaceChildren(picture(entry) ?? "");
   byId("entry-title").textContent = entry.label;
   const facts = [
     ["Similarity", entry.similarity?.toFixed(3)],

@@ -1,8 +1,8 @@
 import { Problem, takeKey } from "./api.js";
 import { showAdmin } from "./admin.js";
-import { announce } from "./cards.js";
 import { byId } from "./element.js";
 import { loadModel } from "./model.js";
+import { announce } from "./words.js";
 import "./look.js";
 import "./traffic.js";
 

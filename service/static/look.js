@@ -1,116 +1,156 @@
-import { CHANGED } from "./api.js";
-import { Card, announce, ask, inWords } from "./cards.js";
-import { byId, element } from "./element.js";
-import { count, names, some } from "./format.js";
-import { onMix } from "./mixer.js";
-import { loadModel, model, onModel } from "./model.js";
-import { openTeach, taughtInWords, undo } from "./teach.js";
+import { CHANGED, Problem } from "./api.js";
+import { ask } from "./asking.js";
+import { openItem } from "./detail.js";
+import { dropped } from "./dropped.js";
+import { byId } from "./element.js";
+import { asCsv, asJson, download } from "./export.js";
+import { showFailures } from "./failures.js";
+import { focusCard, showFew, updateFew } from "./few.js";
+import { count, some } from "./format.js";
+import { FEW, Item, add, changed, items, onItems, remove, select, selected } from "./items.js";
+import { forgetSince, takeBack, taughtSince } from "./labelling.js";
+import { shownItems, showMany, updateMany } from "./many.js";
+import { resetMix } from "./mixer.js";
+import { loadModel, model } from "./model.js";
+import { freePictures } from "./pictures.js";
+import { showStart } from "./start.js";
+import { openTeach, taughtInWords } from "./teach.js";
+import { announce, inWords } from "./words.js";
 
-const list = byId("cards");
-let cards = [];
+/** The view that answers: images come, are asked about, and are drawn as a few cards or as a grid of many. */
 
-function showCounts() {
-  const selected = cards.filter((card) => card.isSelected).length;
-  document.body.classList.toggle("answered", cards.length > 0);
-  byId("selection").hidden = selected === 0;
-  byId("selected").textContent = `${selected} selected`;
-  const flipped = cards.filter((card) => card.answer && card.hasFlipped).length;
-  const differ = `${flipped} of ${some(cards.length, "answer")} ${flipped === 1 ? "differs" : "differ"}`;
-  byId("flips").textContent = flipped ? `${differ} from the model’s own mix` : "";
+const isMany = () => items().length > FEW;
+
+/** Do something, and say what is wrong where it fails. */
+async function attempt(act) {
+  try {
+    await act();
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    announce(problem.message);
+  }
 }
 
 const doing = {
-  select: showCounts,
   teach: openTeach,
-  undo,
-  retry(card) { look([card]); },
-  remove(card) {
-    const at = cards.indexOf(card);
-    cards = cards.filter((other) => other !== card);
-    card.element.remove();
-    card.free();
+  undo: (item) => takeBack([item]),
+  retry: (some_) => attempt(() => look(some_)),
+  remove(gone) {
+    const at = items().indexOf(gone);
+    takeOff([gone]);
     // The keyboard goes on where it was.
-    (cards[at] ?? cards[at - 1])?.label.focus() ?? byId("choose").focus();
-    showCounts();
+    const next = items()[at] ?? items()[at - 1];
+    if (isMany()) byId("grid").focus();
+    else if (!next || !focusCard(next)) byId("choose").focus();
   },
 };
 
+function takeOff(gone) {
+  remove(gone);
+  freePictures();
+}
+
+/** Whether the answers are from before something was taught: with many, they are asked for when the reader wants. */
+function showStale() {
+  const since = taughtSince();
+  byId("stale").hidden = !since || !isMany();
+  byId("stale-why").textContent = `${some(since, "image was", "images were")} taught or taken back since these answers.`;
+}
+
+/** What is said of all of them together. */
+function summarize() {
+  const all = items();
+  const waiting = all.filter(({ state }) => state === "waiting").length;
+  byId("looking").hidden = !waiting || !isMany();
+  byId("looking-bar").max = all.length;
+  byId("looking-bar").value = all.length - waiting;
+  byId("looking-count").textContent = `${count(all.length - waiting)} of ${some(all.length, "image")} looked at`;
+  const teaching = all.filter(({ isPending }) => isPending).length;
+  byId("teaching").textContent = teaching ? `${some(teaching, "image")} on the way to be taught …` : "";
+  const number = selected().length;
+  byId("selection").hidden = number === 0;
+  byId("selected").textContent = `${count(number)} selected`;
+  showFailures(isMany() ? all : [], { retry: doing.retry, remove: takeOff });
+  showStale();
+}
+
+let isDue = false;
+let wasMany = false;
+
+onItems((some_) => {
+  document.body.classList.toggle("answered", items().length > 0);
+  document.body.classList.toggle("many", isMany());
+  if (some_ === null) {
+    // The sliders mix large cards alone.
+    if (isMany() && !wasMany) resetMix();
+    wasMany = isMany();
+    showFew(isMany() ? [] : items(), doing);
+    if (isMany()) showMany(doing);
+    else askRest();
+  } else if (isMany()) updateMany();
+  else updateFew(some_);
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    summarize();
+  });
+});
+
+/** Of those that were many, and are a few now, all is asked for. */
+function askRest() {
+  const short = items().filter(({ state, answer }) => state === "answered" && !answer);
+  if (short.length) attempt(() => ask(short));
+}
+
 /** Put images on the page, the newest first, and ask about them. */
-async function add(files) {
+async function put(files) {
   if (!files.length) return;
-  const added = [...files].map((file) => new Card(file, doing));
-  cards = [...added, ...cards];
-  list.prepend(...added.map((card) => card.element));
-  for (const card of added) sight.observe(card.element);
-  showCounts();
-  added[0].element.scrollIntoView({ block: "nearest" });
-  await look(added);
+  const added = files.map(({ file, name }) => new Item(file, name));
+  add(added);
+  if (!isMany()) byId("cards").firstElementChild.scrollIntoView({ block: "nearest" });
+  await attempt(() => look(added));
 }
 
 async function look(asked) {
   announce(`Looking at ${some(asked.length, "image")} …`);
-  await ask(asked);
-  showCounts();
-  const untold = asked.filter((card) => card.isUntold);
-  announce(untold.length ? "Nothing is known yet." : inWords(asked), false);
+  for (const item of asked) if (item.state === "failed") Object.assign(item, { state: "waiting", problem: null });
+  changed(asked);
+  await ask(asked, isMany());
+  const left = asked.filter(({ isGone }) => !isGone);
+  const untold = left.filter(({ state }) => state === "untold");
+  announce(untold.length ? "Nothing is known yet." : inWords(left), false);
   if (untold.length && model.teachable && !document.querySelector("dialog[open]")) openTeach(untold);
 }
 
 async function askAll() {
   await loadModel();
-  const asked = cards.filter((card) => card.answer || card.isUntold);
+  forgetSince();
+  const asked = items().filter(({ state }) => state === "answered" || state === "untold");
   if (!asked.length) return;
-  await ask(asked);
-  showCounts();
-  const taught = asked.filter((card) => card.taught && card.answer);
-  announce(taught.length ? `${taughtInWords(taught)}.` : inWords(asked), false);
-}
-document.addEventListener(CHANGED, () => askAll().catch((problem) => announce(problem.message)));
-
-// However quickly a slider moves, what is in sight is mixed once for each time that the screen is drawn; the rest when
-// it rests.
-const RESTS_MS = 150;
-const MIXED_AT_ONCE = 6;
-const inSight = new Set();
-const sight = new IntersectionObserver((changes) => {
-  for (const { target, isIntersecting } of changes) {
-    if (isIntersecting) inSight.add(target);
-    else inSight.delete(target);
-  }
-  mixSome(stale.filter(({ element }) => inSight.has(element)));
-});
-let stale = [];
-let isDue = false;
-let resting = null;
-
-function mixSome(some_) {
-  for (const card of some_) card.refresh();
-  stale = stale.filter((card) => !some_.includes(card));
-  showCounts();
+  await ask(asked, isMany());
+  const taught = asked.filter((item) => item.taught && item.said);
+  announce(taught.length && !isMany() ? `${taughtInWords(taught)}.` : inWords(asked), false);
 }
 
-function mixRest() {
-  if (!stale.length) return;
-  mixSome(stale.slice(0, MIXED_AT_ONCE));
-  resting = setTimeout(mixRest);
-}
-
-onMix(() => {
-  stale = [...cards];
-  clearTimeout(resting);
-  resting = setTimeout(mixRest, RESTS_MS);
-  if (isDue) return;
-  isDue = true;
-  requestAnimationFrame(() => {
-    isDue = false;
-    mixSome(stale.filter(({ element }) => inSight.has(element)));
-  });
+document.addEventListener(CHANGED, () => attempt(async () => {
+  // What nothing could be said of can be answered now.
+  const untold = items().some(({ state }) => state === "untold");
+  if (!isMany() || untold) await askAll();
+  else if (openItem()?.state === "answered") await ask([openItem()]);
+  showStale();
+}));
+byId("ask-anew").addEventListener("click", () => {
+  forgetSince();
+  showStale();
+  byId("grid").focus();
+  attempt(askAll);
 });
 
 for (const [opener, input] of [["choose", "files"], ["photo", "camera"]]) {
   byId(opener).addEventListener("click", () => byId(input).click());
   byId(input).addEventListener("change", ({ target }) => {
-    add([...target.files]);
+    put([...target.files].map((file) => ({ file, name: file.name })));
     target.value = "";
   });
 }
@@ -130,46 +170,30 @@ document.addEventListener("drop", (event) => {
   inside = 0;
   over(false);
   location.hash = "look";
-  add([...event.dataTransfer.files]);
+  dropped(event.dataTransfer).then(put, () => announce("What was dropped cannot be read: choose it again."));
 });
 document.addEventListener("paste", ({ clipboardData }) => {
-  if (clipboardData?.files.length && !document.querySelector("dialog[open]")) add([...clipboardData.files]);
+  if (!clipboardData?.files.length || document.querySelector("dialog[open]")) return;
+  put([...clipboardData.files].map((file) => ({ file, name: file.name })));
 });
 
-byId("teach-selected").addEventListener("click", () => openTeach(cards.filter((card) => card.isSelected)));
-const selectAll = (isSelected) => {
-  for (const card of cards) card.box.checked = isSelected && !card.box.disabled;
-  showCounts();
-};
-byId("select-all").addEventListener("click", () => selectAll(true));
-byId("select-none").addEventListener("click", () => { selectAll(false); byId("select-all").focus(); });
+const shown = () => (isMany() ? shownItems() : items());
+byId("teach-selected").addEventListener("click", () => openTeach(selected()));
+byId("take-selected").addEventListener("click", () => { takeOff(selected()); byId("choose").focus(); });
+byId("select-all").addEventListener("click", () => select(shown(), true));
+byId("select-none").addEventListener("click", () => { select(items(), false); byId("select-all").focus(); });
 byId("clear").addEventListener("click", () => {
-  for (const card of cards) card.free();
-  cards = [];
-  list.replaceChildren();
-  showCounts();
+  takeOff(items());
   announce("The page is empty.");
   byId("choose").focus();
 });
+for (const [button, write, name, type] of [
+  ["export-csv", asCsv, "answers.csv", "text/csv"], ["export-json", asJson, "answers.json", "application/json"],
+]) {
+  byId(button).addEventListener("click", () => {
+    download(write(shown()), name, type);
+    announce(`${some(shown().length, "image")} written to ${name}.`);
+  });
+}
 
-onModel(({ classes, entries, network, preprocess, dataset_classes: known, network_classes: told, few_classes: few, hasHead, taught, parameters_from: source, holdout, isEmpty }) => {
-  const of = `${some(classes.length, "class", "classes")}: ${names(classes)}`;
-  const parts = isEmpty ? [element("strong", {}, "Nothing is known yet.")]
-    : [element("strong", {}, count(entries)), ` known images of ${of}.`];
-  if (classes.length === 1) parts.push(" Teach a second class, so that there is something to tell apart.");
-  if (known && classes.length > known) parts.push(` ${some(classes.length - known, "class was", "classes were")} taught.`);
-  if (hasHead && told < known) parts.push(` The network knows the first ${count(told)} of them.`);
-  if (few?.length) parts.push(` The cache alone knows ${names(few)}, until there are more images and a rebuild.`);
-  if (network && preprocess) {
-    const { height, width } = preprocess.geometry;
-    parts.push(` ${network.name} looks at ${width} × ${height} pixels of each image${preprocess.mirrored ? ", and of its mirror image" : ""}.`);
-  }
-  if (taught?.images) parts.push(` ${some(taught.images, "image was", "images were")} taught here.`);
-  if (source === "leave-one-out") {
-    parts.push(hasHead ? " The mix is a cautious half:" : " The vote was fitted on the known images themselves:");
-    parts.push(" no images that the network never saw were there to fit it on, and doubt is not calibrated.");
-  } else if (source === "holdout" && holdout) {
-    parts.push(` The ${hasHead ? "mix" : "vote"} was fitted on ${some(holdout.images, "image")}: ${holdout.name}.`);
-  }
-  byId("model").replaceChildren(...parts);
-});
+showStart(put);

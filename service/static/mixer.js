@@ -75,11 +75,16 @@ for (const [name, slider] of Object.entries(sliders)) {
   });
 }
 
-byId("reset").addEventListener("click", () => {
+/** Back to the model's own. */
+export function resetMix() {
+  if (!own) return;
   chosen = { ...own };
   show();
-  moving()[0][1].input.focus();
   listener();
+}
+byId("reset").addEventListener("click", () => {
+  resetMix();
+  moving()[0][1].input.focus();
 });
 
 // A wide page has room for the sliders; on a phone they open when asked for.

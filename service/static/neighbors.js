@@ -8,14 +8,22 @@ const FIRST = 6;
 export class NeighborTiles {
   constructor(answer) {
     this.answer = answer;
+    const without = answer.neighbors.filter(({ thumbnail }) => !thumbnail).length;
+    /** Where some have no pictures, all are lines of words and bars: what is not there is not drawn. */
+    this.isLines = without > 0;
+    this.isPictured = without < answer.neighbors.length;
     this.sentence = element("p", { className: "soft" });
     this.tiles = answer.neighbors.map((neighbor, i) => this.#tile(neighbor, i));
     this.list = element("ul", { className: "tiles few" }, this.tiles.map(({ item }) => item));
+    this.list.classList.toggle("lines", this.isLines);
+    this.list.classList.toggle("pictured", this.isPictured);
     this.list.setAttribute("aria-label", "Nearest known images");
     this.more = element("button", { type: "button", className: "link", "aria-expanded": "false" });
     this.more.addEventListener("click", () => this.#open(this.list.classList.contains("few")));
     this.element = element("div", { className: "neighbors" },
       element("h4", {}, "Nearest known images ", element("small", {}, "similarity, share of the vote")), this.list,
+      this.isLines ? element("p", { className: "soft" }, this.isPictured
+        ? "Some were kept without their pictures." : "Shown by label: this model was made without keeping pictures.") : "",
       element("div", { className: "row between" }, this.sentence, answer.neighbors.length > FIRST ? this.more : ""));
     this.#open(false);
   }
@@ -49,11 +57,12 @@ export class NeighborTiles {
     const share = element("span", { className: "part" });
     const mark = element("span", { className: "star", hidden: true, ariaHidden: "true" }, "★");
     const title = `${neighbor.label}, similarity ${neighbor.similarity.toFixed(3)}`;
-    const button = element("button", { type: "button", title },
-      element("span", { className: "frame" }, picture(neighbor), mark),
-      element("span", { className: "name" }, neighbor.label),
-      element("span", { className: "alike" }, neighbor.similarity.toFixed(2)),
-      meter, share);
+    const name = element("span", { className: "name" }, this.isLines ? mark : "", neighbor.label);
+    const alike = element("span", { className: "alike" }, neighbor.similarity.toFixed(2));
+    const parts = this.isLines
+      ? [this.isPictured ? picture(neighbor) ?? element("span") : "", name, meter, share, alike]
+      : [picture(neighbor, mark), name, alike, meter, share];
+    const button = element("button", { type: "button", title }, ...parts);
     button.addEventListener("click", () => openEntry(neighbor, { share: percent(this.shares[i] ?? 0) }));
     const item = element("li", { className: neighbor.taught ? "taught" : "" }, button);
     return { item, meter, share, mark, button, neighbor };

@@ -181,10 +181,14 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        # A refused call is logged by the browser itself, and is what some tests are about.
+        # A call that is refused or reaches nobody is logged by the browser itself, and is what some tests are about.
         page.on(
             "console",
-            lambda told: wrong.append(told.text) if told.type == "error" and "status of" not in told.text else None,
+            lambda told: (
+                wrong.append(told.text)
+                if told.type == "error" and not told.text.startswith("Failed to load resource")
+                else None
+            ),
         )
         page.on(
             "request", lambda asked: None if asked.url.startswith((server.url, "blob:")) else wrong.append(asked.url)

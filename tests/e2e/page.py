@@ -56,6 +56,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.{0 if share in (0, 1) else 1}f} %"
 
 
+def headline(said: dict[str, Any]) -> str:
+    """The largest words of an answer: the label as far as it is to be trusted."""
+    words = {"doubtful": f"perhaps {said['label']}", "unknown": "I don\u2019t know"}
+    return words.get(said["standing"], said["label"])
+
+
+def says(card: Locator, label: str) -> None:
+    """A card's answer is that label, however far it is to be trusted."""
+    expect(card).to_have_attribute("data-label", label)
+
+
 def slide(page: Page, name: str, part: float) -> float:
     """Move a slider to a part of its way; what it says there."""
     page.locator(f"#{name}").evaluate(

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from secondlook.service.http.keys import new_key
 from tests.e2e.conftest import KEY, Server, until
-from tests.e2e.page import WRONG, ask, give_key, look, percent, slide, striped, upload, violations
+from tests.e2e.page import WRONG, ask, give_key, headline, look, percent, says, slide, striped, upload, violations
 from tests.images_for_tests import make_image
 
 ADMIN = {"Authorization": f"Bearer {KEY}"}
@@ -39,8 +39,9 @@ def test_an_image_is_answered_with_bars_and_neighbours(server: Server, visit: Vi
         page, upload("a.png", image), upload("broken.png", b"no image"), upload("b.png", make_image("blue", seed=6))
     )
     said = ask(server, image)["predictions"][0]
-    expect(card.get_by_role("heading", level=3)).to_have_text(said["label"])
-    expect(card.locator(".chance")).to_have_text(percent(said["probability"]))
+    says(card, said["label"])
+    expect(card.get_by_role("heading", level=3)).to_have_text(headline(said))
+    expect(card.locator(".verdict")).to_contain_text(percent(said["probability"]))
     for score in said["top"]:
         row = card.get_by_role("row", name=score["label"])
         cells = [row.get_by_role("cell").nth(i) for i in range(3)]
@@ -66,7 +67,7 @@ def test_an_image_is_answered_with_bars_and_neighbours(server: Server, visit: Vi
     expect(card.locator(".standing")).to_have_text(said["standing"].capitalize())
     expect(card.get_by_text("Unlike anything I know")).to_have_count(int(said["novelty"]["is_novel"]))
     expect(broken).to_contain_text("broken.png: ")
-    expect(other.get_by_role("heading", level=3)).to_have_text("blue")
+    says(other, "blue")
     expect(page.locator("#status")).to_contain_text("2 images answered")
     other.get_by_role("button", name="Take b.png off the page").click()
     expect(page.locator(".card")).to_have_count(2)
@@ -139,16 +140,16 @@ def test_sliders_mix_anew_as_the_server_would(server: Server, visit: Visit) -> N
     (card,) = look(page, upload("a.png", image))
     own = ask(server, image)
     said = own["predictions"][0]
-    heading, chance = card.get_by_role("heading", level=3), card.locator(".chance")
+    chance = card.locator(".chance")
     page.locator("#lam").press("Home")
-    expect(heading).to_have_text(said["network"]["label"])
+    says(card, said["network"]["label"])
     expect(chance).to_have_text(percent(said["network"]["probability"]))
     page.locator("#lam").press("End")
-    expect(heading).to_have_text(said["cache"]["label"])
+    says(card, said["cache"]["label"])
     for parts in ((0.0, 0.5, 0.3), (1.0, 0.6, 0.0), (0.35, 0.1, 1.0), (0.8, 0.9, 0.5)):
         lam, theta, k = (slide(page, name, part) for name, part in zip(("lam", "theta", "k"), parts, strict=True))
         wanted = ask(server, image, f"&lam={lam}&theta={theta}&k={k:.0f}")["predictions"][0]
-        expect(heading).to_have_text(wanted["label"])
+        says(card, wanted["label"])
         expect(chance).to_have_text(percent(wanted["probability"]))
         flipped = wanted["label"] != said["label"]
         expect(card.get_by_text("own mix says")).to_have_count(int(flipped))
@@ -184,9 +185,10 @@ def test_images_are_dropped_and_pasted(server: Server, visit: Visit) -> None:
     expect(page.get_by_text("Drop to look at them")).to_be_visible()
     page.evaluate(give, ["drop", "dropped.png", content])
     expect(page.get_by_text("Drop to look at them")).to_be_hidden()
-    expect(page.locator(".card h3")).to_have_text("green")
+    says(page.locator(".card"), "green")
     page.evaluate(give, ["paste", "pasted.png", list(make_image("blue", seed=3))])
-    expect(page.locator(".card h3")).to_have_text(["blue", "green"])
+    for place, label in enumerate(["blue", "green"]):
+        says(page.locator(".card").nth(place), label)
 
 
 def test_keys_for_predictions_are_asked_for(serve: Serve, root: Path, tmp_path: Path, visit: Visit) -> None:
@@ -202,7 +204,7 @@ def test_keys_for_predictions_are_asked_for(serve: Serve, root: Path, tmp_path: 
     expect(card).to_contain_text("This call needs a key")
     card.get_by_role("button", name="Try again").click()
     give_key(page, secret)
-    expect(card.get_by_role("heading", level=3)).to_have_text("red")
+    says(card, "red")
     # It opens no more than predictions, which is said before anyone types.
     card.get_by_role("button", name=WRONG).click()
     expect(page.get_by_role("dialog", name="What does a.png show?")).to_contain_text("no admin key")
@@ -232,7 +234,7 @@ def test_the_keyboard_is_enough(server: Server, visit: Visit) -> None:
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files([upload("a.png", make_image("red", seed=5))])
-    expect(page.locator(".card h3")).to_have_text("red")
+    says(page.locator(".card"), "red")
     go_to("That")
     page.keyboard.press("Enter")
     page.keyboard.type("scarlet")

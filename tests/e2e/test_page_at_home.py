@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from secondlook.service.processes.browser import Browser
 from tests.e2e.conftest import KEY, Server, until
-from tests.e2e.page import WRONG, look, striped, upload, violations
+from tests.e2e.page import WRONG, look, says, striped, upload, violations
 from tests.e2e.test_at_home import link
 
 Serve = Callable[..., Server]
@@ -65,7 +65,7 @@ def test_by_the_link_a_class_is_taught_without_typing_a_key(
     clicks.append("Teach these")
     page.get_by_label("It shows", exact=True).fill("striped")
     page.keyboard.press("Enter")
-    expect(cards[3].get_by_role("heading", level=3)).to_have_text("striped")
+    says(cards[3], "striped")
     expect(page.get_by_role("dialog")).to_have_count(0)
     taught = time.monotonic()
     figures(

@@ -13,7 +13,7 @@ from secondlook.indexer.index import IndexOptions, index
 from secondlook.indexer.sources.from_network import FromNetwork
 from secondlook.model.bundles.root import activate
 from tests.e2e.conftest import KEY, Server
-from tests.e2e.page import give_key, look, upload, violations
+from tests.e2e.page import give_key, look, says, upload, violations
 from tests.images_for_tests import make_image
 from tests.networks_for_tests import colour_backbone, written
 
@@ -31,10 +31,6 @@ def server(serve: Serve, tmp_path: Path) -> Server:
 def show(page: Page, colour: str, *seeds: int) -> list[Locator]:
     """The cards of pictures that are put on the page."""
     return look(page, *(upload(f"{colour}{seed}.png", make_image(colour, seed=seed)) for seed in seeds))
-
-
-def says(card: Locator, label: str) -> None:
-    expect(card.get_by_role("heading", level=3)).to_have_text(label)
 
 
 def test_the_first_classes_are_taught_by_choosing_photos_and_typing_words(server: Server, visit: Visit) -> None:
@@ -75,7 +71,7 @@ def test_who_says_nothing_at_first_may_say_it_later_and_take_it_back(server: Ser
     page = visit(server, viewport={"width": 390, "height": 844})
     (red,) = show(page, "red", 1)
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    says(red, "Not known yet")
+    expect(red.get_by_role("heading", level=3)).to_have_text("Not known yet")
     (blue,) = show(page, "blue", 1)
     page.keyboard.press("Escape")
     assert violations(page) == []
@@ -88,7 +84,7 @@ def test_who_says_nothing_at_first_may_say_it_later_and_take_it_back(server: Ser
     says(blue, "red")
     red.get_by_role("button", name="Undo").click()
     for card in (red, blue):
-        says(card, "Not known yet")
+        expect(card.get_by_role("heading", level=3)).to_have_text("Not known yet")
     expect(page.locator("#model")).to_contain_text("Nothing is known yet. backbone.onnx looks at 32")
     blue.get_by_role("button", name="Say what blue1.png shows").click()
     page.get_by_label("It shows", exact=True).fill("blue")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.evaluation.statistics.intervals import Interval
 from secondlook.evaluation.studies.curves import Curves, Queries, curves, merged
 from secondlook.evaluation.studies.layers import default_layers
 from secondlook.indexer.datasets.datasets import Dataset, load
@@ -19,6 +18,7 @@ from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.bundles.files import NETWORK
 from secondlook.model.cache import softmax
 from secondlook.model.errors import DatasetError, RecipeError
+from secondlook.model.intervals import Interval
 from tests.images_for_tests import make_folder
 
 LAYERS = ("stem", "pool")

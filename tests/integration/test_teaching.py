@@ -161,6 +161,18 @@ def test_a_new_label_is_kept_as_it_is_written_best(call: Call) -> None:
     assert "caf\u00e9 cr\u00e8me" in call("GET", "/v1/model").json()["classes"]
 
 
+def test_white_space_inside_a_label_is_mended_wherever_it_is_given(call: Call) -> None:
+    assert teach(call, "fire engine", striped(1)).json()["is_new_class"]
+    again = teach(call, " fire \t engine", striped(2)).json()
+    assert (again["label"], again["is_new_class"]) == ("fire engine", False)
+    entry, other = again["entries"][0]["id"], teach(call, "red", striped(3)).json()["entries"][0]["id"]
+    for label, kept in (("red  engine", "red engine"), ("fire   engine", "fire engine")):
+        changed = call("PATCH", f"/v1/entries/{other}", json={"label": label}, headers=ADMIN)
+        assert (changed.status_code, changed.json()["label"]) == (200, kept)
+    listed = call("GET", "/v1/entries?label=fire%20%20engine").json()
+    assert {one["id"] for one in listed["entries"]} >= {entry, other}
+
+
 @pytest.mark.parametrize("label", ["Red", "RED ", "r\u034fed"])
 def test_a_label_like_a_known_one_names_that(call: Call, label: str) -> None:
     response = teach(call, label, striped())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap, wilson
+from secondlook.model.intervals import Interval, bootstrap, wilson
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error() -> None:
@@ -33,7 +33,7 @@ def test_draws_in_several_blocks_are_as_many_as_asked(monkeypatch: pytest.Monkey
         return float(rows.mean())
 
     whole = bootstrap(values, draws=70)
-    monkeypatch.setattr("secondlook.evaluation.statistics.intervals.INDICES_AT_ONCE", 300)
+    monkeypatch.setattr("secondlook.model.intervals.INDICES_AT_ONCE", 300)
     by_statistic = bootstrap(values, statistic, draws=70)
     assert len(calls) == 71  # and once of the rows as they are
     assert by_statistic == pytest.approx(whole)
@@ -42,7 +42,7 @@ def test_draws_in_several_blocks_are_as_many_as_asked(monkeypatch: pytest.Monkey
 def test_few_distinct_values_are_drawn_alike_but_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     change = np.repeat([-1.0, 0.0, 1.0], [30, 950, 20])
     at_once = bootstrap(change, draws=20_000)
-    monkeypatch.setattr("secondlook.evaluation.statistics.intervals.FEW", 0)
+    monkeypatch.setattr("secondlook.model.intervals.FEW", 0)
     assert at_once == pytest.approx(bootstrap(change, draws=20_000), abs=7e-4)
 
 

@@ -1,12 +1,14 @@
 """What a person is told of their photos: how well each class is told, and what to do next."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from secondlook.commands.shared.photos_report import LISTED, ClassReport, PhotosReport
+from secondlook.commands.shared.photos_report import LISTED, PhotosReport
+from secondlook.curation.class_report import BundleReport, ClassReport
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.indexer.datasets.left_out import LeftOut, Reason
 from secondlook.indexer.photos import Photos
@@ -47,16 +49,17 @@ def report(figures: Figures, left_out: LeftOut | None = None, **dataset: object)
         )
         for label, (photos, right, taken) in figures.items()
     )
-    return PhotosReport(folder, Path("/root"), manifest, folder.dataset.left_out, classes, 0)
+    left = folder.dataset.left_out
+    return PhotosReport(folder, Path("/root"), left, BundleReport(manifest, classes, left.counts()), 0)
 
 
 def test_all_well_says_so() -> None:
-    (said,) = report({"cat": (60, 60, {}), "dog": (60, 59, {"cat": 1})}).advice()
+    (said,) = report({"cat": (60, 60, {}), "dog": (60, 59, {"cat": 1})}).of_bundle.advice()
     assert said.startswith("nothing stands out")
 
 
 def test_a_class_with_few_photos_needs_more() -> None:
-    said = list(report({"chair": (1, 1, {}), "dog": (60, 60, {}), "sofa": (9, 9, {})}).advice())
+    said = list(report({"chair": (1, 1, {}), "dog": (60, 60, {}), "sofa": (9, 9, {})}).of_bundle.advice())
     assert said == [
         "chair needs more photos: it has one photo only, 20 are a good start",
         "sofa needs more photos: it has 9 photos only, 20 are a good start",
@@ -65,14 +68,16 @@ def test_a_class_with_few_photos_needs_more() -> None:
 
 def test_two_classes_that_are_taken_for_each_other_are_named_together() -> None:
     said = list(
-        report({"fork": (20, 17, {"spoon": 3}), "knife": (60, 60, {}), "spoon": (20, 18, {"fork": 2})}).advice()
+        report(
+            {"fork": (20, 17, {"spoon": 3}), "knife": (60, 60, {}), "spoon": (20, 18, {"fork": 2})}
+        ).of_bundle.advice()
     )
     assert said[0].startswith("fork and spoon are confused, 5 times in 40 photos")
 
 
 def test_a_class_that_is_told_worse_than_the_others_is_named() -> None:
     figures = {name: (60, 60, {}) for name in ("a", "b", "c", "d")}
-    said = list(report({**figures, "chair": (30, 15, {"a": 4, "b": 4, "c": 4, "d": 3})}).advice())
+    said = list(report({**figures, "chair": (30, 15, {"a": 4, "b": 4, "c": 4, "d": 3})}).of_bundle.advice())
     assert any(sentence.startswith("chair needs more photos, or more varied ones: 50 (") for sentence in said)
 
 
@@ -84,7 +89,7 @@ def test_one_picture_in_two_classes_and_damaged_photos_come_first() -> None:
     found = report(
         {"cat": (5, 5, {}), "dog": (60, 60, {})}, left_out, in_two_classes=(pair,), in_two_classes_count=3, duplicates=1
     )
-    said = list(found.advice())
+    said = list(found.of_bundle.advice())
     assert said[0] == (
         "cat/1.jpg and dog/2.jpg are one picture in two classes: remove it from the wrong one; so it is 2 times more"
     )
@@ -114,14 +119,14 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert len(rows) == LISTED + 1
     assert {row[2] for row in rows[:-1]} == {"0 of 10"}
     assert len(found.as_dict()["classes"]) == 2_000
-    assert len(list(found.advice())) < 10
+    assert len(list(found.of_bundle.advice())) < 10
 
 
 def test_where_no_honest_answers_are_known_that_is_said() -> None:
     found = report({"cat": (60, 60, {}), "dog": (60, 60, {})})
-    unknown = tuple(ClassReport(one.label, one.photos, None) for one in found.classes)
-    without = PhotosReport(found.photos, found.root, found.manifest, found.left_out, unknown, 0)
-    assert without.right is None
+    unknown = tuple(ClassReport(one.label, one.photos, None) for one in found.of_bundle.classes)
+    without = replace(found, of_bundle=replace(found.of_bundle, classes=unknown))
+    assert without.of_bundle.right is None
     assert without.table().rows[0][2:4] == ("not asked", "")
     assert without.as_dict()["right_percent"] is None
-    assert list(without.advice())
+    assert list(without.of_bundle.advice())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from secondlook.evaluation.statistics.intervals import wilson
 from secondlook.model.answering.doubt import fewest_images
+from secondlook.model.intervals import wilson
 from secondlook.model.manifest import Manifest
 
 
