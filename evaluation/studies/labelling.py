@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from secondlook.curation.suggest import BATCH, suggest
-from secondlook.evaluation.statistics.intervals import Interval, bootstrap
 from secondlook.indexer.datasets.datasets import Dataset, nothing
 from secondlook.indexer.embedding.encoders import EncoderSource
 from secondlook.indexer.embedding.kept_features import keeping_of
@@ -31,6 +30,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.bundles.bundle import Bundle, open_bundle
 from secondlook.model.cache import Ints
 from secondlook.model.errors import DatasetError
+from secondlook.model.intervals import Interval, bootstrap
 
 COUNTS = (20, 50, 100, 200)
 DRAWS = 10
