@@ -9,6 +9,9 @@ let isUsed = false;
 let press = () => {};
 
 /** The label of a key, such as "1"; null where it has none. */
+/** All of them, in the order of their keys. */
+export const slotLabels = () => slots;
+
 export const labelOf = (digit) => slots[Number(digit) - 1] ?? null;
 
 /** A key was pressed: from now on labels stay where they are. */
