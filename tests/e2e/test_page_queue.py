@@ -124,7 +124,7 @@ def test_what_was_done_is_taken_back_and_skipped_images_stay_away(server: Server
     page.keyboard.press("s")
     second = at_hand(dialog, first)
     expect(dialog.locator("#next-count")).to_have_text("0 labels, 1 skipped")
-    page.get_by_label("Another label").fill("one")
+    page.get_by_label("Type a label").fill("one")
     page.get_by_role("button", name="Label", exact=True).click()
     give_key(page)
     third = at_hand(dialog, second)
