@@ -5,6 +5,7 @@ import { byId } from "./element.js";
 import { loadModel } from "./model.js";
 import { announce } from "./words.js";
 import "./look.js";
+import "./queue.js";
 import "./traffic.js";
 
 /** What each view is told when it comes into sight, or leaves it. */
