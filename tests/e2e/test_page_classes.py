@@ -1,5 +1,6 @@
 """From a folder of photos to classes that are known, and to the report of how well each is told, in a browser."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,10 +99,10 @@ def test_classes_are_named_by_hand_and_photos_come_by_dropping_or_by_the_camera(
     expect(dialog.get_by_role("button", name="Hold to take photos")).to_be_enabled()
     assert violations(page) == []
     page.keyboard.down("Space")
-    expect(dialog.locator("#burst-said")).to_have_text("3 photos taken.")
+    expect(dialog.locator("#burst-said")).to_have_text(re.compile(r"\d+ photos taken"))
     page.keyboard.up("Space")
     page.keyboard.press("Escape")
-    expect(second).to_contain_text("photos")
+    expect(second).to_contain_text(re.compile(r"\d+ photos"))
     # A file dropped onto a class goes there, anywhere else by its folder.
     second.evaluate(
         """(row) => {
