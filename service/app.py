@@ -30,7 +30,7 @@ from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
 from secondlook.service.metrics import Metrics
 from secondlook.service.prefix import Prefix
-from secondlook.service.routes import admin, embed, entries, health, model, pages, predict, search, teach
+from secondlook.service.routes import admin, embed, entries, health, model, pages, predict, search, suggest, teach
 from secondlook.service.settings import Settings
 from secondlook.service.state import State
 
@@ -77,7 +77,7 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
     problems.install(app)
     for call in (predict, search, embed):
         call.install(app)
-    for router in (model.router, entries.router, health.router):
+    for router in (model.router, entries.router, suggest.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known)])
     for router in (teach.router, admin.router):
         app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
@@ -123,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        state.suggesting.shutdown(wait=False, cancel_futures=True)
         generations.close()
         await rebuilds.close()
         await batcher.close()

@@ -113,6 +113,11 @@ class Kind(Enum):
         "Not an image type",
         "The content type is text/plain: send multipart/form-data with the field file.",
     )
+    NOT_BYTES = (
+        415,
+        "Not rows of numbers",
+        "The content type is application/json: send application/octet-stream, as /v1/embed gives it.",
+    )
     COMPRESSED_BODY = (
         415,
         "The body is compressed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,6 +14,7 @@ from secondlook.model.answering.predictor import Predictor
 from secondlook.model.errors import JournalError
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
+from secondlook.service.generations.calibrating import behind_all
 from secondlook.service.generations.rebuilds import Rebuilds
 from secondlook.service.generations.switching import Generations
 from secondlook.service.http.admission import Admission
@@ -34,6 +36,10 @@ class State:
     metrics: Metrics
     drain: Drain
     making_thumbnail: asyncio.Lock = field(default_factory=asyncio.Lock)
+    suggesting: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="suggest", initializer=behind_all)
+    )
+    """One thread, that gives way to answers: what to label next is asked by one person, who can wait a second."""
 
     @property
     def hangs(self) -> bool:

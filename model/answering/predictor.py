@@ -211,7 +211,7 @@ class Predictor:
             told: Sequence[Outcome]
             try:
                 if isinstance(wanted, Embed):
-                    told = [Embedded(keys[row]) for row in rows]
+                    told = [Embedded(keys[row], logits[row]) for row in rows]
                 elif isinstance(wanted, Search):
                     told = self.search(keys[rows], wanted.k, timer)
                 else:
@@ -224,6 +224,16 @@ class Predictor:
                 if sound[row]:
                     answers[row] = one
         return answers
+
+    def of_keys(self, logits: Floats, keys: Floats, neighbors: int = 0) -> list[Answer]:
+        """Answers for images that were embedded before, by their logits (n,C) and keys (n,D), which are finite.
+
+        Under the bundle's own parameters; it may be called while another thread predicts.
+
+        Raises:
+            StoreUnreachableError: the store does not answer, and there is no ``network_fallback``.
+        """
+        return self._predicted(logits, keys, self.defaults, neighbors, StageTimer())
 
     def search(self, keys: Floats, k: int, timer: StageTimer | None = None) -> list[Found]:
         """The k nearest entries of each of keys (n,D), or all where there are fewer.

@@ -34,10 +34,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Embedded:
-    """An image's key."""
+    """An image's key, and what its network says."""
 
     key: Floats
     """(D,) of length 1."""
+    logits: Floats
+    """(C,); none where it has no head."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
 from click.core import ParameterSource
 
 from secondlook.commands.embed_files import ENDINGS, Head, Write, key_file, list_beside
+from secondlook.commands.shared.bundle_encoder import Encoder, of_bundle
 from secondlook.commands.shared.network_options import is_cifar, network_help, preprocess_option
 from secondlook.commands.shared.options import (
     bundles_option,
@@ -31,39 +31,17 @@ from secondlook.indexer.datasets.folders import FolderDataset, load_photos
 from secondlook.indexer.datasets.left_out import check_ending, printable
 from secondlook.indexer.datasets.reading import batches
 from secondlook.indexer.embedding.embedding import embedded_batches
-from secondlook.indexer.embedding.encoders import best_device
-from secondlook.indexer.embedding.kept_features import KeptFeatures, keeping_of
+from secondlook.indexer.embedding.kept_features import KeptFeatures
 from secondlook.indexer.sources.from_network import shown_name
-from secondlook.model.added.replay import replayed
-from secondlook.model.answering.predictor import Predictor
 from secondlook.model.answering.told import Nearest, nearest
 from secondlook.model.answering.wanted import MAX_SEARCHED
-from secondlook.model.bundles.bundle import Bundle, OpenEncoder, open_bundle, open_encoder
-from secondlook.model.bundles.default import default_root
-from secondlook.model.bundles.files import NETWORK, read_manifest
-from secondlook.model.bundles.root import active_generation
 from secondlook.model.cache import Floats, Ints
 from secondlook.model.errors import DatasetError, NetworkError
-from secondlook.model.images import Geometry, Limits
-from secondlook.model.journal import Journal
+from secondlook.model.images import Limits
 from secondlook.model.networks.backbones import DEFAULT_BACKBONE
-from secondlook.model.networks.engines import Engine
 from secondlook.model.networks.network import default_recipe
 from secondlook.model.networks.onnx_network import OnnxNetwork
 from secondlook.model.networks.sources import open_network
-
-
-class Encoder(NamedTuple):
-    """What makes keys, and where it is from."""
-
-    engine: Engine
-    geometry: Geometry
-    kept: KeptFeatures
-    """What is known of earlier runs, of an index or of this command."""
-    said: Head
-    """In files: the generation, or the network."""
-    predictor: Predictor | None = None
-    """Which has the entries to search."""
 
 
 def _check_out(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -121,7 +99,7 @@ def embed(
     with ExitStack() as stack, reporting(progress_format) as progress:
         images = load_photos(photos, limits)
         encoder = stack.enter_context(
-            _of_bundle(root, generation, searches=neighbors is not None)
+            of_bundle(root, generation, f"--network {DEFAULT_BACKBONE}", searches=neighbors is not None)
             if network is None
             else _of_network(network, preprocess, images)
         )
@@ -174,33 +152,6 @@ def _check(context: click.Context, network: str | None, out: Path | None, neighb
                 raise click.UsageError(f"--{option} does not go with --network: give one of them")
     elif given["preprocess"]:
         raise click.UsageError("--preprocess goes with --network: a bundle has its own")
-
-
-@contextmanager
-def _of_bundle(root: Path | None, generation: str | None, *, searches: bool) -> Iterator[Encoder]:
-    folder = root or default_root()
-    opened: Bundle | OpenEncoder
-    predictor: Predictor | None
-    if root is None:
-        click.echo(
-            "by the default bundle, which knows small pictures of 32 x 32 pixels: for photos, give --bundles, or "
-            f"--network {DEFAULT_BACKBONE}",
-            err=True,
-        )
-    if searches:
-        predictor = Predictor(open_bundle(folder, generation, even_empty=True))
-        if root is not None:
-            predictor = Predictor(predictor.bundle, replayed(predictor.overlay, Journal(folder)))
-        opened = predictor.bundle
-    else:
-        predictor = None
-        generation = generation or active_generation(folder)
-        has_network = NETWORK in read_manifest(folder, generation).files
-        opened = open_encoder(folder, generation, device=best_device() if has_network else "cpu", threads=0)
-    manifest = opened.manifest
-    said: Head = {"generation": manifest.generation, "network": manifest.network.name, "dim": opened.engine.dim}
-    with keeping_of(folder, opened) as kept:
-        yield Encoder(opened.engine, manifest.preprocess.geometry, kept, said, predictor)
 
 
 @contextmanager

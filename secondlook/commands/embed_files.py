@@ -39,13 +39,13 @@ def key_file(path: Path, most: int, dim: int, head: Head, tail: Callable[[], Hea
         OSError: it cannot be written.
     """
     if path.suffix.lower() == ".csv":
-        with _whole(path) as file:
+        with whole(path) as file:
             yield _as_csv(io.TextIOWrapper(file, "utf-8", newline="", write_through=True), dim)
     elif path.suffix.lower() == ".json":
-        with _whole(path) as file, _as_json(file, head, tail) as write:
+        with whole(path) as file, _as_json(file, head, tail) as write:
             yield write
     else:
-        with _whole(path) as file, _whole(list_beside(path)) as listed:
+        with whole(path) as file, whole(list_beside(path)) as listed:
             with _as_npy(file, most, dim) as (names, write):
                 yield write
             listed.write(json.dumps({**head, "files": names, **tail()}, indent=1).encode() + b"\n")
@@ -100,8 +100,12 @@ def _as_npy(file: IO[bytes], most: int, dim: int) -> Iterator[tuple[list[str], W
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name once all of it is written."""
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name once all of it is written.
+
+    Raises:
+        OSError: it cannot be written; names it.
+    """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
     except OSError as error:

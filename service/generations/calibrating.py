@@ -32,7 +32,7 @@ REST = 0.5
 async def keep_calibrated(batcher: Batcher) -> None:
     """Calibrate anew whenever entries were added, relabelled or removed; runs until cancelled."""
     complaint, rest = "", SECONDS
-    thread = ThreadPoolExecutor(1, thread_name_prefix="calibrate", initializer=_behind_all)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="calibrate", initializer=behind_all)
     try:
         while True:
             await asyncio.sleep(rest)
@@ -86,7 +86,7 @@ class _StoppedError(Exception):
     """The server stops."""
 
 
-def _behind_all() -> None:
+def behind_all() -> None:
     """One core at most, and only what nobody else wants."""
     faiss.omp_set_num_threads(1)
     if sys.platform == "linux":  # elsewhere priorities are the process's

@@ -31,9 +31,10 @@ RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADER
 
 
 SMALL_BODY_BYTES = 64 << 10
-"""Bodies of all calls but those that take images: they are read and parsed before the key is looked at."""
+"""Bodies of all calls but those that take images, or their keys: they are read and parsed before the key is looked at.
+"""
 
-TAKES_IMAGES = frozenset({"/v1/predict", "/v1/search", "/v1/embed", "/v1/entries"})
+TAKES_IMAGES = frozenset({"/v1/predict", "/v1/search", "/v1/embed", "/v1/suggest", "/v1/entries"})
 
 LEAST_BYTES, STALL_S = 1 << 10, 10.0
 """So much of a body must come in each so many seconds: one that brings less holds a place for nothing."""

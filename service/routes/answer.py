@@ -96,7 +96,7 @@ async def answer(
             state.metrics.count_dropped("client_gone" if has_left else "deadline")
         if has_left:
             raise ClientDisconnect from error
-        raise _too_late(state) from error
+        raise too_late(state) from error
 
 
 async def _disconnected(request: Request) -> None:
@@ -142,11 +142,12 @@ async def _decode(
     except ImageError as error:
         return error
     except TimeoutError:
-        return _too_late(state)
+        return too_late(state)
     state.metrics.observe_stage("decode", time.perf_counter() - started)
     return None
 
 
-def _too_late(state: State) -> ProblemError:
+def too_late(state: State) -> ProblemError:
+    """What a request is told whose time is over."""
     detail = f"No answer within {state.settings.request_timeout_s:g} s: try again later, or send fewer images."
     return ProblemError(Kind.TOO_SLOW, detail, headers={"Retry-After": str(state.admission.wait_s())})

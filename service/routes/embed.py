@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
@@ -28,6 +29,9 @@ class Embedding(TypedDict):
 
     filename: str | None
     embedding: Annotated[list[float], Field(description="`dim` numbers of float32, together of length 1.")]
+    logits: NotRequired[
+        Annotated[list[float], Field(description="Of the network's classes; there where they were asked for.")]
+    ]
 
 
 class Embeddings(TypedDict):
@@ -52,7 +56,8 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
         },
         "headers": {
             "X-Shape": {
-                "description": "Of bytes: how many images, and numbers of each, as `N,D`.",
+                "description": "Of bytes: how many images, and numbers of each, as `N,D`; with logits, D is those of "
+                "both.",
                 "schema": {"type": "string", "pattern": "^[0-9]+,[0-9]+$"},
             },
             "X-Generation": {"description": "Of bytes: which bundle made them.", "schema": {"type": "string"}},
@@ -67,7 +72,8 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
     Keys of one generation can be compared with each other by their inner product, those of two only where both have
     the same encoder. As JSON, an image that fails has a problem document in its place (a single image's is the response
     itself). With `Accept: application/octet-stream` the body is float32, little endian, row by row, and its shape is in
-    the header X-Shape: a third of the bytes, and nothing to parse; there one bad image fails the request.
+    the header X-Shape: a third of the bytes, and nothing to parse; there one bad image fails the request. With
+    `logits=true` each key is followed by the network's logits, as `/v1/suggest` wants them.
     """
     accepted = ",".join(request.headers.getlist("accept"))
     media_type = preferred(accepted, (JSON, BYTES))
@@ -75,23 +81,28 @@ async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Resp
         raise ProblemError(Kind.NOT_ACCEPTABLE, f"There is no {clean(accepted)} here: accept {JSON} or {BYTES}.")
     told = await images.tell(request, Embed(), all_or_none=media_type == BYTES)
     dim = told.reply.predictor.bundle.engine.dim
-    numbers = dim * len(told.results)
+    wide = dim + (told.reply.predictor.bundle.engine.classes if query.logits else 0)
+    numbers = wide * len(told.results)
     if media_type == JSON:
+        one = partial(_one, with_logits=query.logits)
         body = await dump(
-            lambda: as_json(told.reply, {"dim": dim}, "embeddings", told.results, told.filenames, _one), numbers=numbers
+            lambda: as_json(told.reply, {"dim": dim}, "embeddings", told.results, told.filenames, one), numbers=numbers
         )
         return images.respond(body, told, Vary="Accept")
-    keys = [result.key for result in told.results if isinstance(result, Embedded)]
-    body = await dump(lambda: np.stack(keys).astype("<f4").tobytes(), numbers=numbers)
-    named = {"X-Shape": f"{len(keys)},{dim}", "X-Generation": told.generation, "Vary": "Accept"}
+    found = [result for result in told.results if isinstance(result, Embedded)]
+    rows = [np.concatenate((each.key, each.logits)) if query.logits else each.key for each in found]
+    body = await dump(lambda: np.stack(rows).astype("<f4").tobytes(), numbers=numbers)
+    named = {"X-Shape": f"{len(rows)},{wide}", "X-Generation": told.generation, "Vary": "Accept"}
     return images.respond(body, told, BYTES, **named)
 
 
-def _one(result: Outcome, filename: str | None) -> bytes:
+def _one(result: Outcome, filename: str | None, *, with_logits: bool) -> bytes:
     assert isinstance(result, Embedded)
-    return b'{"filename":%b,"embedding":%b}' % (
+    logits = b',"logits":%b' % NUMBERS.dump_json(written_key(result.logits)) if with_logits else b""
+    return b'{"filename":%b,"embedding":%b%b}' % (
         FILENAME.dump_json(filename),
         NUMBERS.dump_json(written_key(result.key)),
+        logits,
     )
 
 

@@ -80,7 +80,9 @@ class SearchQuery(BaseModel):
 
 
 class EmbedQuery(BaseModel):
-    """Nothing can be asked for."""
+    """What an embedding's query asks for."""
+
+    logits: bool = Field(False, description="Give the network's logits with each key, as `/v1/suggest` wants them.")
 
 
 def read_query(request: Request, kind: type[AnyQuery]) -> AnyQuery:

@@ -26,9 +26,11 @@ const authorization = () => `Bearer ${String.fromCharCode(...new TextEncoder().e
 /** One call; its answer, parsed. Throws a Problem. */
 export async function call(method, path, { body, headers = {}, as = "json" } = {}) {
   const sent = { ...headers, ...(key ? { Authorization: authorization() } : {}) };
-  const isForm = body === undefined || body instanceof FormData;
-  if (!isForm) sent["Content-Type"] = "application/json";
-  const content = isForm ? body : JSON.stringify(body);
+  const isNumbers = body instanceof Float32Array;
+  const isAsItIs = body === undefined || body instanceof FormData || isNumbers;
+  if (!isAsItIs) sent["Content-Type"] = "application/json";
+  if (isNumbers) sent["Content-Type"] = "application/octet-stream";
+  const content = isAsItIs ? body : JSON.stringify(body);
   let response;
   try {
     response = await fetch(path, { method, headers: sent, body: content, cache: "no-store" });

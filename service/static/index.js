@@ -4,6 +4,7 @@ import { byId } from "./element.js";
 import { loadModel } from "./model.js";
 import { announce } from "./words.js";
 import "./look.js";
+import "./queue.js";
 import "./traffic.js";
 
 const views = ["look", "admin"];

@@ -9,6 +9,9 @@ let isUsed = false;
 let press = () => {};
 
 /** The label of a key, such as "1"; null where it has none. */
+/** All of them, in the order of their keys. */
+export const slotLabels = () => slots;
+
 export const labelOf = (digit) => slots[Number(digit) - 1] ?? null;
 
 /** A key was pressed: from now on labels stay where they are. */
@@ -19,7 +22,8 @@ export function onSlot(listener) { press = listener; }
 
 /** Choose the labels: the model's, where it has more than fit those that the images show most often. */
 export function chooseSlots(items) {
-  const classes = model?.classes ?? [];
+  // A label that is on its way to the server, which does not know it yet, has a key at once.
+  const classes = [...new Set([...(model?.classes ?? []), ...items.flatMap(({ label }) => label ?? [])])];
   const wanted = [...classes];
   if (classes.length > MOST) {
     const numbers = new Map();

@@ -154,7 +154,7 @@ def test_parameters_of_other_calls_are_refused(call: Call) -> None:
     refused = call("POST", "/v1/search?neighbors=3", files=files(UPLOADS[0]))
     assert "there is no such parameter: there are k" in problem(refused, 422, "invalid-parameter")
     refused = call("POST", "/v1/embed?k=3", files=files(UPLOADS[0]))
-    assert "there are none here" in problem(refused, 422, "invalid-parameter")
+    assert "there is no such parameter: there are logits" in problem(refused, 422, "invalid-parameter")
 
 
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/search"])
@@ -249,7 +249,7 @@ def test_the_document_has_both_forms(call: Call) -> None:
     embed, search = (document["paths"][f"/v1/{name}"]["post"] for name in ("embed", "search"))
     assert set(embed["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
     assert "X-Shape" in embed["responses"]["200"]["headers"]
-    assert "parameters" not in embed
+    assert [one["name"] for one in embed["parameters"]] == ["logits"]
     for described, name in ((embed, "Embeddings"), (search, "Searches")):
         content = described["responses"]["200"]["content"]["application/json"]
         assert content["schema"] == {"$ref": f"#/components/schemas/{name}"}

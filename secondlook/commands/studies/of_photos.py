@@ -203,6 +203,42 @@ def left_out_classes(
     run("left-out-classes", measured, out, as_json, progress_format)
 
 
+@study.command("suggest")
+@click.argument("network")
+@click.argument("photos")
+@data_root_option
+@preprocess_option
+@click.option("--counts", type=Counts(), default="20,50,100,200", show_default=True, help="Labels after which to ask.")
+@click.option("--draws", type=click.IntRange(2), default=10, show_default=True, help="How often photos are drawn.")
+@max_pixels_option
+@result_options
+def suggest(
+    network: str,
+    photos: str,
+    data_root: Path | None,
+    preprocess: Path | None,
+    counts: tuple[int, ...],
+    draws: int,
+    limits: Limits,
+    out: Path | None,
+    as_json: bool,
+    progress_format: str,
+) -> None:
+    """Measure how good answers are after so many labels, in the order of `secondlook suggest` and at random.
+
+    NETWORK is named as for `secondlook network`, its head is not used; PHOTOS have a train and a test split.
+    """
+    from secondlook.evaluation.studies.labelling import labelling
+
+    def measured(progress: Progress) -> tuple[Study, Sequence[Dataset]]:
+        source = network_source(network, None, preprocess, None, "none")
+        train, test = _splits(photos, data_root, limits)
+        found = labelling(shown_name(network), source, train, test, counts=counts, draws=draws, progress=progress)
+        return found, [train, test]
+
+    run("suggest", measured, out, as_json, progress_format)
+
+
 def _splits(photos: str, data_root: Path | None, limits: Limits) -> tuple[Dataset, Dataset]:
     train, test = (load(photos, split, data_root, limits) for split in ("train", "test"))
     if train.content_hash() == test.content_hash():
