@@ -30,7 +30,7 @@ from secondlook.evaluation.machine import Machine, machine
 from secondlook.model.bundles.default import default_root
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 KEY = "a key for a benchmark"
 FRAMES = 600
@@ -86,7 +86,7 @@ class Labels:
     kept_s: float
     """Seconds a label until the server has kept all of them."""
     kept: int
-    """Entries that the server has more than before."""
+    """Images that the server has more than before."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def make_images(folder: Path, count: int, side: int) -> list[str]:
 
 
 @contextmanager
-def _serving(root: Path) -> Iterator[str]:
+def serving(root: Path) -> Iterator[str]:
     """The address of a server of a folder of bundles."""
     environment = os.environ | {"SECONDLOOK_BUNDLES": str(root), "SECONDLOOK_ADMIN_KEY": KEY}
     command = [sys.executable, "-m", "secondlook", "serve", "--port", "0"]
@@ -140,6 +140,26 @@ def _serving(root: Path) -> Iterator[str]:
             process.terminate()
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium.
+
+    Raises:
+        click.ClickException: it or Playwright is not here.
+    """
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        raise click.ClickException("Playwright for Python is missing: make setup-test") from error
+    path = shutil.which("chromium")
+    if path is None:
+        raise click.ClickException("there is no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 def _held(page: Page) -> Held:
     devtools = page.context.new_cdp_session(page)
     devtools.send("HeapProfiler.collectGarbage")
@@ -149,22 +169,22 @@ def _held(page: Page) -> Held:
     return Held(figures["JSHeapUsedSize"] / 1e6, int(figures["Nodes"]))
 
 
-def _entries(page: Page) -> int:
-    return int(page.evaluate("fetch('v1/model').then((said) => said.json()).then(({ entries }) => entries)"))
+def _taught(page: Page) -> int:
+    return int(page.evaluate("() => fetch('v1/model').then((said) => said.json()).then(({ taught }) => taught.images)"))
 
 
 def _label(page: Page, count: int) -> Labels:
     """Give labels by the keys 1 to 9, as fast as the page takes them."""
-    before = _entries(page)
+    before = _taught(page)
     page.locator("#grid").focus()
     page.keyboard.press("Home")
     began = time.perf_counter()
     for number in range(count):
         page.keyboard.press(str(1 + number % 9))
     pressed = time.perf_counter() - began
-    page.wait_for_function("!document.getElementById('teaching').textContent", timeout=PATIENCE_MS)
+    page.wait_for_function("() => !document.getElementById('teaching').textContent", timeout=PATIENCE_MS)
     kept = time.perf_counter() - began
-    return Labels(count, pressed / count, kept / count, _entries(page) - before)
+    return Labels(count, pressed / count, kept / count, _taught(page) - before)
 
 
 def measure(images: int, side: int, labels: int) -> Result:
@@ -173,22 +193,12 @@ def measure(images: int, side: int, labels: int) -> Result:
     Raises:
         click.ClickException: there is no browser, or the server does not start.
     """
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as error:
-        raise click.ClickException("Playwright for Python is missing: make setup-test") from error
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise click.ClickException("there is no chromium: apt-get install chromium")
-    with tempfile.TemporaryDirectory(prefix="secondlook-page-") as place, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="secondlook-page-") as place, chromium() as browser:
         folder, root = Path(place) / "images", Path(place) / "bundles"
         folder.mkdir()
         shutil.copytree(default_root(), root)
         paths = make_images(folder, images, side)
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info"]
-        )
-        with _serving(root) as address:
+        with serving(root) as address:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(PATIENCE_MS)
             page.goto(f"{address}/#key={KEY.replace(' ', '%20')}")
@@ -205,7 +215,6 @@ def measure(images: int, side: int, labels: int) -> Result:
             after = _held(page)
             given = _label(page, min(labels, images)) if labels else None
             result = Result(machine(), images, shown, answered, empty, full, scrolled, after, given)
-        browser.close()
     return result
 
 

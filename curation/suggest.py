@@ -38,6 +38,8 @@ DRAWN_FROM = 10
 """Times as many of the least sure images as are wanted are spread over."""
 UNLIKE = 3
 """Images that are unlike all that is known, and like each other, from which on they may be a class of their own."""
+UNLIKE_SHARE = 5
+"""Of so many that are suggested, one is of those."""
 SURE = 0.5
 """What lies between the two most probable classes of an image that is told apart well."""
 
@@ -156,8 +158,8 @@ class _Order:
             known[cluster] += 1
 
     def _unlike(self, until: int) -> None:
-        """Those that are typical of several that are unlike all that is known: half of what is wanted at most."""
-        until = len(self.found) + (until - len(self.found)) // 2
+        """Those that are typical of several that are unlike all that is known: a fifth of what is wanted at most."""
+        until = len(self.found) + -(-(until - len(self.found)) // UNLIKE_SHARE)
         rows = np.flatnonzero(self.is_open & self._opinions.is_novel)
         if len(rows) < UNLIKE:
             return

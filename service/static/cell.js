@@ -1,5 +1,5 @@
 import { element } from "./element.js";
-import { percent } from "./format.js";
+import { brief, percent } from "./format.js";
 import { smallPicture } from "./pictures.js";
 import { headline } from "./words.js";
 
@@ -25,11 +25,12 @@ export function makeCell() {
 export const itemOf = (cell) => parts.get(cell)?.item ?? null;
 
 /** The line below the headline. */
-function below({ state, said, problem }, guess) {
+function below({ state, said, problem }) {
   if (state === "failed") return problem.detail;
   if (!said) return "";
-  const { probability, differs, network, cache } = said;
-  return guess || (differs ? `${network.label} ≠ ${cache.label}` : percent(probability));
+  const { standing, label, probability, differs, network, cache } = said;
+  if (standing === "unknown") return `guess: ${label}, ${brief(probability)}`;
+  return differs ? `${network.label} ≠ ${cache.label}` : percent(probability);
 }
 
 const WITHOUT = { waiting: "…", untold: "Not known yet", failed: "No answer" };
@@ -47,8 +48,8 @@ export function fillCell(cell, item, isActive) {
   const isOther = part.item !== item;
   part.item = item;
   const { said, label, taught, refusal } = item;
-  const { text, guess } = said ? headline(said.standing, said.label, said.probability) : { text: WITHOUT[item.state], guess: "" };
-  const more = below(item, guess);
+  const text = said ? headline(said.standing, said.label, said.probability).text : WITHOUT[item.state];
+  const more = below(item);
   const given = refusal ? "not taught" : label === null ? "" : label;
   part.text.textContent = text;
   part.more.textContent = more;

@@ -37,7 +37,10 @@ function chooseAnew() {
   chooseSlots(all);
   shown = choose(all);
   grid.show(shown);
-  byId("shown").textContent = shown.length === all.length ? some(all.length, "image") : `${count(shown.length)} of ${some(all.length, "image")}`;
+  const number = shown.length === all.length ? "" : `${count(shown.length)} of `;
+  byId("shown").textContent = `${number}${some(all.length, "image")}`;
+  const answered = all.filter(({ said }) => said);
+  byId("uncalibrated").hidden = !answered.length || answered.some(({ said }) => said.standing);
   byId("nothing-shown").hidden = shown.length > 0;
 }
 

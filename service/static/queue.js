@@ -198,5 +198,10 @@ dialog.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// The page says that it waits for the server, but behind this window.
+new MutationObserver(() => {
+  if (dialog.open) tell(byId("away").hidden ? "" : byId("away-why").textContent);
+}).observe(byId("away"), { attributes: true, childList: true, subtree: true });
+
 onModel(() => { if (dialog.open) drawSlots(); });
 onItems((changed) => { if (dialog.open && (changed === null || changed.some(({ isGone }) => isGone))) show(); });

@@ -109,6 +109,17 @@ def test_they_are_chosen_and_sorted(server: Server, visit: Visit) -> None:
         expect(page.locator("#shown")).to_have_text("60 images")
 
 
+def test_where_doubt_is_not_calibrated_the_grid_says_so(serve: Serve, root: Path, visit: Visit) -> None:
+    manifest = next(root.glob("*/manifest.json"))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"calibration": None}))
+    page = visit(serve(bundles=root))
+    put(page, uploads(9))
+    expect(page.locator("#uncalibrated")).to_be_visible()
+    expect(page.locator("#show option[value=unknown]")).to_have_text("unknown (0)")
+    expect(page.locator("#show option[value=unknown]")).to_be_disabled()
+    expect(page.locator(".cell strong").filter(has_text="I don")).to_have_count(0)
+
+
 def test_labels_are_given_by_number_and_undone(server: Server, visit: Visit) -> None:
     page = visit(server)
     grid = put(page, uploads(12))

@@ -159,3 +159,65 @@ def test_the_end_is_said_and_a_server_that_is_gone_too(server: Server, visit: Vi
     expect(dialog.locator("#next-work")).to_be_hidden()
     page.keyboard.press("u")
     expect(dialog.locator("#next-work")).to_be_visible()
+
+
+def test_another_generation_has_the_images_embedded_anew(server: Server, visit: Visit, tmp_path: Path) -> None:
+    page, files = visit(server), pictures(40)
+    calls: list[str] = []
+    page.on("response", lambda came: calls.append(f"{came.url.split('/v1/')[-1].split('?')[0]} {came.status}"))
+    dialog = opened(page, files)
+    at_hand(dialog)
+    root = tmp_path / "bundles"
+    made = index(nothing(), root, FromNetwork(str(tmp_path / "backbone.onnx")), IndexOptions())
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert httpx.post(f"{server.url}/v1/admin/generations/{made}/activate", headers=headers).status_code == 200
+    calls.clear()
+    seen: list[str] = []
+    for _ in range(10):
+        seen.append(at_hand(dialog, *seen[-1:]))
+        page.keyboard.press("s")
+    assert at_hand(dialog, seen[-1]) not in seen
+    asked = [call for call in calls if call.startswith(("embed", "suggest"))]
+    assert asked == ["suggest 409", "embed 200", "suggest 200"]
+
+
+def test_a_label_like_a_known_one_is_said_and_digits_are_typed_into_the_field(server: Server, visit: Visit) -> None:
+    page, files = visit(server), pictures(20)
+    dialog = opened(page, files)
+    first = at_hand(dialog)
+    field = page.get_by_label("Type a label")
+    field.fill("plane  7")
+    page.keyboard.press("Enter")
+    give_key(page)
+    second = at_hand(dialog, first)
+    assert counts(server) == {"plane 7": 1}
+    page.keyboard.press("l")
+    page.keyboard.type("PLANE 71")
+    expect(field).to_have_value("PLANE 71")
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    at_hand(dialog, second)
+    expect(dialog.get_by_role("status")).to_contain_text("plane 7")
+    assert counts(server) == {"plane 7": 1}
+
+
+def test_labels_wait_for_a_server_that_is_started_again(
+    serve: Serve, server: Server, visit: Visit, tmp_path: Path
+) -> None:
+    page, files = visit(server), pictures(30)
+    dialog = opened(page, files)
+    first = at_hand(dialog)
+    page.get_by_label("Type a label").fill("one")
+    page.keyboard.press("Enter")
+    give_key(page)
+    seen = [first, at_hand(dialog, first)]
+    server.stop()
+    for _ in range(9):
+        page.keyboard.press("1")
+        if len(seen) < 10:
+            seen.append(at_hand(dialog, seen[-1]))
+    expect(dialog.get_by_role("status")).to_contain_text("The server does not answer. Is it running?")
+    again = serve(port=int(server.url.rsplit(":", 1)[1]), bundles=tmp_path / "bundles", admin_key=KEY)
+    page.evaluate("document.getElementById('away-now').click()")  # which may be hidden again by now
+    assert at_hand(dialog, *seen) not in seen
+    assert counts(again) == {"one": 10}
