@@ -1,5 +1,6 @@
 import { Problem, takeKey } from "./api.js";
 import { showAdmin } from "./admin.js";
+import { showClasses } from "./classes.js";
 import { byId } from "./element.js";
 import { loadModel } from "./model.js";
 import { announce } from "./words.js";
@@ -7,22 +8,25 @@ import "./look.js";
 import "./queue.js";
 import "./traffic.js";
 
-const views = ["look", "admin"];
+/** What each view is told when it comes into sight, or leaves it. */
+const views = { look: () => {}, classes: showClasses, admin: showAdmin };
+
+const tellViews = () => { for (const [name, tell] of Object.entries(views)) tell(!byId(name).hidden); };
 
 /** Show the view that the address names. */
 function show(isMove) {
   const named = location.hash.slice(1);
   // Any other fragment is a place within the view that is shown.
-  if (isMove && named && !views.includes(named)) return;
-  const view = named === "admin" ? "admin" : "look";
-  for (const name of views) {
+  if (isMove && named && !Object.hasOwn(views, named)) return;
+  const view = Object.hasOwn(views, named) ? named : "look";
+  for (const name of Object.keys(views)) {
     byId(name).hidden = name !== view;
     const link = byId(`to-${name}`);
     if (name === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = view === "admin" ? "secondlook: admin" : "secondlook";
-  showAdmin(view === "admin");
+  document.title = view === "look" ? "secondlook" : `secondlook: ${view}`;
+  tellViews();
   if (isMove) {
     scrollTo(0, 0);
     byId(`${view}-title`).focus({ preventScroll: true });
@@ -34,7 +38,7 @@ async function take() {
   try {
     if (!await takeKey()) return;
     announce("The key was taken from the address, and opens this server.");
-    showAdmin(!byId("admin").hidden);
+    tellViews();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     announce(`The key in the address was not taken. ${problem.message}`);

@@ -28,6 +28,8 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A camera that shows a test picture, to whichever page is allowed one.
+    "--use-fake-device-for-media-stream",
 ]
 FIGURES = pytest.StashKey[list[str]]()
 
