@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 from playwright.sync_api import expect
 
-from tests.drawings_for_tests import KINDS, OTHER, drawing, make_drawings
+from benchmarks.drawings import KINDS, OTHER, drawing, make_drawings
 from tests.e2e.conftest import until
 
 pytestmark = pytest.mark.slow
