@@ -24,7 +24,7 @@ from secondlook.service.state import Running
 
 BYTES = "application/octet-stream"
 MOST_IMAGES = 2000
-"""In one call: a second or two of a core."""
+"""In one call: two seconds of a core, beside 100,000 entries."""
 MOST = 100
 """Suggested at once."""
 UNIT_TOLERANCE = 0.05

@@ -167,6 +167,8 @@ function takeBack() {
 
 byId("next").addEventListener("click", () => {
   done = [];
+  // What was skipped comes again when nothing else is left.
+  if (!items().some(isOpen)) skipped.clear();
   openDialog(dialog);
   show();
   byId("next-work").focus();
@@ -199,8 +201,11 @@ dialog.addEventListener("keydown", (event) => {
 });
 
 // The page says that it waits for the server, but behind this window.
+let waitsFor = "";
 new MutationObserver(() => {
-  if (dialog.open) tell(byId("away").hidden ? "" : byId("away-why").textContent);
+  const why = byId("away").hidden ? "" : byId("away-why").textContent;
+  if (dialog.open && why !== waitsFor) tell(why);
+  waitsFor = why;
 }).observe(byId("away"), { attributes: true, childList: true, subtree: true });
 
 onModel(() => { if (dialog.open) drawSlots(); });

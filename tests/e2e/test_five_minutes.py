@@ -93,6 +93,11 @@ def _look(place: Path, browser: Any, link: str) -> None:
         expect(card).to_have_attribute("aria-busy", "false")
         expect(card.get_by_role("heading", level=3)).to_contain_text(kind)
     page.screenshot(path=folder / "five-minutes-look.png", full_page=True)
+    _, _, left, right = (card.bounding_box() for card in page.locator(".card").all())
+    edge = 12
+    width, height = right["x"] + right["width"] - left["x"], max(left["height"], right["height"])
+    clip = {"x": left["x"] - edge, "y": left["y"] - edge, "width": width + 2 * edge, "height": height + 2 * edge}
+    page.screenshot(path=folder / "page.png", full_page=True, clip=clip)
     page.get_by_role("link", name="Classes").click()
     expect(page.locator("#report .outcome")).to_contain_text("of 36")
     expect(page.get_by_role("group", name="What was taken for what")).to_be_visible()

@@ -148,7 +148,7 @@ def test_what_was_done_is_taken_back_and_skipped_images_stay_away(server: Server
     assert third in files
 
 
-def test_the_end_is_said_and_a_server_that_is_gone_too(server: Server, visit: Visit) -> None:
+def test_the_end_is_said_and_skipped_images_come_again(server: Server, visit: Visit) -> None:
     page, files = visit(server), pictures(3)
     dialog = opened(page, files)
     seen: list[str] = []
@@ -158,6 +158,13 @@ def test_the_end_is_said_and_a_server_that_is_gone_too(server: Server, visit: Vi
     expect(dialog.get_by_role("status")).to_have_text("All of the others were skipped.")
     expect(dialog.locator("#next-work")).to_be_hidden()
     page.keyboard.press("u")
+    expect(dialog.locator("#next-work")).to_be_visible()
+    page.keyboard.press("s")
+    expect(dialog.locator("#next-work")).to_be_hidden()
+    assert violations(page) == []
+    # What was skipped comes again when nothing else is left.
+    dialog.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="What to label next").click()
     expect(dialog.locator("#next-work")).to_be_visible()
 
 
