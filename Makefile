@@ -94,10 +94,10 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
         --no-emit-index-url --no-emit-find-links --no-header
 
 lock:
-	$(LOCK) --extra cpu --extra client --extra photos --extra fast --group build --output-file locks/serve.txt
-	$(LOCK) --extra cpu --extra client --extra photos --extra fast --extra milvus --group build --output-file locks/cluster.txt
+	$(LOCK) --extra cpu --extra client --extra photos --extra fast --extra map --group build --output-file locks/serve.txt
+	$(LOCK) --extra cpu --extra client --extra photos --extra fast --extra map --extra milvus --group build --output-file locks/cluster.txt
 	$(LOCK) --extra gpu --extra client --extra photos --group build --output-file locks/gpu.txt
-	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra fast --extra int8 --extra milvus --extra ray --group build --group test --output-file locks/test.txt
+	$(LOCK) --extra cpu --extra client --extra lab --extra photos --extra fast --extra int8 --extra map --extra milvus --extra ray --group build --group test --output-file locks/test.txt
 
 clean:
 	rm -rf .venv

@@ -1,1 +1,1 @@
-"""What a person does with labelled images: finding wrong labels and duplicates, and what to label next."""
+"""What a person does with labelled images: audits and decisions about them, what to label next, a map."""

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from secondlook.curation.neighbors import Images, LabelVotes, images_of, neighborhoods, theta_and_k
+from secondlook.curation.neighbors import (
+    Images,
+    LabelVotes,
+    images_of,
+    nearest_others,
+    neighborhoods,
+    queries_at_once,
+    theta_and_k,
+)
 from secondlook.indexer.progress import Progress, silent
 from secondlook.indexer.results import Figure, Table
 from secondlook.model.added.overlay import Overlay
-from secondlook.model.bundles.bundle import Bundle
-from secondlook.model.cache import Floats, Ints
-from secondlook.model.errors import ParameterError
+from secondlook.model.cache import Floats, Ints, weights
+from secondlook.model.errors import NothingTaughtError, ParameterError
 
 SIMILAR = 0.95
 """Cosine of two keys from which on their images are near-duplicates to the network."""
 
 LISTED = 50
 
+NEIGHBORS_SHOWN = 8
+"""Nearest images that are told of a suspect."""
+
+DECISION, LABEL = "decision", "label"
+"""Columns that are written empty, for a person to fill in (``curation.fixes``)."""
+
 PAIRS_EACH = 10
 """An entry counts at most so many of its neighbours as near-duplicates, so that pairs cannot outgrow memory."""
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """An entry of another image near to a suspect."""
+
+    id: int
+    label: str
+    similarity: float
+    weight: float
+    """Its share of the vote."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +62,26 @@ class Suspect:
     score: float
     given_vote: float
     suggested_vote: float
+    neighbors: tuple[Neighbor, ...] = ()
+    """The nearest first; of those that are listed alone."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """With an empty decision, for a person to fill in."""
+        return {**self.as_row(), "neighbors": [asdict(one) for one in self.neighbors]}
+
+    def as_row(self) -> dict[str, Any]:
+        """The same without its neighbours."""
+        own = {name: value for name, value in vars(self).items() if name != "neighbors"}
+        return {**own, DECISION: "", LABEL: ""}
 
     def cells(self) -> tuple[str, ...]:
         """As they are read."""
         figures = f"{self.score:.2f}", f"{self.given_vote:.3f}", f"{self.suggested_vote:.3f}"
         return (str(self.id), self.source, self.given, self.suggested, *figures)
+
+
+COLUMNS = ("id", "source", "given", "suggested", "score", "given_vote", "suggested_vote", DECISION, LABEL)
+"""Of the table of suspects."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +112,8 @@ class Audit:
     """What ``audit`` found; lists are the first ``listed`` of what the counts count, but for the suspects."""
 
     generation: str
+    change: int
+    """The newest change of the journal that was looked at; 0 = none."""
     dataset: str
     images: int
     entries: int
@@ -80,7 +122,9 @@ class Audit:
     similar: float
     listed: int
     suspects: tuple[Suspect, ...]
-    """All of them, the most suspicious first."""
+    """All of them but those that are confirmed, the most suspicious first."""
+    confirmed: int
+    """Others that neighbours doubt, and of which somebody said that their labels are right."""
     across: tuple[Pair, ...]
     across_count: int
     within: tuple[Pair, ...]
@@ -95,10 +139,14 @@ class Audit:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            **{name: getattr(self, name) for name in ("generation", "dataset", "images", "entries", "theta", "k")},
+            **{
+                name: getattr(self, name)
+                for name in ("generation", "change", "dataset", "images", "entries", "theta", "k")
+            },
             "suspects": {
                 "count": len(self.suspects),
-                "listed": [asdict(one) for one in self.suspects[: self.listed]],
+                "confirmed": self.confirmed,
+                "listed": [one.as_dict() for one in self.suspects[: self.listed]],
             },
             "near_duplicates": {
                 "similarity": self.similar,
@@ -121,7 +169,8 @@ class Audit:
                 f"generation {self.generation}",
                 ("id", "source", "given", "suggested", "score", "vote for given", "for suggested"),
                 tuple(suspect.cells() for suspect in self.suspects[: self.listed]),
-                f"{self._first(len(self.suspects))}; theta {self.theta:g}, k {self.k}; no image votes on itself",
+                f"{self._first(len(self.suspects))}; theta {self.theta:g}, k {self.k}; no image votes on itself"
+                + (f"; {self.confirmed:,} more were looked at and found right" if self.confirmed else ""),
                 names=4,
             ),
             self._pairs("of different classes", self.across_count, self.across),
@@ -147,9 +196,9 @@ class Audit:
     def write_csv(self, path: Path) -> None:
         """Write all suspects, a row each."""
         with path.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("id", "source", "given", "suggested", "score", "given_vote", "suggested_vote"))
-            rows.writerows(asdict(suspect).values() for suspect in self.suspects)
+            rows = csv.DictWriter(file, COLUMNS)
+            rows.writeheader()
+            rows.writerows(suspect.as_row() for suspect in self.suspects)
 
     def _unused(self) -> list[Table]:
         if not self.unused:
@@ -171,8 +220,9 @@ class Audit:
 
 
 def audit(
-    bundle: Bundle,
+    cache: Overlay,
     *,
+    confirmed: Mapping[str, str] | None = None,
     theta: float | None = None,
     k: int | None = None,
     similar: float = SIMILAR,
@@ -181,21 +231,25 @@ def audit(
 ) -> Audit:
     """Ask each entry's key of its neighbours; memory grows by a few numbers an entry.
 
+    ``confirmed`` are labels that somebody found right, by source: no image that has its own is a suspect.
+
     Raises:
         ParameterError: a parameter is out of its range.
+        NothingTaughtError: there is no entry.
     """
     if not 0 < similar <= 1:
         raise ParameterError(f"near-duplicates are similar by above 0 and at most 1, not {similar}")
-    manifest, values = bundle.manifest, bundle.store.values
-    theta, k = theta_and_k(bundle, theta, k)
-    names, by_class = manifest.classes, Overlay(bundle).class_weights
-    images = images_of(bundle)
+    if not cache.store.count:
+        raise NothingTaughtError
+    manifest, names, values, ids = cache.bundle.manifest, cache.classes, cache.store.values, cache.ids
+    theta, k = theta_and_k(cache, theta, k)
+    images = images_of(cache)
     votes = LabelVotes(images, len(names))
-    uses = np.zeros(bundle.store.count, np.int64)
+    uses = np.zeros(cache.store.count, np.int64)
     across, within = _Pairs(len(images.first)), _Pairs(len(images.first))
-    lengths = np.concatenate([np.linalg.norm(keys, axis=1) for keys, _ in bundle.store.chunks()])
-    for rows, found in neighborhoods(bundle, images, k, progress):
-        votes.add(rows, values[rows], found.similarities, found.values, theta, by_class)
+    lengths = np.concatenate([np.linalg.norm(keys, axis=1) for keys, _ in cache.store.chunks()])
+    for rows, found in neighborhoods(cache, images, k, progress):
+        votes.add(rows, values[rows], found.similarities, found.values, theta, cache.class_weights)
         there = found.ids >= 0
         uses += np.bincount(found.ids[there], minlength=len(uses))
         # The queries have length 1, the entries have that of their quantised keys.
@@ -203,41 +257,76 @@ def audit(
         same = found.values == values[rows][:, None]
         for pairs, of in ((across, near & ~same), (within, near & same)):
             place, nth = np.nonzero(of & (of.cumsum(axis=1) <= PAIRS_EACH))
-            ids = found.ids[place, nth]
-            pairs.add(images.of[rows][place], images.of[ids], found.similarities[place, nth] / lengths[ids])
+            others = found.ids[place, nth]
+            pairs.add(images.of[rows][place], images.of[others], found.similarities[place, nth] / lengths[others])
     scores, suggested, own, other = votes.of_images()
     ranked = np.argsort(-scores, kind="stable")[: int((scores > 0).sum())]
+    sources, is_right = images.sources, confirmed or {}
+    open_ = [i for i in ranked.tolist() if is_right.get(sources[i]) != names[images.labels[i]]]
+    neighbors = dict(_neighbors(cache, images, open_[:listed], theta, k))
     unused = np.flatnonzero(uses == 0)
     few, all_ = (np.bincount(labels, minlength=len(names)) for labels in (values[unused], values))
-    sources = images.sources
     return Audit(
         generation=manifest.generation,
+        change=cache.change,
         dataset=f"{manifest.dataset.name} {manifest.dataset.split}",
         images=len(images.first),
-        entries=bundle.store.count,
+        entries=cache.store.count,
         theta=theta,
         k=k,
         similar=similar,
         listed=listed,
         suspects=tuple(
             Suspect(
-                int(images.first[i]),
+                int(ids[images.first[i]]),
                 sources[i],
                 names[images.labels[i]],
                 names[suggested[i]],
-                *(round(float(figures[i]), 6) for figures in (scores, own, other)),
+                round(float(scores[i]), 6),
+                round(float(own[i]), 6),
+                round(float(other[i]), 6),
+                neighbors.get(i, ()),
             )
-            for i in ranked
+            for i in open_
         ),
-        across=across.listed(listed, images, names),
+        confirmed=len(ranked) - len(open_),
+        across=across.listed(listed, images, names, ids),
         across_count=across.count,
-        within=within.listed(listed, images, names),
+        within=within.listed(listed, images, names, ids),
         within_count=within.count,
-        unused=tuple(Unused(int(i), sources[images.of[i]], names[values[i]]) for i in unused[:listed]),
+        unused=tuple(Unused(int(ids[i]), sources[images.of[i]], names[values[i]]) for i in unused[:listed]),
         unused_count=len(unused),
         unused_by_class={name: (int(few[i]), int(all_[i])) for i, name in enumerate(names)},
         uses=(int(uses.min()), int(np.median(uses)), int(uses.max())),
     )
+
+
+def _neighbors(
+    cache: Overlay, images: Images, some: list[int], theta: float, k: int
+) -> Iterator[tuple[int, tuple[Neighbor, ...]]]:
+    """The nearest entries of some images' first ones, with their shares of the vote; searches once more."""
+    rows = np.sort(images.first[np.array(some, np.int64)])
+    done, at_once = 0, queries_at_once(images, k)
+    for chunk, _ in cache.store.chunks():
+        here = rows[(rows >= done) & (rows < done + len(chunk))]
+        for start in range(0, len(here), at_once):
+            part = here[start : start + at_once]
+            found = nearest_others(cache, images, chunk[part - done], images.source[part], k)
+            shares = weights(found.similarities, found.values, theta)
+            if cache.class_weights is not None:
+                shares *= cache.class_weights[np.maximum(found.values, 0)]
+                shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+            for place, row in enumerate(part.tolist()):
+                own = (each[place, :NEIGHBORS_SHOWN].tolist() for each in (*found, shares))
+                yield (
+                    int(images.of[row]),
+                    tuple(
+                        Neighbor(int(cache.ids[at]), cache.classes[value], round(alike, 6), round(share, 6))
+                        for alike, at, value, share in zip(*own, strict=True)
+                        if at >= 0
+                    ),
+                )
+        done += len(chunk)
 
 
 class _Pairs:
@@ -263,7 +352,7 @@ class _Pairs:
     def count(self) -> int:
         return len(self._settle()[0])
 
-    def listed(self, most: int, images: Images, names: tuple[str, ...]) -> tuple[Pair, ...]:
+    def listed(self, most: int, images: Images, names: tuple[str, ...], ids: Ints) -> tuple[Pair, ...]:
         pairs, similarities = self._settle()
         listed = []
         for i in np.lexsort((pairs, -similarities))[:most]:
@@ -271,7 +360,7 @@ class _Pairs:
             listed.append(
                 Pair(
                     round(float(similarities[i]), 6),
-                    (int(images.first[one]), int(images.first[other])),
+                    (int(ids[images.first[one]]), int(ids[images.first[other]])),
                     (images.sources[one], images.sources[other]),
                     (names[images.labels[one]], names[images.labels[other]]),
                 )

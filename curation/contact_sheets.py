@@ -14,6 +14,9 @@ from secondlook.indexer.datasets.datasets import Dataset
 from secondlook.indexer.plots import INK
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import ImageError
+from secondlook.model.images import decode
+from secondlook.model.journal import ACCEPTED, Journal
+from secondlook.model.stores.added_keys import number_of
 
 Show = Callable[[int, str], Image.Image | None]
 """The picture of an entry by its id and source, where there is one."""
@@ -29,11 +32,13 @@ class Cell(NamedTuple):
     lines: Sequence[str]
 
 
-def pictures_of(bundle: Bundle, dataset: Dataset | None) -> Show:
+def pictures_of(bundle: Bundle, dataset: Dataset | None, journal: Journal) -> Show:
     """Find a bundle's own thumbnails; where it has none, the dataset's images of the same source."""
     places = {} if dataset is None else {dataset.source(i): i for i in range(len(dataset.labels))}
 
     def show(entry_id: int, source: str) -> Image.Image | None:
+        if (number := number_of(entry_id)) is not None:
+            return _taught(bundle, journal, number)
         entry = bundle.entries.get(entry_id)
         kept = bundle.entries.thumbnail(entry) if entry else None
         if kept is not None:
@@ -46,6 +51,14 @@ def pictures_of(bundle: Bundle, dataset: Dataset | None) -> Show:
             return None
 
     return show
+
+
+def _taught(bundle: Bundle, journal: Journal, number: int) -> Image.Image | None:
+    content = journal.content(number)
+    try:
+        return None if content is None else Image.fromarray(decode(content, bundle.geometry, ACCEPTED))
+    except ImageError:
+        return None
 
 
 def write_sheets(found: Audit, folder: Path, show: Show) -> list[Path]:

@@ -1,5 +1,8 @@
 """The neighbours of a cache's own images, leave-one-out, and how they vote on an image's label.
 
+The cache is what a server answers with: a generation with what was taught since laid over it, less what was removed.
+Its entries are numbered here by their place among those that are left (rows); ids are those of ``Overlay.ids``.
+
 Each entry's key is asked of the store that it lies in: the entry itself, its mirrored copy and all else of the same
 source take no part, or an image would vouch for its own label. Labels are doubted by the vote that is served, under the
 bundle's own theta and k: with g an image's label and p its neighbours' vote,
@@ -18,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.indexer.progress import Progress, silent
-from secondlook.model.bundles.bundle import Bundle
+from secondlook.model.added.overlay import Overlay
 from secondlook.model.cache import Floats, Ints, check_parameters, reweigh, vote
 from secondlook.model.errors import ParameterError
+from secondlook.model.journal import SOURCE
+from secondlook.model.stores.added_keys import number_of
 from secondlook.model.stores.factory import MAX_APPROXIMATE_K, is_exhaustive
 from secondlook.model.stores.store import Neighbors
 
@@ -43,64 +48,92 @@ class Images(NamedTuple):
     source: Ints
     """(N,) number of each entry's source."""
     first: Ints
-    """(M,) id of each image's first entry, which is not a mirrored one."""
+    """(M,) row of each image's first entry, which is not a mirrored one."""
     labels: Ints
     """(M,)."""
     sources: tuple[str, ...]
     """(M,)."""
 
 
-def theta_and_k(bundle: Bundle, theta: float | None, k: int | None) -> tuple[float, int]:
+def theta_and_k(cache: Overlay, theta: float | None, k: int | None) -> tuple[float, int]:
     """Return theta and k, the bundle's own where none are given.
 
     Raises:
         ParameterError: a parameter is out of its range.
     """
-    theta = bundle.manifest.theta if theta is None else theta
-    k = bundle.manifest.k or NEIGHBORS if k is None else k
+    manifest = cache.bundle.manifest
+    theta = manifest.theta if theta is None else theta
+    k = manifest.k or NEIGHBORS if k is None else k
     check_parameters(theta, 1.0, k)
-    if not is_exhaustive(bundle.manifest.store.factory) and k > MAX_APPROXIMATE_K:
+    if not is_exhaustive(manifest.store.factory) and k > MAX_APPROXIMATE_K:
         raise ParameterError(
             f"k must be at most {MAX_APPROXIMATE_K:,} with a store that is searched in part, not {k:,}"
         )
-    return theta, min(k, bundle.store.count)
+    return theta, min(k, cache.store.count)
 
 
-def images_of(bundle: Bundle) -> Images:
-    """Group a bundle's entries by the image that they show."""
-    names = bundle.entries.sources()
+def images_of(cache: Overlay) -> Images:
+    """Group a cache's entries by the image that they show."""
+    own = cache.bundle.entries.sources()
     numbers: dict[str, int] = {}
+    names = [_source(entry_id, own) for entry_id in cache.ids.tolist()]
     source: Ints = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
-    values, classes = bundle.store.values, len(bundle.manifest.classes)
+    values, classes = cache.store.values, len(cache.classes)
     _, first, of = np.unique(source * classes + values, return_index=True, return_inverse=True)
     return Images(of, source, first, values[first], tuple(names[i] for i in first))
 
 
-def neighborhoods(
-    bundle: Bundle, images: Images, k: int, progress: Progress = silent
-) -> Iterator[tuple[slice, Neighbors]]:
-    """Yield some entries at a time, in id order, and the k nearest of another source to each, as in a full search.
+def _source(entry_id: int, own: list[str]) -> str:
+    number = number_of(entry_id)
+    return own[entry_id] if number is None else f"{SOURCE}{number}"
 
-    Where there are fewer, the last places have id and value -1.
+
+def neighborhoods(
+    cache: Overlay, images: Images, k: int, progress: Progress = silent
+) -> Iterator[tuple[slice, Neighbors]]:
+    """Yield some entries' rows at a time, in order, and the k nearest of another source to each, as in a full search.
+
+    In place of ids these have rows. Where there are fewer, the last places have row and value -1.
     """
-    store = bundle.store
-    copies = int(np.bincount(images.source).max())
-    at_once = max(1, min(QUERIES_AT_ONCE, NEIGHBORS_AT_ONCE // (k + copies)))
+    store, at_once = cache.store, queries_at_once(images, k)
     done = 0
     for keys, _ in store.chunks():
         for start in range(0, len(keys), at_once):
             some = keys[start : start + at_once]
             rows = slice(done, done + len(some))
-            # Quantised keys are not quite of length 1, as a query is.
-            some = some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
-            found = store.search(some, k + copies)
-            out = (found.ids < 0) | (images.source[found.ids] == images.source[rows][:, None])
-            places = np.argsort(out, axis=1, kind="stable")[:, :k]
-            similarities, ids, values, out = (np.take_along_axis(a, places, axis=1) for a in (*found, out))
-            similarities[out], ids[out], values[out] = -np.inf, -1, -1
-            yield rows, Neighbors(similarities, ids, values)
+            yield rows, nearest_others(cache, images, some, images.source[rows], k)
             done = rows.stop
             progress("audit", done, store.count)
+
+
+def queries_at_once(images: Images, k: int) -> int:
+    """For how many entries at most the neighbours are looked for at once."""
+    return max(1, min(QUERIES_AT_ONCE, NEIGHBORS_AT_ONCE // (k + _copies(images))))
+
+
+def nearest_others(cache: Overlay, images: Images, keys: Floats, sources: Ints, k: int) -> Neighbors:
+    """The k nearest of another source to each of some entries, whose keys (B,D) and sources (B,) these are; rows."""
+    # Quantised keys are not quite of length 1, as a query is.
+    queries = keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-12)
+    found = cache.store.search(queries, k + _copies(images))
+    rows = _rows(cache, found.ids)
+    out = (rows < 0) | (images.source[rows] == sources[:, None])
+    places = np.argsort(out, axis=1, kind="stable")[:, :k]
+    taken = (np.take_along_axis(each, places, axis=1) for each in (found.similarities, rows, found.values, out))
+    similarities, rows, values, out = taken
+    similarities[out], rows[out], values[out] = -np.inf, -1, -1
+    return Neighbors(similarities, rows, values)
+
+
+def _copies(images: Images) -> int:
+    return int(np.bincount(images.source).max())
+
+
+def _rows(cache: Overlay, ids: Ints) -> Ints:
+    """The rows of entries by their ids; -1 where there is none."""
+    if cache.store is cache.bundle.store:
+        return ids
+    return np.where(ids < 0, -1, np.searchsorted(cache.ids, ids))
 
 
 class LabelVotes:

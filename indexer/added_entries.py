@@ -3,7 +3,9 @@
 ::
 
     FOLDER/taught.jsonl       a JSON object a line: {"image": "images/7.png", "sha256": ..., "label": ..., "name": ...},
-                              or {"dataset": ..., "source": ..., "label": ... or null where it was removed}
+                              with "confirmed": true where somebody said that the label is right;
+                              {"dataset": ..., "source": ..., "label": ... or null where it was removed},
+                              or {"dataset": ..., "source": ..., "confirmed": the label}
     FOLDER/images/7.png       the images as they were sent
 """
 
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 from secondlook.indexer.progress import Progress, silent
 from secondlook.model.errors import ImageError, JournalError, ParameterError
 from secondlook.model.images import SMALL, Limits, decode, sniff
-from secondlook.model.journal import Journal, NewImage
+from secondlook.model.journal import SOURCE, TAUGHT, Addition, Journal, NewImage
 from secondlook.model.labels import check_label
 
 LINES, IMAGES = "taught.jsonl", "images"
@@ -46,6 +48,7 @@ def export_added(journal: Journal, folder: Path, progress: Progress = silent) ->
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     state = journal.since(0)
     images = [image for image in state.images if image.label is not None]
+    confirmed = {(one.dataset, one.source): one.label for one in journal.confirmations.all()}
     with (folder / LINES).open("w", encoding="utf-8") as lines:
         written = 0
         for done, (number, _) in enumerate(images, start=1):
@@ -55,18 +58,24 @@ def export_added(journal: Journal, folder: Path, progress: Progress = silent) ->
             label, name, content = image
             path = f"{IMAGES}/{number}{_suffix(content)}"
             (folder / path).write_bytes(content)
-            line = {
+            line: dict[str, Any] = {
                 "image": path,
                 "sha256": sha256(content).hexdigest(),
                 "label": label,
                 "name": name,
             }
+            if confirmed.pop((TAUGHT, f"{SOURCE}{number}"), None) == label:
+                line["confirmed"] = True
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
             written += 1
             progress("export", done, len(images))
         for correction in state.corrections:
             lines.write(json.dumps(correction._asdict(), ensure_ascii=False) + "\n")
-    return Moved(written, len(state.corrections))
+        of_datasets = [(*of, label) for of, label in confirmed.items() if of[0] != TAUGHT]
+        for dataset, source, label in of_datasets:
+            line = {"dataset": dataset, "source": source, "confirmed": label}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return Moved(written, len(state.corrections) + len(of_datasets))
 
 
 def import_added(
@@ -88,12 +97,14 @@ def import_added(
     """
     lines = list(_lines(folder))
     there = {
-        (image.label, sha256(journal.content(image.number) or b"").hexdigest())
+        (image.label, sha256(journal.content(image.number) or b"").hexdigest()): image.number
         for image in journal.since(0).images
         if image.label is not None
     }
-    new: dict[str, list[NewImage]] = {}
+    new: dict[str, dict[str, NewImage]] = {}
     decisions: list[tuple[str, str, str | None]] = []
+    confirmed: list[tuple[str, str, str]] = []
+    confirmed_images: list[tuple[str, str]] = []
     known, labels = 0, list(known_classes)
 
     def taken(label: str) -> str:
@@ -108,11 +119,15 @@ def import_added(
             case {"image": str(path), "label": str(label)}:
                 label = taken(label)
                 content = _image(folder, path, line, number, limits)
-                if (label, sha256(content).hexdigest()) in there:
+                digest = sha256(content).hexdigest()
+                if (label, digest) in there or digest in new.get(label, ()):
                     known += 1
                 else:
-                    there.add((label, sha256(content).hexdigest()))
-                    new.setdefault(label, []).append(NewImage(str(line.get("name", "")), content))
+                    new.setdefault(label, {})[digest] = NewImage(str(line.get("name", "")), content)
+                if line.get("confirmed") is True:
+                    confirmed_images.append((label, digest))
+            case {"dataset": str(dataset), "source": str(source), "confirmed": str(label)}:
+                confirmed.append((dataset, source, taken(label)))
             case {"dataset": str(dataset), "source": str(source), "label": str() | None as label}:
                 decisions.append((dataset, source, label if label is None else taken(label)))
             case _:
@@ -120,13 +135,24 @@ def import_added(
     total, done = sum(map(len, new.values())), 0
     for label, images in new.items():
         for start in range(0, len(images), AT_ONCE):
-            some = images[start : start + AT_ONCE]
-            journal.add(label, some, key, known=known_classes)
+            some = dict(list(images.items())[start : start + AT_ONCE])
+            taught = journal.add(label, list(some.values()), key, known=known_classes, answer=_numbers)
+            there.update(
+                ((label, digest), number) for digest, number in zip(some, json.loads(taught.answer), strict=True)
+            )
             done += len(some)
             progress("import", done, total)
     for dataset, source, decided in decisions:
         journal.correct(dataset, source, decided, key, own="", known=known_classes, even_removed=True)
-    return Moved(total, len(decisions), known)
+    for label, digest in confirmed_images:
+        journal.confirmations.add(TAUGHT, f"{SOURCE}{there[label, digest]}", label, key, own=None)
+    for dataset, source, label in confirmed:
+        journal.confirmations.add(dataset, source, label, key, own=label)
+    return Moved(total, len(decisions) + len(confirmed), known)
+
+
+def _numbers(kept: Addition) -> str:
+    return json.dumps(kept.numbers)
 
 
 def _lines(folder: Path) -> Iterator[tuple[int, Any]]:

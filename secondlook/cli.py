@@ -25,6 +25,7 @@ COMMANDS = {
     "fit": "secondlook.commands.fit:fit",
     "evaluate": "secondlook.commands.evaluate:evaluate",
     "audit": "secondlook.commands.audit:audit",
+    "map": "secondlook.commands.map:map_",
     "suggest": "secondlook.commands.suggest:suggest",
     "jacobian": "secondlook.commands.jacobian:jacobian",
     "reproduce": "secondlook.commands.reproduce:reproduce",

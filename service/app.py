@@ -18,8 +18,8 @@ from secondlook.service import problems
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.generations.calibrating import keep_calibrated
+from secondlook.service.generations.jobs import Jobs
 from secondlook.service.generations.opening import open_predictor
-from secondlook.service.generations.rebuilds import Rebuilds
 from secondlook.service.generations.switching import Generations
 from secondlook.service.http import parameters
 from secondlook.service.http.access_log import AccessLog
@@ -30,7 +30,21 @@ from secondlook.service.http.limits import Drain, RequestLimits
 from secondlook.service.http.parameters import only_known
 from secondlook.service.metrics import Metrics
 from secondlook.service.prefix import Prefix
-from secondlook.service.routes import admin, embed, entries, health, model, pages, predict, search, suggest, teach
+from secondlook.service.routes import (
+    admin,
+    audit,
+    decide,
+    embed,
+    entries,
+    health,
+    map,
+    model,
+    pages,
+    predict,
+    search,
+    suggest,
+    teach,
+)
 from secondlook.service.settings import Settings
 from secondlook.service.state import State
 
@@ -46,7 +60,7 @@ PUBLISH_SECONDS = 1.0
 def create_app(settings: Settings, program: Sequence[str], *, predictor: Predictor | None = None) -> FastAPI:
     """The server's application; it answers with that predictor, or with the active bundle, opened at start.
 
-    ``program`` is the command line that starts ``secondlook``, for rebuilds.
+    ``program`` is the command line that starts ``secondlook``, for rebuilds and other jobs.
 
     Starting it raises BundleError where the active bundle is refused.
 
@@ -79,7 +93,7 @@ def create_app(settings: Settings, program: Sequence[str], *, predictor: Predict
         call.install(app)
     for router in (model.router, entries.router, suggest.router, health.router):
         app.include_router(router, dependencies=[Depends(only_known)])
-    for router in (teach.router, admin.router):
+    for router in (teach.router, decide.router, audit.router, map.router, admin.router):
         app.include_router(router, dependencies=[Depends(require_admin), Depends(only_known)])
     pages.install(app)
     parameters.install(app)
@@ -104,9 +118,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     await decoders.start()
     generations = Generations(settings, batcher, decoders.decode_in_thread)
-    rebuilds = Rebuilds(generations.root, app.state.program, generations.adopt, settings.hide_paths, metrics)
+    jobs = Jobs(generations.root, app.state.program, generations.adopt, settings.hide_paths, metrics)
     app.state.running = state = State(
-        settings, admission, batcher, generations, rebuilds, decoders, metrics, app.state.drain
+        settings, admission, batcher, generations, jobs, decoders, metrics, app.state.drain
     )
     metrics.read = state.snapshot
     batcher.start()
@@ -125,7 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 await task
         state.suggesting.shutdown(wait=False, cancel_futures=True)
         generations.close()
-        await rebuilds.close()
+        await jobs.close()
         await batcher.close()
         await decoders.close()
 

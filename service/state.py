@@ -15,10 +15,11 @@ from secondlook.model.errors import JournalError
 from secondlook.service.batching.batcher import Batcher
 from secondlook.service.decoding.decoders import Decoders
 from secondlook.service.generations.calibrating import behind_all
-from secondlook.service.generations.rebuilds import Rebuilds
+from secondlook.service.generations.jobs import Jobs
 from secondlook.service.generations.switching import Generations
 from secondlook.service.http.admission import Admission
 from secondlook.service.http.limits import Drain
+from secondlook.service.maps import Components
 from secondlook.service.metrics import Metrics, Snapshot
 from secondlook.service.settings import Settings
 
@@ -31,11 +32,12 @@ class State:
     admission: Admission
     batcher: Batcher
     generations: Generations
-    rebuilds: Rebuilds
+    jobs: Jobs
     decoders: Decoders
     metrics: Metrics
     drain: Drain
     making_thumbnail: asyncio.Lock = field(default_factory=asyncio.Lock)
+    components: Components = field(default_factory=Components)
     suggesting: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="suggest", initializer=behind_all)
     )
@@ -78,7 +80,7 @@ class State:
             admitted_bytes=self.admission.bytes,
             max_images=self.admission.max_images,
             max_bytes=self.admission.max_bytes,
-            is_rebuilding=self.rebuilds.is_running,
+            is_rebuilding=self.jobs.is_rebuilding,
         )
 
     async def current(self) -> Predictor:

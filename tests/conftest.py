@@ -40,6 +40,7 @@ SLOW = frozenset(
         "test_odd_folders.py",
         "test_openapi.py",
         "test_overload.py",
+        "test_page_many_faults.py",
         "test_server_limits.py",
         "test_sharded_index.py",
         "test_shortage.py",

@@ -133,9 +133,10 @@ def planted(
         raise ParameterError(f"the share of planted labels must be above 0 and at most {MOST:g}, not {share}")
     if len(names) < 2:
         raise ParameterError("there is no wrong label where there is one class")
-    theta, k = theta_and_k(bundle, theta, k)
-    by_class = Overlay(bundle).class_weights
-    images = images_of(bundle)
+    cache = Overlay(bundle)
+    theta, k = theta_and_k(cache, theta, k)
+    by_class = cache.class_weights
+    images = images_of(cache)
     listed = np.arange(len(images.first))
     if sources is not None:
         wanted = frozenset(sources)
@@ -145,7 +146,7 @@ def planted(
         raise ParameterError(f"no label was planted among {len(listed):,} images: ask for more")
     votes = [LabelVotes(images, len(names)) for _ in labels]
     values = [given[images.of] for given in labels]
-    for rows, found in neighborhoods(bundle, images, k, progress):
+    for rows, found in neighborhoods(cache, images, k, progress):
         for of, now in zip(votes, values, strict=True):
             changed = np.where(found.ids >= 0, now[found.ids], -1)
             of.add(rows, now[rows], found.similarities, changed, theta, by_class)

@@ -119,8 +119,8 @@ class Overlay:
 
     @property
     def folded_ids(self) -> list[int]:
-        """Ids of the generation's own entries that were added once and folded in."""
-        return [entry.id for own in self.bundle.folded.values() for entry in own]
+        """Ids of the generation's own entries that were added once and folded in, ascending."""
+        return sorted(entry.id for own in self.bundle.folded.values() for entry in own)
 
     @property
     def removed(self) -> int:
@@ -135,6 +135,16 @@ class Overlay:
     def label(self, code: int) -> str | None:
         """A label by its code; None for that of removed entries."""
         return None if code == REMOVED else self._codes.labels[code]
+
+    def label_of(self, entry_id: int) -> str | None:
+        """What an entry shows; None where there is none, or it is removed. Reads no file."""
+        if number_of(entry_id) is not None:
+            row = self.added.row_of(entry_id)
+            return None if row is None else self.label(self.added.code(row))
+        if not 0 <= entry_id < self.bundle.store.count:
+            return None
+        code = self.corrections.get(entry_id)
+        return self.label(int(self.bundle.store.values[entry_id]) if code is None else code)
 
     def entry(self, entry_id: int) -> Entry | None:
         """One entry with the class that it votes for; None where there is none, or it is removed."""

@@ -169,6 +169,12 @@ class Entries:
         with self._lock:
             return [row[1] for row in self._connection.execute(f"{_ENTRY} ORDER BY entries.id")]
 
+    def mirrored(self) -> NDArray[np.bool_]:
+        """Whether each entry is a mirrored copy: (N,), in id order."""
+        with self._lock:
+            rows = self._connection.execute("SELECT mirrored FROM entries ORDER BY id").fetchall()
+        return np.array(rows, bool).reshape(-1)
+
     def __del__(self) -> None:
         # A generation that was replaced goes with its last answer, wherever that is.
         if hasattr(self, "_connection"):

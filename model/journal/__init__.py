@@ -1,5 +1,6 @@
 """The journal: what people taught a root, durable before it is acknowledged."""
 
+from secondlook.model.journal.confirmations import TAUGHT
 from secondlook.model.journal.file import BUSY_SECONDS, JOURNAL, Stamp
 from secondlook.model.journal.journal import Journal
 from secondlook.model.journal.records import (
@@ -11,6 +12,7 @@ from secondlook.model.journal.records import (
     AddResult,
     Change,
     Changed,
+    Confirmation,
     Correction,
     NewImage,
     Request,
@@ -22,12 +24,14 @@ __all__ = [
     "BUSY_SECONDS",
     "JOURNAL",
     "SOURCE",
+    "TAUGHT",
     "Action",
     "AddResult",
     "AddedImage",
     "Addition",
     "Change",
     "Changed",
+    "Confirmation",
     "Correction",
     "Journal",
     "NewImage",

@@ -11,7 +11,6 @@ and none of them knows the present state before it has its turn (``model.journal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from secondlook.model.cache import Floats
 from secondlook.model.errors import AddedLimitError, RepeatedRequestError
+from secondlook.model.journal.confirmations import Confirmations
 from secondlook.model.journal.file import BUSY_SECONDS, JournalFile, Run, Stamp
 from secondlook.model.journal.records import (
     SOURCE,
@@ -32,6 +32,7 @@ from secondlook.model.journal.records import (
     NewImage,
     Request,
 )
+from secondlook.model.journal.trail import note_change
 from secondlook.model.labels import check_label, fold
 
 REMEMBERED_REQUESTS = 10_000
@@ -52,6 +53,7 @@ class Journal:
             JournalError: it is damaged, or made by another version.
         """
         self._file = JournalFile(root)
+        self.confirmations = Confirmations(self._file)
 
     def stamp(self) -> Stamp | None:
         """As ``JournalFile.stamp``: whether there may be something new, at next to no cost."""
@@ -192,7 +194,7 @@ class Journal:
                     *(label, image.name, image.content, image.thumbnail),
                 ).lastrowid
                 assert number is not None
-                change = _trail(run, key, "taught", image=number, source=f"{SOURCE}{number}", label=label)
+                change = note_change(run, key, "taught", image=number, source=f"{SOURCE}{number}", label=label)
                 run("UPDATE images SET change = ? WHERE number = ?", change, number)
                 for (encoder, mirrored), made in image.keys.items():
                     _keep_key(run, number, encoder, mirrored, made)
@@ -233,7 +235,7 @@ class Journal:
 
             def write(label: str | None) -> int:
                 action: Action = "removed" if label is None else "relabelled"
-                change = _trail(run, key, action, image=number, source=f"{SOURCE}{number}", label=label, was=was)
+                change = note_change(run, key, action, image=number, source=f"{SOURCE}{number}", label=label, was=was)
                 run("UPDATE images SET label = ?, change = ? WHERE number = ?", label, change, number)
                 if label is None:
                     run("UPDATE images SET content = NULL, thumbnail = NULL WHERE number = ?", number)
@@ -272,7 +274,7 @@ class Journal:
 
             def write(label: str | None) -> int:
                 action: Action = "removed" if label is None else "relabelled"
-                change = _trail(run, key, action, dataset=dataset, source=source, label=label, was=was)
+                change = note_change(run, key, action, dataset=dataset, source=source, label=label, was=was)
                 run("INSERT OR REPLACE INTO corrections VALUES (?, ?, ?, ?)", dataset, source, label, change)
                 return change
 
@@ -348,25 +350,3 @@ def _keep_key(run: Run, number: int, encoder: str, mirrored: bool, key: Floats) 
         np.ascontiguousarray(key, "<f4").tobytes(),
         number,
     )
-
-
-def _trail(
-    run: Run,
-    key: str,
-    action: Action,
-    *,
-    source: str,
-    image: int | None = None,
-    dataset: str | None = None,
-    label: str | None,
-    was: str | None = None,
-) -> int:
-    """Write a line of the trail; its number."""
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    sql = (
-        "INSERT INTO changes (at, key, action, image, dataset, source, label, was, token) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, randomblob(8))"
-    )
-    number = run(sql, at, key, action, image, dataset, source, label, was).lastrowid
-    assert number is not None
-    return number

@@ -15,7 +15,7 @@ SOURCE = "taught:"
 ACCEPTED = Limits(pixels=2**63 - 1)
 """Of taught images: each was accepted once, and is not lost to a limit that is lower now."""
 
-Action = Literal["taught", "relabelled", "removed"]
+Action = Literal["taught", "relabelled", "removed", "confirmed", "unconfirmed"]
 
 
 def number_in(source: str) -> int | None:
@@ -52,6 +52,15 @@ class Correction(NamedTuple):
     source: str
     label: str | None
     """None = removed."""
+
+
+class Confirmation(NamedTuple):
+    """An image's label that somebody looked at and found right."""
+
+    dataset: str
+    """Empty for a taught image."""
+    source: str
+    label: str
 
 
 class Changed(NamedTuple):

@@ -130,7 +130,7 @@ class Change:
     at: str
     key: str
     action: str
-    """``taught``, ``relabelled`` or ``removed``."""
+    """``taught``, ``relabelled``, ``removed``, ``confirmed`` or ``unconfirmed``."""
     entry: int | None
     """Id of the taught image; None for an image of a dataset."""
     source: str
@@ -142,7 +142,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Job:
-    """A rebuild, running or over."""
+    """A rebuild, or a look at all entries (``kind``: ``audit``, ``map``); running or over."""
 
     id: str
     state: Literal["running", "succeeded", "failed", "cancelled"]
@@ -156,13 +156,15 @@ class Job:
     generation: str | None = None
     compared: str | None = None
     error: str | None = None
+    kind: str = "rebuild"
+    found: str | None = None
 
 
 class JobError(ClientError):
     """A rebuild is over without a result; ``job`` says more."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(f"rebuild {job.id} {job.state}{f': {job.error}' if job.error else ''}")
+        super().__init__(f"{job.kind} {job.id} {job.state}{f': {job.error}' if job.error else ''}")
         self.job = job
 
 

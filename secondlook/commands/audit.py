@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from secondlook.commands.shared.answering import open_answering
 from secondlook.commands.shared.options import (
     bundles_option,
     data_root_option,
     generation_option,
     json_option,
     max_pixels_option,
+    print_json,
     progress_option,
     reporting,
 )
@@ -20,11 +23,10 @@ from secondlook.commands.studies.of_bundles import planted
 from secondlook.curation.audit import LISTED, SIMILAR
 from secondlook.curation.audit import audit as run
 from secondlook.curation.contact_sheets import pictures_of, write_sheets
+from secondlook.curation.fixes import Applied, apply_fixes
 from secondlook.evaluation.studies.planted import MOST, SEEDS
 from secondlook.indexer.datasets.datasets import load
 from secondlook.indexer.results import write
-from secondlook.model.bundles.bundle import open_bundle
-from secondlook.model.bundles.default import default_root
 from secondlook.model.errors import DatasetError
 from secondlook.model.images import Limits
 
@@ -43,9 +45,17 @@ from secondlook.model.images import Limits
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for JSON, CSV and contact sheets."
 )
+@click.option(
+    "--fix",
+    "fixes",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Take in what a person decided in a .csv or .json file of --out, and look for nothing.",
+)
+@click.option("--as", "key", default="audit", show_default=True, help="Whose decisions the trail says they are.")
 @max_pixels_option
 @json_option
 @progress_option
+@click.option("--for-server", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.option("--plant", "share", type=click.FloatRange(0, MOST, min_open=True), hidden=True)
 @click.option("--seeds", type=click.IntRange(1), default=SEEDS, hidden=True)
 @click.option("--holdout", is_flag=True, hidden=True)
@@ -59,9 +69,12 @@ def audit(
     dataset: str | None,
     data_root: Path | None,
     out: Path | None,
+    fixes: Path | None,
+    key: str,
     limits: Limits,
     as_json: bool,
     progress_format: str,
+    for_server: Path | None,
     share: float | None,
     seeds: int,
     holdout: bool,
@@ -75,9 +88,21 @@ def audit(
         context.invoke(planted, **{name: context.params[name] for option in planted.params if (name := option.name)})
         return
     as_json = as_json or progress_format == "json"
+    if fixes is not None:
+        if root is None:
+            raise click.UsageError("--fix goes with --bundles: the default bundle cannot be changed")
+        with reporting(progress_format):
+            _tell_applied(apply_fixes(root, fixes, key, generation), as_json)
+        return
     with reporting(progress_format) as progress:
-        bundle = open_bundle(root or default_root(), generation)
-        found = run(bundle, theta=theta, k=k, similar=similar, listed=limit, progress=progress)
+        cache, journal = open_answering(root, generation)
+        bundle = cache.bundle
+        confirmed = journal.confirmations.of(bundle.manifest.dataset.name)
+        found = run(cache, confirmed=confirmed, theta=theta, k=k, similar=similar, listed=limit, progress=progress)
+        if for_server is not None:
+            for_server.write_text(json.dumps(found.as_dict()))
+            print_json(generation=found.generation, images=found.images, suspects=len(found.suspects))
+            return
         if out is not None:
             write(found, out, "audit")
             found.write_csv(out / "suspects.csv")
@@ -89,7 +114,20 @@ def audit(
                 if dataset is not None:
                     raise
                 why = str(error)
-            sheets = write_sheets(found, out, pictures_of(bundle, shown))
+            sheets = write_sheets(found, out, pictures_of(bundle, shown, journal))
             if why and not sheets and (found.suspects or found.across):
                 click.echo(f"no contact sheets: the bundle has no thumbnails; {why}", err=True)
     tell(found, as_json)
+
+
+def _tell_applied(applied: Applied, as_json: bool) -> None:
+    if as_json:
+        print_json(**applied.as_dict())
+        return
+    for sentence in applied.changed_since:
+        click.echo(f"left as it is: {sentence}", err=True)
+    click.echo(
+        f"{applied.confirmed:,} right as they are, {applied.relabelled:,} relabelled, {applied.removed:,} removed; "
+        f"{applied.already:,} were so already, {applied.undecided:,} are not decided"
+        + (f", {len(applied.changed_since):,} were changed since and left as they are" if applied.changed_since else "")
+    )

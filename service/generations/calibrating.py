@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 
 import faiss
 
@@ -18,6 +19,10 @@ from secondlook.model.added.overlay import Overlay
 from secondlook.model.bundles.bundle import Bundle
 from secondlook.model.errors import SecondlookError
 from secondlook.service.batching.batcher import Batcher
+
+# What NumPy imports when it first opens an archive, or looks for what is distinct: now, not when open files are few.
+for _module in ("encodings.cp437", "numpy.ma"):
+    import_module(_module)
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""The records of rebuilds, kept below the root that they rebuild: whoever serves it lists, shows and cancels them all.
+"""The records of jobs, kept below the root that they are of: whoever serves it lists, shows and cancels them all.
 
 ::
 
-    ROOT/jobs/<id>/  job.json  log.txt  cancel
+    ROOT/jobs/<id>/  job.json  log.txt  cancel  result
 
 Whoever runs a job holds a lock on its folder (flock, so a dead process holds none). A record that says ``running``
 without that lock is of a process that was killed. ``cancel`` is put there for the one who runs it to find.
@@ -30,13 +30,16 @@ FOLDER = "jobs"
 DIED = "the server process that ran it ended before it was over: start it anew"
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_JOB, _LOG, _CANCEL = "job.json", "log.txt", "cancel"
+_JOB, _LOG, _CANCEL, _RESULT = "job.json", "log.txt", "cancel", "result"
+
+JobKind = Literal["rebuild", "audit", "map"]
 
 
 class Job(BaseModel):
-    """A rebuild, running or over."""
+    """A rebuild, or a look at all entries; running or over."""
 
     id: str
+    kind: JobKind = "rebuild"
     state: Literal["running", "succeeded", "failed", "cancelled"] = "running"
     stage: str = "start"
     done: int = 0
@@ -44,8 +47,9 @@ class Job(BaseModel):
     eta_s: float | None = Field(None, description="Seconds that this stage will still take.")
     created: datetime
     finished: datetime | None = None
-    generation: str | None = Field(None, description="What it built.")
+    generation: str | None = Field(None, description="What a rebuild built, or another job looked at.")
     compared: str | None = Field(None, description="How its errors compare with those of the generation before.")
+    found: str | None = Field(None, description="What a job that is no rebuild found, in a sentence.")
     error: str | None = None
 
 
@@ -148,6 +152,10 @@ class Records:
             return (self._folder / job_id / _LOG).read_bytes() if _ID.fullmatch(job_id) else b""
         except OSError:
             return b""
+
+    def result(self, job_id: str) -> Path:
+        """Where a job writes what it finds."""
+        return self._folder / job_id / _RESULT
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Have the process that runs a job cancel it.

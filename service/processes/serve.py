@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("stopping: running requests have %g s to finish", self._drain_timeout_s)
         running: State = self._app.state.running
-        running.rebuilds.stop()
+        running.jobs.stop()
         deadline = time.monotonic() + self._drain_timeout_s
         # Still listening: who asks whether the server is ready shall hear 503, not a connection refused.
         while self.server_state.tasks and not self.force_exit and time.monotonic() < deadline:
@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
             raise refusal(error, self.config.host, self.config.port) from error
         if self.started:
             running: State = self._app.state.running
-            self._ending.stop_children = running.rebuilds.kill
+            self._ending.stop_children = running.jobs.kill
             if self._pulse is not None:
                 self._pulse.follow(lambda: running.hangs)
             host, port = self.servers[0].sockets[0].getsockname()[:2]

@@ -91,7 +91,7 @@ async def rebuild(state: Running, response: Response, asked: Annotated[RebuildRe
     dataset = asked.dataset
     if dataset is None and not manifest.is_taught_alone:
         dataset = manifest.dataset.name
-    job = await state.rebuilds.start(
+    job = await state.jobs.rebuild(
         [
             f"--bundles={state.generations.root}",
             *(await run_in_threadpool(_dataset_arguments, asked, dataset, state.settings)),
@@ -142,13 +142,13 @@ def _is_folder_below(root: Path, name: str) -> bool:
 @router.get("/jobs", summary="All rebuilds that are remembered")
 async def list_jobs(state: Running) -> list[Job]:
     """Oldest first, the newest 100, whichever server on the same folder of bundles ran them."""
-    return await run_in_threadpool(state.rebuilds.listing)
+    return await run_in_threadpool(state.jobs.listing)
 
 
 @router.get("/jobs/{job_id}", summary="One rebuild's progress or outcome", responses=documented(Kind.NOT_FOUND))
 async def get_job(state: Running, job_id: str) -> Job:
     """State, stage, and how far it is."""
-    return await run_in_threadpool(state.rebuilds.get, job_id)
+    return await run_in_threadpool(state.jobs.get, job_id)
 
 
 @router.get(
@@ -159,13 +159,13 @@ async def get_job(state: Running, job_id: str) -> Job:
 )
 async def get_log(state: Running, job_id: str) -> str:
     """Stages, warnings and errors, the last 64 KiB of them; the server's folders are left out."""
-    return await run_in_threadpool(state.rebuilds.log, job_id)
+    return await run_in_threadpool(state.jobs.log, job_id)
 
 
 @router.delete("/jobs/{job_id}", summary="Cancel a rebuild", responses=documented(Kind.NOT_FOUND))
 async def cancel_job(state: Running, job_id: str) -> Job:
     """Answers when it has stopped; a rebuild that is over stays as it is."""
-    return await state.rebuilds.cancel(job_id)
+    return await state.jobs.cancel(job_id)
 
 
 class ChangeInfo(BaseModel):

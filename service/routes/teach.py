@@ -1,4 +1,4 @@
-"""``POST``, ``PATCH`` and ``DELETE`` of entries: teaching, relabelling, removing. The next answer knows of it."""
+"""``POST`` of entries: teaching images. The next answer knows of them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from hashlib import sha256
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from secondlook.model.answering.predictor import NO_OVERRIDES, Answer, Outcome, Predictor
 from secondlook.model.answering.told import Opinion
-from secondlook.model.bundles.entry_table import Entry
 from secondlook.model.bundles.files import encoder_id
 from secondlook.model.cache import Floats
 from secondlook.model.errors import ParameterError
-from secondlook.model.journal import Addition, Journal, NewImage, number_in
+from secondlook.model.journal import Addition, NewImage
 from secondlook.model.journal import Request as Repeatable
 from secondlook.model.labels import check_label
-from secondlook.model.stores.added_keys import added_id, number_of
+from secondlook.model.stores.added_keys import added_id
 from secondlook.service.batching.turns import Timing
 from secondlook.service.errors import UnavailableError
-from secondlook.service.http.auth import require_admin
-from secondlook.service.http.keys import Key
-from secondlook.service.problems import Kind, Problem, ProblemError, clean, documented, of_image
+from secondlook.service.problems import Kind, Problem, ProblemError, documented, of_image
 from secondlook.service.routes.answer import Answered, answer
-from secondlook.service.routes.entries import EntryId, known_entry
+from secondlook.service.routes.decide import Admin, journal_of
 from secondlook.service.routes.images import images_body
 from secondlook.service.routes.receive import Upload, announced_bytes, receive
-from secondlook.service.schemas import EntryInfo, entry_info
 from secondlook.service.state import Running, State
 from secondlook.service.thumbnails import thumbnail
 
@@ -73,20 +69,6 @@ class Taught(BaseModel):
     index: int | None = Field(description="The class; null where, in a repeated request's answer, it is gone again.")
     is_new_class: bool
     entries: list[TaughtEntry | Problem] = Field(description="In the order sent.")
-
-
-class Relabel(BaseModel):
-    """What an entry shows."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str = Field(description="A new one makes a new class.")
-
-
-Generation = Annotated[
-    str | None, Query(description="The generation that the id was listed in; refused where another one answers now.")
-]
-Admin = Annotated[Key, Depends(require_admin)]
 
 
 @router.post(
@@ -132,7 +114,7 @@ async def teach(
     They are on the disk when this answers, and the next prediction is made with them.
     """
     state.generations.require_writable()
-    journal = _journal(state)
+    journal = journal_of(state)
     with state.admission.admit(announced_bytes(request)) as ticket:
         form = await receive(request, state.settings, ticket, LABEL)
         predictor = await state.current()
@@ -190,80 +172,6 @@ def _new_images(uploads: list[Upload], answered: Answered, copies: list[Floats])
                 keys[encoder, True] = mirrored
             images.append(NewImage(upload.filename or "", upload.content, keys, thumbnail(pixels)))
     return images
-
-
-@router.patch(
-    "/v1/entries/{entry_id}",
-    summary="Relabel an entry",
-    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.LABEL_LIKE_ANOTHER, Kind.GENERATION_CHANGED),
-)
-async def relabel(
-    state: Running, key: Admin, entry_id: EntryId, asked: Annotated[Relabel, Body()], generation: Generation = None
-) -> EntryInfo:
-    """Its image's mirrored copy goes with it. A new label makes a new class."""
-    predictor, entry, label = await _decide(state, key, entry_id, asked.label, generation)
-    told, now = entry_info(predictor, entry), state.batcher.predictor
-    if now.bundle is predictor.bundle and (after := now.overlay.entry(entry_id)) is not None:
-        told = entry_info(now, after)
-    if told.label == label or label is None:
-        return told
-    # What another call has done to it since does not change what this one did.
-    return told.model_copy(update={"label": label, "index": now.overlay.index.get(label, told.index)})
-
-
-@router.delete(
-    "/v1/entries/{entry_id}",
-    status_code=204,
-    summary="Remove an entry",
-    responses=documented(Kind.NOT_FOUND, Kind.BUNDLES_READ_ONLY, Kind.GENERATION_CHANGED),
-)
-async def remove(state: Running, key: Admin, entry_id: EntryId, generation: Generation = None) -> None:
-    """Its image's mirrored copy goes with it. Rebuilds leave the image out."""
-    await _decide(state, key, entry_id, None, generation)
-
-
-async def _decide(
-    state: State, key: Key, entry_id: int, label: str | None, generation: str | None
-) -> tuple[Predictor, Entry, str | None]:
-    """Write what an entry's image shows now (None = it is removed); the entry as it was, and the label as it is kept.
-
-    Whether there still is such an entry, the journal says, in the same transaction: others may be removing it.
-    """
-    state.generations.require_writable()
-    journal = _journal(state)
-    await state.generations.catch_up()
-    predictor = state.batcher.predictor
-    manifest, entries = predictor.bundle.manifest, predictor.bundle.entries
-    if generation is not None and generation != manifest.generation:
-        raise ProblemError(
-            Kind.GENERATION_CHANGED,
-            f"Generation {clean(generation)} does not answer any more: an entry's id may be another image's now.",
-        )
-    if label is not None:
-        label = check_label(label, predictor.classes)
-    entry = await asyncio.to_thread(known_entry, predictor, entry_id)
-    if label is not None:
-        label = check_label(label, predictor.classes)
-    number = number_of(entry_id)
-    if number is None:
-        number = number_in(entry.source)
-    if number is not None:
-        was = await asyncio.to_thread(journal.correct_image, number, label, key.name, manifest.classes)
-    else:
-        own = await asyncio.to_thread(entries.get, entry_id)
-        assert own is not None  # as it is known
-        decide = partial(journal.correct, own=manifest.classes[own.value], known=manifest.classes)
-        was = await asyncio.to_thread(decide, manifest.dataset.name, entry.source, label, key.name)
-    if was is None:
-        raise ProblemError(Kind.NOT_FOUND, f"There is no entry {entry_id}.")
-    await state.generations.catch_up()
-    return predictor, entry, label
-
-
-def _journal(state: State) -> Journal:
-    journal = state.generations.journal
-    assert journal is not None  # a root that can be written has one
-    return journal
 
 
 def _only(in_form: str | None, in_query: str | None) -> str:

@@ -95,6 +95,8 @@ function sentence({ action, label, was, source }) {
   const what = source.startsWith("taught:") ? `Image ${source.slice("taught:".length)}` : source;
   const now = element("strong", {}, label ?? was ?? "");
   if (action === "taught") return [`${what} taught as `, now];
+  if (action === "confirmed") return [`${what} found right as `, now];
+  if (action === "unconfirmed") return [`${what} no longer found right as `, now];
   if (action === "removed") return was ? [`${what} removed, it was `, now] : [`${what} removed`];
   return was ? [`${what} relabelled `, element("span", { className: "was" }, was), " → ", now] : [`${what} relabelled `, now];
 }

@@ -37,6 +37,7 @@ export async function call(method, path, { body, headers = {}, as = "json" } = {
   } catch {
     throw new Problem({ detail: "The server does not answer. Is it running?" });
   }
+  if (response.ok && as === "response") return response;
   if (response.ok) return response.status === 204 ? null : response[as]();
   const unread = { detail: `The server answers with status ${response.status}.`, status: response.status };
   const document = await response.json().catch(() => unread);

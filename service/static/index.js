@@ -1,7 +1,9 @@
 import { Problem, takeKey } from "./api.js";
 import { showAdmin } from "./admin.js";
+import { showAudit } from "./audit.js";
 import { showClasses } from "./classes.js";
 import { byId } from "./element.js";
+import { showMap } from "./map.js";
 import { loadModel } from "./model.js";
 import { announce } from "./words.js";
 import "./look.js";
@@ -9,7 +11,7 @@ import "./queue.js";
 import "./traffic.js";
 
 /** What each view is told when it comes into sight, or leaves it. */
-const views = { look: () => {}, classes: showClasses, admin: showAdmin };
+const views = { look: () => {}, classes: showClasses, audit: showAudit, map: showMap, admin: showAdmin };
 
 const tellViews = () => { for (const [name, tell] of Object.entries(views)) tell(!byId(name).hidden); };
 

@@ -50,12 +50,12 @@ function show(jobs) {
   byId("jobs").replaceChildren(...[...jobs].reverse().map(row));
   byId("jobs-none").hidden = jobs.length > 0;
   if (ended) {
-    byId("job-status").textContent = `The rebuild ${ended.state}${ended.error ? `: ${ended.error}` : "."}`;
+    byId("job-status").textContent = `The ${ended.kind} ${ended.state}${ended.error ? `: ${ended.error}` : "."}`;
     tell();
   }
 }
 
-function showProgress({ id, stage, done, total, eta_s: eta }) {
+function showProgress({ id, kind, stage, done, total, eta_s: eta }) {
   const progress = byId("progress");
   if (total) {
     progress.max = total;
@@ -63,7 +63,8 @@ function showProgress({ id, stage, done, total, eta_s: eta }) {
   } else {
     progress.removeAttribute("value");
   }
-  byId("stage").textContent = stage;
+  byId("stage").textContent = kind === "rebuild" ? stage : kind;
+  byId("cancel").textContent = `Cancel the ${kind}`;
   const left = eta === null ? "" : `, ${seconds(Math.max(1, eta))} left`;
   byId("progress-text").textContent = total ? `${count(done)} of ${count(total)}${left}` : "";
   byId("cancel").dataset.job = id;
@@ -71,7 +72,7 @@ function showProgress({ id, stage, done, total, eta_s: eta }) {
 
 /** A job's line, kept so that a log that is open stays open. */
 function row(job) {
-  const { id, state, created, finished, generation, compared, error } = job;
+  const { id, kind, state, created, finished, generation, compared, found, error } = job;
   if (!rows.has(id)) {
     const log = element("pre", { tabIndex: 0, ariaLabel: "What it wrote" });
     const summary = element("summary");
@@ -82,13 +83,13 @@ function row(job) {
   }
   const made = rows.get(id);
   const took = finished ? `, took ${seconds((new Date(finished) - new Date(created)) / 1000)}` : "";
-  const text = error ?? compared ?? generation ?? "";
+  const text = error ?? compared ?? found ?? generation ?? "";
   const key = JSON.stringify([state, text, took]);
   if (made.key !== key) {
     made.key = key;
     made.summary.replaceChildren(
       element("span", { className: `badge ${state}` }, STATES[state] ?? state),
-      element("span", { className: "soft" }, `${time(created)}${took}`),
+      element("span", { className: "soft" }, `${kind === "rebuild" ? "" : `${kind}, `}${time(created)}${took}`),
       element("span", { className: error ? "bad" : "" }, text));
   }
   if (made.line.firstChild.open && state === "running") read(id, made);

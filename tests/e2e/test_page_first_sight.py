@@ -89,6 +89,13 @@ def test_neighbours_without_pictures_are_labels_and_bars(
         drawn = lines.nth(i).locator(".bar").evaluate("bar => Number(bar.style.getPropertyValue('--share'))")
         assert drawn == pytest.approx(near["weight"], abs=1e-6)
     assert violations(page) == []
+    # One below the other, on a phone too.
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        boxes = [lines.nth(i).bounding_box() for i in range(2)]
+        assert boxes[0] is not None
+        assert boxes[1] is not None
+        assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"]
     lines.first.get_by_role("button").click()
     expect(page.locator("#entry-dialog .frame")).to_have_count(0)
     page.keyboard.press("Escape")

@@ -45,6 +45,23 @@ def test_all_of_it_arrives_and_arrives_once(written: Path, tmp_path: Path) -> No
     assert len(there.since(0).images) == 2
 
 
+def test_what_was_found_right_goes_along(tmp_path: Path) -> None:
+    journal, there = Journal(tmp_path / "here"), Journal(tmp_path / "there")
+    journal.add("crab", [NewImage("one.png", ONE), NewImage("two.png", TWO)], "alice")
+    journal.confirmations.add("photos", "taught:2", "crab", "alice", own=None)
+    journal.confirmations.add("photos", "cat/1.png", "cat", "alice", own="cat")
+    journal.add("eel", [NewImage("three.png", ONE)], "alice")
+    journal.confirmations.add("photos", "taught:3", "eel", "alice", own=None)
+    journal.correct_image(3, "crab", "alice")  # it is not confirmed as that
+    there.add("whale", [NewImage("", ONE)], "bob")  # numbers are others there
+    assert export_added(journal, tmp_path / "out") == (3, 1, 0)
+    for _ in range(2):
+        import_added(there, tmp_path / "out", "bob", LIMITS)
+        assert there.image(3) == ("crab", "two.png", TWO)
+        assert there.confirmations.of("photos") == {"taught:3": "crab", "cat/1.png": "cat"}
+    assert sum(change.action == "confirmed" for change in there.changes()) == 2
+
+
 def test_images_of_every_format_are_written_and_taken_in(tmp_path: Path) -> None:
     formats = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
     images = [*(make_image("red", format=format) for format in formats), HEIC]

@@ -39,6 +39,10 @@ ADMIN_CALLS = [
     ("GET", "/v1/admin/jobs/x"),
     ("GET", "/v1/admin/jobs/x/log"),
     ("DELETE", "/v1/admin/jobs/x"),
+    ("POST", "/v1/admin/audit"),
+    ("GET", "/v1/admin/audit"),
+    ("POST", "/v1/admin/map"),
+    ("GET", "/v1/admin/map"),
     ("GET", "/v1/admin/generations"),
     ("POST", f"/v1/admin/generations/{NEW}/activate"),
 ]

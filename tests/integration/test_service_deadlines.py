@@ -39,6 +39,7 @@ READING = {
     "/v1/admin/generations": "secondlook.service.generations.switching.generations",
     "/v1/admin/jobs": "secondlook.service.generations.records.Records.listing",
     "/v1/admin/jobs/0123456789abcdef": "secondlook.service.generations.records.Records.read",
+    "/v1/admin/audit": "secondlook.service.routes.audit.last_audit",
     "/v1/entries": "secondlook.model.added.overlay.Overlay.entry",
     "/v1/entries/3": "secondlook.model.added.overlay.Overlay.entry",
     "/v1/entries/3/thumbnail": "secondlook.model.bundles.entry_table.Entries.thumbnail",
@@ -99,8 +100,8 @@ USING = [
     ("GET", "/v1/entries/3", "secondlook.service.routes.entries.known_entry"),
     ("GET", "/v1/entries/3/thumbnail", "secondlook.service.routes.entries.known_entry"),
     ("POST", "/v1/predict", "secondlook.service.routes.write.prediction"),
-    ("PATCH", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
-    ("DELETE", "/v1/entries/3", "secondlook.service.routes.teach.known_entry"),
+    ("PATCH", "/v1/entries/3", "secondlook.service.routes.decide.known_entry"),
+    ("DELETE", "/v1/entries/3", "secondlook.service.routes.decide.known_entry"),
     ("GET", "/v1/admin/generations", "secondlook.service.generations.switching.generations"),
     ("GET", "/v1/admin/jobs", "secondlook.service.generations.records.Records.listing"),
     (

@@ -38,6 +38,9 @@ async def run():
             ("POST", "/v1/entries?label=scarlet", image),
             ("PATCH", "/v1/entries/3", {"json": {"label": "scarlet"}}), ("DELETE", "/v1/entries/4", {}),
             ("GET", "/v1/admin/changes", {}), ("GET", "/v1/admin/jobs", {}), ("GET", "/v1/admin/generations", {}),
+            ("GET", "/v1/admin/map", {}), ("GET", "/v1/admin/audit", {}),
+            ("POST", "/v1/entries/5/confirm", {"json": {"label": "blue"}}),
+            ("DELETE", "/v1/entries/5/confirm", {}), ("POST", "/v1/entries/4/restore", {"json": {"label": "blue"}}),
             ("POST", f"/v1/admin/generations/{new}/activate", {}),
             ("POST", "/v1/admin/rebuild", {"json": {"dataset": "nothing"}}),
         ]

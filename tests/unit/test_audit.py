@@ -14,8 +14,10 @@ from secondlook.curation.audit import Audit, audit
 from secondlook.curation.contact_sheets import Cell, contact_sheet, write_sheets
 from secondlook.curation.neighbors import images_of
 from secondlook.evaluation.studies.planted import plant, planted
+from secondlook.model.added.overlay import Overlay
 from secondlook.model.cache import Floats, Ints
-from secondlook.model.errors import ParameterError
+from secondlook.model.errors import NothingTaughtError, ParameterError
+from secondlook.model.stores.added_keys import added_id
 from secondlook.model.stores.store import ExactStore
 
 CLASSES = ("ant", "bee", "cow")
@@ -39,6 +41,11 @@ def bundle_of(keys: Floats, values: Ints, sources: list[str], k: int | None = 5,
     )
 
 
+def cache_of(keys: Floats, values: Ints, sources: list[str], k: int | None = 5, theta: float = 20.0) -> Overlay:
+    """The same as a cache to which nothing was taught."""
+    return Overlay(bundle_of(keys, values, sources, k, theta))
+
+
 def unit(keys: Any) -> Floats:
     made = np.asarray(keys, np.float32)
     made /= np.linalg.norm(made, axis=1, keepdims=True)
@@ -60,7 +67,7 @@ def groups(each: int = 20, mirrored: bool = True) -> tuple[Floats, Ints, list[st
 def test_a_wrong_label_is_found_first_and_the_right_one_suggested() -> None:
     keys, values, sources = groups()
     values[[7, 67]] = 2  # an image of ants and its mirrored copy
-    found = audit(bundle_of(keys, values, sources))
+    found = audit(cache_of(keys, values, sources))
     first = found.suspects[0]
     assert (first.id, first.source, first.given, first.suggested) == (7, "007.png", "cow", "ant")
     assert first.score > 4
@@ -72,10 +79,10 @@ def test_a_mirrored_copy_does_not_vouch_for_its_own_image() -> None:
     keys, values, sources = groups()
     values[[7, 67]] = 2
     # At this theta the copy alone would outvote all others: it is the nearest by far.
-    alone = audit(bundle_of(keys, values, sources, theta=2000.0))
+    alone = audit(cache_of(keys, values, sources, theta=2000.0))
     assert [suspect.id for suspect in alone.suspects] == [7]
     # Under another name it does vouch.
-    named = audit(bundle_of(keys, values, [*sources[:60], *(f"copy of {name}" for name in sources[60:])], theta=2000.0))
+    named = audit(cache_of(keys, values, [*sources[:60], *(f"copy of {name}" for name in sources[60:])], theta=2000.0))
     assert not named.suspects
 
 
@@ -83,14 +90,14 @@ def test_near_duplicates_are_pairs_of_different_images_each_once() -> None:
     keys, values, sources = groups(mirrored=True)
     keys[25], keys[85] = keys[3], keys[63]  # a bee that is an ant
     keys[50] = keys[51]  # two cows; of their mirrored copies, one stays what it was
-    found = audit(bundle_of(keys, values, sources), similar=0.9999)
+    found = audit(cache_of(keys, values, sources), similar=0.9999)
     (across,) = found.across
     assert across.ids == (3, 25)
     assert across.labels == ("ant", "bee")
     assert across.similarity == pytest.approx(1.0, abs=1e-5)
     assert [pair.ids for pair in found.within] == [(50, 51)]
     assert (found.across_count, found.within_count) == (1, 1)
-    assert audit(bundle_of(keys, values, sources), similar=0.5, listed=4).within_count > 4
+    assert audit(cache_of(keys, values, sources), similar=0.5, listed=4).within_count > 4
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(4, 25), st.integers(1, 3))
@@ -99,7 +106,7 @@ def test_unused_entries_are_those_of_brute_force(seed: int, k: int, images: int,
     image = random.permutation(np.repeat(np.arange(images), copies))
     keys = unit(random.normal(size=(len(image), 4)))
     values = (image % 3).astype(np.int64)
-    found = audit(bundle_of(keys, values, [str(i) for i in image], k=k))
+    found = audit(cache_of(keys, values, [str(i) for i in image], k=k))
     similarities = keys.astype(np.float64) @ keys.T
     uses = np.zeros(len(image), int)
     for i, row in enumerate(similarities):
@@ -112,13 +119,85 @@ def test_unused_entries_are_those_of_brute_force(seed: int, k: int, images: int,
 
 
 def test_an_image_alone_in_its_store_is_not_doubted() -> None:
-    found = audit(bundle_of(unit(np.eye(2)), np.array([1, 1]), ["a.png", "a.png"]))
+    found = audit(cache_of(unit(np.eye(2)), np.array([1, 1]), ["a.png", "a.png"]))
     assert (found.images, found.entries, found.unused_count) == (1, 2, 2)
     assert not found.suspects
 
 
+def test_the_nearest_images_of_a_suspect_are_told_with_their_shares_of_the_vote() -> None:
+    keys, values, sources = groups()
+    values[[7, 67]] = 2
+    (suspect,) = audit(cache_of(keys, values, sources)).suspects
+    similarities = keys[7].astype(np.float64) @ keys.T
+    similarities[[7, 67]] = -np.inf
+    nearest = np.argsort(-similarities)[:5]
+    assert [near.id for near in suspect.neighbors] == nearest.tolist()
+    assert [near.similarity for near in suspect.neighbors] == pytest.approx(similarities[nearest].tolist(), abs=1e-5)
+    shares = np.exp(20 * similarities[nearest])
+    assert [near.weight for near in suspect.neighbors] == pytest.approx((shares / shares.sum()).tolist(), abs=1e-4)
+    assert {near.label for near in suspect.neighbors} == {"ant"}
+    assert audit(cache_of(keys, values, sources), listed=1).suspects[0].neighbors
+    assert not audit(cache_of(keys, values, sources), listed=0).suspects[0].neighbors
+
+
+def test_what_was_found_right_is_not_asked_again_until_it_has_another_label() -> None:
+    keys, values, sources = groups()
+    values[[7, 67]] = 2
+    found = audit(cache_of(keys, values, sources), confirmed={"007.png": "cow", "001.png": "ant"})
+    assert (found.suspects, found.confirmed) == ((), 1)
+    values[[7, 67]] = 1
+    again = audit(cache_of(keys, values, sources), confirmed={"007.png": "cow"})
+    assert ([suspect.given for suspect in again.suspects], again.confirmed) == (["bee"], 0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7))
+def test_a_cache_that_was_taught_is_audited_as_one_that_was_made_so(seed: int, k: int) -> None:
+    random = np.random.default_rng(seed)
+    keys, values, sources = groups(each=6, mirrored=False)
+    new = unit(random.normal(size=(4, 8)) + 2 * np.eye(8)[[0, 1, 2, 3]])
+    labels = ["bee", "ant", "dog", "dog"]  # one class is new
+    removed, relabelled = random.choice(len(values), 2, replace=False).tolist()
+    cache = Overlay(bundle_of(keys, values, sources, k)).changed(
+        3,
+        b"",
+        labels={1: "dog"},
+        images={i + 1: (label, {False: key}) for i, (label, key) in enumerate(zip(labels, new, strict=True))},
+        corrections={removed: None, relabelled: "dog"},
+    )
+    found = audit(cache)
+    names = (*CLASSES, "dog")
+    left = np.delete(np.arange(len(values)), removed)
+    now = values.copy()
+    now[relabelled] = 3
+    bundle = bundle_of(
+        np.concatenate((keys[left], new)),
+        np.concatenate((now[left], [names.index(label) for label in labels])),
+        [*(sources[i] for i in left), *(f"taught:{i}" for i in range(1, 5))],
+        k,
+    )
+    bundle.manifest.classes, bundle.counts = names, cache.counts
+    same = audit(Overlay(bundle))
+    ids = [*left.tolist(), *(added_id(i) for i in range(1, 5))]
+    assert [one.id for one in found.suspects] == [ids[one.id] for one in same.suspects]
+    assert [one.suggested for one in found.suspects] == [one.suggested for one in same.suspects]
+    assert [one.score for one in found.suspects] == pytest.approx([one.score for one in same.suspects], abs=1e-4)
+    assert [[near.id for near in one.neighbors] for one in found.suspects] == [
+        [ids[near.id] for near in one.neighbors] for one in same.suspects
+    ]
+    assert (found.entries, found.change, found.uses) == (same.entries, 3, same.uses)
+    assert [one.id for one in found.unused] == [ids[one.id] for one in same.unused]
+
+
+def test_a_cache_of_nothing_has_nothing_to_look_through() -> None:
+    keys, values, sources = groups(each=1, mirrored=False)
+    with pytest.raises(NothingTaughtError):
+        audit(
+            cache_of(keys, values, sources).changed(1, b"", labels={}, images={}, corrections=dict.fromkeys(range(3)))
+        )
+
+
 def test_planting_is_by_image_seeded_and_never_the_label_it_had() -> None:
-    images = images_of(bundle_of(*groups()))
+    images = images_of(cache_of(*groups()))
     assert len(images.first) == 60
     wrong = plant(images, 0.1, 3, seed=4)
     assert (wrong != images.labels).sum() == 6
@@ -153,7 +232,7 @@ def test_only_some_images_can_be_ranked() -> None:
 @pytest.mark.parametrize("wrong", [{"theta": 0.0}, {"k": 0}, {"similar": 0.0}, {"similar": 1.5}])
 def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
-        audit(bundle_of(*groups()), **wrong)
+        audit(cache_of(*groups()), **wrong)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, -1.0])
@@ -165,7 +244,7 @@ def test_shares_without_meaning_are_refused(share: float) -> None:
 def doubted() -> Audit:
     keys, values, sources = groups()
     values[[7, 67]] = 2
-    return audit(bundle_of(keys, values, sources))
+    return audit(cache_of(keys, values, sources))
 
 
 def test_a_sheet_shows_the_pictures_there_are(tmp_path: Path) -> None:

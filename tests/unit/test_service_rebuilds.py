@@ -16,10 +16,10 @@ import pytest
 from secondlook.model.errors import BundleError
 from secondlook.service.errors import AcceptanceError, RebuildRunningError, UnavailableError, UnknownJobError
 from secondlook.service.generations import records
-from secondlook.service.generations.rebuilds import LOG_BYTES, Rebuilds
+from secondlook.service.generations.jobs import LOG_BYTES, Jobs
 from secondlook.service.generations.records import Job, Records
 
-MODULE = "secondlook.service.generations.rebuilds"
+MODULE = "secondlook.service.generations.jobs"
 PATIENCE = 20.0
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 WAITS = 'import time; print(\'{"stage": "embed", "done": 1, "total": 4}\', flush=True); time.sleep(60)'
@@ -30,7 +30,7 @@ def runs(script: str) -> tuple[str, ...]:
     return sys.executable, "-c", script
 
 
-async def ended(rebuilds: Rebuilds, job: Job) -> Job:
+async def ended(rebuilds: Jobs, job: Job) -> Job:
     async with asyncio.timeout(PATIENCE):
         while rebuilds.get(job.id).state == "running":
             await asyncio.sleep(0.01)
@@ -45,7 +45,7 @@ async def reached(job: Job, stage: str) -> None:
 
 def run(
     script: str,
-    body: Callable[[Rebuilds, list[str]], Coroutine[Any, Any, None]],
+    body: Callable[[Jobs, list[str]], Coroutine[Any, Any, None]],
     switch: Callable[[str], None] = lambda generation: None,
 ) -> None:
     switched: list[str] = []
@@ -56,7 +56,7 @@ def run(
         return "no worse"
 
     async def running(root: Path) -> None:
-        rebuilds = Rebuilds(root, runs(script), adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
+        rebuilds = Jobs(root, runs(script), adopting, lambda sentence: sentence.replace("/srv", "ROOT"))
         try:
             await body(rebuilds, switched)
         finally:
@@ -81,8 +81,8 @@ print("warning " * 100_000, file=sys.stderr)
 print(json.dumps({"generation": "g"}))
 """
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await rebuilds.start(["--", "colours"])
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await rebuilds.rebuild(["--", "colours"])
         assert (job.state, rebuilds.listing()) == ("running", [job])
         async with asyncio.timeout(PATIENCE):
             while job.done != 6:
@@ -91,14 +91,14 @@ print(json.dumps({"generation": "g"}))
         assert job.eta_s is not None
         assert job.eta_s >= 0
         with pytest.raises(RebuildRunningError, match=job.id):
-            await rebuilds.start([])
+            await rebuilds.rebuild([])
         await ended(rebuilds, job)
         assert (job.state, job.generation, job.error) == ("succeeded", "g", None)
         assert job.finished is not None
         assert job.finished >= job.created
         assert switched == ["g"]
         assert job.compared == "no worse"
-        forced = await ended(rebuilds, await rebuilds.start(["--", "colours"], force=True))
+        forced = await ended(rebuilds, await rebuilds.rebuild(["--", "colours"], force=True))
         assert forced.generation == "g"
         assert switched == ["g", "g, forced"]
 
@@ -117,8 +117,8 @@ print(json.dumps({"generation": "g"}))
     ids=["error", "traceback", "silence", "killed", "endless line"],
 )
 def test_a_failure_has_a_sentence(caplog: pytest.LogCaptureFixture, script: str, error: str) -> None:
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, await rebuilds.start([]))
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await ended(rebuilds, await rebuilds.rebuild([]))
         assert job.state == "failed"
         assert job.error is not None
         assert job.error.startswith(error)
@@ -133,8 +133,8 @@ def test_a_bundle_that_is_refused_fails_the_job() -> None:
     def refuse(generation: str) -> None:
         raise BundleError("bundle g is refused: keys.faiss is missing")
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, await rebuilds.start([]))
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await ended(rebuilds, await rebuilds.rebuild([]))
         assert (job.state, job.error) == ("failed", "bundle g is refused: keys.faiss is missing")
 
     run('print(\'{"generation": "g"}\')', body, refuse)
@@ -144,8 +144,8 @@ def test_a_bundle_that_is_refused_fails_the_job() -> None:
 def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: str) -> None:
     monkeypatch.setattr(f"{MODULE}.TERM_SECONDS", 0.3)
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await rebuilds.start([])
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await rebuilds.rebuild([])
         await reached(job, "embed")
         assert rebuilds._process is not None
         pid = rebuilds._process.pid
@@ -160,9 +160,9 @@ def test_cancelling_stops_the_process(monkeypatch: pytest.MonkeyPatch, prelude: 
 
 
 def test_cancelling_before_the_process_exists_stops_it_too() -> None:
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
         async with asyncio.timeout(PATIENCE):
-            assert (await rebuilds.cancel((await rebuilds.start([])).id)).state == "cancelled"
+            assert (await rebuilds.cancel((await rebuilds.rebuild([])).id)).state == "cancelled"
 
     run(WAITS, body)
 
@@ -170,8 +170,8 @@ def test_cancelling_before_the_process_exists_stops_it_too() -> None:
 def test_closing_stops_what_runs() -> None:
     pids: list[int] = []
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        await reached(await rebuilds.start([]), "embed")
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        await reached(await rebuilds.rebuild([]), "embed")
         assert rebuilds._process is not None
         pids.append(rebuilds._process.pid)
 
@@ -181,7 +181,7 @@ def test_closing_stops_what_runs() -> None:
 
 
 def test_an_unknown_job() -> None:
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
         with pytest.raises(UnknownJobError):
             rebuilds.get("x")
         with pytest.raises(UnknownJobError):
@@ -194,8 +194,8 @@ def test_a_worse_generation_fails_the_job_and_is_named() -> None:
     def refuse(generation: str) -> None:
         raise AcceptanceError("generation g is worse than the active one")
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await ended(rebuilds, await rebuilds.start([]))
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await ended(rebuilds, await rebuilds.rebuild([]))
         assert (job.state, job.generation, job.error) == ("failed", "g", "generation g is worse than the active one")
 
     run('print(\'{"generation": "g"}\')', body, refuse)
@@ -209,8 +209,8 @@ print("a line without an end /home/someone/secret/" * 100_000, file=sys.stderr)
 print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/4 of https://example.org/a/b', file=sys.stderr)
 """  # noqa: E501
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        job = await rebuilds.start([])
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await rebuilds.rebuild([])
         async with asyncio.timeout(PATIENCE):
             while "embed, 12,345 to do" not in rebuilds.log(job.id) and job.state == "running":
                 await asyncio.sleep(0.005)
@@ -229,14 +229,54 @@ print('File "/usr/lib/python3.11/secret/cache.py", line 3: /srv/data/cat.png, 3/
 def test_old_jobs_are_forgotten_with_their_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "REMEMBERED", 2)
 
-    async def body(rebuilds: Rebuilds, switched: list[str]) -> None:
-        done = [await ended(rebuilds, await rebuilds.start([])) for _ in range(3)]
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        done = [await ended(rebuilds, await rebuilds.rebuild([])) for _ in range(3)]
         assert rebuilds.listing() == done[1:]
         assert rebuilds.log(done[1].id)
         with pytest.raises(UnknownJobError):
             rebuilds.log(done[0].id)
 
     run('print(\'{"generation": "g"}\')', body)
+
+
+LOOKS = """
+import pathlib, sys
+*arguments, result = sys.argv[1:]
+assert arguments == ["audit", "--quick"], arguments
+path = pathlib.Path(result.removeprefix("--for-server="))
+path.write_text(path.parent.name)
+print('{"generation": "g", "count": 3}')
+"""
+
+
+def test_a_look_at_all_entries_keeps_what_it_found_last() -> None:
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        assert rebuilds.result("audit", "g") is None
+        jobs = []
+        for _ in range(3):
+            job = await rebuilds.look("audit", ["audit", "--quick"], lambda last: f"{last['count']} are wrong")
+            assert not rebuilds.is_rebuilding
+            jobs.append(await ended(rebuilds, job))
+            assert (job.kind, job.state, job.generation, job.found) == ("audit", "succeeded", "g", "3 are wrong")
+            found = rebuilds.result("audit", "g")
+            assert found is not None
+            assert (found[0].id, found[1].read_text()) == (job.id, job.id)
+        assert rebuilds.result("map", "g") is rebuilds.result("audit", "h") is None
+        # One before may be read at this moment; older ones are gone.
+        assert [rebuilds._records.result(job.id).exists() for job in jobs] == [False, True, True]
+        assert switched == []
+
+    run(LOOKS, body)
+
+
+def test_a_look_that_comes_to_nothing_has_failed() -> None:
+    async def body(rebuilds: Jobs, switched: list[str]) -> None:
+        job = await ended(rebuilds, await rebuilds.look("audit", ["audit"], str))
+        assert job.state == "failed"
+        assert job.error == "the audit ended with status 1 and no result: see the job's log"
+        assert rebuilds.result("audit", "g") is None
+
+    run("raise SystemExit(1)", body)
 
 
 async def adopting(generation: str, force: bool) -> str:
@@ -248,10 +288,10 @@ def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_besi
     program = runs(noisy + WAITS)
 
     async def body() -> None:
-        owner, sees = Rebuilds(tmp_path, program, adopting), Rebuilds(tmp_path, program, adopting)
-        job = await owner.start([])
+        owner, sees = Jobs(tmp_path, program, adopting), Jobs(tmp_path, program, adopting)
+        job = await owner.rebuild([])
         with pytest.raises(RebuildRunningError, match=job.id):
-            await sees.start([])
+            await sees.rebuild([])
         async with asyncio.timeout(PATIENCE):
             while sees.get(job.id).stage != "embed":
                 await asyncio.sleep(0.01)
@@ -261,8 +301,8 @@ def test_another_process_on_the_root_sees_and_cancels_a_job_and_starts_none_besi
             assert (await sees.cancel(job.id)).state == "cancelled"
         assert owner.get(job.id).state == "cancelled"
         assert owner.listing() == sees.listing() == [owner.get(job.id)]
-        assert not owner.is_running
-        second = await sees.start([])
+        assert not owner.is_rebuilding
+        second = await sees.rebuild([])
         assert [one.id for one in owner.listing()] == [job.id, second.id]
         await sees.close()
         assert owner.get(second.id).state == "cancelled"
@@ -276,8 +316,8 @@ def test_what_does_not_stop_for_another_process_is_said_to(monkeypatch: pytest.M
     monkeypatch.setattr(f"{MODULE}.REPORT_SECONDS", 60)
 
     async def body() -> None:
-        owner, sees = Rebuilds(tmp_path, program, adopting), Rebuilds(tmp_path, program, adopting)
-        job = await owner.start([])
+        owner, sees = Jobs(tmp_path, program, adopting), Jobs(tmp_path, program, adopting)
+        job = await owner.rebuild([])
         with pytest.raises(UnavailableError, match="another process"):
             await sees.cancel(job.id)
         await owner.close()
@@ -306,12 +346,12 @@ time.sleep(60)
     program = runs('print(\'{"generation": "g"}\')')
 
     async def body() -> None:
-        rebuilds = Rebuilds(tmp_path, program, adopting)
+        rebuilds = Jobs(tmp_path, program, adopting)
         died = rebuilds.get("0" * 16)
         assert (died.state, died.stage, died.error) == ("failed", "embed", records.DIED)
         assert died.finished is not None
         assert (await rebuilds.cancel(died.id)).state == "failed"
-        second = await ended(rebuilds, await rebuilds.start([]))
+        second = await ended(rebuilds, await rebuilds.rebuild([]))
         assert second.state == "succeeded"
         assert [job.state for job in rebuilds.listing()] == ["failed", "succeeded"]
 

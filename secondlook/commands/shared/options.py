@@ -66,7 +66,8 @@ max_pixels_option: Decorator = click.option(
 )
 
 
-def _with_ending(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+def with_ending(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a path of which nothing says how it is written, before any work is done."""
     if path is not None:
         check_ending(path)
     return path
@@ -76,7 +77,7 @@ left_out_option: Decorator = click.option(
     "--left-out",
     "left_out_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    callback=_with_ending,
+    callback=with_ending,
     help="Write what was left out of DATASET, and why, to a .csv or .json file.",
 )
 progress_option: Decorator = click.option(

@@ -1,41 +1,36 @@
-"""Rebuilds: the indexer in a process of its own, one at a time, with progress, cancelling and a switch at the end.
+"""Jobs: rebuilds, and what looks at all entries; one at a time, with progress and cancelling.
 
-Their records lie in the root (``service.generations.records``), so that all who serve it know of them.
+Each is a process of its own. A rebuild ends with a switch to what it built. Their records lie in the root
+(``service.generations.records``), so that all who serve it know of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
 import secrets
 import signal
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from secondlook.model.errors import BundleError
 from secondlook.service.errors import AcceptanceError, RebuildRunningError, UnavailableError, UnknownJobError
-from secondlook.service.generations.records import Claim, Job, Records
+from secondlook.service.generations.program import LOG_BYTES, Log, follow, give_way, keep
+from secondlook.service.generations.records import Claim, Job, JobKind, Records
 from secondlook.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-NICENESS = 19
-"""A rebuild gives way to answers."""
-OOM_SCORE_ADJUSTMENT = 800
-"""Where memory ends, the rebuild is killed (at most 1000) and not the server."""
 TERM_SECONDS = 5.0
-"""How long a cancelled rebuild may take to clean up before it is killed."""
+"""How long a cancelled job may take to clean up before it is killed."""
 CLOSE_SECONDS = 1.0
 """The same when the server stops, which has asked it to end when the signal came."""
-LOG_BYTES = 64 << 10
-"""Of each job's log, the end is kept."""
 REPORT_SECONDS = 0.3
 """How often a job's record is brought up to date, and looked at for another process's wish to cancel it."""
 CANCEL_SECONDS = 20.0
@@ -48,38 +43,28 @@ _FOLDERS = re.compile(r"(?<![\w.…/])/(?:[^\s/:'\"]+/)+")
 
 
 class _FailedError(Exception):
-    """A rebuild failed; the message is the job's error."""
+    """A job failed; the message is its error."""
 
 
 class _CancelledError(Exception):
-    """A rebuild was cancelled."""
+    """A job was cancelled."""
 
 
-class _Log:
-    """The end of what a job wrote."""
-
-    def __init__(self) -> None:
-        self._kept, self._is_cut = b"", False
-
-    def write(self, written: bytes) -> None:
-        """Append."""
-        kept = self._kept + written
-        self._is_cut |= len(kept) > LOG_BYTES
-        self._kept = kept[-LOG_BYTES:]
-
-    def note(self, sentence: str) -> None:
-        """Append a line of the server's own, with the time."""
-        start = b"" if not self._kept or self._kept.endswith(b"\n") else b"\n"
-        self.write(start + f"{datetime.now(UTC):%H:%M:%S} {sentence}\n".encode())
-
-    @property
-    def kept(self) -> bytes:
-        """All but the rest of a line that was cut: it could show the end of a path without its start."""
-        return self._kept.partition(b"\n")[2] if self._is_cut else self._kept
+Finish = Callable[[Job, Mapping[str, Any], Log], Awaitable[dict[str, Any]]]
+"""Makes something of the last line that a job's process wrote; the job's members then."""
 
 
-class Rebuilds:
-    """The rebuilds of a root, of which this process may run one.
+class _Work(NamedTuple):
+    """What a job does."""
+
+    kind: JobKind
+    arguments: Sequence[str]
+    """``secondlook``'s."""
+    finish: Finish
+
+
+class Jobs:
+    """The jobs of a root, of which this process may run one.
 
     Each is a process of ``program``, the command line that starts ``secondlook``. ``adopt`` is awaited with each new
     generation and whether it is forced, and says what was compared.
@@ -95,7 +80,7 @@ class Rebuilds:
     ) -> None:
         self._program, self._adopt, self._hide, self._metrics = program, adopt, hide, metrics or Metrics()
         self._records = Records(root)
-        self._own: dict[str, tuple[Job, _Log]] = {}
+        self._own: dict[str, tuple[Job, Log]] = {}
         """The one that runs here, and those whose records could not be written."""
         self._starting = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
@@ -104,9 +89,9 @@ class Rebuilds:
         self._cancelling = False
 
     @property
-    def is_running(self) -> bool:
-        """Whether this process runs one."""
-        return any(job.state == "running" for job, _ in self._own.values())
+    def is_rebuilding(self) -> bool:
+        """Whether this process runs a rebuild."""
+        return any(job.state == "running" and job.kind == "rebuild" for job, _ in self._own.values())
 
     def listing(self) -> list[Job]:
         """All jobs that are remembered, oldest first; reads files."""
@@ -137,28 +122,74 @@ class Rebuilds:
         written = own[1].kept if own is not None else self._records.log(job_id)
         return _FOLDERS.sub("…/", self._hide(written.decode(errors="replace")))
 
-    async def start(self, arguments: Sequence[str], *, force: bool = False) -> Job:
+    async def rebuild(self, arguments: Sequence[str], *, force: bool = False) -> Job:
         """Run ``secondlook index`` with those arguments; ``force`` switches whatever its errors are.
 
         Raises:
             RebuildRunningError: names the job that runs already, here or in another process.
         """
+        arguments = ("index", "--no-activate", "--progress=json", *arguments)
+        return await self._start(_Work("rebuild", arguments, partial(self._switch, force)))
+
+    async def look(self, kind: JobKind, arguments: Sequence[str], found: Callable[[Mapping[str, Any]], str]) -> Job:
+        """Run a command that looks at all entries and writes what it finds (``result``); ``found`` puts it in words.
+
+        Raises:
+            RebuildRunningError: names the job that runs already, here or in another process.
+            UnavailableError: what it finds cannot be kept.
+        """
+
+        async def finish(job: Job, last: Mapping[str, Any], log: Log) -> dict[str, Any]:
+            if not isinstance(generation := last.get("generation"), str):
+                raise _FailedError("it ended with no result: see the job's log")
+            log.note(sentence := found(last))
+            return {"generation": generation, "found": sentence}
+
+        return await self._start(_Work(kind, arguments, finish))
+
+    def result(self, kind: JobKind, generation: str) -> tuple[Job, Path] | None:
+        """The newest job of a kind that looked at a generation and is over, and what it wrote; reads files."""
+        for job in reversed(self.listing()):
+            if (job.kind, job.state, job.generation) == (kind, "succeeded", generation):
+                path = self._records.result(job.id)
+                if path.exists():
+                    return job, path
+        return None
+
+    def _forget(self, kind: JobKind) -> None:
+        """Remove what jobs of a kind found, but for the newest of each generation: nobody asks for it any more."""
+        kept = set()
+        for job in reversed(self.listing()):
+            if job.kind != kind or job.state == "running":
+                continue
+            if job.state == "succeeded" and job.generation not in kept:
+                kept.add(job.generation)
+            else:
+                self._records.result(job.id).unlink(missing_ok=True)
+
+    async def _start(self, work: _Work) -> Job:
         async with self._starting:
             for other, _ in self._own.values():
                 if other.state == "running":
                     raise RebuildRunningError(f"job {other.id} is running: wait for it, or cancel it")
-            job, log, claim = Job(id=secrets.token_hex(8), created=datetime.now(UTC)), _Log(), None
+            job = Job(id=secrets.token_hex(8), kind=work.kind, created=datetime.now(UTC))
+            log, claim = Log(), None
             try:
                 claim = await asyncio.to_thread(self._records.claim, job)
             except OSError as error:
+                if work.kind != "rebuild":
+                    raise UnavailableError(f"what it finds cannot be kept: {error.strerror}") from error
                 # The indexer will find the same amiss, and says so in the job.
-                logger.warning("rebuild %s has no record: %s", job.id, error.strerror)
+                logger.warning("%s %s has no record: %s", job.kind, job.id, error.strerror)
+            if work.kind != "rebuild":
+                await asyncio.to_thread(self._forget, work.kind)
+                work = work._replace(arguments=(*work.arguments, f"--for-server={self._records.result(job.id)}"))
             self._own[job.id] = (job, log)
             while len(self._own) > UNWRITTEN:
                 del self._own[next(iter(self._own))]
             self._cancelling = False
-            running = self._run(job, arguments, force, log, claim)
-            self._running = asyncio.get_running_loop().create_task(running, name=f"rebuild {job.id}")
+            running = self._run(job, work, log, claim)
+            self._running = asyncio.get_running_loop().create_task(running, name=f"{job.kind} {job.id}")
             return job
 
     async def cancel(self, job_id: str) -> Job:
@@ -215,23 +246,19 @@ class Rebuilds:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    async def _run(self, job: Job, arguments: Sequence[str], force: bool, log: _Log, claim: Claim | None) -> None:
+    async def _run(self, job: Job, work: _Work, log: Log, claim: Claim | None) -> None:
         is_over = asyncio.Event()
         reporting = asyncio.create_task(self._report(job, log, claim, is_over)) if claim is not None else None
         changed: dict[str, Any]
         try:
-            job.generation = await self._index(job, arguments, log)
-            job.stage, job.done, job.total, job.eta_s = "activate", 0, 0, None
-            log.note(f"generation {job.generation} is built")
-            compared = await self._adopt(job.generation, force)
-            log.note(compared)
-            changed = {"state": "succeeded", "compared": compared}
+            last = await self._last_line(job, work.arguments, log)
+            changed = {"state": "succeeded", **await work.finish(job, last, log)}
         except _CancelledError:
             changed = {"state": "cancelled"}
         except (_FailedError, BundleError, AcceptanceError) as error:
             changed = {"state": "failed", "error": self._hide(str(error))}
         except Exception:
-            logger.exception("rebuild %s failed", job.id)
+            logger.exception("%s %s failed", job.kind, job.id)
             changed = {"state": "failed", "error": "the server failed; its log says why"}
         self._process = None
         is_over.set()
@@ -247,17 +274,29 @@ class Rebuilds:
                 claim.end(over, log.kept)
                 is_written = True
             except OSError as error:
-                logger.warning("the record of rebuild %s cannot be written: %s", job.id, error.strerror)
+                logger.warning("the record of %s %s cannot be written: %s", job.kind, job.id, error.strerror)
         if self._killing is not None:
             self._killing.cancel()
         for name, value in changed.items():
             setattr(job, name, value)
         if is_written:
             self._own.pop(job.id, None)
-        self._metrics.count_rebuild(job.state)
-        logger.info("rebuild %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
+        if job.kind == "rebuild":
+            self._metrics.count_rebuild(job.state)
+        logger.info("%s %s %s%s", job.kind, job.id, job.state, f": {job.error}" if job.error else "")
 
-    async def _report(self, job: Job, log: _Log, claim: Claim, is_over: asyncio.Event) -> None:
+    async def _switch(self, force: bool, job: Job, last: Mapping[str, Any], log: Log) -> dict[str, Any]:
+        """Adopt what a rebuild built."""
+        if not isinstance(generation := last.get("generation"), str):
+            raise _FailedError("the indexer ended with status 0 and no result: see the job's log")
+        job.generation = generation
+        job.stage, job.done, job.total, job.eta_s = "activate", 0, 0, None
+        log.note(f"generation {generation} is built")
+        compared = await self._adopt(generation, force)
+        log.note(compared)
+        return {"compared": compared}
+
+    async def _report(self, job: Job, log: Log, claim: Claim, is_over: asyncio.Event) -> None:
         """Keep a job's record up to date, and see whether another process wants it cancelled."""
         while not is_over.is_set():
             with suppress(TimeoutError):
@@ -268,13 +307,10 @@ class Rebuilds:
             if claim.is_cancelled:
                 self._stop()
 
-    async def _index(self, job: Job, arguments: Sequence[str], log: _Log) -> str:
-        """The indexer's new generation."""
+    async def _last_line(self, job: Job, arguments: Sequence[str], log: Log) -> dict[str, Any]:
+        """What the job's process told in its last line."""
         process = await asyncio.create_subprocess_exec(
             *self._program,
-            "index",
-            "--no-activate",
-            "--progress=json",
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -283,14 +319,14 @@ class Rebuilds:
             start_new_session=True,
         )
         self._process = process
-        _give_way(process.pid)
+        give_way(process.pid)
         if self._cancelling:
             self._signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stderr is not None
-        errors = asyncio.ensure_future(_keep(process.stderr, log))
+        errors = asyncio.ensure_future(keep(process.stderr, log))
         try:
-            last = await _follow(process.stdout, job, log)
+            last = await follow(process.stdout, job, log)
             status = await process.wait()
         finally:
             # Reached with the process alive only if its output could not be read.
@@ -301,52 +337,20 @@ class Rebuilds:
             await process.wait()
         if self._cancelling:
             raise _CancelledError
-        if status == 0 and isinstance(last.get("generation"), str):
-            return str(last["generation"])
+        if status == 0 and last and "error" not in last:
+            return last
         # One that says why has done its part: a folder that is not there, say, or a store that there is none of.
+        who = "the indexer" if job.kind == "rebuild" else f"the {job.kind}"
         logger.log(
             logging.WARNING if isinstance(last.get("error"), str) else logging.ERROR,
-            "rebuild %s: the indexer ended with status %d; it wrote: %s",
+            "%s %s: %s ended with status %d; it wrote: %s",
+            job.kind,
             job.id,
+            who,
             status,
             log.kept.decode(errors="replace"),
         )
         if isinstance(last.get("error"), str):
             raise _FailedError(last["error"])
         killed = ", killed as happens where memory ends" if status == -signal.SIGKILL else ""
-        raise _FailedError(f"the indexer ended with status {status}{killed} and no result: see the job's log")
-
-
-def _give_way(pid: int) -> None:
-    """Answers first: for the processor, and where memory ends."""
-    with suppress(OSError):  # it may be over already
-        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
-    with suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJUSTMENT))
-
-
-async def _follow(stdout: asyncio.StreamReader, job: Job, log: _Log) -> dict[str, Any]:
-    """Keep the job's progress up to date; the last line that is a JSON object and no progress."""
-    last: dict[str, Any] = {}
-    started = time.monotonic()
-    async for line in stdout:
-        try:
-            said = json.loads(line)
-        except ValueError:
-            continue
-        match said:
-            case {"stage": str(stage), "done": int(done), "total": int(total)}:
-                if stage != job.stage:
-                    started = time.monotonic()
-                    log.note(f"{stage}, {total:,} to do")
-                job.stage, job.done, job.total = stage, done, total
-                elapsed = time.monotonic() - started
-                job.eta_s = round(elapsed * max(total - done, 0) / done, 1) if done > 0 else None
-            case dict():
-                last = said
-    return last
-
-
-async def _keep(stderr: asyncio.StreamReader, log: _Log) -> None:
-    while chunk := await stderr.read(LOG_BYTES):
-        log.write(chunk)
+        raise _FailedError(f"{who} ended with status {status}{killed} and no result: see the job's log")
