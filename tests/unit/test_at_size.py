@@ -78,7 +78,7 @@ def one(factory: str, entries: int, *, is_auto: bool = False) -> StoreResult:
 def test_the_report_has_a_line_for_each_store_and_size_and_a_plot_of_them(tmp_path: Path) -> None:
     results = [one(f"IVF{lists},SQ8", size, is_auto=True) for lists, size in ((64, 1000), (128, 10_000))]
     results += [one("HNSW32,SQ8", size) for size in (1000, 10_000)]
-    assert {kind_of(result) for result in results} == {"IVF,SQ8 (auto)", "HNSW32,SQ8"}
+    assert {kind_of(result) for result in results} == {"IVF,SQ8", "HNSW32,SQ8"}
     tables = size_tables({"sizes": {"stores": [vars(replace(result)) for result in results]}})
     assert len(tables) == 1
     assert tables[0].rows[0][:4] == ("1,000", "IVF,SQ8 (auto)", "1", "1")
