@@ -1,5 +1,6 @@
 import { byId, element } from "./element.js";
 import { count } from "./format.js";
+import { onModel } from "./model.js";
 
 /** Which of many images are shown, and in which order. */
 
@@ -51,7 +52,7 @@ export function countChoices(items) {
 
 /** Those of the items that are to be shown, in the order that is asked for. */
 export function choose(items) {
-  const [, is] = SHOWS[show.value];
+  const [, is] = SHOWS[show.value || "all"];
   const label = classes.value;
   const chosen = items.filter((item) => is(item) && (!label || item.said?.label === label));
   return ORDERS[order.value] ? chosen.sort(ORDERS[order.value]) : chosen;
@@ -63,7 +64,15 @@ export function chooseAll() {
   classes.value = "";
 }
 
-show.append(...Object.entries(SHOWS).map(([value, [name]]) => element("option", { value }, name)));
+/** Without a head, no network has an opinion that could differ. */
+onModel(({ hasHead }) => {
+  const names = Object.keys(SHOWS).filter((name) => hasHead || name !== "differ");
+  if (show.options.length === names.length) return;
+  const chosen = show.value;
+  show.replaceChildren(...names.map((value) => element("option", { value }, SHOWS[value][0])));
+  show.value = names.includes(chosen) ? chosen : "all";
+  told = "";
+});
 
 /** Be told that others are to be shown, or in another order. */
 export function onChoice(listener) {
