@@ -31,6 +31,7 @@ def run(folder: Path, *more: str, photos: str = "shades") -> Any:
     return CliRunner().invoke(cli, ["study", "suggest", *named, *fixed, *more])
 
 
+@pytest.mark.slow
 def test_both_orders_are_taught_batch_by_batch_and_asked(folder: Path, tmp_path: Path) -> None:
     result = run(folder, "--counts", "3,12,25", "--draws", "3", "--json", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
