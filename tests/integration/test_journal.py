@@ -7,46 +7,23 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from secondlook.model.errors import AddedLimitError, JournalError, LabelTakenError, RepeatedRequestError
 from secondlook.model.journal import (
     JOURNAL,
-    TAUGHT,
     AddedImage,
     Addition,
-    Confirmation,
     Correction,
     Journal,
-    NewImage,
     Request,
 )
-
-KEY = np.arange(4, dtype=np.float32)
-
-
-def image(content: bytes = b"bytes", encoder: str = "") -> NewImage:
-    return NewImage("a.png", content, {(encoder, False): KEY} if encoder else {})
+from tests.journal_for_tests import KEY, image, token_of, told
 
 
 def answer(kept: Addition) -> str:
     return f"{kept.numbers} {kept.change}"
-
-
-def told(journal: Journal, change: int = 0) -> tuple[Any, ...]:
-    """What changed, without the token."""
-    token = token_of(journal, change)
-    changed = journal.since(change, token)
-    assert not changed.is_anew
-    return changed.change, changed.images, changed.corrections, changed.labels
-
-
-def token_of(journal: Journal, change: int) -> bytes:
-    with journal._file.reading() as read:
-        return bytes(read("SELECT token FROM changes WHERE number = ?", change)[0][0]) if read and change else b""
 
 
 def test_what_is_taught_is_there_for_others(tmp_path: Path) -> None:
@@ -106,39 +83,6 @@ def test_decisions_about_a_datasets_images(tmp_path: Path) -> None:
     assert journal.correct("photos", "cat/3.png", "cat", "alice", own="cat", known=("cat",)) == "cat"
     assert journal.newest() == 3
     assert [change.was for change in journal.changes()] == ["dog", "cat", "cat"]
-
-
-def test_a_label_is_found_right_as_long_as_it_is_that_label(tmp_path: Path) -> None:
-    journal, other = Journal(tmp_path), Journal(tmp_path)
-    confirmed = other.confirmations
-    assert (confirmed.all(), confirmed.of("cats")) == ([], {})
-    journal.add("lobster", [image()], "alice")
-    assert confirmed.of("cats") == {}
-    # Only what it shows now can be confirmed.
-    assert confirmed.add("cats", "taught:1", "crab", "bob", own=None) == "lobster"
-    assert confirmed.add("cats", "taught:2", "crab", "bob", own=None) is None
-    assert confirmed.add("cats", "a.png", "dog", "bob", own="cat") == "cat"
-    assert confirmed.all() == []
-    assert confirmed.add("cats", "taught:1", "lobster", "bob", own=None) == "lobster"
-    assert confirmed.add("cats", "a.png", "cat", "bob", own="cat") == "cat"
-    assert confirmed.add("cats", "a.png", "cat", "carol", own="cat") == "cat"
-    assert confirmed.all() == [Confirmation(TAUGHT, "taught:1", "lobster"), Confirmation("cats", "a.png", "cat")]
-    # A taught image is the same one whatever the dataset is; a file of another dataset is another image.
-    assert journal.confirmations.of("dogs") == {"taught:1": "lobster"}
-    assert [(c.action, c.source, c.label, c.key, c.image, c.dataset) for c in journal.changes(limit=2)] == [
-        ("confirmed", "a.png", "cat", "bob", None, "cats"),
-        ("confirmed", "taught:1", "lobster", "bob", 1, None),
-    ]
-    journal.correct("cats", "a.png", "dog", "bob", own="cat")
-    assert confirmed.add("cats", "a.png", "cat", "bob", own="cat") == "dog"
-    journal.correct("cats", "a.png", None, "bob", own="cat")
-    assert confirmed.add("cats", "a.png", "dog", "bob", own="cat") is None
-    assert confirmed.take_back("cats", "a.png", "bob")
-    assert not confirmed.take_back("cats", "a.png", "bob")
-    assert journal.confirmations.of("cats") == {"taught:1": "lobster"}
-    assert journal.changes(limit=1)[0].action == "unconfirmed"
-    # Whoever follows the journal has nothing of it to apply.
-    assert told(journal, journal.newest() - 1)[1:] == ([], [], {})
 
 
 def test_a_repeated_request_is_answered_and_not_done_again(tmp_path: Path) -> None:
