@@ -6,15 +6,9 @@ the server's place. Without a graphics card WebGL is computed by the processor (
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +16,11 @@ from urllib.parse import quote
 import click
 import numpy as np
 
-from benchmarks.newcomer import READY
+from benchmarks.started import KEY, serving
 from secondlook.curation.map import positions, principal_axes, sampled
 from secondlook.model.bundles.default import default_root
 from secondlook.model.stores.store import ExactStore
 
-KEY = "a key for a benchmark"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 WITHOUT = ("--disable-3d-apis",)
 FRAMES = """async canvas => {
@@ -60,27 +53,6 @@ def of_server(count: int, dim: int) -> float:
     started = time.perf_counter()
     positions(store, principal_axes(sampled(store)))
     return time.perf_counter() - started
-
-
-@contextmanager
-def _serving(folder: Path) -> Iterator[str]:
-    """The address of a server of a copy of the default bundle."""
-    root = shutil.copytree(default_root(), folder / "bundles")
-    environment = os.environ | {"SECONDLOOK_BUNDLES": str(root), "SECONDLOOK_ADMIN_KEY": KEY}
-    command = [sys.executable, "-m", "secondlook", "serve", "--port", "0"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        try:
-            ready = next((found for line in process.stderr if (found := READY.search(line))), None)
-            if ready is None:
-                raise click.ClickException("the server did not start")
-            # What it writes is read until it ends, or it would wait for that.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            yield ready[1]
-        finally:
-            process.terminate()
 
 
 def of_page(url: str, count: int, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -120,7 +92,10 @@ def of_page(url: str, count: int, flags: tuple[str, ...]) -> dict[str, Any]:
 def main(count: int, dim: int) -> None:
     """Print what a map of so many points costs."""
     print(f"server: components and positions of {count:,} keys of {dim} numbers: {of_server(count, dim):.2f} s")
-    with tempfile.TemporaryDirectory() as folder, _serving(Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(Path(shutil.copytree(default_root(), Path(folder) / "bundles"))) as url,
+    ):
         for flags in ((), WITHOUT):
             told = of_page(url, count, flags)
             how = "WebGL 2 on the processor" if told["webgl"] else "no WebGL (a sample)"

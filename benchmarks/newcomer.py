@@ -7,22 +7,17 @@ PHOTOS has ``<class>/<photo>``, or the splits ``train`` and ``test`` of that: so
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import httpx
 
+from benchmarks.started import started
 from secondlook.cli import main
 from secondlook.commands.shared.options import json_option, print_json
 from secondlook.evaluation.machine import Machine, machine
@@ -30,8 +25,6 @@ from secondlook.indexer.datasets.datasets import DEFAULT_LIMITS, load, splits
 from secondlook.indexer.datasets.folders import FolderDataset
 from secondlook.model.errors import DatasetError
 from secondlook.model.intervals import wilson
-
-READY = re.compile(r"ready: (http://[^/\s]+)/")
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def measure(photos: Path, classes: int, cached: int, asked: int, network: str | 
         command = [sys.executable, "-m", "secondlook", "start", str(own), "--port", "0", "--no-open"]
         first = [*command, "--network", network] if network else command
         begin = time.monotonic()
-        with _started(first, environment) as address, httpx.Client(base_url=address, timeout=60) as client:
+        with started(first, environment) as address, httpx.Client(base_url=address, timeout=60) as client:
             ready, first_right, right, count = time.monotonic() - begin, 0.0, 0, 0
             for photo in sorted(others.glob("*/*"), key=lambda path: path.name):
                 answer = client.post("/v1/predict", files={"file": photo.read_bytes()}).raise_for_status().json()
@@ -84,11 +77,11 @@ def measure(photos: Path, classes: int, cached: int, asked: int, network: str | 
                     right += 1
                     first_right = first_right or time.monotonic() - begin
         begin = time.monotonic()
-        with _started(command, environment):
+        with started(command, environment):
             again = time.monotonic() - begin
         shutil.copytree(later, own, dirs_exist_ok=True)
         begin = time.monotonic()
-        with _started(command, environment):
+        with started(command, environment):
             added = time.monotonic() - begin
     return Clock(machine(), classes, classes * cached, ready, first_right, count, right, again, added)
 
@@ -120,29 +113,6 @@ def _copy(photos: Path, classes: int, cached: int, asked: int, own: Path, later:
             (folder / name).mkdir(parents=True)
             for photo in some:
                 shutil.copy(photo, folder / name)
-
-
-@contextmanager
-def _started(command: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """The address of what a command serves, once it answers."""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if ready := READY.search(line):
-                break
-        else:
-            raise click.ClickException(f"secondlook start failed: {said}")
-        # What it writes is read until it ends, or it would wait for that.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        try:
-            yield ready[1]
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

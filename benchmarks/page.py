@@ -7,12 +7,8 @@ and how long a label takes that is given by a key, until the page goes on and un
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +20,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from benchmarks.newcomer import READY
+from benchmarks.started import KEY, serving
 from secondlook.commands.shared.options import json_option, print_json
 from secondlook.evaluation.machine import Machine, machine
 from secondlook.model.bundles.default import default_root
@@ -32,7 +28,6 @@ from secondlook.model.bundles.default import default_root
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-KEY = "a key for a benchmark"
 FRAMES = 600
 """Frames drawn while the grid is scrolled, at each pace."""
 PACES = {"a wheel's": 60, "a dragged bar's": 1500}
@@ -116,28 +111,6 @@ def make_images(folder: Path, count: int, side: int) -> list[str]:
         Image.fromarray(made).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
         paths.append(str(path))
     return paths
-
-
-@contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """The address of a server of a folder of bundles."""
-    environment = os.environ | {"SECONDLOOK_BUNDLES": str(root), "SECONDLOOK_ADMIN_KEY": KEY}
-    command = [sys.executable, "-m", "secondlook", "serve", "--port", "0"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if ready := READY.search(line):
-                    break
-            else:
-                raise click.ClickException("the server did not start")
-            # What it writes is read until it ends, or it would wait for that.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            yield ready[1]
-        finally:
-            process.terminate()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from benchmarks.drawings import drawing, make_drawings
-from benchmarks.page import KEY, chromium, serving
+from benchmarks.page import chromium
+from benchmarks.started import KEY, serving
 
 KNOWN = ("boat", "fish", "flower", "house", "mushroom", "tree")
 UNKNOWN = "cactus"
