@@ -78,7 +78,7 @@ setup-test: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: locks/serve.txt pyproject.toml | .venv/bin/pip
-	@echo "installing what serving needs (about 760 MB) ..."
+	@echo "installing what serving needs (about 770 MB) ..."
 	@$(PIP) install --require-hashes -r locks/serve.txt
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@

@@ -103,9 +103,14 @@ class BundleReport:
         """How it is known what was answered right, in a sentence; empty where that needs none."""
         source, on = self.manifest.parameters_from, self.manifest.holdout
         if self.right is None:
+            unknown = "how often they are answered right is not known"
+            if source == "given":
+                return f"{unknown}, as theta, lam and k were given and not fitted"
+            if on is not None and on.honest:
+                return f"{unknown}, as this bundle is from before that was kept: a rebuild says it"
             return (
-                "how often they are answered right is not known, as the network may have been trained on them: keep "
-                "photos that it never saw in a folder val beside train, with a folder of each class"
+                f"{unknown}, as the network may have been trained on them: keep photos that it never saw in a folder "
+                "val beside train, with a folder of each class"
             )
         if source in ("cross-validation", "leave-one-out"):
             return "answered right: each photo, by an index that it took no part in"

@@ -55,11 +55,20 @@ def test_what_was_taught_is_counted_and_was_not_asked_about(root: Path) -> None:
     assert "striped needs more photos: it has one photo only, 20 are a good start" in found["next"]
 
 
-def test_where_nothing_honest_is_known_that_is_said(tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"parameters_from": "given", "fit": None, "holdout": None}, "theta, lam and k were given"),
+        ({"holdout": {"name": "val", "images": 9, "honest": True}, "fit": None}, "a rebuild says it"),
+        ({"holdout": {"name": "a tenth", "images": 9, "honest": None}, "fit": None}, "may have been trained on them"),
+    ],
+)
+def test_where_nothing_is_known_it_says_why(
+    tiny_bundle: Path, tmp_path: Path, changed: dict[str, object], why: str
+) -> None:
     root = copy_root(tiny_bundle, tmp_path / "bundles")
-    activate(root, add_generation(root, fit=None))
+    activate(root, add_generation(root, **changed))
     with serving(create_app(settings(bundles=root))) as call:
         found = call("GET", "/v1/report").json()
-    assert found["asked"] == 0
-    assert found["right_percent"] is None
-    assert "is not known" in found["how"]
+    assert (found["asked"], found["right_percent"]) == (0, None)
+    assert why in found["how"]
