@@ -1,7 +1,7 @@
 """A map of a cache: its entries in two dimensions, so that those that are alike lie together.
 
-By principal components it is there at once, and separates little; by t-SNE (openTSNE) it takes a minute for each
-20,000 entries or so, and shows groups. Mirrored copies are left out: an image is one point.
+By principal components it is there at once, and separates little; by t-SNE (openTSNE) it takes minutes with tens
+of thousands of entries, and shows groups. Mirrored copies are left out: an image is one point.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ async function load() {
     const running = jobs.find(({ kind, state }) => kind === "map" && state === "running");
     if (running) watch(running.id);
     else make.hidden = false;
-    say("Nobody has laid this generation out by t-SNE yet. It takes a minute for each 20,000 images or so.");
+    say("Nobody has laid this generation out by t-SNE yet. With tens of thousands of images it takes minutes.");
   } else {
     data.method = method.value;
     say("");
