@@ -82,6 +82,7 @@ def test_a_folder_becomes_classes_and_a_report_says_how_well_each_is_told(
     assert violations(page) == []
 
 
+@pytest.mark.slow
 def test_classes_are_named_by_hand_and_photos_come_by_dropping_or_by_the_camera(server: Server, visit: Visit) -> None:
     page = visit(server, "#classes", permissions=["camera"])
     rows = page.locator(".class-row")
@@ -123,6 +124,7 @@ def test_classes_are_named_by_hand_and_photos_come_by_dropping_or_by_the_camera(
     expect(page.locator("#model")).to_contain_text("2 classes: red things")
 
 
+@pytest.mark.slow
 def test_who_has_no_camera_is_told(server: Server, visit: Visit) -> None:
     page = visit(server, "#classes")
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error()); }")

@@ -87,6 +87,7 @@ def test_a_point_is_shown_opened_and_relabelled(server: Server, visit: Visit) ->
     assert violations(page) == []
 
 
+@pytest.mark.slow
 def test_many_are_selected_with_a_lasso(server: Server, visit: Visit) -> None:
     page = opened(visit(server, "#map"))
     _, where = places(server)

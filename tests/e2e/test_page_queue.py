@@ -208,6 +208,7 @@ def test_a_label_like_a_known_one_is_said_and_digits_are_typed_into_the_field(se
     assert counts(server) == {"plane 7": 1}
 
 
+@pytest.mark.slow
 def test_labels_wait_for_a_server_that_is_started_again(
     serve: Serve, server: Server, visit: Visit, tmp_path: Path
 ) -> None:

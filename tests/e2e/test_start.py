@@ -88,6 +88,7 @@ def test_another_network_is_another_index(photos: Path, backbone: Path, home: di
     assert report(home, photos)["generation"] == second["generation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["absent.onnx", pytest.param("no-such-name", marks=pytest.mark.slow)])
 def test_a_network_that_is_not_there_leaves_what_is(
     network: str, photos: Path, backbone: Path, home: dict[str, str]
@@ -151,6 +152,7 @@ def test_a_full_disk_is_said_with_what_to_do(
     assert outcomes == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/proc/nothing", pytest.param("/dev/null", marks=pytest.mark.slow)])
 def test_without_a_home_to_write_to_another_folder_is_asked_for(
     place: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
@@ -175,6 +177,7 @@ def test_a_port_that_is_taken_is_said_before_the_work(photos: Path, backbone: Pa
     assert ended.stderr.endswith("is taken by another program: end that, or choose another port with --port\n")
 
 
+@pytest.mark.slow
 def test_no_command_line_has_the_key_while_a_browser_is_opened(
     photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
 ) -> None:
@@ -241,6 +244,7 @@ def test_val_that_repeats_train_is_said_as_one_who_starts_can_mend_it(
     assert "--holdout" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["-photos", "a\nb", "a\\b", b"\xff".decode(errors="surrogateescape")])
 def test_a_name_that_a_rebuild_would_not_take_is_said_before_the_work(
     name: str, photos: Path, backbone: Path, home: dict[str, str], tmp_path: Path
