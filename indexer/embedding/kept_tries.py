@@ -100,8 +100,9 @@ class KeptTries:
             folder = None if not name or is_full else self._root / FEATURES / name
             head = f"whole {network.graph.weights_sha256}" if encoding.logits.shape[1] else ""
             self._names[network] = name
-            self._of.setdefault(name, KeptFeatures(folder, encoding.keys.shape[1], head))
-            self._new.setdefault(name, set())
+            if name not in self._of:
+                self._of[name] = KeptFeatures(folder, encoding.keys.shape[1], head)
+                self._new[name] = set()
         return self._names[network]
 
     def _find(self, kept: KeptFeatures, digest: bytes | None, keys_alone: bool) -> Found | None:
